@@ -1,0 +1,10 @@
+"""The order of labels, which gives each its id; the steps that need it inline it as an `additional_funcs`."""
+
+
+def label_order(labels: list[str]) -> list[str]:
+    """Returns labels in the order of their ids: integers by value where all of them are integers, else as strings."""
+    import re
+
+    if all(re.fullmatch(r"-?(0|[1-9][0-9]*)", label) for label in labels):
+        return sorted(labels, key=int)
+    return sorted(labels)

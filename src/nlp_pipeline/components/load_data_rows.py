@@ -1,0 +1,301 @@
+"""How `load_data` reads rows: CSV, TSV, JSONL and Parquet, plain or gzipped, one row at a time.
+
+Hermetic helpers, inlined into the step as `additional_funcs`.
+"""
+
+from typing import IO, Any, Iterator
+
+
+def detect_format(path: str, name: str) -> tuple[str, bool]:
+    """Tells a file's format by its name, and makes sure that its first bytes agree.
+
+    Args:
+        path: The file.
+        name: The name that tells the format, as in `reviews.csv.gz`.
+
+    Returns:
+        The format ("csv", "tsv", "jsonl" or "parquet"), and whether the file is gzipped.
+
+    Raises:
+        ValueError: The file is empty, its format is unknown, or it is not what its name says.
+    """
+    import gzip
+    import os
+
+    if os.path.getsize(path) == 0:
+        raise ValueError(f"{name!r} is empty")
+    stem, extension = os.path.splitext(name.lower())
+    named_gzip = extension == ".gz"
+    if named_gzip:
+        extension = os.path.splitext(stem)[1]
+    named = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(extension)
+    if named is None:
+        raise ValueError(f"{name!r}: the name must end in .csv, .tsv, .jsonl or .parquet, or in one of these and .gz")
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    gzipped = head.startswith(b"\x1f\x8b")
+    if named_gzip and not gzipped:
+        raise ValueError(f"{name!r} is not what its name says: it is not gzipped; drop the .gz from its name")
+    if gzipped and not named_gzip:
+        raise ValueError(f"{name!r} is not what its name says: it is gzipped; name it {name}.gz")
+    if gzipped:
+        try:
+            with gzip.open(path, "rb") as unpacked:
+                head = unpacked.read(4096)
+        except (EOFError, OSError) as error:
+            raise ValueError(f"{name!r} is a broken gzip file: {error}") from None
+        if not head:
+            raise ValueError(f"{name!r} is empty")
+    if named != "jsonl" and head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b'{"'):
+        raise ValueError(f"{name!r} is not what its name says: it looks like JSON Lines; name it .jsonl")
+    for found, magics in {
+        "a Parquet file": (b"PAR1",),
+        "a zip file (or an Excel sheet)": (b"PK\x03\x04",),
+        "an HTML page (a sign-in page?)": (b"<!DOCTYPE html", b"<!doctype html", b"<html", b"<HTML"),
+        "a PDF": (b"%PDF-",),
+    }.items():
+        if head.lstrip().startswith(magics) and not (found == "a Parquet file" and named == "parquet"):
+            raise ValueError(f"{name!r} is not what its name says: it is {found}")
+    if named == "parquet" and not head.startswith(b"PAR1"):
+        raise ValueError(f"{name!r} is not what its name says: it is no Parquet file")
+    return named, gzipped
+
+
+def read_rows(
+    path: str, name: str, text_column: str, label_column: str
+) -> Iterator[tuple[int, str | None, str | None]]:
+    """Reads a file's rows, one at a time.
+
+    Args:
+        path: The file.
+        name: The name that tells its format, as in `reviews.csv.gz`.
+        text_column: The column (or JSON key) of the text.
+        label_column: The column (or JSON key) of the label.
+
+    Yields:
+        The line on which the row begins (the row's number in a Parquet file, from 1), its text and its label; None
+        where the one or the other is missing or blank.
+
+    Raises:
+        ValueError: The file is empty or is not what its name says, or a column is not there.
+    """
+    import gzip
+
+    form, gzipped = detect_format(path, name)
+    try:
+        if form == "parquet":
+            raw = parquet_cells(path, gzipped, name, text_column, label_column)
+        elif form == "jsonl":
+            raw = jsonl_cells(path, gzipped, name, text_column, label_column)
+        else:
+            raw = delimited_cells(path, gzipped, name, "," if form == "csv" else "\t", text_column, label_column)
+        for line, text, label in raw:
+            yield line, clean_text(text, name, line), label_name(label, name, line)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name!r} is a broken gzip file: {error}") from None
+
+
+def clean_text(value: Any, name: str, line: int) -> str | None:
+    """Returns a cell's text as it stands; None where it is missing or blank.
+
+    A lone surrogate, which JSON can express and UTF-8 can not, becomes U+FFFD.
+
+    Raises:
+        ValueError: The cell holds a list or an object.
+    """
+    if value is None or value != value:  # NaN is how pandas writes a missing value
+        return None
+    if isinstance(value, (list, dict, bytes)):
+        raise ValueError(f"{name!r}, line {line}: the text is a {type(value).__name__}, not a string")
+    text = value if isinstance(value, str) else str(value)
+    if not text or text.isspace():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def label_name(value: Any, name: str, line: int) -> str | None:
+    """Returns a label as text: integers without a fraction, strings without blanks around them; None where missing.
+
+    Raises:
+        ValueError: The cell holds a list, an object or a fraction.
+    """
+    if value is None or value != value:  # NaN is how pandas writes a missing value
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{name!r}, line {line}: the label is {value}: a class is a string or an integer")
+    if isinstance(value, (int, float)):
+        return str(int(value))
+    if isinstance(value, str):
+        return clean_text(value.strip(), name, line)
+    raise ValueError(f"{name!r}, line {line}: the label is a {type(value).__name__}, not a string or an integer")
+
+
+def find_columns(columns: list[str], wanted: list[str], name: str) -> list[int]:
+    """Returns where the wanted columns stand.
+
+    Raises:
+        ValueError: One of them is not there, or stands twice; the message lists the columns that there are.
+    """
+    for column in wanted:
+        if columns.count(column) != 1:
+            problem = "has no column" if column not in columns else "has more than one column"
+            shown = ", ".join(repr(known) for known in columns[:20]) + (", ..." if len(columns) > 20 else "")
+            raise ValueError(
+                f"{name!r} {problem} {column!r}; its columns are {shown or 'none'}: set text_column and label_column"
+            )
+    return [columns.index(column) for column in wanted]
+
+
+def open_text(path: str, gzipped: bool) -> IO[str]:
+    """Opens a text file in the encoding that its byte-order mark tells; UTF-8 where there is none."""
+    import codecs
+    import gzip
+    import io
+
+    def binary() -> Any:
+        return gzip.open(path, "rb") if gzipped else open(path, "rb")
+
+    with binary() as file:
+        head = file.read(4)
+    encoding = "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    return io.TextIOWrapper(io.BufferedReader(binary(), 1 << 20), encoding=encoding, newline="")
+
+
+def delimited_cells(
+    path: str, gzipped: bool, name: str, delimiter: str, text_column: str, label_column: str
+) -> Iterator[tuple[int, str | None, str | None]]:
+    """Yields line, text and label of a CSV or TSV file's rows (RFC 4180: quoted cells may hold line breaks).
+
+    A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
+
+    Raises:
+        ValueError: A column is missing, a quote is left open, or the file is not UTF-8.
+    """
+    import csv
+
+    csv.field_size_limit(1 << 27)
+    start = 1
+    with open_text(path, gzipped) as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = [column.strip() for column in next(reader, [])]
+            other = next((mark for mark in "\t;," if len(header) == 1 and mark in header[0]), None)
+            if other:
+                raise ValueError(f"{name!r}: its columns are separated by {other!r}, not by {delimiter!r}; convert it")
+            text_at, label_at = find_columns(header, [text_column, label_column], name)
+            start = reader.line_num + 1
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield start, cells[text_at], cells[label_at]
+                elif cells:
+                    yield start, None, None
+                start = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name!r} is not UTF-8 (byte {error.object[error.start]:#04x}) shortly after line {start}: convert it"
+            ) from None
+        except csv.Error as error:
+            raise ValueError(f"{name!r}: the row that begins at line {start} can't be read: {error}") from None
+
+
+def jsonl_cells(
+    path: str, gzipped: bool, name: str, text_column: str, label_column: str
+) -> Iterator[tuple[int, Any, Any]]:
+    """Yields line, text and label of a JSON Lines file's rows; blank lines are passed over.
+
+    Raises:
+        ValueError: A line is no JSON object, no row has the columns, or the file is not UTF-8.
+    """
+    import json
+
+    number = 0
+    checked = False
+    with open_text(path, gzipped) as file:
+        keys: dict[str, None] = {}
+        try:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise ValueError(
+                        f"{name!r}, line {number} is no JSON ({error}): each line must be one object"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise ValueError(
+                        f"{name!r}, line {number} is a JSON {type(row).__name__}: each line must be one object"
+                    )
+                # A row may lack a key that others have; a key that none of the first rows has is a wrong name.
+                if number <= 1000:
+                    keys.update(dict.fromkeys(row))
+                elif not checked:
+                    find_columns(list(keys), [text_column, label_column], name)
+                    checked = True
+                yield number, row.get(text_column), row.get(label_column)
+            if keys:
+                find_columns(list(keys), [text_column, label_column], name)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name!r} is not UTF-8 (byte {error.object[error.start]:#04x}) shortly after line {number}: convert it"
+            ) from None
+
+
+def parquet_cells(
+    path: str, gzipped: bool, name: str, text_column: str, label_column: str
+) -> Iterator[tuple[int, Any, Any]]:
+    """Yields number, text and label of a Parquet file's rows, a batch in memory at a time.
+
+    Raises:
+        ValueError: A column is missing, or the file is broken.
+    """
+    import gzip
+    import shutil
+    import tempfile
+
+    import pyarrow
+    import pyarrow.parquet
+
+    # Parquet is read from its end: a gzipped one must be unpacked to a file first.
+    with tempfile.TemporaryFile() as unpacked:
+        if gzipped:
+            with gzip.open(path, "rb") as packed:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+            unpacked.seek(0)
+        try:
+            # The parameter's type in the stubs leaves out plain file objects, which are documented to work.
+            file = pyarrow.parquet.ParquetFile(unpacked if gzipped else path)
+            find_columns(list(file.schema_arrow.names), [text_column, label_column], name)
+            number = 0
+            for batch in file.iter_batches(batch_size=4096, columns=[text_column, label_column]):
+                texts = batch.column(text_column).to_pylist()
+                labels = batch.column(label_column).to_pylist()
+                for text, label in zip(texts, labels, strict=True):
+                    number += 1
+                    yield number, text, label
+        except pyarrow.ArrowInvalid as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{name!r} is a broken Parquet file: {reason}") from None
+
+
+HELPERS = [
+    read_rows,
+    detect_format,
+    clean_text,
+    label_name,
+    find_columns,
+    open_text,
+    delimited_cells,
+    jsonl_cells,
+    parquet_cells,
+]

@@ -1,0 +1,352 @@
+"""`train_model`: fine-tunes a Hugging Face encoder, and goes on from the last checkpoint where it was killed."""
+
+from typing import Any
+
+from kfp import dsl
+
+from nlp_pipeline import packages
+from nlp_pipeline.components.labels import label_order
+from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
+from nlp_pipeline.components.volume import put_on_volume, run_folder
+
+
+def choose_device() -> dict[str, str]:
+    """Chooses device and number format for training.
+
+    Returns:
+        `device` ("cuda" or "cpu"), `dtype` ("bfloat16" or "float32": the format of the matrix products; weights and
+        optimiser stay in float32), and the `reason` for the choice.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return {"device": "cuda", "dtype": "bfloat16", "reason": f"{name} computes in bfloat16"}
+        return {"device": "cuda", "dtype": "float32", "reason": f"{name} has no bfloat16"}
+    capabilities = torch.cpu.get_capabilities()
+    for feature in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(feature):
+            return {"device": "cpu", "dtype": "bfloat16", "reason": f"no GPU; the CPU has {feature}"}
+    return {"device": "cpu", "dtype": "float32", "reason": "no GPU; the CPU has neither amx_bf16 nor avx512_bf16"}
+
+
+def load_base_model(base_model: str, labels: list[str], max_length: int) -> tuple[Any, Any]:
+    """Loads an encoder with a new classification head, and its tokenizer, from a folder or the Hugging Face hub.
+
+    Only safetensors weights are read, and no code of the model's own is run.
+
+    Args:
+        base_model: A folder, or a hub id such as "distilbert/distilbert-base-uncased".
+        labels: The label names in the order of their ids.
+        max_length: Tokens that the model must be able to read.
+
+    Returns:
+        The model (`AutoModelForSequenceClassification`) and the tokenizer (a fast one).
+
+    Raises:
+        ValueError: The model can't be used: not there, no safetensors, no fast tokenizer, or too short a reach.
+    """
+    import os
+
+    import transformers
+
+    if base_model.startswith((".", "/", "~")) and not os.path.isdir(base_model):
+        raise ValueError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            base_model,
+            id2label=dict(enumerate(labels)),
+            label2id={label: number for number, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"base_model {base_model!r} can't be loaded ({reason}); without the hub, pass a folder that holds "
+            "config.json, model.safetensors and tokenizer.json: base_model=/path/to/folder"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"base_model {base_model!r} has no fast tokenizer (tokenizer.json), which serving needs")
+    reach = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", max_length) or max_length)
+    if not 1 <= max_length <= reach:
+        raise ValueError(f"max_length is {max_length}: {base_model!r} reads from 1 to {reach} tokens")
+    return model, tokenizer
+
+
+def tokenise(path: str, tokenizer: Any, labels: list[str], limits: dict[str, int], cache: str) -> Any:
+    """Reads rows from Parquet and tokenises them.
+
+    Args:
+        path: Parquet with the columns `text` and `label`.
+        tokenizer: A fast tokenizer.
+        labels: The label names in the order of their ids.
+        limits: `max_length` in tokens; `max_train_rows`, 0 for all; `seed` of the choice where rows are left out.
+        cache: A folder for the tokenised rows, which are read from there, not kept in memory.
+
+    Returns:
+        A `datasets.Dataset` with the tokenizer's columns and `labels`.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    ids = {label: number for number, label in enumerate(labels)}
+    rows = datasets.Dataset.from_parquet(path, cache_dir=cache)
+    if 0 < limits["max_train_rows"] < len(rows):
+        rows = rows.shuffle(seed=limits["seed"]).select(range(limits["max_train_rows"]))
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
+        encoded = tokenizer(batch["text"], truncation=True, max_length=limits["max_length"])
+        return {**encoded, "labels": [ids[label] for label in batch["label"]]}
+
+    return rows.map(encode, batched=True, remove_columns=["text", "label"])
+
+
+def checkpoint_folder(volume_path: str, model_name: str, run_id: str, inputs: dict[str, Any]) -> tuple[str, Any]:
+    """Returns a folder for checkpoints that a repeated run with the same inputs finds again, locked for this process.
+
+    The folder is named by the digest of all that determines the training, so that checkpoints of another data set or
+    of other parameters are never gone on from. Where another process trains the very same now, or the volume knows
+    no locks, the run gets a folder of its own, which its own retries find again.
+
+    Args:
+        volume_path: Where the volume is mounted.
+        model_name: The model's name.
+        run_id: The pipeline run's id.
+        inputs: All that determines the training, as JSON values.
+
+    Returns:
+        The folder, and the open lock file, which must stay open while the folder is in use.
+    """
+    import fcntl
+    import hashlib
+    import json
+    import os
+
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    folder = os.path.join(volume_path, model_name, "checkpoints", digest)
+    os.makedirs(folder, exist_ok=True)
+    lock = open(os.path.join(folder, "lock"), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        folder = f"{folder}-{run_id}"
+        os.makedirs(folder, exist_ok=True)
+    return folder, lock
+
+
+def last_checkpoint(folder: str) -> str | None:
+    """Returns the newest checkpoint that was written to its end; None where there is none."""
+    import os
+
+    names = [name for name in os.listdir(folder) if name.startswith("checkpoint-")]
+    for name in sorted(names, key=lambda name: int(name.split("-")[1]), reverse=True):
+        if os.path.exists(os.path.join(folder, name, "complete")):
+            return os.path.join(folder, name)
+    return None
+
+
+def base_model_identity(base_model: str) -> list[Any]:
+    """Returns what tells one base model from another: the hub id, or a folder's path with its files' sizes and times."""
+    import os
+
+    files = sorted(os.scandir(base_model), key=lambda file: file.name) if os.path.isdir(base_model) else []
+    return [base_model, [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+
+
+def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Trains a model in place with the `Trainer`, going on from the folder's last whole checkpoint.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which pads each batch to its longest row.
+        rows: The tokenised rows.
+        folder: Where checkpoints lie, ten in the course of a training; the newest two are kept.
+        options: `epochs`, `max_steps` (0 for no cap), `batch_size`, `learning_rate`, `weight_decay`, `warmup_share`,
+            `seed`, and `device` and `dtype` as `choose_device` tells them.
+
+    Returns:
+        `loss_curve` (list of [step, loss]), `train_loss` (of the last part of the curve), `steps`,
+        `samples_per_second` and `resumed_from_step` (0 for a training from the start).
+    """
+    import math
+    import os
+    import time
+
+    import transformers
+
+    steps = math.ceil(math.ceil(len(rows) / options["batch_size"]) * options["epochs"])
+    steps = min(steps, options["max_steps"]) if options["max_steps"] > 0 else steps
+    checkpoint = last_checkpoint(folder)
+    first_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    if checkpoint:
+        print(f"going on from the checkpoint of step {first_step} of {steps}", flush=True)
+
+    class Progress(transformers.TrainerCallback):
+        """Prints a line for each logged loss, and marks a checkpoint when all of it is written."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                rate = (state.global_step - first_step) / (time.monotonic() - self.started)
+                print(
+                    f"step {state.global_step}/{steps}  loss {float(logs['loss']):.4f}  "
+                    f"{rate * options['batch_size']:.0f} samples/s  "
+                    f"{(steps - state.global_step) / rate:.0f} s left",
+                    flush=True,
+                )
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            with open(os.path.join(folder, f"checkpoint-{state.global_step}", "complete"), "w"):
+                print(f"checkpoint at step {state.global_step}", flush=True)
+
+    arguments = transformers.TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=options["epochs"],
+        max_steps=steps,
+        per_device_train_batch_size=options["batch_size"],
+        learning_rate=options["learning_rate"],
+        weight_decay=options["weight_decay"],
+        warmup_steps=options["warmup_share"],
+        bf16=options["dtype"] == "bfloat16",
+        use_cpu=options["device"] == "cpu",
+        dataloader_pin_memory=options["device"] != "cpu",
+        seed=options["seed"],
+        logging_steps=max(1, steps // 40),
+        save_strategy="steps",
+        save_steps=max(1, steps // 10),
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[Progress()],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.monotonic() - started
+    curve = [[entry["step"], float(entry["loss"])] for entry in trainer.state.log_history if "loss" in entry]
+    tail = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
+    return {
+        "loss_curve": curve,
+        "train_loss": sum(tail) / len(tail) if tail else float("nan"),
+        "steps": steps,
+        "resumed_from_step": first_step,
+        "samples_per_second": (steps - first_step) * options["batch_size"] / seconds,
+    }
+
+
+@dsl.component(
+    base_image=packages.BASE_IMAGE,
+    packages_to_install=packages.TRAIN_MODEL,
+    additional_funcs=[
+        *VOLUME_HELPERS,
+        label_order,
+        choose_device,
+        load_base_model,
+        tokenise,
+        checkpoint_folder,
+        last_checkpoint,
+        base_model_identity,
+        run_trainer,
+    ],
+)
+def train_model(
+    train: dsl.Input[dsl.Dataset],
+    base_model: str,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    max_length: int,
+    weight_decay: float,
+    warmup_share: float,
+    max_train_rows: int,
+    max_steps: int,
+    seed: int,
+    volume_path: str,
+    model_name: str,
+    run_id: str,
+    model: dsl.Output[dsl.Model],
+    training: dsl.Output[dsl.Metrics],
+) -> None:
+    """Fine-tunes an encoder from the Hugging Face hub or a folder.
+
+    Args:
+        train: Rows to train on: Parquet with the string columns text and label.
+        base_model: Hub id or folder of the encoder to fine-tune.
+        epochs: Passes over the rows.
+        learning_rate: Peak learning rate; it rises over the warm-up and falls linearly to 0.
+        batch_size: Rows a step.
+        max_length: Tokens at which a text is cut.
+        weight_decay: Weight decay of AdamW.
+        warmup_share: Share of the steps in which the learning rate rises.
+        max_train_rows: Train on so many rows, chosen at random; 0 for all.
+        max_steps: Stop after so many steps; 0 for no cap.
+        seed: Seed of the new head, the order of rows and dropout.
+        volume_path: Where the volume is mounted.
+        model_name: Name of the model, a DNS-1035 label.
+        run_id: The pipeline run's id.
+        model: The model as save_pretrained writes it, in safetensors, with its tokenizer.
+        training: Loss, samples per second, device and dtype; the file holds the loss curve.
+    """
+    import hashlib
+    import json
+    import os
+    import shutil
+    import tempfile
+
+    import pyarrow.parquet
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = run_folder(volume_path, model_name, run_id)
+    labels = label_order(pyarrow.parquet.read_table(train.path, columns=["label"])["label"].unique().to_pylist())
+    chosen = choose_device()
+    print(f"training on {chosen['device']} in {chosen['dtype']}: {chosen['reason']}", flush=True)
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+        "warmup_share": warmup_share,
+        "max_steps": max_steps,
+        "seed": seed,
+        **chosen,
+    }
+    limits = {"max_length": max_length, "max_train_rows": max_train_rows, "seed": seed}
+    with open(train.path, "rb") as file:
+        inputs = {
+            "rows": hashlib.file_digest(file, "sha256").hexdigest(),
+            "base_model": base_model_identity(base_model),
+            **options,
+            **limits,
+        }
+    checkpoints, lock = checkpoint_folder(volume_path, model_name, run_id, inputs)
+    with lock, tempfile.TemporaryDirectory() as cache:
+        transformers.set_seed(seed)
+        network, tokenizer = load_base_model(base_model, labels, max_length)
+        rows = tokenise(train.path, tokenizer, labels, limits, cache)
+        result = run_trainer(network, tokenizer, rows, checkpoints, options)
+        network.save_pretrained(model.path)
+        tokenizer.save_pretrained(model.path)
+        facts = {key: value for key, value in result.items() if key != "loss_curve"}
+        facts |= {"rows": len(rows), "parameters": network.num_parameters(), **chosen}
+        model.metadata.update(base_model=base_model, labels=labels, max_length=max_length, **facts)
+        training.metadata.update(facts)
+        with open(training.path, "w", encoding="utf-8") as file:
+            json.dump({**facts, "loss_curve": result["loss_curve"]}, file, indent=1)
+        put_on_volume(model.path, os.path.join(folder, "model"))
+        put_on_volume(training.path, os.path.join(folder, "training.json"))
+        shutil.rmtree(checkpoints)

