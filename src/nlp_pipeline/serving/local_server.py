@@ -1,0 +1,155 @@
+"""`--serve` and `--predict` on this machine: which release, a TorchServe on it, and its answers."""
+
+import contextlib
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.client import ask
+from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
+
+
+def find_release(volume: Path, model_name: str | None) -> Path:
+    """Returns the release that passed validation last.
+
+    Args:
+        volume: The volume, or the folder in its place.
+        model_name: The model; None where the volume holds one model only, or the one validated last is meant.
+
+    Raises:
+        UsageError: There is none.
+    """
+    pointers = list(volume.glob(f"{model_name or '*'}/latest.json"))
+    if not pointers:
+        raise UsageError(f"no release of {model_name or 'any model'} in {volume}: make one with --local, or name one "
+                         "with --release DIR")
+    pointer = max(pointers, key=lambda path: path.stat().st_mtime)
+    return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
+
+
+def read_release(release: Path) -> dict[str, Any]:
+    """Returns a release's record.
+
+    Raises:
+        UsageError: The folder is no release.
+    """
+    try:
+        record: dict[str, Any] = json.loads((release / "release.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"{release} is no release: it has no release.json; releases lie in <volume>/<model>/releases/"
+                         ) from None
+    return record
+
+
+@contextlib.contextmanager
+def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, Any]]:
+    """Serves a release with TorchServe while inside.
+
+    Args:
+        release: The release's folder.
+        port: The port; 0 for any that is free.
+        timeout: Seconds until it must be ready.
+
+    Yields:
+        The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`, and the server's process.
+
+    Raises:
+        UsageError: The folder is no release, or the port is taken.
+        PipelineError: The server did not start; the message has the end of its log.
+    """
+    name = read_release(release)["model_name"]
+    if port:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise UsageError(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
+    with tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as folder:
+        try:
+            process, url, management = start_torchserve(str(release), folder, port)
+        except RuntimeError as error:
+            raise UsageError(str(error)) from None
+        try:
+            wait_until_ready(process, management, name, timeout)
+            yield f"{url}/v1/models/{name}:predict", process
+        except (RuntimeError, TimeoutError) as error:
+            raise PipelineError(f"{error}; the end of its log:\n{log_tail(folder)}") from error
+        finally:
+            stop_torchserve(process)
+
+
+def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]]:
+    """Serves a release just long enough to ask it for texts.
+
+    Args:
+        release: The release's folder.
+        texts: The texts.
+
+    Returns:
+        For each text, in order: `text`, `label`, `score`.
+    """
+    with served(release) as (address, _):
+        return predict_at(address, texts)
+
+
+def predict_at(address: str, texts: list[str]) -> list[dict[str, Any]]:
+    """Asks a served model for texts.
+
+    Args:
+        address: `http://host:port/v1/models/<name>:predict`.
+        texts: The texts.
+
+    Returns:
+        For each text, in order: `text`, `label`, `score`.
+
+    Raises:
+        PipelineError: The endpoint can't be reached or does not answer as it should.
+    """
+    import httpx
+
+    try:
+        with httpx.Client(timeout=60) as client:
+            answers = ask(client, address, texts)
+    except RuntimeError as error:
+        raise PipelineError(str(error)) from None
+    return [{"text": text, "label": one["label"], "score": one["score"]}
+            for text, one in zip(texts, answers, strict=True)]
+
+
+def wait_for_end(process: Any) -> None:
+    """Waits until a server ends by itself, which it should not.
+
+    Raises:
+        PipelineError: It has ended.
+    """
+    while process.poll() is None:
+        time.sleep(0.5)
+    raise PipelineError(f"TorchServe has ended by itself, with status {process.returncode}: start it again")
+
+
+def predict_address(endpoint: str, model_name: str | None) -> str:
+    """Completes what `--endpoint` was given to the address of a model.
+
+    Args:
+        endpoint: A whole address, which ends in `:predict`, or the server's, as in `http://host:8080`.
+        model_name: The model's name, which the latter needs.
+
+    Raises:
+        UsageError: It is no address, or the name is missing.
+    """
+    if not endpoint.startswith(("http://", "https://")):
+        raise UsageError(f"--endpoint {endpoint!r} is no address: it starts with http:// or https://")
+    if endpoint.endswith(":predict"):
+        return endpoint
+    if not model_name:
+        raise UsageError(
+            f"--endpoint {endpoint}: which model? add --set model_name=NAME, or give the whole address, "
+            "which ends in /v1/models/NAME:predict"
+        )
+    return f"{endpoint.rstrip('/')}/v1/models/{model_name}:predict"
