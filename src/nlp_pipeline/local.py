@@ -104,6 +104,22 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def python3_on_path() -> Iterator[None]:
+    """Lets the steps run as `python3`, and makes that this interpreter.
+
+    kfp.local puts the interpreter's path in the place of every "python3" in a step's arguments, also in the midst of
+    paths such as /usr/lib/python3.11/model. Where the interpreter is called "python3", that alters nothing.
+    """
+    interpreter, path = sys.executable, os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(interpreter).parent), path])
+    sys.executable = "python3"
+    try:
+        yield
+    finally:
+        sys.executable, os.environ["PATH"] = interpreter, path
+
+
 def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
     """Runs the pipeline with kfp.local, each step in a process of its own.
 
@@ -124,7 +140,7 @@ def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict
     component = components.load_component_from_text(without_pip(compile_pipeline()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
     try:
-        with contextlib.redirect_stdout(progress):
+        with contextlib.redirect_stdout(progress), python3_on_path():
             component(**arguments)
     except RuntimeError as error:
         failed = progress.step or next(reversed(progress.seconds), "")

@@ -45,6 +45,7 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     model.config.return_dict = False
     example = dict(tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt"))
     full = os.path.join(scratch, "fp32.onnx")
+    logging.disable(logging.WARNING)  # of operators for images, and of optimisations not asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -69,9 +70,8 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     onnx.save(graph, full)
     if precision == "fp32":
         shutil.copyfile(full, target)
-        return
-    logging.disable(logging.WARNING)
-    quantize_dynamic(full, target, weight_type=QuantType.QInt8, per_channel=True)
+    else:
+        quantize_dynamic(full, target, weight_type=QuantType.QInt8, per_channel=True)
     logging.disable(logging.NOTSET)
 
 

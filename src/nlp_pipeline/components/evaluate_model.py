@@ -117,7 +117,7 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         "majority_label": labels[int(shares.argmax())],
         "majority_accuracy": float(shares.max()),
         "majority_macro_f1": float(metrics.f1_score(true, majority, average="macro", zero_division=0)),
-        "majority_log_loss": float(-sum(share * numpy.log(share) for share in shares if share > 0)),
+        "majority_log_loss": float(sum(-share * numpy.log(share) for share in shares if 0 < share < 1)),
         "per_class": [
             {
                 "label": label,
