@@ -45,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="pipeline_v2.py",
         description="Labelled text to a live, checked text classification endpoint, with Kubeflow Pipelines v2.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # The width is fixed: the README shows this text, whatever terminal it was made on.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         allow_abbrev=False,
         usage="%(prog)s (--local | --serve | --predict TEXT... | --compile) [options]",
     )
@@ -152,9 +153,12 @@ def run_serve(arguments: argparse.Namespace) -> None:
         if arguments.json:
             print(json.dumps({"release": str(release), "url": address}), flush=True)
         else:
-            print(f"serving {release}\n  {address}\n\nask it:\n"
-                  f"  curl -H 'Content-Type: application/json' -d '{{\"instances\": [\"what a film\"]}}' {address}\n"
-                  "Ctrl-C ends it.", flush=True)
+            print(
+                f"serving {release}\n  {address}\n\nask it:\n"
+                f"  curl -H 'Content-Type: application/json' -d '{{\"instances\": [\"what a film\"]}}' {address}\n"
+                "Ctrl-C ends it.",
+                flush=True,
+            )
         wait_for_end(process)
 
 

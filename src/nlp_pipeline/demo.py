@@ -14,7 +14,7 @@ from nlp_pipeline.errors import UsageError
 
 SENTENCES = [
     "A warm, funny film; I would watch it again tomorrow.",
-    "Two hours of my life that I will never get back.",
+    "Dull, predictable and far too long.",
     "The plot makes no sense, but the acting is superb.",
     "It was so boring that half of the audience left.",
     "One of the best performances I have seen in years.",

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def check_packages() -> None:
     Raises:
         UsageError: One is missing.
     """
-    pins = {pin for name, step in vars(packages).items() if isinstance(step, list) and name != "SERVING" for pin in step}
+    pins = {
+        pin for name, step in vars(packages).items() if isinstance(step, list) and name != "SERVING" for pin in step
+    }
     for pin in sorted(pins):
         name, _, pinned = pin.partition("==")
         try:
@@ -140,7 +143,9 @@ def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict
     component = components.load_component_from_text(without_pip(compile_pipeline()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
     try:
-        with contextlib.redirect_stdout(progress), python3_on_path():
+        with contextlib.redirect_stdout(progress), python3_on_path(), warnings.catch_warnings():
+            # of each step: that its resources, its volume and its display name mean nothing here
+            warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
             component(**arguments)
     except RuntimeError as error:
         failed = progress.step or next(reversed(progress.seconds), "")
@@ -176,7 +181,9 @@ def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
         if accuracy < min_accuracy:
             missed = f"{min_accuracy - accuracy:.4f} below min_accuracy={min_accuracy:g}"
         else:
-            missed = f"{majority - accuracy:.4f} below, or no better than, naming the most frequent class ({majority:.4f})"
+            missed = (
+                f"{majority - accuracy:.4f} below, or no better than, naming the most frequent class ({majority:.4f})"
+            )
         raise GateNotPassedError(
             f"the gate is not passed: accuracy {accuracy:.4f} is {missed}; nothing was archived. "
             f"The report says where it errs: {metrics['report']}"

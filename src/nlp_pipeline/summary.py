@@ -33,6 +33,8 @@ def print_summary(result: dict[str, Any]) -> None:
         result: What `run_locally` returned.
     """
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width that lines had to be broken to
     predictions = Table("label", "score", "text", box=None, pad_edge=False, header_style="bold")
     for one in result["predictions"]:
         text = one["text"] if len(one["text"]) <= 80 else f"{one['text'][:79]}…"

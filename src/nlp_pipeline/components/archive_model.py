@@ -26,6 +26,7 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     Raises:
         ValueError: The precision is unknown.
     """
+    import inspect
     import logging
     import os
     import shutil
@@ -42,8 +43,10 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
     ).eval()
-    model.config.return_dict = False
-    example = dict(tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt"))
+    # Some tokenizers give token_type_ids to models that take none.
+    known = inspect.signature(model.forward).parameters
+    tokens = tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt")
+    example = {name: tensor for name, tensor in tokens.items() if name in known}
     full = os.path.join(scratch, "fp32.onnx")
     logging.disable(logging.WARNING)  # of operators for images, and of optimisations not asked for
     with warnings.catch_warnings():

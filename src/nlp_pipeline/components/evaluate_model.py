@@ -23,6 +23,8 @@ def predict(model_path: str, texts: list[str], max_length: int, batch_size: int 
     Returns:
         A float64 array of shape (texts, classes); the rows sum to 1.
     """
+    import inspect
+
     import numpy
     import torch
     import transformers
@@ -33,6 +35,7 @@ def predict(model_path: str, texts: list[str], max_length: int, batch_size: int 
         model_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
     )
     model.eval().to(device)
+    known = inspect.signature(model.forward).parameters
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     probabilities = numpy.zeros((len(texts), model.config.num_labels))
     with torch.inference_mode():
@@ -41,7 +44,9 @@ def predict(model_path: str, texts: list[str], max_length: int, batch_size: int 
             batch = tokenizer(
                 [texts[one] for one in at], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
             )
-            logits = model(**batch.to(device)).logits.double()
+            # Some tokenizers give token_type_ids to models that take none.
+            columns = {name: tensor.to(device) for name, tensor in batch.items() if name in known}
+            logits = model(**columns).logits.double()
             probabilities[at] = torch.softmax(logits, dim=-1).cpu().numpy()
             if start // batch_size % 50 == 49:
                 print(f"predicted {start + len(at)} of {len(texts)}", flush=True)
@@ -110,9 +115,7 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         "accuracy": float(metrics.accuracy_score(true, predicted)),
         "macro_f1": float(metrics.f1_score(true, predicted, average="macro", zero_division=0)),
         "log_loss": float(metrics.log_loss(true, probabilities, labels=ids)),
-        "expected_calibration_error": sum(
-            one["rows"] * abs(one["accuracy"] - one["confidence"]) for one in calibration
-        )
+        "expected_calibration_error": sum(one["rows"] * abs(one["accuracy"] - one["confidence"]) for one in calibration)
         / len(true),
         "majority_label": labels[int(shares.argmax())],
         "majority_accuracy": float(shares.max()),

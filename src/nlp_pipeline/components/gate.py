@@ -25,7 +25,9 @@ def gate(metrics: dsl.Input[dsl.Metrics], min_accuracy: float) -> bool:
         print(f"not passed: accuracy {accuracy:.4f} is {min_accuracy - accuracy:.4f} below min_accuracy {min_accuracy}")
         return False
     if accuracy <= majority:
-        print(f"not passed: accuracy {accuracy:.4f} is not above {majority:.4f}, that of naming the most frequent class")
+        print(
+            f"not passed: accuracy {accuracy:.4f} is not above {majority:.4f}, that of naming the most frequent class"
+        )
         return False
     print(f"passed: accuracy {accuracy:.4f}, min_accuracy {min_accuracy}, most frequent class {majority:.4f}")
     return True

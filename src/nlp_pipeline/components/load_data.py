@@ -69,7 +69,9 @@ def write_rows(
             counts["rows"] += 1
             labels[label] = labels.get(label, 0) + 1
             if len(labels) > 1000:
-                raise ValueError(f"{source['shown']}: more than 1000 classes in column {columns[1]!r}: is it the label?")
+                raise ValueError(
+                    f"{source['shown']}: more than 1000 classes in column {columns[1]!r}: is it the label?"
+                )
             lengths.append(len(text))
             digests.append(digest)
             texts.append(text)
@@ -156,8 +158,11 @@ def count_rows(path: str) -> dict[str, Any]:
         lengths.extend(map(len, batch.column("text").to_pylist()))
         for label in batch.column("label").to_pylist():
             labels[label] = labels.get(label, 0) + 1
-    return {"rows": len(lengths), "labels": {label: labels[label] for label in label_order(list(labels))},
-            "lengths": lengths}
+    return {
+        "rows": len(lengths),
+        "labels": {label: labels[label] for label in label_order(list(labels))},
+        "lengths": lengths,
+    }
 
 
 def load_both(
@@ -308,11 +313,16 @@ def load_data(
     given = {"train": train_data, "evaluation": evaluation_data or f"{evaluation_share:.0%} of each class of training"}
     with tempfile.TemporaryDirectory() as downloads:
         sources: dict[str, dict[str, str] | None] = {"train": None, "evaluation": None}
-        for part, source in (("train", train_data), ("evaluation", evaluation_data)):
-            if source:
+        for part, given_source in (("train", train_data), ("evaluation", evaluation_data)):
+            if given_source:
                 os.mkdir(os.path.join(downloads, part))
-                path, name = fetch_source(source, os.path.join(downloads, part))
-                sources[part] = {"path": path, "name": name, "shown": f"{part}_data {name!r}", "sha256": file_sha256(path)}
+                path, name = fetch_source(given_source, os.path.join(downloads, part))
+                sources[part] = {
+                    "path": path,
+                    "name": name,
+                    "shown": shown,
+                    "sha256": file_sha256(path),
+                }
         if sources["train"] is None:
             raise ValueError("train_data is empty: give the path or URL of a CSV, TSV, JSONL or Parquet file")
         counted = load_both(

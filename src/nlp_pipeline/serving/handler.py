@@ -50,9 +50,10 @@ def instances_of(row: Any) -> list[Any]:
             row = json.loads(row)
         except (ValueError, RecursionError):
             raise ValueError('the body is no JSON; send {"instances": ["a text", ...]}') from None
-    if not isinstance(row, dict) or not isinstance(row.get("instances"), list):
+    instances = row.get("instances") if isinstance(row, dict) else None
+    if not isinstance(instances, list):
         raise ValueError('the body has no list "instances"; send {"instances": ["a text", ...]}')
-    return row["instances"]
+    return instances
 
 
 def text_of(instance: Any, number: int) -> str:

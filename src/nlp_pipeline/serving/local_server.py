@@ -26,8 +26,10 @@ def find_release(volume: Path, model_name: str | None) -> Path:
     """
     pointers = list(volume.glob(f"{model_name or '*'}/latest.json"))
     if not pointers:
-        raise UsageError(f"no release of {model_name or 'any model'} in {volume}: make one with --local, or name one "
-                         "with --release DIR")
+        raise UsageError(
+            f"no release of {model_name or 'any model'} in {volume}: make one with --local, or name one "
+            "with --release DIR"
+        )
     pointer = max(pointers, key=lambda path: path.stat().st_mtime)
     return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
 
@@ -41,8 +43,9 @@ def read_release(release: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((release / "release.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UsageError(f"{release} is no release: it has no release.json; releases lie in <volume>/<model>/releases/"
-                         ) from None
+        raise UsageError(
+            f"{release} is no release: it has no release.json; releases lie in <volume>/<model>/releases/"
+        ) from None
     return record
 
 
@@ -118,8 +121,9 @@ def predict_at(address: str, texts: list[str]) -> list[dict[str, Any]]:
             answers = ask(client, address, texts)
     except RuntimeError as error:
         raise PipelineError(str(error)) from None
-    return [{"text": text, "label": one["label"], "score": one["score"]}
-            for text, one in zip(texts, answers, strict=True)]
+    return [
+        {"text": text, "label": one["label"], "score": one["score"]} for text, one in zip(texts, answers, strict=True)
+    ]
 
 
 def wait_for_end(process: Any) -> None:

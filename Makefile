@@ -1,0 +1,53 @@
+# make demo   sets up and runs the whole pipeline on this machine
+# make test   sets up and runs every check and test
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: help setup setup-test demo test lint compile readme lock clean
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.local  ## make .venv with all that a local run needs
+setup-test: $(VENV)/.test  ## and all that the checks need
+
+$(VENV)/.local: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing pinned packages into $(VENV), a few minutes the first time"
+	$(PIP) --editable '.[local]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.local
+	$(PIP) --editable '.[local,test,lint]'
+	@touch $@
+
+demo: setup  ## reviews in, checked predictions out
+	$(VENV)/bin/python pipeline_v2.py --local
+
+test: setup-test lint  ## every check and test
+	$(VENV)/bin/python -m pytest
+
+lint: setup-test  ## style, types, and what is generated against its source
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python pipeline_v2.py --compile --check
+	$(VENV)/bin/python -m nlp_pipeline.readme --check
+
+compile: setup  ## write compiled/nlp_pipeline.yaml
+	$(VENV)/bin/python pipeline_v2.py --compile
+
+readme: setup  ## write the README's generated parts
+	$(VENV)/bin/python -m nlp_pipeline.readme
+
+# The newest versions that fit pyproject.toml, from a new environment; run the tests before you commit them.
+lock:  ## write constraints.txt anew
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[local,test,lint]'
+	(echo '# What the project is tested with, on Python 3.11: written by `make lock`.'; \
+	 build/lock/bin/python -m pip freeze | grep -v '^nlp-pipeline' | sed 's/+cpu$$//') > constraints.txt
+
+clean:  ## remove .venv and what runs have written
+	rm -rf $(VENV) build outputs src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

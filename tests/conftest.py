@@ -1,0 +1,122 @@
+"""What tests share: an encoder small enough to train in seconds, rows that it can learn, and the order of tests."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+WORDS = {
+    "0": ["dreadful", "boring", "awful"],
+    "1": ["weak", "dull", "thin"],
+    "2": ["fair", "plain", "usual"],
+    "3": ["good", "sound", "neat"],
+    "4": ["superb", "brilliant", "moving"],
+}
+FILLER = "the a film plot was and actors story it with scene music of in very long".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, so that a mistake shows soon."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def make_rows(count: int, classes: int = 2, seed: int = 0) -> list[tuple[str, str]]:
+    """Returns texts, all different, each with a word that tells its label: "0", "1" ... up to `classes`."""
+    rng = random.Random(seed)
+    labels = [str(number) for number in ((0, 4) if classes == 2 else range(classes))]
+    rows = []
+    for number in range(count):
+        label = labels[number % len(labels)]
+        words = [*rng.choices(FILLER, k=rng.randint(3, 12)), rng.choice(WORDS[label]), str(number)]
+        rng.shuffle(words)
+        rows.append((" ".join(words), label))
+    rng.shuffle(rows)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[..., list[tuple[str, str]]]:
+    """The function `make_rows`."""
+    return make_rows
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a new BERT encoder of two layers and a tokenizer that knows the words of `make_rows`."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLER, *(word for some in WORDS.values() for word in some)]
+    words += [chr(ord("a") + at) for at in range(26) if chr(ord("a") + at) not in words]
+    tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    transformers.BertModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_parquet(path: Path, rows: list[tuple[str, str]], **columns: list[Any]) -> Path:
+    """Writes rows as the steps hand them on: text, label, and what else is given."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows], **columns}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier of two classes, "0" and "4", trained on `make_rows` by the step itself."""
+    from kfp import dsl
+
+    from nlp_pipeline.components.train_model import train_model
+
+    folder = tmp_path_factory.mktemp("model")
+    train = write_parquet(folder / "train.parquet", make_rows(400))
+    train_model.python_func(
+        train=dsl.Dataset(uri=str(train)),
+        model=dsl.Model(uri=str(folder / "model")),
+        training=dsl.Metrics(uri=str(folder / "training.json")),
+        volume_path=str(folder),
+        model_name="tiny",
+        run_id="run",
+        **TRAINING | {"base_model": str(encoder)},
+    )
+    return folder / "model"
+
+
+TRAINING: dict[str, Any] = {
+    "epochs": 3.0,
+    "learning_rate": 2e-3,
+    "batch_size": 16,
+    "max_length": 32,
+    "weight_decay": 0.01,
+    "warmup_share": 0.1,
+    "max_train_rows": 0,
+    "max_steps": 0,
+    "seed": 1,
+}
