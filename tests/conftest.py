@@ -18,7 +18,24 @@ WORDS = {
     "3": ["good", "sound", "neat"],
     "4": ["superb", "brilliant", "moving"],
 }
-FILLER = "the a film plot was and actors story it with scene music of in very long".split()
+FILLER = [
+    "the",
+    "a",
+    "film",
+    "plot",
+    "was",
+    "and",
+    "actors",
+    "story",
+    "it",
+    "with",
+    "scene",
+    "music",
+    "of",
+    "in",
+    "very",
+    "long",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -98,11 +98,11 @@ def build_mar(folder: str, model_name: str, files: dict[str, str], target: str) 
 
     extra = [path for name, path in files.items() if name not in ("model.onnx", "handler.py", "requirements.txt")]
     # The archiver works in, and first empties, <temporary folder>/<model name>: give it a temporary folder of its own.
+    command = ["--model-name", model_name, "--version", "1.0", "--archive-format", "no-archive"]
+    command += ["--serialized-file", files["model.onnx"], "--handler", files["handler.py"]]
+    command += ["--requirements-file", files["requirements.txt"], "--extra-files", ",".join(extra)]
     done = subprocess.run(
-        [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", model_name, "--version", "1.0"]
-        + ["--serialized-file", files["model.onnx"], "--handler", files["handler.py"]]
-        + ["--requirements-file", files["requirements.txt"], "--extra-files", ",".join(extra)]
-        + ["--archive-format", "no-archive", "--export-path", folder],
+        [sys.executable, "-m", "model_archiver.model_packaging", *command, "--export-path", folder],
         env={**os.environ, "TMPDIR": os.path.join(folder, "..")},
         capture_output=True,
         text=True,

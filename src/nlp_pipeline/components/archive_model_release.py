@@ -45,7 +45,7 @@ def seal_release(folder: str, record: dict[str, Any]) -> str:
 
     files = release_files(folder)
     digest = release_digest(files)
-    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with open(os.path.join(folder, "release.json"), "w", encoding="utf-8") as file:
         json.dump({"digest": digest, "created": created, **record, "files": files}, file, indent=1)
     return digest
@@ -112,7 +112,7 @@ def copy_durably(folder: str, target: str) -> None:
     for place, _, _ in os.walk(target):
         # KServe reads as another user, and mkdtemp makes folders for the owner only.
         with contextlib.suppress(OSError):
-            os.chmod(place, 0o755)
+            os.chmod(place, 0o755)  # noqa: S103
         sync_folder(place)
 
 

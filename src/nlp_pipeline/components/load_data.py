@@ -1,15 +1,43 @@
 """`load_data`: labelled text from a file or URL to checked, split Parquet datasets."""
 
-from typing import Any
+from typing import Any, Iterator
 
 from kfp import dsl
 
 from nlp_pipeline import packages
 from nlp_pipeline.components import load_data_fetch, load_data_rows, volume
+from nlp_pipeline.components.labels import label_order
 from nlp_pipeline.components.load_data_fetch import fetch_source, file_sha256
 from nlp_pipeline.components.load_data_rows import read_rows
-from nlp_pipeline.components.labels import label_order
 from nlp_pipeline.components.volume import put_on_volume, run_folder
+
+
+def good_rows(
+    source: dict[str, str], columns: tuple[str, str], exclude: dict[bytes, str], dropped: dict[str, list[int]]
+) -> Iterator[tuple[str, str, bytes]]:
+    """Reads a source's rows and leaves out those that can't be used, noting their lines.
+
+    Args:
+        source: `path` of the local file, and `name`, which tells its format.
+        columns: The names of the text's and the label's column.
+        exclude: Digests of texts to leave out: those of the evaluation set.
+        dropped: Gets the lines of the rows left out: `bad` lack a text or a label, `leaked` stand in `exclude`.
+
+    Yields:
+        Text, label and the text's 128-bit digest. Two texts are the same where they are alike but for blanks around
+        them.
+    """
+    from hashlib import blake2b
+
+    for line, text, label in read_rows(source["path"], source["name"], *columns):
+        if text is None or label is None:
+            dropped["bad"].append(line)
+            continue
+        digest = blake2b(text.strip().encode(), digest_size=16).digest()
+        if digest in exclude:
+            dropped["leaked"].append(line)
+        else:
+            yield text, label, digest
 
 
 def write_rows(
@@ -20,8 +48,6 @@ def write_rows(
     exclude: dict[bytes, str],
 ) -> tuple[dict[str, Any], list[bytes], dict[bytes, str]]:
     """Streams a source's good rows into a Parquet file with the string columns `text` and `label`.
-
-    Two texts are the same where they are alike but for blanks around them; they are told apart by a 128-bit digest.
 
     Args:
         source: `path` of the local file, `name` that tells its format, `shown` as errors name it.
@@ -38,61 +64,69 @@ def write_rows(
     Raises:
         ValueError: Too many bad rows, no good row, or more than a thousand classes.
     """
-    from hashlib import blake2b
+    import array
 
     import pyarrow
     import pyarrow.parquet
 
     schema = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.string())])
-    counts = {"rows": 0, "bad": 0, "leaked": 0, "duplicates": 0, "conflicts": 0}
+    dropped: dict[str, list[int]] = {"bad": [], "leaked": []}
+    conflicts = 0
     labels: dict[str, int] = {}
-    lengths: list[int] = []
+    lengths = array.array("Q")
     digests: list[bytes] = []
     first_label: dict[bytes, str] = {}
-    bad_lines: list[int] = []
-    texts: list[str] = []
-    names: list[str] = []
+    batch: tuple[list[str], list[str]] = ([], [])
     with pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
-        for line, text, label in read_rows(source["path"], source["name"], *columns):
-            if text is None or label is None:
-                counts["bad"] += 1
-                if len(bad_lines) < 5:
-                    bad_lines.append(line)
-                continue
-            digest = blake2b(text.strip().encode(), digest_size=16).digest()
-            if digest in exclude:
-                counts["leaked"] += 1
-                continue
-            known = first_label.setdefault(digest, label)
-            if known != label:
-                counts["conflicts"] += 1
-            counts["rows"] += 1
+        for text, label, digest in good_rows(source, columns, exclude, dropped):
+            conflicts += first_label.setdefault(digest, label) != label
             labels[label] = labels.get(label, 0) + 1
             if len(labels) > 1000:
-                raise ValueError(
-                    f"{source['shown']}: more than 1000 classes in column {columns[1]!r}: is it the label?"
-                )
+                raise ValueError(f"{source['shown']}: column {columns[1]!r} has over 1000 classes: is it the label?")
             lengths.append(len(text))
             digests.append(digest)
-            texts.append(text)
-            names.append(label)
-            if len(texts) == 4096:
-                writer.write_batch(pyarrow.record_batch([texts, names], schema=schema))
-                texts, names = [], []
-        writer.write_batch(pyarrow.record_batch([texts, names], schema=schema))
-    total = counts["rows"] + counts["bad"] + counts["leaked"]
+            batch[0].append(text)
+            batch[1].append(label)
+            if len(batch[0]) == 4096:
+                writer.write_batch(pyarrow.record_batch(list(batch), schema=schema))
+                batch = ([], [])
+        writer.write_batch(pyarrow.record_batch(list(batch), schema=schema))
+    require_rows(source["shown"], len(digests), dropped, max_bad_share)
+    counts = {
+        "rows": len(digests),
+        "bad": len(dropped["bad"]),
+        "leaked": len(dropped["leaked"]),
+        "duplicates": len(digests) - len(first_label),
+        "conflicts": conflicts,
+        "labels": {label: labels[label] for label in label_order(list(labels))},
+        "lengths": lengths,
+    }
+    return counts, digests, first_label
+
+
+def require_rows(shown: str, kept: int, dropped: dict[str, list[int]], max_bad_share: float) -> None:
+    """Makes sure that a source has rows, and few bad ones.
+
+    Args:
+        shown: The source as errors name it.
+        kept: How many rows are good.
+        dropped: The lines of those that are not, as `good_rows` notes them.
+        max_bad_share: The share of rows, from 0 to 1, that may lack a text or a label.
+
+    Raises:
+        ValueError: It has none, or too many bad ones; the message names the first lines.
+    """
+    bad = len(dropped["bad"])
+    total = kept + bad + len(dropped["leaked"])
     if total == 0:
-        raise ValueError(f"{source['shown']} has no rows")
-    if counts["bad"] > max_bad_share * total:
+        raise ValueError(f"{shown} has no rows")
+    if bad > max_bad_share * total:
         raise ValueError(
-            f"{source['shown']}: {counts['bad']} of {total} rows lack a text or a label (or have cells too many), the "
-            f"first at line {', '.join(map(str, bad_lines))}; max_bad_share allows {max_bad_share:.2%}"
+            f"{shown}: {bad} of {total} rows lack a text or a label, or have cells too many, the first at line "
+            f"{', '.join(map(str, dropped['bad'][:5]))}; max_bad_share allows {max_bad_share:.2%}"
         )
-    if counts["rows"] == 0:
-        raise ValueError(f"{source['shown']}: none of its {total} rows is left: each one's text is evaluated on too")
-    counts["duplicates"] = counts["rows"] - len(first_label)
-    ordered = {label: labels[label] for label in label_order(list(labels))}
-    return {**counts, "labels": ordered, "lengths": lengths}, digests, first_label
+    if kept == 0:
+        raise ValueError(f"{shown}: none of its {total} rows is left: each is bad, or its text is evaluated on too")
 
 
 def choose_evaluation(first_label: dict[bytes, str], share: float, seed: int) -> set[bytes]:
@@ -118,7 +152,7 @@ def choose_evaluation(first_label: dict[bytes, str], share: float, seed: int) ->
     for label in sorted(by_label):
         digests = by_label[label]
         count = min(max(1, round(share * len(digests))), len(digests) - 1)
-        chosen.update(random.Random(f"{seed}/{label}").sample(digests, count))
+        chosen.update(random.Random(f"{seed}/{label}").sample(digests, count))  # noqa: S311, rows, not secrets
     return chosen
 
 
@@ -150,10 +184,12 @@ def split_rows(rows: str, digests: list[bytes], chosen: set[bytes], train: str, 
 
 def count_rows(path: str) -> dict[str, Any]:
     """Returns `rows`, `labels` (name to rows, in the labels' order) and `lengths` of a Parquet file of rows."""
+    import array
+
     import pyarrow.parquet
 
     labels: dict[str, int] = {}
-    lengths: list[int] = []
+    lengths = array.array("Q")
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
         lengths.extend(map(len, batch.column("text").to_pylist()))
         for label in batch.column("label").to_pylist():
@@ -266,7 +302,9 @@ def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> st
         *load_data_fetch.HELPERS,
         *load_data_rows.HELPERS,
         label_order,
+        good_rows,
         write_rows,
+        require_rows,
         choose_evaluation,
         split_rows,
         count_rows,
@@ -317,6 +355,7 @@ def load_data(
             if given_source:
                 os.mkdir(os.path.join(downloads, part))
                 path, name = fetch_source(given_source, os.path.join(downloads, part))
+                shown = f"{part}_data {name!r}"
                 sources[part] = {
                     "path": path,
                     "name": name,

@@ -22,8 +22,6 @@ def detect_format(path: str, name: str) -> tuple[str, bool]:
     import gzip
     import os
 
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"{name!r} is empty")
     stem, extension = os.path.splitext(name.lower())
     named_gzip = extension == ".gz"
     if named_gzip:
@@ -34,31 +32,43 @@ def detect_format(path: str, name: str) -> tuple[str, bool]:
     with open(path, "rb") as file:
         head = file.read(4096)
     gzipped = head.startswith(b"\x1f\x8b")
-    if named_gzip and not gzipped:
-        raise ValueError(f"{name!r} is not what its name says: it is not gzipped; drop the .gz from its name")
-    if gzipped and not named_gzip:
-        raise ValueError(f"{name!r} is not what its name says: it is gzipped; name it {name}.gz")
+    if head and named_gzip != gzipped:
+        advice = f"name it {name}.gz" if gzipped else "drop the .gz from its name"
+        raise ValueError(f"{name!r} is not what its name says: it is {'' if gzipped else 'not '}gzipped; {advice}")
     if gzipped:
         try:
             with gzip.open(path, "rb") as unpacked:
                 head = unpacked.read(4096)
         except (EOFError, OSError) as error:
             raise ValueError(f"{name!r} is a broken gzip file: {error}") from None
-        if not head:
-            raise ValueError(f"{name!r} is empty")
-    if named != "jsonl" and head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b'{"'):
-        raise ValueError(f"{name!r} is not what its name says: it looks like JSON Lines; name it .jsonl")
-    for found, magics in {
-        "a Parquet file": (b"PAR1",),
-        "a zip file (or an Excel sheet)": (b"PK\x03\x04",),
-        "an HTML page (a sign-in page?)": (b"<!DOCTYPE html", b"<!doctype html", b"<html", b"<HTML"),
-        "a PDF": (b"%PDF-",),
-    }.items():
-        if head.lstrip().startswith(magics) and not (found == "a Parquet file" and named == "parquet"):
-            raise ValueError(f"{name!r} is not what its name says: it is {found}")
-    if named == "parquet" and not head.startswith(b"PAR1"):
-        raise ValueError(f"{name!r} is not what its name says: it is no Parquet file")
+    if not head:
+        raise ValueError(f"{name!r} is empty")
+    found = kind_of(head)
+    if found != (named if named in ("parquet", "jsonl") else "text") and (found != "text" or named == "parquet"):
+        raise ValueError(f"{name!r} is not what its name says: it looks like {found}")
     return named, gzipped
+
+
+def kind_of(head: bytes) -> str:
+    """Tells by its first bytes what a file is.
+
+    Args:
+        head: The first bytes, unpacked where the file is gzipped.
+
+    Returns:
+        "parquet", "jsonl", the name of something that holds no rows, or "text" where it may be any text.
+    """
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for kind, magics in {
+        "parquet": (b"PAR1",),
+        "jsonl": (b'{"', b"{ ", b"{}"),
+        "a zip file or an Excel sheet": (b"PK\x03\x04",),
+        "an HTML page, maybe of a sign-in": (b"<!doctype html", b"<html"),
+        "a PDF": (b"%pdf-",),
+    }.items():
+        if start.startswith(magics) or start[:20].lower().startswith(magics):
+            return kind
+    return "text"
 
 
 def read_rows(
@@ -291,6 +301,7 @@ def parquet_cells(
 HELPERS = [
     read_rows,
     detect_format,
+    kind_of,
     clean_text,
     label_name,
     find_columns,

@@ -129,7 +129,7 @@ def checkpoint_folder(volume_path: str, model_name: str, run_id: str, inputs: di
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     folder = os.path.join(volume_path, model_name, "checkpoints", digest)
     os.makedirs(folder, exist_ok=True)
-    lock = open(os.path.join(folder, "lock"), "w")
+    lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115, the caller closes it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -150,7 +150,7 @@ def last_checkpoint(folder: str) -> str | None:
 
 
 def base_model_identity(base_model: str) -> list[Any]:
-    """Returns what tells one base model from another: the hub id, or a folder's path with its files' sizes and times."""
+    """Returns what tells one base model from another: the hub id, or a path with its files' sizes and times."""
     import os
 
     files = sorted(os.scandir(base_model), key=lambda file: file.name) if os.path.isdir(base_model) else []

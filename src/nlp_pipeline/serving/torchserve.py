@@ -95,11 +95,11 @@ def start_torchserve(release: str, folder: str, port: int = 0) -> tuple["subproc
         "METRICS_LOCATION": os.path.join(folder, "logs"),
     }
     environment.pop("TS_CONFIG_FILE", None)
-    store = os.path.join(release, "model-store")
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
+    command += ["--ts-config", config, "--model-store", os.path.join(release, "model-store")]
     with open(os.path.join(folder, "server.log"), "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
-            + ["--ts-config", config, "--model-store", store],
+            command,
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
