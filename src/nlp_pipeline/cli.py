@@ -94,8 +94,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.predict and not arguments.local:
         commands.append("predict")
     if len(commands) != 1:
-        found = " and ".join(f"--{name}" for name in commands) or "nothing"
-        raise UsageError(f"one of --local, --serve, --predict and --compile is needed, not {found}; see --help")
+        problem = f"{' and '.join(f'--{name}' for name in commands)} exclude each other" if commands else "nothing to do"
+        raise UsageError(f"{problem}: give one of --local, --serve, --predict and --compile; see --help")
     command = commands[0]
     goes_with = {
         "check": ("compile",),

@@ -1,6 +1,7 @@
 """The pipeline's parameters: what there is, and what `--set NAME=VALUE` makes of it."""
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         kind = parameters[name].kind
         try:
             values[name] = kind(value)
+            if kind is float and not math.isfinite(values[name]):
+                raise ValueError
         except ValueError:
             what = {int: "an integer", float: "a number"}[kind]
             raise UsageError(f"--set {setting!r}: {name} is {what}, as in --set {name}={example(kind)}") from None

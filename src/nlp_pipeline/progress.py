@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"- INFO - Executing task '(?P<task>[^']+)'")
@@ -29,7 +31,7 @@ class Progress(io.TextIOBase):
     def __init__(self, log: Path, stream: TextIO) -> None:
         self.console = Console(file=stream, highlight=False)
         self.log = log.open("w", encoding="utf-8")
-        self.status = self.console.status("") if self.console.is_terminal else None
+        self.live: Live | None = None
         self.seconds: dict[str, float] = {}
         self.raised: dict[str, str] = {}
         self.step = ""
@@ -67,26 +69,40 @@ class Progress(io.TextIOBase):
         elif line.strip():
             if raised := RAISED.match(line):
                 self.raised[self.step] = raised["message"]
-            if self.status:
-                self.status.update(f"{self.step}  {escape(line.strip()[:120])}")
+            if self.live:
+                self.show(line.strip())
             else:
                 self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
     def begin(self, step: str) -> None:
         """Notes that a step starts."""
         self.step, self.started = step, time.monotonic()
-        if self.status:
-            self.status.update(step)
-            self.status.start()
+        if self.console.is_terminal:
+            # By default a live line takes stdout over, which is where this object is written to.
+            self.live = Live(console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False)
+            self.live.start()
+            self.show("")
         else:
             self.console.print(f"{step} ...", markup=False)
+
+    def show(self, line: str) -> None:
+        """Shows the running step, and the last that it said, on the live line."""
+        if self.live:
+            text = Text(f"{self.step:<18} {line}", no_wrap=True, overflow="ellipsis")
+            self.live.update(Spinner("dots", text), refresh=True)
+
+    def stop_live(self) -> None:
+        """Takes the live line off the terminal."""
+        if self.live:
+            self.live.stop()
+            self.live = None
 
     def end(self, good: bool) -> None:
         """Notes that the step has ended."""
         seconds = time.monotonic() - self.started
         self.seconds[self.step] = seconds
-        if self.status:
-            self.status.stop()
+        if self.console.is_terminal:
+            self.stop_live()
             mark = "[green]✓[/]" if good else "[red]✗[/]"
             self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
         else:
@@ -95,7 +111,6 @@ class Progress(io.TextIOBase):
 
     def close(self) -> None:
         """Takes the live line off the terminal and closes the log."""
-        if self.status:
-            self.status.stop()
+        self.stop_live()
         self.log.close()
         super().close()

@@ -1,0 +1,207 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from nlp_pipeline.components import train_model as step
+from tests.conftest import TRAINING, make_rows, write_parquet
+
+SCRIPT = """
+import json, sys
+from kfp import dsl
+from nlp_pipeline.components.train_model import train_model
+folder, settings = sys.argv[1], json.loads(sys.argv[2])
+train_model.python_func(
+    train=dsl.Dataset(uri=folder + "/train.parquet"), model=dsl.Model(uri=folder + "/model"),
+    training=dsl.Metrics(uri=folder + "/training"), volume_path=folder, model_name="tiny", **settings)
+"""
+
+
+def train(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Runs the step as a function; returns what its metrics file holds."""
+    training = dsl.Metrics(uri=str(folder / "training"))
+    step.train_model.python_func(
+        train=dsl.Dataset(uri=str(folder / "train.parquet")),
+        model=dsl.Model(uri=str(folder / "model")),
+        training=training,
+        volume_path=str(folder),
+        model_name="tiny",
+        **{**TRAINING, "run_id": "run", **settings},
+    )
+    written: dict[str, Any] = json.loads((folder / "training").read_text())
+    assert {key: value for key, value in written.items() if key != "loss_curve"} == training.metadata
+    return written
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "train.parquet", make_rows(120, classes=5))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_trains_and_saves_safetensors_with_the_labels_in_order(folder: Path, encoder: Path) -> None:
+    write_parquet(folder / "train.parquet", [(f"{text} {at}", ["10", "9", "1"][at % 3]) for at, (text, _) in
+                                             enumerate(make_rows(96))])  # fmt: skip
+    result = train(folder, base_model=str(encoder), epochs=1.0)
+
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert "model.safetensors" in names and "tokenizer.json" in names
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pkl"))}
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "1", "1": "9", "2": "10"}
+    assert config["label2id"] == {"1": 0, "9": 1, "10": 2}
+    assert result["steps"] == 6 and result["resumed_from_step"] == 0
+    assert result["device"] in ("cpu", "cuda") and result["dtype"] in ("bfloat16", "float32") and result["reason"]
+    assert result["loss_curve"][-1][0] == 6 and result["samples_per_second"] > 0
+    # A person finds it on the volume; checkpoints are gone.
+    run = folder / "tiny" / "runs" / "run"
+    assert (run / "model" / "model.safetensors").read_bytes() == (folder / "model" / "model.safetensors").read_bytes()
+    assert json.loads((run / "training.json").read_text()) == result
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(folder: Path, encoder: Path) -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        train(folder, base_model=str(encoder), max_steps=3, seed=seed)
+        weights.append((folder / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.slow
+def test_caps_on_rows_and_steps(folder: Path, encoder: Path) -> None:
+    result = train(folder, base_model=str(encoder), max_train_rows=32, epochs=2.0)
+    assert (result["rows"], result["steps"]) == (32, 4)
+    result = train(folder, base_model=str(encoder), max_steps=3)
+    assert (result["rows"], result["steps"]) == (120, 3)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the step ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_step_goes_on_from_its_checkpoint(folder: Path, encoder: Path, capfd: Any) -> None:
+    settings = {**TRAINING, "base_model": str(encoder), "epochs": 20.0, "run_id": "first"}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), json.dumps(settings)])
+    try:
+        wait_for(lambda: any((folder / "tiny" / "checkpoints").glob("*/checkpoint-*/complete")), process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (folder / "model").exists()
+
+    # What the kill may have left: a checkpoint that is newer, but not whole.
+    (checkpoints,) = (folder / "tiny" / "checkpoints").iterdir()
+    (checkpoints / "checkpoint-159").mkdir()
+
+    result = train(folder, **{**settings, "run_id": "second"})
+    assert result["steps"] == 160
+    assert result["resumed_from_step"] in range(16, 160, 16)
+    assert f"going on from the checkpoint of step {result['resumed_from_step']} of 160" in capfd.readouterr().out
+    steps = [at for at, _ in result["loss_curve"]]
+    assert steps == sorted(set(steps)) and steps[0] == 4 and steps[-1] == 160
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_step_killed_after_its_last_checkpoint_has_nothing_left_to_train(
+    folder: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: str, target: str) -> None:
+        raise OSError("the volume is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "put_on_volume", fail)
+        with pytest.raises(OSError, match="the volume is gone"):
+            train(folder, base_model=str(encoder))
+    result = train(folder, base_model=str(encoder))
+    assert result["resumed_from_step"] == result["steps"] == 24
+    assert result["loss_curve"][-1][0] == 24
+
+
+def test_other_inputs_have_other_checkpoints_and_a_busy_folder_is_left_alone(tmp_path: Path) -> None:
+    inputs = {"rows": "abc", "epochs": 1.0}
+    first, lock = step.checkpoint_folder(str(tmp_path), "m", "run1", inputs)
+    busy, other_lock = step.checkpoint_folder(str(tmp_path), "m", "run2", inputs)
+    assert busy == f"{first}-run2"
+    other_lock.close()
+    lock.close()
+    again, lock = step.checkpoint_folder(str(tmp_path), "m", "run3", inputs)
+    assert again == first
+    lock.close()
+    other, lock = step.checkpoint_folder(str(tmp_path), "m", "run4", {**inputs, "epochs": 2.0})
+    assert other != first
+    lock.close()
+
+
+def test_the_last_whole_checkpoint_is_by_number_not_by_name(tmp_path: Path) -> None:
+    assert step.last_checkpoint(str(tmp_path)) is None
+    for number in (9, 10, 100):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if number != 100:
+            (tmp_path / f"checkpoint-{number}" / "complete").touch()
+    assert step.last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"epochs": 0.0}, "epochs is 0.0: it must be above 0"),
+        ({"learning_rate": 2.0}, "learning_rate is 2.0: it must be between 0 and 1"),
+        ({"max_steps": -1}, "max_steps is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"max_length": 65}, "max_length is 65: .* reads from 1 to 64 tokens"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"base_model": "./nowhere"}, r"'./nowhere' is not a folder here: give a folder or a hub id"),
+        ({"base_model": "some/model"}, "without the hub, pass a folder that holds config.json, model.safetensors"),
+    ],
+)
+def test_wrong_parameters_are_named(folder: Path, encoder: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        train(folder, **{"base_model": str(encoder), **settings})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_safetensors_is_refused(folder: Path, encoder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+
+    shutil.copytree(encoder, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="can't be loaded"):
+        train(folder, base_model=str(tmp_path / "pickled"))
+
+
+@pytest.mark.slow
+def test_an_unreachable_hub_says_how_to_pass_a_folder(folder: Path, tmp_path: Path) -> None:
+    settings = {**TRAINING, "base_model": "some/model", "run_id": "run"}
+    # A port of localhost that refuses: the hub's client tries again for a while before it gives up.
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(settings)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("ValueError: base_model 'some/model' can't be loaded")
+    assert "pass a folder" in last

@@ -1,0 +1,91 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline import __version__
+from nlp_pipeline.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "nothing to do: give one of --local, --serve, --predict and --compile; see --help"),
+        ("--set epochs=1", "nothing to do"),
+        ("--local --serve", "--local and --serve exclude each other"),
+        ("--serve --compile", "--serve and --compile exclude each other"),
+        ("--serve --predict x", "--serve and --predict exclude each other"),
+        ("--nope", "unrecognized arguments: --nope; see --help"),
+        ("--loc", "unrecognized arguments: --loc"),
+        ("--predict", "--predict: expected at least one argument"),
+        ("--local --check", "--check goes with --compile, not with --local"),
+        ("--compile --json", "--json goes with --local or --predict or --serve, not with --compile"),
+        ("--compile --set epochs=1", "--set goes with a run"),
+        ("--local --port 1", "--port goes with --serve"),
+        ("--serve --port 70000", "--port 70000: give a port from 1 to 65535"),
+        ("--serve --port abc", "argument --port: invalid int value: 'abc'"),
+        ("--serve --endpoint http://x", "--endpoint goes with --predict"),
+        ("--predict x --endpoint http://x --release y", "--endpoint and --release exclude each other"),
+        ("--predict x --endpoint x:80", "it starts with http:// or https://"),
+        ("--predict x --endpoint http://127.0.0.1:9", "which model? add --set model_name=NAME"),
+        ("--local --set epoch=1", "did you mean 'epochs'?"),
+        ("--local --set train_data=nowhere.csv", "train_data=nowhere.csv: there is no such file"),
+        ("--local --set evaluation_data=nowhere.csv", "evaluation_data is set but train_data is not"),
+        ("--serve --release .", ". is no release: it has no release.json"),
+        ("--serve", "no release of any model in outputs/volume: make one with --local"),
+        ("--predict x --set model_name=m", "no release of m in outputs/volume"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ") and message in said.err and said.err.count("\n") == 1
+
+
+def test_an_endpoint_that_can_not_be_reached_is_a_failure_not_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--predict", "x", "--endpoint", "http://127.0.0.1:9/v1/models/m:predict"]) == 1
+    assert "http://127.0.0.1:9/v1/models/m:predict can't be reached" in capsys.readouterr().err
+
+
+def test_debug_shows_where_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--serve", "--release", "nowhere", "--debug"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"pipeline_v2.py {__version__}\n"
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    code = (
+        "import json, sys\nfrom nlp_pipeline.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *help_text, modules = done.stdout.splitlines()
+    slow = {"kfp", "torch", "transformers", "datasets", "pyarrow", "numpy", "httpx", "rich", "yaml", "pydantic"}
+    assert slow.isdisjoint(json.loads(modules))
+    # In groups, with examples and exit codes.
+    for heading in ("what to do:", "the run:", "serving:", "compiling:", "output:", "examples:", "exit codes:"):
+        assert heading in help_text
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    for command in (
+        [sys.executable, str(ROOT / "pipeline_v2.py")],
+        [str(Path(sys.executable).parent / "nlp-pipeline")],
+    ):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout == f"pipeline_v2.py {__version__}\n"

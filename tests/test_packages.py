@@ -1,0 +1,26 @@
+"""The pins stand in packages.py; constraints.txt and this environment agree with them."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline import packages
+
+ROOT = Path(__file__).parents[1]
+PINS = sorted({pin for value in vars(packages).values() if isinstance(value, list) for pin in value if "==" in pin})
+
+
+@pytest.mark.parametrize("pin", PINS)
+def test_pin_is_what_is_tested(pin: str) -> None:
+    name, _, version = pin.partition("==")
+    constraints = (ROOT / "constraints.txt").read_text().lower().splitlines()
+    assert pin in constraints
+    assert importlib.metadata.version(name).partition("+")[0] == version
+
+
+def test_constraints_name_versions_only() -> None:
+    """No address, no path, no build of this machine's."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)

@@ -1,0 +1,36 @@
+import pytest
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import parse_settings, pipeline_parameters
+
+
+def test_values_get_their_parameters_types() -> None:
+    values = parse_settings(["epochs=3", "batch_size=8", "model_name=a=b", "evaluation_data=", "epochs=0.5"])
+    assert values == {"epochs": 0.5, "batch_size": 8, "model_name": "a=b", "evaluation_data": ""}
+    assert isinstance(parse_settings(["epochs=3"])["epochs"], float)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "--set 'epochs' has no '=': write --set NAME=VALUE, as in --set epochs=3"),
+        ("epoch=3", "the pipeline has no parameter 'epoch'; did you mean 'epochs'?"),
+        ("Batch_Size=3", "did you mean 'batch_size'?"),
+        ("qqq=3", "the parameters are train_data, evaluation_data"),
+        ("batch_size=2.5", "batch_size is an integer, as in --set batch_size=3"),
+        ("epochs=many", "epochs is a number, as in --set epochs=0.5"),
+        ("epochs=nan", "epochs is a number, as in --set epochs=0.5"),
+        ("=3", "no parameter ''"),
+    ],
+)
+def test_wrong_settings(setting: str, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_settings([setting])
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_parameters_are_those_of_the_signature() -> None:
+    parameters = pipeline_parameters()
+    assert next(iter(parameters)) == "train_data" and parameters["train_data"].default is None
+    assert parameters["min_agreement"].default == 0.97 and parameters["min_agreement"].kind is float
+    assert all(one.description.endswith(".") for one in parameters.values())

@@ -1,0 +1,95 @@
+"""The compiled pipeline, both documents of it."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from nlp_pipeline import packages
+from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.local import STEPS
+from nlp_pipeline.pipeline import VOLUME_PATH, nlp_pipeline
+
+EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in STEPS]
+ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(compile_pipeline()))
+
+
+def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    pipeline = documents[0]
+    inner = pipeline["components"]["comp-condition-1"]["dag"]["tasks"]
+    return {**pipeline["root"]["dag"]["tasks"], **inner}
+
+
+def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) -> None:
+    assert len(documents) == 2
+    assert documents[0]["pipelineInfo"]["name"] == "nlp-pipeline"
+    assert list(documents[0]["deploymentSpec"]["executors"]) == sorted(EXECUTORS)
+    assert list(documents[1]["platforms"]) == ["kubernetes"]
+
+
+def test_the_steps_that_write_to_the_volume_have_it(documents: list[dict[str, Any]]) -> None:
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert sorted(executors) == sorted(ON_VOLUME)
+    for executor in executors.values():
+        (mount,) = executor["pvcMount"]
+        assert mount["mountPath"] == VOLUME_PATH
+        assert mount["pvcNameParameter"]["componentInputParameter"].endswith("volume_claim")
+
+
+def test_the_steps_that_write_to_the_volume_are_not_cached(documents: list[dict[str, Any]]) -> None:
+    for name, task in tasks(documents).items():
+        if f"exec-{name}" in EXECUTORS:
+            assert task["cachingOptions"].get("enableCache", False) is (name == "gate"), name
+
+
+def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> None:
+    condition = documents[0]["root"]["dag"]["tasks"]["condition-1"]
+    assert condition["dependentTasks"] == ["evaluate-model", "gate", "load-data", "train-model"]
+    assert condition["triggerPolicy"]["condition"].endswith("['pipelinechannel--gate-Output'] == true")
+    inner = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert sorted(inner) == ["archive-model", "validate-archive"]
+
+
+def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) -> None:
+    for name, task in tasks(documents).items():
+        if f"exec-{name}" in EXECUTORS:
+            resources = documents[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
+            for limit in ("CpuRequest", "CpuLimit", "MemoryRequest", "MemoryLimit"):
+                assert resources[f"resource{limit}"], name
+            assert task["taskInfo"]["name"] != name
+
+
+def test_a_training_that_was_evicted_is_tried_again(documents: list[dict[str, Any]]) -> None:
+    assert tasks(documents)["train-model"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_no_source_is_too_long_for_a_command_line(documents: list[dict[str, Any]]) -> None:
+    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
+        for part in executor["container"]["command"]:
+            assert len(part.encode()) < 100_000, name
+
+
+def test_steps_install_exactly_their_pins(documents: list[dict[str, Any]]) -> None:
+    for step in STEPS:
+        command = documents[0]["deploymentSpec"]["executors"][f"exec-{step.replace('_', '-')}"]["container"]["command"]
+        for pin in getattr(packages, step.upper()):
+            assert f"'{pin}'" in command[2]
+
+
+def test_every_parameter_is_described_and_only_the_data_has_no_default(documents: list[dict[str, Any]]) -> None:
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert all(one.get("description") for one in parameters.values())
+    assert [name for name, one in parameters.items() if "defaultValue" not in one] == ["train_data"]
+    assert parameters["base_model"]["defaultValue"] == "distilbert/distilbert-base-uncased"
+
+
+def test_every_input_of_every_step_is_described() -> None:
+    for component in nlp_pipeline.pipeline_spec.components.values():
+        for kind in (component.input_definitions.parameters, component.input_definitions.artifacts):
+            for name, one in kind.items():
+                assert one.description or "pipelinechannel" in name, name
