@@ -54,7 +54,7 @@ def test_sigterm_leaves_by_the_same_way(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, time\nfrom nlp_pipeline.processes import nothing_left_running\n"
         "with nothing_left_running():\n"
-        f"    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "    print(child.pid, flush=True)\n    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:

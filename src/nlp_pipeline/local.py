@@ -212,7 +212,7 @@ def run_locally(values: dict[str, Any], texts: list[str], outputs: Path = OUTPUT
     check_packages()
     arguments = local_arguments(values, outputs)
     (outputs / "logs").mkdir(parents=True, exist_ok=True)
-    log = outputs / "logs" / time.strftime("%Y%m%d-%H%M%S.log")
+    log = outputs / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with scratch_folder() as scratch, Progress(log, sys.stderr) as progress:
         done = run_steps(arguments, scratch / "kfp", progress)
         check_gate(done, arguments.get("min_accuracy", 0.0))

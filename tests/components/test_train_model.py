@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,18 @@ def test_a_step_killed_after_its_last_checkpoint_has_nothing_left_to_train(
     assert result["loss_curve"][-1][0] == 24
 
 
+@pytest.mark.slow
+def test_a_training_that_diverges_says_so(folder: Path, encoder: Path) -> None:
+    import safetensors.torch
+
+    weights = safetensors.torch.load_file(encoder / "model.safetensors")
+    shutil.copytree(encoder, folder / "huge")
+    huge = {name: tensor * 1e38 for name, tensor in weights.items()}
+    safetensors.torch.save_file(huge, folder / "huge" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="has diverged: the loss at step 1 is nan; try a lower learning_rate"):
+        train(folder, base_model=str(folder / "huge"))
+
+
 def test_other_inputs_have_other_checkpoints_and_a_busy_folder_is_left_alone(tmp_path: Path) -> None:
     inputs = {"rows": "abc", "epochs": 1.0}
     first, lock = step.checkpoint_folder(str(tmp_path), "m", "run1", inputs)
@@ -179,8 +192,6 @@ def test_wrong_parameters_are_named(folder: Path, encoder: Path, settings: dict[
 
 
 def test_a_folder_without_safetensors_is_refused(folder: Path, encoder: Path, tmp_path: Path) -> None:
-    import shutil
-
     import torch
 
     shutil.copytree(encoder, tmp_path / "pickled")

@@ -196,6 +196,9 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
     Returns:
         `loss_curve` (list of [step, loss]), `train_loss` (of the last part of the curve), `steps`,
         `samples_per_second` and `resumed_from_step` (0 for a training from the start).
+
+    Raises:
+        ValueError: The loss is no number any more.
     """
     import math
     import os
@@ -218,6 +221,11 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
+                if not math.isfinite(logs["loss"]):
+                    raise ValueError(
+                        f"the training has diverged: the loss at step {state.global_step} is {logs['loss']}; try a "
+                        f"lower learning_rate than {options['learning_rate']}"
+                    )
                 rate = (state.global_step - first_step) / (time.monotonic() - self.started)
                 print(
                     f"step {state.global_step}/{steps}  loss {float(logs['loss']):.4f}  "
@@ -243,6 +251,7 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         dataloader_pin_memory=options["device"] != "cpu",
         seed=options["seed"],
         logging_steps=max(1, steps // 40),
+        logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=max(1, steps // 10),
         save_total_limit=2,
