@@ -66,6 +66,7 @@ def publish_release(folder: str, model_folder: str, digest: str) -> str:
     Returns:
         The published folder.
     """
+    import contextlib
     import os
     import shutil
     import tempfile
@@ -78,8 +79,9 @@ def publish_release(folder: str, model_folder: str, digest: str) -> str:
     for place in (staging, os.path.dirname(target)):
         os.makedirs(place, exist_ok=True)
     for left in os.scandir(staging):
-        if left.stat().st_mtime < time.time() - 3600:
-            shutil.rmtree(left.path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another run has just published it
+            if left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left.path, ignore_errors=True)
     incoming = tempfile.mkdtemp(prefix=f"{digest}-", dir=staging)
     try:
         copy_durably(folder, incoming)
