@@ -32,7 +32,6 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     import shutil
     import warnings
 
-    import onnx
     import torch
     import transformers
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -49,42 +48,49 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     example = {name: tensor for name, tensor in tokens.items() if name in known}
     full = os.path.join(scratch, "fp32.onnx")
     logging.disable(logging.WARNING)  # of operators for images, and of optimisations not asked for
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (),
-            full,
-            kwargs=example,
-            input_names=list(example),
-            output_names=["logits"],
-            dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in example},
-            opset_version=18,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    graph = onnx.load(full)
-    # The exporter notes from which line of which file each node came: paths that differ from machine to machine.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (),
+                full,
+                kwargs=example,
+                input_names=list(example),
+                output_names=["logits"],
+                dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in example},
+                opset_version=18,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        forget_origins(full)
+        if precision == "fp32":
+            shutil.copyfile(full, target)
+        else:
+            quantize_dynamic(full, target, weight_type=QuantType.QInt8, per_channel=True)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def forget_origins(path: str) -> None:
+    """Removes the notes of an ONNX file of which line of which file each node came from: they name this machine."""
+    import onnx
+
+    graph = onnx.load(path)
     for part in [graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.input]:
         del part.metadata_props[:]
     for node in graph.graph.node:
         node.doc_string = ""
-    onnx.save(graph, full)
-    if precision == "fp32":
-        shutil.copyfile(full, target)
-    else:
-        quantize_dynamic(full, target, weight_type=QuantType.QInt8, per_channel=True)
-    logging.disable(logging.NOTSET)
+    onnx.save(graph, path)
 
 
-def build_mar(folder: str, model_name: str, files: dict[str, str], target: str) -> None:
+def build_mar(folder: str, model_name: str, target: str) -> None:
     """Builds a `.mar` with torch-model-archiver; the same files give the same bytes.
 
     Args:
-        folder: A folder for what lies between.
+        folder: A folder with what goes in: model.onnx, handler.py, requirements.txt, tokenizer.json, serving.json.
         model_name: The model's name in TorchServe.
-        files: Paths: `model.onnx`, `handler.py`, `requirements.txt`, and by any name what else goes in.
         target: The archive to write.
 
     Raises:
@@ -96,20 +102,25 @@ def build_mar(folder: str, model_name: str, files: dict[str, str], target: str) 
     import sys
     import zipfile
 
-    extra = [path for name, path in files.items() if name not in ("model.onnx", "handler.py", "requirements.txt")]
     # The archiver works in, and first empties, <temporary folder>/<model name>: give it a temporary folder of its own.
+    temporary, packed = os.path.join(folder, "tmp"), os.path.join(folder, "packed")
+    for place in (temporary, packed):
+        os.makedirs(place)
+    # Names, not paths: it takes a path apart at commas and reads wildcards in it.
     command = ["--model-name", model_name, "--version", "1.0", "--archive-format", "no-archive"]
-    command += ["--serialized-file", files["model.onnx"], "--handler", files["handler.py"]]
-    command += ["--requirements-file", files["requirements.txt"], "--extra-files", ",".join(extra)]
+    command += ["--serialized-file", "model.onnx", "--handler", "handler.py", "--requirements-file", "requirements.txt"]
+    command += ["--extra-files", "tokenizer.json,serving.json", "--export-path", "packed"]
     done = subprocess.run(
-        [sys.executable, "-m", "model_archiver.model_packaging", *command, "--export-path", folder],
-        env={**os.environ, "TMPDIR": os.path.join(folder, "..")},
+        [sys.executable, "-W", "ignore", "-m", "model_archiver.model_packaging", *command],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": temporary},
         capture_output=True,
         text=True,
     )
-    unpacked = os.path.join(folder, model_name)
+    unpacked = os.path.join(packed, model_name)
     if done.returncode != 0 or not os.path.isdir(unpacked):
-        raise RuntimeError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        said = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise RuntimeError(f"torch-model-archiver failed: {said}")
     manifest = os.path.join(unpacked, "MAR-INF", "MANIFEST.json")
     with open(manifest, encoding="utf-8") as file:
         content = json.load(file)
@@ -204,16 +215,14 @@ def build_release(
         "requirements.txt": sources["requirements.txt"],
         "serving.json": json.dumps(serving, indent=1),
     }
-    files = {name: os.path.join(scratch, name) for name in texts}
+    packing = os.path.join(scratch, "packing")
+    os.makedirs(packing)
     for name, text in texts.items():
-        with open(files[name], "w", encoding="utf-8") as file:
+        with open(os.path.join(packing, name), "w", encoding="utf-8") as file:
             file.write(text)
-    files["tokenizer.json"] = os.path.join(model_path, "tokenizer.json")
-    files["model.onnx"] = os.path.join(scratch, "model.onnx")
-    export_onnx(model_path, files["model.onnx"], precision, scratch)
-    packed = os.path.join(scratch, "mar")
-    os.makedirs(packed)
-    build_mar(packed, model_name, files, os.path.join(folder, "model-store", f"{model_name}.mar"))
+    shutil.copyfile(os.path.join(model_path, "tokenizer.json"), os.path.join(packing, "tokenizer.json"))
+    export_onnx(model_path, os.path.join(packing, "model.onnx"), precision, scratch)
+    build_mar(packing, model_name, os.path.join(folder, "model-store", f"{model_name}.mar"))
     with open(os.path.join(folder, "config", "config.properties"), "w", encoding="utf-8") as file:
         file.write(torchserve_config(model_name))
 
@@ -225,6 +234,7 @@ def build_release(
         *VOLUME_HELPERS,
         *RELEASE_HELPERS,
         export_onnx,
+        forget_origins,
         build_mar,
         torchserve_config,
         build_release,
