@@ -37,7 +37,7 @@ def ask_torchserve(release: str, model_name: str, texts: list[str], timeout: flo
         began = time.monotonic()
         process, url, management = start_torchserve(release, folder)
         try:
-            wait_until_ready(process, management, model_name, timeout)
+            wait_until_ready(process, folder, management, model_name, timeout)
             seconds_to_ready = time.monotonic() - began
             address = f"{url}/v1/models/{model_name}:predict"
             labels, latencies, _ = replay(address, texts, clients=1)
@@ -55,6 +55,41 @@ def ask_torchserve(release: str, model_name: str, texts: list[str], timeout: flo
         "requests_per_second": len(texts) / seconds,
         "seconds_to_ready": seconds_to_ready,
     }
+
+
+def spread_rows(path: str, count: int) -> dict[str, list[str]]:
+    """Reads predictions, or a number of them that are spread evenly.
+
+    Args:
+        path: Parquet with the columns text, label and predicted.
+        count: How many rows; 0 for all.
+
+    Returns:
+        The three columns.
+
+    Raises:
+        ValueError: There are no rows, or the count is negative.
+    """
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])
+    if table.num_rows == 0:
+        raise ValueError("there are no predictions to hold the served model against")
+    if count < 0:
+        raise ValueError(f"validation_rows is {count}: give a number of rows, or 0 for all")
+    rows = min(count or table.num_rows, table.num_rows)
+    columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
+    return columns
+
+
+def require_share(name: str, value: float) -> None:
+    """Makes sure that a limit is a share, not a percentage.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}: it is a share, from 0 to 1, as in {name}={min(abs(value) / 100, 1):g}")
 
 
 def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
@@ -101,6 +136,8 @@ def require_agreement(compared: dict[str, float], min_agreement: float, max_accu
         *TORCHSERVE_HELPERS,
         *CLIENT_HELPERS,
         ask_torchserve,
+        spread_rows,
+        require_share,
         compare_answers,
         require_agreement,
     ],
@@ -133,14 +170,12 @@ def validate_archive(
     import os
     import tempfile
 
-    import pyarrow.parquet
-
     folder = run_folder(volume_path, model_name, run_id)
-    table = pyarrow.parquet.read_table(predictions.path)
-    rows = validation_rows if 0 < validation_rows < table.num_rows else table.num_rows
-    table = table.take([at * table.num_rows // rows for at in range(rows)])
-    served = ask_torchserve(release.path, model_name, table["text"].to_pylist(), timeout=300)
-    compared = compare_answers(served.pop("labels"), table["predicted"].to_pylist(), table["label"].to_pylist())
+    require_share("min_agreement", min_agreement)
+    require_share("max_accuracy_drop", max_accuracy_drop)
+    rows = spread_rows(predictions.path, validation_rows)
+    served = ask_torchserve(release.path, model_name, rows["text"], timeout=300)
+    compared = compare_answers(served.pop("labels"), rows["predicted"], rows["label"])
     facts = {**compared, **served}
     validation.metadata.update(facts)
     with open(validation.path, "w", encoding="utf-8") as file:

@@ -22,11 +22,15 @@ def ask(client: Any, url: str, instances: list[Any]) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: The server can't be reached, answers with an error, or with something else than predictions.
     """
+    import json
+
     import httpx
 
     try:
-        response = client.post(url, json={"instances": instances})
-    except httpx.HTTPError as error:
+        # Not httpx's own JSON: it can't write half a surrogate pair, which a command line can hold.
+        body = json.dumps({"instances": instances})
+        response = client.post(url, content=body, headers={"Content-Type": "application/json"})
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise RuntimeError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
     shown = response.text[:300].replace("\n", " ")
     if response.status_code != 200:

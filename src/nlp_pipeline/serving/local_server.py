@@ -24,14 +24,18 @@ def find_release(volume: Path, model_name: str | None) -> Path:
     Raises:
         UsageError: There is none.
     """
-    pointers = list(volume.glob(f"{model_name or '*'}/latest.json"))
+    found = [volume / model_name / "latest.json"] if model_name else volume.glob("*/latest.json")
+    pointers = [path for path in found if path.is_file()]
     if not pointers:
         raise UsageError(
             f"no release of {model_name or 'any model'} in {volume}: make one with --local, or name one "
             "with --release DIR"
         )
     pointer = max(pointers, key=lambda path: path.stat().st_mtime)
-    return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
+    try:
+        return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UsageError(f"{pointer} names no release: name one with --release DIR") from None
 
 
 def read_release(release: Path) -> dict[str, Any]:
@@ -42,9 +46,10 @@ def read_release(release: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((release / "release.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        str(record["model_name"])
+    except (OSError, ValueError, LookupError, TypeError):
         raise UsageError(
-            f"{release} is no release: it has no release.json; releases lie in <volume>/<model>/releases/"
+            f"{release} is no release: it has no sound release.json; releases lie in <volume>/<model>/releases/"
         ) from None
     return record
 
@@ -79,10 +84,11 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
         except RuntimeError as error:
             raise UsageError(str(error)) from None
         try:
-            wait_until_ready(process, management, name, timeout)
+            try:
+                wait_until_ready(process, folder, management, name, timeout)
+            except (RuntimeError, TimeoutError) as error:
+                raise PipelineError(f"{error}; the end of its log:\n{log_tail(folder)}") from error
             yield f"{url}/v1/models/{name}:predict", process
-        except (RuntimeError, TimeoutError) as error:
-            raise PipelineError(f"{error}; the end of its log:\n{log_tail(folder)}") from error
         finally:
             stop_torchserve(process)
 
@@ -117,12 +123,18 @@ def predict_at(address: str, texts: list[str]) -> list[dict[str, Any]]:
     import httpx
 
     try:
-        with httpx.Client(timeout=60) as client:
+        # Proxies of the environment are for other machines.
+        here = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
+        with httpx.Client(timeout=60, trust_env=not here) as client:
             answers = ask(client, address, texts)
     except RuntimeError as error:
         raise PipelineError(str(error)) from None
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies
+        raise PipelineError(f"{address} can't be asked: {error}") from None
+    # What a command line holds need not be UTF-8, and what is printed must be.
+    shown = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
     return [
-        {"text": text, "label": one["label"], "score": one["score"]} for text, one in zip(texts, answers, strict=True)
+        {"text": text, "label": one["label"], "score": one["score"]} for text, one in zip(shown, answers, strict=True)
     ]
 
 

