@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 logger = logging.getLogger(__name__)
 
 CHUNK = 32  # texts a model call; a request may hold any number
+SEND = 'send {"instances": ["a text", ...]} as application/json'
 WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
 
 
@@ -36,23 +37,38 @@ def usable_cpus() -> int:
         return cpus
 
 
-def instances_of(row: Any) -> list[Any]:
+def is_request(row: Any) -> bool:
+    """Tells whether TorchServe handed over a whole request, not KServe's envelope a bare instance of one.
+
+    TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form by their names.
+    """
+    if not isinstance(row, dict):
+        return False
+    data = row.get("data")
+    return (
+        "body" in row
+        or (isinstance(data, dict) and "instances" in data)
+        or any(isinstance(value, (bytes, bytearray)) for value in row.values())
+    )
+
+
+def instances_of(body: Any) -> list[Any]:
     """Returns the instances of a request's body.
 
     Args:
-        row: The body: parsed JSON, or the bytes or text of it.
+        body: The body: parsed JSON, or the bytes or text of it.
 
     Raises:
         ValueError: The body is no JSON object with a list of instances.
     """
-    if isinstance(row, (bytes, bytearray, str)):
+    if isinstance(body, (bytes, bytearray, str)):
         try:
-            row = json.loads(row)
+            body = json.loads(body)
         except (ValueError, RecursionError):
-            raise ValueError('the body is no JSON; send {"instances": ["a text", ...]}') from None
-    instances = row.get("instances") if isinstance(row, dict) else None
+            raise ValueError(f"the body is no JSON; {SEND}") from None
+    instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list):
-        raise ValueError('the body has no list "instances"; send {"instances": ["a text", ...]}')
+        raise ValueError(f'the body has no list "instances"; {SEND}')
     return instances
 
 
@@ -116,8 +132,9 @@ class TextClassificationHandler:
             For each text, in order, its `label` and its `score`, the probability of that label.
         """
         encodings = self.tokenizer.encode_batch(texts)
-        # Texts of like length share a call: less padding to compute, however a request mixes them.
-        order = sorted(range(len(texts)), key=lambda at: len(encodings[at].ids))
+        # Texts of like length share a call: less padding to compute. Equal lengths go by the text, which makes the
+        # answers the same whatever the order: in int8, the texts of a call have a little influence on each other.
+        order = sorted(range(len(texts)), key=lambda at: (len(encodings[at].ids), texts[at]))
         predictions: list[dict[str, Any]] = [{}] * len(texts)
         for start in range(0, len(order), CHUNK):
             chunk = order[start : start + CHUNK]
@@ -164,25 +181,26 @@ class TextClassificationHandler:
             An answer for each element of `data`: `{"predictions": [...]}` for a request, `{"label", "score"}` for a
             bare instance, `{"error": "a sentence"}` and the status 400 for one that is malformed.
         """
+        if not isinstance(data, list) or not data:  # the envelope's; it can't answer an empty list with an empty list
+            context.set_response_status(400, "Bad Request", 0)
+            return [{"error": f'"instances" is no list with a text in it; {SEND}'}]
         answers: list[Any] = [None] * len(data)
         texts: list[str] = []
         spans: list[tuple[int, int, int]] = []
-        bare: set[int] = set()
-        requests = len(getattr(context, "request_ids", None) or data)
+        bare = {at for at, row in enumerate(data) if not is_request(row)}
         for at, row in enumerate(data):
             try:
-                body = row.get("body", row.get("data")) if isinstance(row, dict) else None
-                if body is None or isinstance(body, str):
-                    bare.add(at)
+                if at in bare:
                     found = [text_of(row, at)]
                 else:
+                    body = row.get("body", row.get("data"))
                     found = [text_of(instance, number) for number, instance in enumerate(instances_of(body))]
                 spans.append((at, len(texts), len(found)))
                 texts.extend(found)
             except ValueError as error:
                 answers[at] = {"error": str(error)}
-                # With the envelope there are more instances than requests, all of them the first request's.
-                context.set_response_status(400, "Bad Request", min(at, requests - 1))
+                # With the envelope there may be more instances than requests, all of them the first request's.
+                context.set_response_status(400, "Bad Request", min(at, len(context.request_ids) - 1))
         predictions = self.classify(texts) if texts else []
         for at, start, count in spans:
             found_here = predictions[start : start + count]

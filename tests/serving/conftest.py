@@ -1,0 +1,103 @@
+"""Releases of the tiny model, made by the step itself, and what serves and asks them."""
+
+import functools
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from nlp_pipeline import packages
+from nlp_pipeline.components.archive_model import archive_model
+from nlp_pipeline.pipeline import HANDLER
+from nlp_pipeline.serving.handler import TextClassificationHandler
+
+MAX_LENGTH = 32
+
+
+@functools.cache
+def made_release(model: Path, precision: str, model_name: str = "tiny") -> Path:
+    """Returns a release of the model, made once a session; a volume of its own lies around it."""
+    folder = model.parent / f"archived-{model_name}-{precision}"
+    (folder / "volume").mkdir(parents=True)
+    (folder / "metrics.json").write_text('{"accuracy": 1.0, "per_class": [{"label": "0"}, {"label": "4"}]}')
+    release = dsl.Model(uri=str(folder / "release"))
+    archive_model.python_func(
+        model=dsl.Model(uri=str(model), metadata={"base_model": "tiny-encoder"}),
+        metrics=dsl.Metrics(uri=str(folder / "metrics.json")),
+        train=dsl.Dataset(uri=str(folder / "train"), metadata={"source": "train.csv", "source_sha256": "ab12"}),
+        precision=precision,
+        max_length=MAX_LENGTH,
+        handler=HANDLER,
+        requirements="\n".join(packages.SERVING),
+        volume_path=str(folder / "volume"),
+        model_name=model_name,
+        run_id="run",
+        release=release,
+    )
+    return Path(release.metadata["release"])
+
+
+@pytest.fixture(scope="session")
+def release(model: Path) -> Path:
+    """The int8 release."""
+    return made_release(model, "int8")
+
+
+@pytest.fixture(scope="session")
+def handlers(model: Path) -> dict[str, TextClassificationHandler]:
+    """Handlers that have loaded the archives, by precision."""
+    return {precision: load_handler(made_release(model, precision)) for precision in ("int8", "fp32")}
+
+
+def load_handler(release: Path, kind: type[TextClassificationHandler] = TextClassificationHandler) -> Any:
+    """Returns a handler that has loaded a release's archive, as TorchServe would unpack it."""
+    unpacked = release.parent.parent / "unpacked"
+    with zipfile.ZipFile(next(release.glob("model-store/*.mar"))) as archive:
+        archive.extractall(unpacked)
+    handler = kind()
+    handler.initialize(make_context(1, unpacked))
+    return handler
+
+
+def make_context(requests: int, folder: Path | str = "") -> Any:
+    """Returns TorchServe's own context of a batch with so many requests."""
+    from ts.context import Context, RequestProcessor  # type: ignore[import-untyped]
+
+    context = Context("tiny", str(folder), {}, requests, None, "0.12.0")
+    context.request_ids = {at: f"id-{at}" for at in range(requests)}
+    context.request_processor = [RequestProcessor({}) for _ in range(requests)]
+    return context
+
+
+def changed_release(
+    release: Path,
+    target: Path,
+    files: dict[str, Callable[[bytes], bytes] | None] | None = None,
+    settings: dict[str, int] | None = None,
+) -> Path:
+    """Copies a release, changing files of its archive (None leaves one out) and settings of its model."""
+    shutil.copytree(release, target)
+    archive = next(target.glob("model-store/*.mar"))
+    with zipfile.ZipFile(archive) as former:
+        content = {name: former.read(name) for name in former.namelist()}
+    for name, change in (files or {}).items():
+        if change is None:
+            del content[name]
+        else:
+            content[name] = change(content[name])
+    with zipfile.ZipFile(archive, "w") as new:
+        for name, data in content.items():
+            new.writestr(name, data)
+    config = target / "config" / "config.properties"
+    text = config.read_text()
+    for key, value in (settings or {}).items():
+        head, _, tail = text.partition(f'"{key}":')
+        text = f'{head}"{key}":{value}{tail.lstrip("0123456789")}'
+    config.write_text(text)
+    json.loads(text.partition("model_snapshot=")[2])
+    return target

@@ -1,0 +1,262 @@
+"""The handler, on archives of the tiny model, with TorchServe's own context and KServe's own envelope."""
+
+import ast
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nlp_pipeline.serving import handler as handler_module
+from nlp_pipeline.serving.handler import SEND, TextClassificationHandler
+from tests.serving.conftest import MAX_LENGTH, load_handler, made_release, make_context
+
+Rows = Callable[..., list[tuple[str, str]]]
+Handlers = dict[str, TextClassificationHandler]
+PRECISIONS = ["int8", "fp32"]
+
+
+def answer(handler: TextClassificationHandler, *bodies: Any) -> tuple[list[Any], list[int]]:
+    """Returns the answers to a batch of requests, and their statuses."""
+    context = make_context(len(bodies))
+    answers = handler.handle([{"body": body} for body in bodies], context)
+    return answers, [context.get_response_status(at)[0] for at in range(len(bodies))]
+
+
+def instances(*found: Any) -> dict[str, list[Any]]:
+    return {"instances": list(found)}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_instance_is_answered_in_order(handlers: Handlers, rows: Rows, precision: str) -> None:
+    texts, labels = zip(*rows(90, seed=5), strict=True)
+    forms = [(text, {"data": text}, {"text": text, "more": 1})[at % 3] for at, text in enumerate(texts)]
+    [found], [status] = answer(handlers[precision], instances(*forms))
+    assert status == 200
+    assert [one["label"] for one in found["predictions"]] == list(labels)
+    assert all(set(one) == {"label", "score"} and 0.5 < one["score"] <= 1 for one in found["predictions"])
+
+
+def test_fp32_scores_are_those_of_the_offline_model(handlers: Handlers, rows: Rows, model: Path) -> None:
+    from nlp_pipeline.components.evaluate_model import predict
+
+    texts = [text for text, _ in rows(40, seed=6)] + ["", "  ", "unknown Wörter 文本 🙂", "superb " * 200]
+    [found], _ = answer(handlers["fp32"], instances(*texts))
+    offline = predict(str(model), texts, MAX_LENGTH)
+    assert [one["score"] for one in found["predictions"]] == pytest.approx(offline.max(axis=1), abs=1e-5)
+    assert [one["label"] for one in found["predictions"]] == [("0", "4")[at] for at in offline.argmax(axis=1)]
+
+
+MALFORMED = {
+    "null": None,
+    "number": 3,
+    "list": ["a text"],
+    "no instances": {},
+    "instances of another name": {"inputs": ["a text"]},
+    "instances is a text": {"instances": "a text"},
+    "instances is an object": {"instances": {"data": "a text"}},
+    "instances is null": {"instances": None},
+    "instance is a number": instances("a text", 1),
+    "instance is null": instances(None),
+    "instance is a list": instances(["a text"]),
+    "instance is an empty object": instances({}),
+    "data is no text": instances({"data": ["a text"], "text": "a text"}),
+    "text is a number": instances({"text": 1}),
+    "bytes that are no JSON": b'{"instances": [',
+    "bytes that are no UTF-8": b'{"instances": ["\xff"]}',
+    "no bytes": bytearray(),
+    "text that is no JSON": "a text",
+    "too deep": b"[" * 100_000,
+    "too long a number": b'{"instances": [' + b"1" * 10_000 + b"]}",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_request_gets_its_own_400(handlers: Handlers, name: str) -> None:
+    good = instances("superb")
+    answers, statuses = answer(handlers["int8"], good, MALFORMED[name], instances("awful", "superb"))
+    assert statuses == [200, 400, 200]
+    assert [[one["label"] for one in answers[at]["predictions"]] for at in (0, 2)] == [["4"], ["0", "4"]]
+    assert set(answers[1]) == {"error"}
+    assert " " in answers[1]["error"] and "\n" not in answers[1]["error"]
+
+
+def test_the_400_names_the_instance(handlers: Handlers) -> None:
+    answers, _ = answer(handlers["int8"], instances("a", {"data": "b"}, 3), ["a"], b"{")
+    assert [one["error"] for one in answers] == [
+        'instance 2 is neither a text nor an object with a text as "data" or "text"',
+        f'the body has no list "instances"; {SEND}',
+        f"the body is no JSON; {SEND}",
+    ]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, bytes.decode])
+def test_a_body_that_torchserve_did_not_parse(handlers: Handlers, kind: Callable[[bytes], Any]) -> None:
+    # TorchServe parses by the content type: application/json only, and text/* to a text.
+    [found], [status] = answer(handlers["int8"], kind(b'{"instances": ["superb"]}'))
+    assert (status, found["predictions"][0]["label"]) == (200, "4")
+
+
+def test_a_form_is_told_the_content_type(handlers: Handlers) -> None:
+    # What curl -d sends where no content type is given, as TorchServe hands it over.
+    context = make_context(1)
+    [found] = handlers["int8"].handle([{'{"instances": ["superb"]}': bytearray()}], context)
+    assert context.get_response_status(0)[0] == 400
+    assert found["error"].endswith("as application/json")
+
+
+def test_requests_of_any_size_share_a_batch(handlers: Handlers, rows: Rows) -> None:
+    found = rows(281, seed=7)
+    sizes = [0, 1, 200, 0, 80]
+    bodies, expected = [], []
+    for size in sizes:
+        part, found = found[:size], found[size:]
+        bodies.append(instances(*(text for text, _ in part)))
+        expected.append([label for _, label in part])
+    answers, statuses = answer(handlers["int8"], *bodies)
+    assert statuses == [200] * 5
+    assert [[one["label"] for one in each["predictions"]] for each in answers] == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_order_of_texts_changes_no_answer(handlers: Handlers, rows: Rows, precision: str) -> None:
+    texts = [text for text, _ in rows(200, seed=8)]
+    order = random.Random(1).sample(range(200), 200)
+    [one], _ = answer(handlers[precision], instances(*texts))
+    [other], _ = answer(handlers[precision], instances(*(texts[at] for at in order)))
+    scores = [prediction["score"] for prediction in one["predictions"]]
+    assert [prediction["score"] for prediction in other["predictions"]] == pytest.approx(
+        [scores[at] for at in order], abs=1e-6
+    )
+
+
+def test_company_changes_no_answer_in_fp32(handlers: Handlers, rows: Rows) -> None:
+    texts = [text for text, _ in rows(60, seed=9)]
+    [together], _ = answer(handlers["fp32"], instances(*texts))
+    alone = [answer(handlers["fp32"], instances(text))[0][0]["predictions"][0] for text in texts]
+    assert [one["score"] for one in together["predictions"]] == pytest.approx([one["score"] for one in alone], abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["superb \ud800", "\udfff superb", "superb \x00", "superb \U0010ffff", "superb\u2028"])
+def test_odd_characters_are_answered(handlers: Handlers, text: str) -> None:
+    answers, statuses = answer(handlers["int8"], instances(text, "awful"), json.dumps(instances(text)).encode())
+    assert statuses == [200, 200]
+    assert [one["label"] for one in answers[0]["predictions"]] == ["4", "0"]
+
+
+def test_a_huge_text_is_cut(handlers: Handlers) -> None:
+    [found], [status] = answer(handlers["fp32"], instances("superb " * 150_000, "superb " * 100, "x" * 1_000_000))
+    assert status == 200
+    assert found["predictions"][0] == pytest.approx(found["predictions"][1])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["instances", "data", "text", "body", ""]) | st.text(max_size=3), inner)
+    ),
+    max_leaves=6,
+)
+# Texts of any characters, half surrogate pairs among them: JSON can say "\ud800".
+TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
+INSTANCE = TEXT | st.fixed_dictionaries({}, optional={"data": TEXT, "text": TEXT | st.none()}) | JSON
+BODY = st.fixed_dictionaries({"instances": st.lists(INSTANCE, max_size=4)}) | JSON | st.binary(max_size=9)
+
+
+def is_well_formed(body: Any) -> bool:
+    if isinstance(body, bytes | str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return False
+    if not isinstance(body, dict) or not isinstance(body.get("instances"), list):
+        return False
+    texts = [one.get("data", one.get("text")) if isinstance(one, dict) else one for one in body["instances"]]
+    return all(isinstance(text, str) for text in texts)
+
+
+@given(bodies=st.lists(BODY | BODY.map(lambda body: body if isinstance(body, bytes) else json.dumps(body)), max_size=4))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_body_is_answered(handlers: Handlers, bodies: list[Any]) -> None:
+    bodies.append(instances("superb"))
+    answers, statuses = answer(handlers["int8"], *bodies)
+    assert [status == 200 for status in statuses] == [is_well_formed(body) for body in bodies]
+    assert [status in (200, 400) for status in statuses] == [True] * len(bodies)
+    for found, status in zip(answers, statuses, strict=True):
+        assert set(found) == ({"predictions"} if status == 200 else {"error"})
+    assert answers[-1]["predictions"][0]["label"] == "4"
+    json.dumps(answers, allow_nan=False).encode()
+
+
+def through_envelope(handler: TextClassificationHandler, body: Any) -> tuple[Any, int]:
+    from ts.torch_handler.request_envelope.kserve import KServeEnvelope  # type: ignore[import-untyped]
+
+    context = make_context(1)
+    answers = KServeEnvelope(handler.handle).handle([{"body": body}], context)
+    assert len(answers) == 1, "TorchServe makes a 503 of any other number"
+    json.dumps(answers)
+    return answers[0]["predictions"], context.get_response_status(0)[0]
+
+
+def test_with_kserves_envelope(handlers: Handlers) -> None:
+    mixed = instances("superb", {"data": "awful"}, {"text": "brilliant"}, "dreadful")
+    for body in (mixed, json.dumps(mixed).encode()):
+        found, status = through_envelope(handlers["int8"], body)
+        assert ([one["label"] for one in found], status) == (["4", "0", "4", "0"], 200)
+
+
+@pytest.mark.parametrize("bad", [3, None, ["a"], {}, {"data": 3}, {"data": None}, {"other": "a"}])
+def test_with_the_envelope_a_malformed_instance_makes_a_400(handlers: Handlers, bad: Any) -> None:
+    found, status = through_envelope(handlers["int8"], instances("superb", bad, "awful"))
+    assert status == 400
+    assert (found[0]["label"], found[2]["label"]) == ("4", "0")
+    assert found[1]["error"].startswith("instance 1 ")
+
+
+@pytest.mark.parametrize("bad", [[], "superb", {"data": "superb"}, 3])
+def test_with_the_envelope_instances_must_be_a_list_with_something_in_it(handlers: Handlers, bad: Any) -> None:
+    found, status = through_envelope(handlers["int8"], {"instances": bad})
+    assert status == 400
+    assert found == [{"error": f'"instances" is no list with a text in it; {SEND}'}]
+
+
+def test_it_warms_up_when_it_loads(model: Path) -> None:
+    asked: list[str] = []
+
+    class Spy(TextClassificationHandler):
+        def classify(self, texts: list[str]) -> list[dict[str, Any]]:
+            asked.extend(texts)
+            return super().classify(texts)
+
+    spy = load_handler(made_release(model, "int8"), Spy)
+    lengths = [len(one.ids) for one in spy.tokenizer.encode_batch(asked)]
+    assert min(lengths) < MAX_LENGTH == max(lengths)
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("", 4)])
+def test_threads_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: quota)
+    assert handler_module.usable_cpus() == expected
+
+
+def test_it_needs_little_and_is_python_3_9() -> None:
+    source = Path(handler_module.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 9))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+    }
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tokenizers"}
+    assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+    # TorchServe takes the one class of the file.
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["TextClassificationHandler"]
