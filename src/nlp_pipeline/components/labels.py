@@ -5,6 +5,7 @@ def label_order(labels: list[str]) -> list[str]:
     """Returns labels in the order of their ids: integers by value where all of them are integers, else as strings."""
     import re
 
-    if all(re.fullmatch(r"-?(0|[1-9][0-9]*)", label) for label in labels):
+    # No more digits than a class can have: Python refuses to read integers of many thousand.
+    if all(re.fullmatch(r"0|-?[1-9][0-9]{0,18}", label) for label in labels):
         return sorted(labels, key=int)
     return sorted(labels)

@@ -17,6 +17,7 @@ def run_folder(volume_path: str, model_name: str, run_id: str) -> str:
 
     Raises:
         ValueError: The name is no DNS-1035 label, or the volume is not there.
+        RuntimeError: The volume can't be written to.
     """
     import os
     import re
@@ -29,7 +30,12 @@ def run_folder(volume_path: str, model_name: str, run_id: str) -> str:
     if not os.path.isdir(volume_path):
         raise ValueError(f"volume_path {volume_path!r} is not a folder here: is the volume claim mounted there?")
     folder = os.path.join(volume_path, model_name, "runs", run_id)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(
+            f"{folder!r} can't be made on the volume ({error.strerror}): may it be written to?"
+        ) from None
     return folder
 
 
@@ -49,8 +55,12 @@ def put_on_volume(source: str, target: str) -> None:
     try:
         incoming = os.path.join(temporary, os.path.basename(target))
         if os.path.isdir(source):
-            # copyfile, not copy: a volume with fixed owners (NFS, CSI drivers) may refuse a change of mode or times
-            shutil.copytree(source, incoming, copy_function=shutil.copyfile)
+            # Not shutil.copytree: a volume with fixed owners (NFS, CSI drivers) may refuse its changes of mode.
+            for folder, _, names in os.walk(source):
+                copy = os.path.join(incoming, os.path.relpath(folder, source))
+                os.makedirs(copy, exist_ok=True)
+                for name in names:
+                    shutil.copyfile(os.path.join(folder, name), os.path.join(copy, name))
             if os.path.isdir(target):
                 os.rename(target, os.path.join(temporary, "former"))
         else:
