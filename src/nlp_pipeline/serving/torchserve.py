@@ -176,6 +176,7 @@ def wait_until_ready(
         gone = started and states and all(worker["pid"] < 0 for worker in workers)
         # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
         if gone or "worker process died" in log_tail(folder, 1000):
+            time.sleep(0.5)  # the reason follows, line by line
             raise RuntimeError(f"TorchServe could not load model {model_name!r}")
         time.sleep(0.1)
     raise TimeoutError(f"TorchServe was not ready with model {model_name!r} after {timeout:.0f} s")
