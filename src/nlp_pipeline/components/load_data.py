@@ -18,7 +18,7 @@ def good_rows(
     """Reads a source's rows and leaves out those that can't be used, noting their lines.
 
     Args:
-        source: `path` of the local file, and `name`, which tells its format.
+        source: `path` of the local file, and `name`, as errors show it, which tells its format.
         columns: The names of the text's and the label's column.
         exclude: Digests of texts to leave out: those of the evaluation set.
         dropped: Gets the lines of the rows left out: `bad` lack a text or a label, `leaked` stand in `exclude`.
@@ -50,7 +50,7 @@ def write_rows(
     """Streams a source's good rows into a Parquet file with the string columns `text` and `label`.
 
     Args:
-        source: `path` of the local file, `name` that tells its format, `shown` as errors name it.
+        source: As `good_rows` takes it.
         target: The Parquet file to write.
         columns: The names of the text's and the label's column in the source.
         max_bad_share: The share of rows, from 0 to 1, that may lack a text or a label.
@@ -59,7 +59,7 @@ def write_rows(
     Returns:
         Counts (`rows`, `bad`, `leaked`, `duplicates`, `conflicts`), the class balance as `labels` (name to rows, in
         the labels' order) and the texts' `lengths` in characters; the written rows' digests in order; and each
-        digest's first label.
+        digest's label, "" where its text stands with several.
 
     Raises:
         ValueError: Too many bad rows, no good row, or more than a thousand classes.
@@ -75,40 +75,44 @@ def write_rows(
     labels: dict[str, int] = {}
     lengths = array.array("Q")
     digests: list[bytes] = []
-    first_label: dict[bytes, str] = {}
+    label_of: dict[bytes, str] = {}
     batch: tuple[list[str], list[str]] = ([], [])
+    size = 0
     with pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
         for text, label, digest in good_rows(source, columns, exclude, dropped):
-            conflicts += first_label.setdefault(digest, label) != label
+            if label_of.setdefault(digest, label) != label:
+                conflicts += 1
+                label_of[digest] = ""
             labels[label] = labels.get(label, 0) + 1
             if len(labels) > 1000:
-                raise ValueError(f"{source['shown']}: column {columns[1]!r} has over 1000 classes: is it the label?")
+                raise ValueError(f"{source['name']!r}: column {columns[1]!r} has over 1000 classes: is it the label?")
             lengths.append(len(text))
             digests.append(digest)
             batch[0].append(text)
             batch[1].append(label)
-            if len(batch[0]) == 4096:
+            size += len(text)
+            if len(batch[0]) == 4096 or size > 1 << 24:
                 writer.write_batch(pyarrow.record_batch(list(batch), schema=schema))
-                batch = ([], [])
+                batch, size = ([], []), 0
         writer.write_batch(pyarrow.record_batch(list(batch), schema=schema))
-    require_rows(source["shown"], len(digests), dropped, max_bad_share)
+    require_rows(source["name"], len(digests), dropped, max_bad_share)
     counts = {
         "rows": len(digests),
         "bad": len(dropped["bad"]),
         "leaked": len(dropped["leaked"]),
-        "duplicates": len(digests) - len(first_label),
+        "duplicates": len(digests) - len(label_of),
         "conflicts": conflicts,
         "labels": {label: labels[label] for label in label_order(list(labels))},
         "lengths": lengths,
     }
-    return counts, digests, first_label
+    return counts, digests, label_of
 
 
-def require_rows(shown: str, kept: int, dropped: dict[str, list[int]], max_bad_share: float) -> None:
+def require_rows(name: str, kept: int, dropped: dict[str, list[int]], max_bad_share: float) -> None:
     """Makes sure that a source has rows, and few bad ones.
 
     Args:
-        shown: The source as errors name it.
+        name: The source as errors show it.
         kept: How many rows are good.
         dropped: The lines of those that are not, as `good_rows` notes them.
         max_bad_share: The share of rows, from 0 to 1, that may lack a text or a label.
@@ -119,24 +123,27 @@ def require_rows(shown: str, kept: int, dropped: dict[str, list[int]], max_bad_s
     bad = len(dropped["bad"])
     total = kept + bad + len(dropped["leaked"])
     if total == 0:
-        raise ValueError(f"{shown} has no rows")
+        raise ValueError(f"{name!r} has no rows: give a file with some")
     if bad > max_bad_share * total:
         raise ValueError(
-            f"{shown}: {bad} of {total} rows lack a text or a label, or have cells too many, the first at line "
-            f"{', '.join(map(str, dropped['bad'][:5]))}; max_bad_share allows {max_bad_share:.2%}"
+            f"{name!r}: {bad} of {total} rows lack a text or a label, or have cells too many, the first at line "
+            f"{', '.join(map(str, dropped['bad'][:5]))}; max_bad_share allows {max_bad_share:.2%}: mend the rows"
         )
     if kept == 0:
-        raise ValueError(f"{shown}: none of its {total} rows is left: each is bad, or its text is evaluated on too")
+        raise ValueError(
+            f"{name!r}: none of its {total} rows is left: {bad} lack a text or a label, the texts of "
+            f"{len(dropped['leaked'])} stand in the evaluation data too"
+        )
 
 
-def choose_evaluation(first_label: dict[bytes, str], share: float, seed: int) -> set[bytes]:
+def choose_evaluation(label_of: dict[bytes, str], share: float, seed: int) -> set[bytes]:
     """Chooses the texts to evaluate on: a seeded random share of each class, at least one text of each.
 
     Texts are chosen, not rows, so that a text that stands twice does not come into both sets. A class with one text
-    stays in training.
+    stays in training, and so does a text with several labels: no answer to it would be right.
 
     Args:
-        first_label: Each text's digest and label, in the source's order.
+        label_of: Each text's digest and label, "" where it has several, in the source's order.
         share: The share of each class, between 0 and 1.
         seed: The same seed chooses the same texts from the same source.
 
@@ -146,8 +153,9 @@ def choose_evaluation(first_label: dict[bytes, str], share: float, seed: int) ->
     import random
 
     by_label: dict[str, list[bytes]] = {}
-    for digest, label in first_label.items():
-        by_label.setdefault(label, []).append(digest)
+    for digest, label in label_of.items():
+        if label:
+            by_label.setdefault(label, []).append(digest)
     chosen: set[bytes] = set()
     for label in sorted(by_label):
         digests = by_label[label]
@@ -175,11 +183,13 @@ def split_rows(rows: str, digests: list[bytes], chosen: set[bytes], train: str, 
         pyarrow.parquet.ParquetWriter(train, file.schema_arrow, compression="zstd") as to_train,
         pyarrow.parquet.ParquetWriter(evaluation, file.schema_arrow, compression="zstd") as to_evaluation,
     ):
-        for batch in file.iter_batches(batch_size=4096):
-            is_chosen = [digest in chosen for digest in digests[at : at + batch.num_rows]]
-            at += batch.num_rows
-            to_evaluation.write_batch(batch.filter(pyarrow.array(is_chosen)))
-            to_train.write_batch(batch.filter(pyarrow.array([not one for one in is_chosen])))
+        # write_rows keeps its row groups small.
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            is_chosen = [digest in chosen for digest in digests[at : at + table.num_rows]]
+            at += table.num_rows
+            to_evaluation.write_table(table.filter(pyarrow.array(is_chosen, pyarrow.bool_())))
+            to_train.write_table(table.filter(pyarrow.array([not one for one in is_chosen], pyarrow.bool_())))
 
 
 def count_rows(path: str) -> dict[str, Any]:
@@ -190,9 +200,11 @@ def count_rows(path: str) -> dict[str, Any]:
 
     labels: dict[str, int] = {}
     lengths = array.array("Q")
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
-        lengths.extend(map(len, batch.column("text").to_pylist()))
-        for label in batch.column("label").to_pylist():
+    file = pyarrow.parquet.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        lengths.extend(map(len, table["text"].to_pylist()))
+        for label in table["label"].to_pylist():
             labels[label] = labels.get(label, 0) + 1
     return {
         "rows": len(lengths),
@@ -234,26 +246,38 @@ def load_both(
         evaluation, _, in_evaluation = write_rows(evaluation_source, targets[1], columns, max_bad_share, {})
         train, _, _ = write_rows(train_source, targets[0], columns, max_bad_share, in_evaluation)
     else:
-        if not 0 < evaluation_share < 1:
-            raise ValueError(f"evaluation_share is {evaluation_share}: give a share between 0 and 1, such as 0.2")
         with tempfile.TemporaryDirectory(dir=os.path.dirname(targets[0])) as folder:
             rows = os.path.join(folder, "rows.parquet")
-            both, digests, first_label = write_rows(train_source, rows, columns, max_bad_share, {})
-            chosen = choose_evaluation(first_label, evaluation_share, seed)
+            both, digests, label_of = write_rows(train_source, rows, columns, max_bad_share, {})
+            chosen = choose_evaluation(label_of, evaluation_share, seed)
             split_rows(rows, digests, chosen, *targets)
         train, evaluation = both | count_rows(targets[0]), count_rows(targets[1])
-    shown = ", ".join(map(repr, train["labels"]))
-    if len(train["labels"]) < 2:
-        raise ValueError(f"{train_source['shown']} has one class only, {shown}: a classifier needs two or more")
-    if evaluation["rows"] == 0:
-        raise ValueError(f"{train_source['shown']} is too small to split: no class has two different texts")
-    unknown = [label for label in evaluation["labels"] if label not in train["labels"]]
+    require_classes(train_source["name"], list(train["labels"]), list(evaluation["labels"]))
+    return {"train": train, "evaluation": evaluation}
+
+
+def require_classes(name: str, train: list[str], evaluation: list[str]) -> None:
+    """Makes sure that there are classes to tell apart, and that all that is evaluated was trained.
+
+    Args:
+        name: The training source as errors show it.
+        train: The labels of the training rows.
+        evaluation: The labels of the evaluation rows.
+
+    Raises:
+        ValueError: There are too few, or evaluation has labels that training lacks.
+    """
+    shown = ", ".join(repr(label[:50]) for label in train[:20]) + (", ..." if len(train) > 20 else "")
+    if len(train) < 2:
+        raise ValueError(f"{name!r} has one class only, {shown}: a classifier needs two or more")
+    if not evaluation:
+        raise ValueError(f"{name!r} is too small to split: no class has two different texts; set evaluation_data")
+    unknown = [repr(label[:50]) for label in evaluation if label not in train]
     if unknown:
         raise ValueError(
-            f"evaluation has {len(unknown)} label(s) that training lacks: {', '.join(map(repr, unknown[:5]))}; "
-            f"training has {shown}"
+            f"evaluation has {len(unknown)} label(s) that training lacks: {', '.join(unknown[:5])}; training has "
+            f"{shown}: rename or remove them"
         )
-    return {"train": train, "evaluation": evaluation}
 
 
 def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> str:
@@ -261,11 +285,13 @@ def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> st
 
     Args:
         counted: For `train` and `evaluation`, what `write_rows` counted.
-        sources: For each set, the source as given.
+        sources: For each set, its source.
 
     Returns:
         The Markdown text.
     """
+    import html
+
     lines = ["# Data", "", "| | training | evaluation |", "| --- | ---: | ---: |"]
     for key, what in {
         "rows": "rows kept",
@@ -278,7 +304,7 @@ def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> st
         lines.append(f"| {what} | {' | '.join(cells)} |")
     lines += ["", "## Classes", "", "| label | training | evaluation |", "| --- | ---: | ---: |"]
     for label in counted["train"]["labels"]:
-        shown = label.replace("|", "\\|").replace("\n", " ")
+        shown = html.escape(" ".join(label.split())[:100]).replace("|", "&#124;")
         cells = [
             f"{count:,} ({count / part['rows']:.1%})"
             for part in counted.values()
@@ -305,6 +331,7 @@ def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> st
         good_rows,
         write_rows,
         require_rows,
+        require_classes,
         choose_evaluation,
         split_rows,
         count_rows,
@@ -348,42 +375,40 @@ def load_data(
     import tempfile
 
     folder = run_folder(volume_path, model_name, run_id)
-    given = {"train": train_data, "evaluation": evaluation_data or f"{evaluation_share:.0%} of each class of training"}
+    if not 0 <= max_bad_share <= 1:
+        raise ValueError(f"max_bad_share is {max_bad_share}: give a share from 0 to 1, such as 0.01")
+    if not (evaluation_data or 0 < evaluation_share < 1):
+        raise ValueError(f"evaluation_share is {evaluation_share}: give a share between 0 and 1, such as 0.2")
+    if not train_data:
+        raise ValueError("train_data is empty: give the path or URL of a CSV, TSV, JSONL or Parquet file")
     with tempfile.TemporaryDirectory() as downloads:
-        sources: dict[str, dict[str, str] | None] = {"train": None, "evaluation": None}
-        for part, given_source in (("train", train_data), ("evaluation", evaluation_data)):
-            if given_source:
+        sources: dict[str, dict[str, str]] = {}
+        for part, source in {"train": train_data, "evaluation": evaluation_data}.items():
+            if source:
                 os.mkdir(os.path.join(downloads, part))
-                path, name = fetch_source(given_source, os.path.join(downloads, part))
-                shown = f"{part}_data {name!r}"
-                sources[part] = {
-                    "path": path,
-                    "name": name,
-                    "shown": shown,
-                    "sha256": file_sha256(path),
-                }
-        if sources["train"] is None:
-            raise ValueError("train_data is empty: give the path or URL of a CSV, TSV, JSONL or Parquet file")
+                path, name = fetch_source(source, os.path.join(downloads, part))
+                sources[part] = {"path": path, "name": name, "sha256": file_sha256(path)}
         counted = load_both(
             sources["train"],
-            sources["evaluation"],
+            sources.get("evaluation"),
             (train.path, evaluation.path),
             (text_column, label_column),
             max_bad_share,
             evaluation_share,
             seed,
         )
+    split_off = {"name": f"{evaluation_share:.1%} of each class of training", "sha256": sources["train"]["sha256"]}
+    sources.setdefault("evaluation", split_off)
     for part, artifact in (("train", train), ("evaluation", evaluation)):
-        source = sources[part] or sources["train"]
         artifact.metadata.update(
             {key: value for key, value in counted[part].items() if key != "lengths"},
             label_names=list(counted["train"]["labels"]),
-            source=given[part],
-            source_sha256=source["sha256"],
+            source=sources[part]["name"],
+            source_sha256=sources[part]["sha256"],
         )
         put_on_volume(artifact.path, os.path.join(folder, "datasets", f"{part}.parquet"))
     train.metadata["run_dir"] = folder
-    text = summarise(counted, given)
+    text = summarise(counted, {part: source["name"] for part, source in sources.items()})
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(text)
     put_on_volume(summary.path, os.path.join(folder, "datasets", "summary.md"))

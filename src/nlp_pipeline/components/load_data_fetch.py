@@ -3,6 +3,10 @@
 Hermetic helpers, inlined into the step as `additional_funcs`.
 """
 
+from typing import Any
+
+from nlp_pipeline.components.load_data_rows import format_of_name
+
 
 def fetch_source(source: str, folder: str) -> tuple[str, str]:
     """Makes a source available as a local file.
@@ -12,32 +16,85 @@ def fetch_source(source: str, folder: str) -> tuple[str, str]:
         folder: Where a download is put.
 
     Returns:
-        The path of the local file, and the source's own file name (which tells its format).
+        The path of the local file; and the source's name as it may be shown and kept: its path, or its URL without
+        user, password and query. Its end tells the format.
 
     Raises:
         ValueError: The source is not there or of an unknown kind.
         RuntimeError: A download failed for good.
     """
     import os
-    from urllib.parse import unquote, urlsplit
+    import re
 
-    # A Windows drive or a path with a colon is no URL: a scheme here is always followed by two slashes.
-    scheme = source.split("://", 1)[0].lower() if "://" in source else ""
-    path = unquote(urlsplit(source).path) if scheme else source
-    name = os.path.basename(path)
-    if scheme in ("", "file"):
-        if not os.path.isfile(path):
-            kind = "a folder, not a file" if os.path.isdir(path) else "not there"
-            raise ValueError(f"{source!r} is {kind}: give the path of a CSV, TSV, JSONL or Parquet file")
-        return path, name
-    target = os.path.join(folder, name or "download")
+    scheme, is_url, rest = source.partition("://")
+    scheme = scheme.lower()
+    if not is_url or scheme == "file":
+        path = file_path(source)
+        return path, path
+    target = os.path.join(folder, "download")
     if scheme in ("http", "https"):
+        name = shown_url(source)
+        format_of_name(name)  # a wrong name shows before a long download
         download_http(source, target)
     elif scheme == "s3":
-        download_s3(urlsplit(source).netloc, path.lstrip("/"), target)
+        bucket, _, key = rest.partition("/")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", bucket):
+            raise ValueError("the bucket's name is wrong: write s3://bucket/key, and set AWS_ACCESS_KEY_ID to sign in")
+        name = f"s3://{bucket}/{key}"
+        format_of_name(key)
+        download_s3(bucket, key, target)
     else:
-        raise ValueError(f"{source!r} starts with {scheme}://, which is unknown here: use a path, file, http(s) or s3")
+        # The rest of an address that isn't understood may hold a password, so it isn't shown.
+        raise ValueError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http://, https:// or s3://")
     return target, name
+
+
+def file_path(source: str) -> str:
+    """Returns the path of a local file.
+
+    Args:
+        source: A path, or a URL such as file:///data/reviews.csv.
+
+    Raises:
+        ValueError: The file is not there, is no file, or may not be read.
+    """
+    import os
+    from urllib.parse import unquote
+
+    path = source
+    if "://" in source:
+        host, _, rest = source.partition("://")[2].partition("/")
+        if host not in ("", "localhost"):
+            raise ValueError(
+                f"{source!r} names the host {host!r}: a file URL has three slashes, as in file:///data.csv"
+            )
+        path = "/" + unquote(rest)
+    if not os.path.isfile(path):
+        kind = "a folder, not a file" if os.path.isdir(path) else "not there"
+        raise ValueError(f"{source!r} is {kind}: give the path of a CSV, TSV, JSONL or Parquet file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{source!r} may not be read by this user: change its permissions")
+    return path
+
+
+def shown_url(url: str) -> str:
+    """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature.
+
+    Raises:
+        ValueError: It has no host, or a wrong one; the message does not show it, as it may hold a password.
+    """
+    import re
+    from urllib.parse import unquote
+
+    scheme, _, rest = url.partition("://")
+    host, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    host = host.rpartition("@")[2]
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\]+)(:[0-9]{1,5})?", host):
+        raise ValueError(
+            f"an address that starts with {scheme}:// has no host, or one that can't be read: write "
+            f"{scheme}://host/reviews.csv, with '/', '?', '#' and '@' in a user or password percent-encoded"
+        )
+    return f"{scheme}://{host}/{unquote(path)}"
 
 
 def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
@@ -52,26 +109,33 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         first_wait: Seconds before the second attempt; doubled each time, 10 at most.
 
     Raises:
-        ValueError: The server refuses (a 4xx status).
+        ValueError: The address is wrong, or the server refuses (a 4xx status).
         RuntimeError: The download failed on every attempt.
     """
+    import logging
+
     import httpx
     import tenacity
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
+    shown = shown_url(url)
+    headers = {"Accept-Encoding": "identity"}
+    timeout = httpx.Timeout(60, connect=10)
+
     def fetch() -> None:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as response:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
             if response.status_code in (408, 429) or response.status_code >= 500:
                 response.raise_for_status()
             if response.status_code != 200:
-                raise ValueError(f"{shown} answered {response.status_code} {response.reason_phrase}: is it right?")
-            # httpx raises RemoteProtocolError where fewer bytes arrive than Content-Length promised.
+                answer = f"{response.status_code} {response.reason_phrase}"
+                raise ValueError(f"{shown} answered {answer}: is the address right, and may it be read?")
+            # Some servers declare a stored .gz file as an encoding, to be undone: it is wanted as it is.
+            chunks = response.iter_raw if shown.lower().endswith(".gz") else response.iter_bytes
             with open(target, "wb") as file:
-                for chunk in response.iter_bytes(1 << 20):
+                # httpx raises RemoteProtocolError where fewer bytes arrive than Content-Length promised.
+                for chunk in chunks(1 << 20):
                     file.write(chunk)
 
-    # A signed URL carries a secret in its query or user part: neither is shown.
-    parts = httpx.URL(url)
-    shown = f"{parts.scheme}://{parts.netloc.decode().rpartition('@')[2]}{parts.path}"
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
         stop=tenacity.stop_after_attempt(attempts),
@@ -83,9 +147,54 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         retrying(fetch)
     except httpx.HTTPStatusError as error:
         raise RuntimeError(f"{shown} answered {error.response.status_code} {attempts} times; try later") from None
+    except httpx.InvalidURL:
+        raise ValueError(f"{shown} is no valid address: percent-encode what is no letter or digit") from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise RuntimeError(f"{shown} could not be downloaded in {attempts} attempts: {reason}") from None
+        raise RuntimeError(f"{shown} could not be downloaded ({reason}): is its host right, and up?") from None
+    except OSError as error:
+        raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
+
+
+def s3_client(endpoint: str) -> Any:
+    """Returns a `minio` client with the credentials of the environment.
+
+    Args:
+        endpoint: The object store's address, `http://host:port` or `https://host`.
+
+    Raises:
+        RuntimeError: The environment's settings are wrong.
+    """
+    import os
+    import re
+
+    import certifi
+    import minio
+    import urllib3
+
+    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint)
+    if not match:
+        raise RuntimeError("AWS_ENDPOINT_URL is no address of an object store: give it as http://host:port")
+    key, secret = os.environ.get("AWS_ACCESS_KEY_ID") or None, os.environ.get("AWS_SECRET_ACCESS_KEY") or None
+    if bool(key) != bool(secret):
+        raise RuntimeError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
+    try:
+        return minio.Minio(
+            match[2],
+            access_key=key,
+            secret_key=secret,
+            session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+            secure=match[1] == "https",
+            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None,
+            # The retries are download_s3's; the client's own would multiply them.
+            http_client=urllib3.PoolManager(
+                timeout=urllib3.Timeout(connect=10, read=60),
+                retries=False,
+                ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+            ),
+        )
+    except ValueError as error:
+        raise RuntimeError(f"AWS_ENDPOINT_URL {endpoint!r} or AWS_REGION is wrong: {error}") from None
 
 
 def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
@@ -103,47 +212,33 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
         first_wait: Seconds before the second attempt; doubled each time, 10 at most.
 
     Raises:
-        ValueError: The object store refuses: no such bucket or object, or no permission.
-        RuntimeError: The download failed on every attempt.
+        ValueError: There is no such bucket or object.
+        RuntimeError: The object store refuses, or the download failed on every attempt.
     """
     import os
-    from urllib.parse import urlsplit
 
-    import certifi
     import minio
     import tenacity
     import urllib3
 
-    shown = f"s3://{bucket}/{key}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"AWS_ENDPOINT_URL is {endpoint!r}; give it as http://host:port or https://host")
-    client = minio.Minio(
-        parts.netloc,
-        access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
-        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        session_token=os.environ.get("AWS_SESSION_TOKEN"),
-        secure=parts.scheme == "https",
-        region=os.environ.get("AWS_REGION"),
-        # The retries are this function's; the client's own would multiply them.
-        http_client=urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=10, read=60),
-            retries=False,
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        ),
-    )
+    client = s3_client(endpoint)
+    shown = f"s3://{bucket}/{key} at {endpoint}"
 
     def fetch() -> None:
-        expected = client.stat_object(bucket, key).size
-        client.fget_object(bucket, key, target)
-        if os.path.getsize(target) != expected:
-            raise urllib3.exceptions.ProtocolError(f"{os.path.getsize(target)} of {expected} bytes arrived")
+        response = client.get_object(bucket, key)
+        try:
+            with open(target, "wb") as file:
+                # A .gz object is wanted as it is. urllib3 raises IncompleteRead where fewer bytes arrive than promised.
+                for chunk in response.stream(1 << 20, decode_content=not key.lower().endswith(".gz")):
+                    file.write(chunk)
+        finally:
+            response.close()
 
     def transient(error: BaseException) -> bool:
         if isinstance(error, minio.error.S3Error):
-            return error.response.status >= 500 or error.response.status == 429
-        return isinstance(error, (urllib3.exceptions.HTTPError, minio.error.ServerError, OSError))
+            return error.response.status in (408, 429) or error.response.status >= 500
+        return isinstance(error, (urllib3.exceptions.HTTPError, minio.error.MinioException))
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(transient),
@@ -155,16 +250,16 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
     try:
         retrying(fetch)
     except minio.error.S3Error as error:
-        if transient(error):
-            raise RuntimeError(f"{shown} at {endpoint} failed {attempts} times: {error.code}; try later") from None
-        raise ValueError(
-            f"{shown} at {endpoint} was refused ({error.code}): check the bucket, the key and AWS_ACCESS_KEY_ID"
-        ) from None
-    except (urllib3.exceptions.HTTPError, minio.error.ServerError, OSError) as error:
-        raise RuntimeError(
-            f"{shown} at {endpoint} could not be downloaded in {attempts} attempts: {type(error).__name__}; "
-            "is AWS_ENDPOINT_URL right?"
-        ) from None
+        if error.code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
+            raise ValueError(f"{shown} is not there ({error.code}): check the bucket and the key") from None
+        advice = "try later" if transient(error) else "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise RuntimeError(f"{shown} was refused ({error.code}): {advice}") from None
+    except (urllib3.exceptions.HTTPError, minio.error.MinioException, SyntaxError) as error:
+        # minio's own errors, and its XML parser's, hold the whole answer.
+        reason = str(error) if isinstance(error, urllib3.exceptions.HTTPError) else "its answer is not S3's"
+        raise RuntimeError(f"{shown} could not be downloaded ({reason}): is AWS_ENDPOINT_URL right?") from None
+    except OSError as error:
+        raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
 
 
 def file_sha256(path: str) -> str:
@@ -175,4 +270,4 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-HELPERS = [fetch_source, download_http, download_s3, file_sha256]
+HELPERS = [fetch_source, file_path, shown_url, download_http, s3_client, download_s3, file_sha256]

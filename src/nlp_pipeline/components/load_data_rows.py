@@ -6,47 +6,55 @@ Hermetic helpers, inlined into the step as `additional_funcs`.
 from typing import IO, Any, Iterator
 
 
-def detect_format(path: str, name: str) -> tuple[str, bool]:
-    """Tells a file's format by its name, and makes sure that its first bytes agree.
+def format_of_name(name: str) -> tuple[str, bool]:
+    """Tells a file's format by the end of its name.
 
     Args:
-        path: The file.
-        name: The name that tells the format, as in `reviews.csv.gz`.
+        name: The file's name, path or URL, as in `reviews.csv.gz`.
 
     Returns:
         The format ("csv", "tsv", "jsonl" or "parquet"), and whether the file is gzipped.
 
     Raises:
-        ValueError: The file is empty, its format is unknown, or it is not what its name says.
+        ValueError: The end tells no known format.
+    """
+    import re
+
+    forms = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+    match = re.search(r"\.([a-z]+)(\.gz)?\Z", name.lower())
+    if not match or match[1] not in forms:
+        raise ValueError(f"{name!r}: its name must end in .csv, .tsv, .jsonl or .parquet, or in one of these and .gz")
+    return forms[match[1]], match[2] is not None
+
+
+def check_content(path: str, name: str) -> None:
+    """Makes sure that a file's first bytes are what its name says.
+
+    Args:
+        path: The file.
+        name: The name that tells its format.
+
+    Raises:
+        ValueError: They are not, or the file is empty.
     """
     import gzip
-    import os
 
-    stem, extension = os.path.splitext(name.lower())
-    named_gzip = extension == ".gz"
-    if named_gzip:
-        extension = os.path.splitext(stem)[1]
-    named = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(extension)
-    if named is None:
-        raise ValueError(f"{name!r}: the name must end in .csv, .tsv, .jsonl or .parquet, or in one of these and .gz")
+    form, named_gzip = format_of_name(name)
     with open(path, "rb") as file:
         head = file.read(4096)
     gzipped = head.startswith(b"\x1f\x8b")
     if head and named_gzip != gzipped:
-        advice = f"name it {name}.gz" if gzipped else "drop the .gz from its name"
+        advice = "add .gz to its name" if gzipped else "drop the .gz from its name"
         raise ValueError(f"{name!r} is not what its name says: it is {'' if gzipped else 'not '}gzipped; {advice}")
     if gzipped:
-        try:
-            with gzip.open(path, "rb") as unpacked:
-                head = unpacked.read(4096)
-        except (EOFError, OSError) as error:
-            raise ValueError(f"{name!r} is a broken gzip file: {error}") from None
+        with gzip.open(path, "rb") as unpacked:
+            head = unpacked.read(4096)
     if not head:
         raise ValueError(f"{name!r} is empty")
     found = kind_of(head)
-    if found != (named if named in ("parquet", "jsonl") else "text") and (found != "text" or named == "parquet"):
-        raise ValueError(f"{name!r} is not what its name says: it looks like {found}")
-    return named, gzipped
+    # What JSON Lines looks like depends on the first row; the rows themselves are checked as they are read.
+    if found != form and (found != "text" or form == "parquet"):
+        raise ValueError(f"{name!r} is not what its name says: it looks like {found}; name it by what it holds")
 
 
 def kind_of(head: bytes) -> str:
@@ -90,9 +98,11 @@ def read_rows(
         ValueError: The file is empty or is not what its name says, or a column is not there.
     """
     import gzip
+    import zlib
 
-    form, gzipped = detect_format(path, name)
+    form, gzipped = format_of_name(name)
     try:
+        check_content(path, name)
         if form == "parquet":
             raw = parquet_cells(path, gzipped, name, text_column, label_column)
         elif form == "jsonl":
@@ -101,8 +111,8 @@ def read_rows(
             raw = delimited_cells(path, gzipped, name, "," if form == "csv" else "\t", text_column, label_column)
         for line, text, label in raw:
             yield line, clean_text(text, name, line), label_name(label, name, line)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name!r} is a broken gzip file: {error}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name!r} is a broken gzip file ({error}): make it anew") from None
 
 
 def clean_text(value: Any, name: str, line: int) -> str | None:
@@ -116,7 +126,9 @@ def clean_text(value: Any, name: str, line: int) -> str | None:
     if value is None or value != value:  # NaN is how pandas writes a missing value
         return None
     if isinstance(value, (list, dict, bytes)):
-        raise ValueError(f"{name!r}, line {line}: the text is a {type(value).__name__}, not a string")
+        raise ValueError(
+            f"{name!r}, line {line}: the text is a {type(value).__name__}, it must be a string: convert it"
+        )
     text = value if isinstance(value, str) else str(value)
     if not text or text.isspace():
         return None
@@ -143,19 +155,21 @@ def label_name(value: Any, name: str, line: int) -> str | None:
         return str(int(value))
     if isinstance(value, str):
         return clean_text(value.strip(), name, line)
-    raise ValueError(f"{name!r}, line {line}: the label is a {type(value).__name__}, not a string or an integer")
+    raise ValueError(f"{name!r}, line {line}: the label is a {type(value).__name__}: a class is a string or an integer")
 
 
 def find_columns(columns: list[str], wanted: list[str], name: str) -> list[int]:
     """Returns where the wanted columns stand.
 
     Raises:
-        ValueError: One of them is not there, or stands twice; the message lists the columns that there are.
+        ValueError: They are the same, or one is not there or stands twice; the message lists the columns there are.
     """
+    if wanted[0] == wanted[1]:
+        raise ValueError(f"text_column and label_column are both {wanted[0]!r}: each needs a column of its own")
     for column in wanted:
         if columns.count(column) != 1:
             problem = "has no column" if column not in columns else "has more than one column"
-            shown = ", ".join(repr(known) for known in columns[:20]) + (", ..." if len(columns) > 20 else "")
+            shown = ", ".join(repr(known[:50]) for known in columns[:20]) + (", ..." if len(columns) > 20 else "")
             raise ValueError(
                 f"{name!r} {problem} {column!r}; its columns are {shown or 'none'}: set text_column and label_column"
             )
@@ -181,6 +195,12 @@ def open_text(path: str, gzipped: bool) -> IO[str]:
     return io.TextIOWrapper(io.BufferedReader(binary(), 1 << 20), encoding=encoding, newline="")
 
 
+def wrong_encoding(error: UnicodeDecodeError, name: str, line: int) -> str:
+    """Says which byte can't be decoded, and after which line: text is decoded some lines ahead."""
+    byte = error.object[error.start]
+    return f"{name!r} is not {error.encoding} (byte {byte:#04x}, shortly after line {line}): convert it to UTF-8"
+
+
 def delimited_cells(
     path: str, gzipped: bool, name: str, delimiter: str, text_column: str, label_column: str
 ) -> Iterator[tuple[int, str | None, str | None]]:
@@ -193,12 +213,14 @@ def delimited_cells(
     """
     import csv
 
-    csv.field_size_limit(1 << 27)
+    csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
     start = 1
     with open_text(path, gzipped) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            header = [column.strip() for column in next(reader, [])]
+            header = [column.strip() for column in next(filter(any, reader), [])]
+            if not header:
+                raise ValueError(f"{name!r} is empty: its first row must name the columns")
             other = next((mark for mark in "\t;," if len(header) == 1 and mark in header[0]), None)
             if other:
                 raise ValueError(f"{name!r}: its columns are separated by {other!r}, not by {delimiter!r}; convert it")
@@ -211,11 +233,11 @@ def delimited_cells(
                     yield start, None, None
                 start = reader.line_num + 1
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name!r} is not UTF-8 (byte {error.object[error.start]:#04x}) shortly after line {start}: convert it"
-            ) from None
+            raise ValueError(wrong_encoding(error, name, start)) from None
         except csv.Error as error:
-            raise ValueError(f"{name!r}: the row that begins at line {start} can't be read: {error}") from None
+            raise ValueError(
+                f"{name!r}: the row that begins at line {start} can't be read ({error}): is a quote left open there?"
+            ) from None
 
 
 def jsonl_cells(
@@ -238,7 +260,7 @@ def jsonl_cells(
                     continue
                 try:
                     row = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:  # a plain ValueError is an integer too long
                     raise ValueError(
                         f"{name!r}, line {number} is no JSON ({error}): each line must be one object"
                     ) from None
@@ -256,9 +278,7 @@ def jsonl_cells(
             if keys:
                 find_columns(list(keys), [text_column, label_column], name)
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name!r} is not UTF-8 (byte {error.object[error.start]:#04x}) shortly after line {number}: convert it"
-            ) from None
+            raise ValueError(wrong_encoding(error, name, number)) from None
 
 
 def parquet_cells(
@@ -287,25 +307,27 @@ def parquet_cells(
             file = pyarrow.parquet.ParquetFile(unpacked if gzipped else path)
             find_columns(list(file.schema_arrow.names), [text_column, label_column], name)
             number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=[text_column, label_column]):
+            for batch in file.iter_batches(batch_size=512, columns=[text_column, label_column]):
                 texts = batch.column(text_column).to_pylist()
                 labels = batch.column(label_column).to_pylist()
                 for text, label in zip(texts, labels, strict=True):
                     number += 1
                     yield number, text, label
-        except pyarrow.ArrowInvalid as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{name!r} is a broken Parquet file: {reason}") from None
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{name!r} is a broken Parquet file ({reason}): write it anew") from None
 
 
 HELPERS = [
     read_rows,
-    detect_format,
+    format_of_name,
+    check_content,
     kind_of,
     clean_text,
     label_name,
     find_columns,
     open_text,
+    wrong_encoding,
     delimited_cells,
     jsonl_cells,
     parquet_cells,
