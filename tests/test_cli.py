@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
         ("--local --set epoch=1", "did you mean 'epochs'?"),
         ("--local --set train_data=nowhere.csv", "train_data=nowhere.csv: there is no such file"),
         ("--local --set evaluation_data=nowhere.csv", "evaluation_data is set but train_data is not"),
+        ("--local --set volume_path=/dev/null/x", "volume_path=/dev/null/x can't be made a folder (Not a directory)"),
         ("--serve --release .", ". is no release: it has no release.json"),
         ("--serve", "no release of any model in outputs/volume: make one with --local"),
         ("--predict x --set model_name=m", "no release of m in outputs/volume"),
@@ -53,6 +54,17 @@ def test_bad_usage_is_one_line_and_2(
 def test_an_endpoint_that_can_not_be_reached_is_a_failure_not_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--predict", "x", "--endpoint", "http://127.0.0.1:9/v1/models/m:predict"]) == 1
     assert "http://127.0.0.1:9/v1/models/m:predict can't be reached" in capsys.readouterr().err
+
+
+def test_what_no_one_has_thought_of_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "compiled").write_text("a file where a folder must be")
+    assert main(["--compile"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: unexpected FileExistsError: ") and said.endswith("--debug shows where\n")
+    assert said.count("\n") == 1
 
 
 def test_debug_shows_where_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.predict and not arguments.local:
         commands.append("predict")
     if len(commands) != 1:
-        problem = f"{' and '.join(f'--{name}' for name in commands)} exclude each other" if commands else "nothing to do"
+        problem = (
+            f"{' and '.join(f'--{name}' for name in commands)} exclude each other" if commands else "nothing to do"
+        )
         raise UsageError(f"{problem}: give one of --local, --serve, --predict and --compile; see --help")
     command = commands[0]
     goes_with = {
@@ -220,6 +222,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001, a mistake of ours, or something that no one has thought of
+        if debug:
+            traceback.print_exc()
+        reason = " ".join(str(error).split())
+        print(f"error: unexpected {type(error).__name__}: {reason}; --debug shows where", file=sys.stderr)
+        return PipelineError.exit_code
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         return 130

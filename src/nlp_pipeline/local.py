@@ -52,9 +52,12 @@ def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
             if not Path(source).is_file():
                 raise UsageError(f"{name}={source}: there is no such file; give a path, or a URL (http, https, s3)")
             arguments[name] = str(Path(source).absolute())
-    arguments["volume_path"] = str(Path(arguments["volume_path"]).absolute())
-    Path(arguments["volume_path"]).mkdir(parents=True, exist_ok=True)
-    return arguments
+    volume = Path(arguments["volume_path"]).absolute()
+    try:
+        volume.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"volume_path={volume} can't be made a folder ({error.strerror}): choose another") from None
+    return {**arguments, "volume_path": str(volume)}
 
 
 def check_packages() -> None:
