@@ -304,7 +304,9 @@ def parquet_cells(
             unpacked.seek(0)
         try:
             # The parameter's type in the stubs leaves out plain file objects, which are documented to work.
-            file = pyarrow.parquet.ParquetFile(unpacked if gzipped else path)
+            # Read bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
+            opened = unpacked if gzipped else path
+            file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20)
             find_columns(list(file.schema_arrow.names), [text_column, label_column], name)
             number = 0
             for batch in file.iter_batches(batch_size=512, columns=[text_column, label_column]):
