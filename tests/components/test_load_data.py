@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp import compiler, components, dsl, local
 from pytest_httpserver import HTTPServer
@@ -88,6 +88,7 @@ LABELS = st.sampled_from("abc")
 TEXTS = st.sampled_from([f"text {number}" for number in range(12)]) | st.text(min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(TEXTS.filter(str.strip), LABELS), min_size=1, max_size=40),
     share=st.floats(0.01, 0.99),
@@ -121,6 +122,7 @@ def test_any_split(tmp_path_factory: pytest.TempPathFactory, rows: Pairs, share:
     assert counted["train"]["duplicates"] == len(rows) - len(labels_of)
 
 
+@settings(deadline=None)
 @given(
     train=st.lists(st.tuples(TEXTS.filter(str.strip), LABELS), min_size=1, max_size=20),
     evaluation=st.lists(st.tuples(TEXTS.filter(str.strip), LABELS), min_size=1, max_size=10),
@@ -294,7 +296,13 @@ def test_a_label_that_only_ambiguous_texts_have(tmp_path: Path) -> None:
 
 def test_columns_are_parameters(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("id\tstars\treview\n" + "".join(f"1\t{n % 2}\ttext {n}\n" for n in range(10)))
-    loaded = Loaded(tmp_path, train_data=f"file://{tmp_path}/x.tsv", text_column="review", label_column="stars")
+    loaded = Loaded(
+        tmp_path,
+        train_data=f" file://{tmp_path}/x.tsv\n",
+        evaluation_data=" ",
+        text_column="review",
+        label_column="stars",
+    )
     assert loaded.train["labels"] == {"0": 4, "1": 4}
     message = refused(tmp_path, train_data=f"{tmp_path}/x.tsv")
     assert "has no column 'text'; its columns are 'id', 'stars', 'review'" in message
@@ -341,12 +349,12 @@ def test_evaluation_to_refuse(tmp_path: Path) -> None:
         ("max_bad_share", -0.1),
         ("max_bad_share", 1.1),
         ("max_bad_share", float("nan")),
-        ("train_data", ""),
+        ("train_data", " "),
     ],
 )
 def test_parameters_to_refuse(tmp_path: Path, parameter: str, value: Any) -> None:
     message = refused(tmp_path, **{"train_data": "https://not.used/x.csv", parameter: value})
-    assert message.startswith(f"{parameter} is {value}" if value != "" else "train_data is empty")
+    assert message.startswith(f"{parameter} is {value}" if value != " " else "train_data is empty")
 
 
 def test_no_secret_of_a_url_is_kept(

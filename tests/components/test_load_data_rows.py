@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp_pipeline.components.load_data_rows import (
@@ -329,6 +329,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.jsonl", "x.jsonl.gz", "x.parquet"])
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8))
 def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[tuple[str, str]]) -> None:
     content = encode(rows, name.split(".")[1])
@@ -337,6 +338,7 @@ def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str,
     assert whole(read(tmp_path_factory.getbasetemp(), content, name)) == expected
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=200), name=st.sampled_from(["x.csv", "x.tsv", "x.jsonl", "x.parquet"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
     head = {"x.parquet": b"PAR1", "x.jsonl": b""}.get(name, b"text,label\n")

@@ -377,16 +377,16 @@ def load_data(
     folder = run_folder(volume_path, model_name, run_id)
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}: give a share from 0 to 1, such as 0.01")
-    if not (evaluation_data or 0 < evaluation_share < 1):
+    if not (evaluation_data.strip() or 0 < evaluation_share < 1):
         raise ValueError(f"evaluation_share is {evaluation_share}: give a share between 0 and 1, such as 0.2")
-    if not train_data:
+    if not train_data.strip():
         raise ValueError("train_data is empty: give the path or URL of a CSV, TSV, JSONL or Parquet file")
     with tempfile.TemporaryDirectory() as downloads:
         sources: dict[str, dict[str, str]] = {}
         for part, source in {"train": train_data, "evaluation": evaluation_data}.items():
-            if source:
+            if source.strip():
                 os.mkdir(os.path.join(downloads, part))
-                path, name = fetch_source(source, os.path.join(downloads, part))
+                path, name = fetch_source(source.strip(), os.path.join(downloads, part))
                 sources[part] = {"path": path, "name": name, "sha256": file_sha256(path)}
         counted = load_both(
             sources["train"],

@@ -81,20 +81,19 @@ def shown_url(url: str) -> str:
     """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature.
 
     Raises:
-        ValueError: It has no host, or a wrong one; the message does not show it, as it may hold a password.
+        ValueError: It has no host, or can't be read; the message does not show it, as it may hold a password.
     """
     import re
-    from urllib.parse import unquote
 
     scheme, _, rest = url.partition("://")
     host, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
     host = host.rpartition("@")[2]
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\]+)(:[0-9]{1,5})?", host):
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\]+)(:[0-9]{1,5})?", host) or not url.isprintable():
         raise ValueError(
-            f"an address that starts with {scheme}:// has no host, or one that can't be read: write "
+            f"an address that starts with {scheme}:// has no host, or can't be read: write "
             f"{scheme}://host/reviews.csv, with '/', '?', '#' and '@' in a user or password percent-encoded"
         )
-    return f"{scheme}://{host}/{unquote(path)}"
+    return f"{scheme}://{host}/{path}"
 
 
 def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
@@ -223,7 +222,7 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
     client = s3_client(endpoint)
-    shown = f"s3://{bucket}/{key} at {endpoint}"
+    shown = f"{f's3://{bucket}/{key}'!r} at {endpoint}"  # a key may hold line breaks
 
     def fetch() -> None:
         response = client.get_object(bucket, key)
