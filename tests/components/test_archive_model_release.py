@@ -124,6 +124,8 @@ def test_a_kill_at_any_point_leaves_nothing_half_published(tmp_path: Path) -> No
         if done.returncode == 0:
             break
         assert done.returncode == -9
+        for left in volume.glob("staging/*/release.json"):  # the last file: all others are there
+            assert release_files(str(left.parent)) == release_files(str(tmp_path / "a"))
         # The next run publishes all the same.
         publish_release(str(tmp_path / "a"), str(volume), digest)
         assert whole_releases(volume) == [digest]
