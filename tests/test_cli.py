@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
         ("--local --set train_data=nowhere.csv", "train_data=nowhere.csv: there is no such file"),
         ("--local --set evaluation_data=nowhere.csv", "evaluation_data is set but train_data is not"),
         ("--local --set volume_path=/dev/null/x", "volume_path=/dev/null/x can't be made a folder (Not a directory)"),
-        ("--serve --release .", ". is no release: it has no release.json"),
+        ("--serve --release .", ". is no release: it has no sound release.json"),
         ("--serve", "no release of any model in outputs/volume: make one with --local"),
         ("--predict x --set model_name=m", "no release of m in outputs/volume"),
     ],

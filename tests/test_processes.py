@@ -50,7 +50,8 @@ def test_ends_what_lost_its_parent_and_nothing_else(tmp_path: Path, monkeypatch:
         outside.kill()
 
 
-def test_sigterm_leaves_by_the_same_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_leave_by_the_same_way(number: signal.Signals) -> None:
     code = (
         "import subprocess, sys, time\nfrom nlp_pipeline.processes import nothing_left_running\n"
         "with nothing_left_running():\n"
@@ -60,6 +61,6 @@ def test_sigterm_leaves_by_the_same_way(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        parent.send_signal(signal.SIGTERM)
+        parent.send_signal(number)
         parent.wait(timeout=30)
     wait_for(lambda: not child.is_running())

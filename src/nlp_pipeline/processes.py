@@ -15,17 +15,22 @@ def nothing_left_running() -> Iterator[None]:
     """Ends, on leaving, every process that was started inside, whatever the reason for leaving.
 
     A step is a shell, a Python and maybe a TorchServe, each of which may have lost its parent by then. So they are
-    found by a mark in their environment. SIGTERM is made an exception, as SIGINT is, so that it leaves this way too.
+    found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, are made exceptions, as
+    SIGINT is, so that they leave this way too.
     """
     mark = uuid.uuid4().hex
     former = os.environ.get(MARK)
     os.environ[MARK] = mark
-    former_handler = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former_handlers = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C shall not cut this short
         end_marked(mark)
-        signal.signal(signal.SIGTERM, former_handler)
+        for number, handler in former_handlers.items():
+            signal.signal(number, handler)
         if former is None:
             del os.environ[MARK]
         else:
