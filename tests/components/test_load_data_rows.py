@@ -252,8 +252,9 @@ def test_columns() -> None:
     with pytest.raises(ValueError, match="its columns are none"):
         find_columns([], ["a", "b"], "x")
     with pytest.raises(ValueError, match=r"'c19', \.\.\.: set") as caught:
-        find_columns([f"c{number}" for number in range(1000)], ["a", "b"], "x")
+        find_columns(["d" * 1000, *(f"c{number}" for number in range(1, 1000))], ["a", "b"], "x")
     assert "'c20'" not in str(caught.value)
+    assert "d" * 51 not in str(caught.value)
 
 
 @pytest.mark.parametrize(
