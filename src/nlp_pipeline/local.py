@@ -79,8 +79,11 @@ def check_packages() -> None:
             print(f"note: {name} {installed} is installed, the steps are pinned to {pinned}", file=sys.stderr)
 
 
-def without_pip(ir: str) -> str:
-    """Returns the IR with steps that install nothing: the packages are here, and pip would alter the environment."""
+def for_this_machine(ir: str) -> str:
+    """Returns the IR with steps that install nothing: the packages are here, and pip would alter the environment.
+
+    Nor are steps tried again: here, no pod is evicted, and what failed once is to be told at once.
+    """
     import yaml
 
     documents = list(yaml.safe_load_all(ir))
@@ -89,6 +92,8 @@ def without_pip(ir: str) -> str:
         # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.
         if command[:2] == ["sh", "-c"] and "pip install" in command[2]:
             executor["container"]["command"] = command[3:]
+    for task in documents[0]["root"]["dag"]["tasks"].values():
+        task.pop("retryPolicy", None)
     return str(yaml.safe_dump_all(documents, sort_keys=False))
 
 
@@ -143,7 +148,7 @@ def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from kfp import components, local
 
-    component = components.load_component_from_text(without_pip(compile_pipeline()))
+    component = components.load_component_from_text(for_this_machine(compile_pipeline()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
     try:
         with contextlib.redirect_stdout(progress), python3_on_path(), warnings.catch_warnings():

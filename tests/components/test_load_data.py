@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 from kfp import compiler, components, dsl, local
 from pytest_httpserver import HTTPServer
 
-from nlp_pipeline.components.load_data import (
-    choose_evaluation,
-    load_both,
-    load_data,
-    require_classes,
-    require_rows,
-    summarise,
-)
-from nlp_pipeline.local import without_pip
+from nlp_pipeline.components.load_data import load_both, load_data, require_classes, summarise
+from nlp_pipeline.components.load_data_datasets import choose_evaluation, require_rows
+from nlp_pipeline.local import for_this_machine
 from tests.conftest import make_rows
 
 Pairs = list[tuple[str, str]]
@@ -375,7 +369,7 @@ def test_in_the_local_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     (tmp_path / "volume").mkdir()
     compiler.Compiler().compile(load_data, "load_data.yaml")
-    step = components.load_component_from_text(without_pip(Path("load_data.yaml").read_text()))
+    step = components.load_component_from_text(for_this_machine(Path("load_data.yaml").read_text()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     train_data = write(tmp_path / "x.jsonl", make_rows(100))
     task = step(**PARAMETERS | {"volume_path": str(tmp_path / "volume"), "train_data": train_data})

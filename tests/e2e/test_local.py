@@ -174,7 +174,9 @@ def test_a_step_that_fails_says_why_in_one_line(folder: Path, encoder: Path) -> 
     )
     assert (code, out) == (1, "")
     last = err.splitlines()[-1]
-    assert last.startswith("error: load_data failed: 'rows.csv' has no column 'stars'; its columns are 'text', 'label'")
+    assert last.startswith(
+        f"error: load_data failed: '{folder}/rows.csv' has no column 'stars'; its columns are 'text',"
+    )
     assert "Traceback" in (folder / last.rpartition(" ")[2].rstrip(")")).read_text()
 
 
