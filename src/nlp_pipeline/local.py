@@ -16,6 +16,7 @@ from typing import Any
 from nlp_pipeline import demo, packages
 from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
+from nlp_pipeline.parameters import check_ranges
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
 
@@ -46,6 +47,7 @@ def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
         # Someone else's data has other classes: the pipeline's own name and floor.
         del arguments["model_name"], arguments["min_accuracy"]
     arguments |= {"volume_path": str(outputs / "volume"), **values}
+    check_ranges(arguments)
     for name in ("train_data", "evaluation_data"):
         source = str(arguments.get(name, ""))
         if source and "://" not in source:

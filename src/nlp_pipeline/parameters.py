@@ -69,6 +69,23 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
+def check_ranges(values: dict[str, Any]) -> None:
+    """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
+
+    Args:
+        values: Some of the pipeline's arguments.
+
+    Raises:
+        UsageError: One is not in its range.
+    """
+    from nlp_pipeline.components.ranges import check_parameters
+
+    try:
+        check_parameters(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def example(kind: type) -> str:
     """Returns a value of a type, to show in an error."""
     return "3" if kind is int else "0.5"

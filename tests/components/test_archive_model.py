@@ -69,7 +69,7 @@ def test_the_export_is_small_reproducible_and_old_enough(model: Path) -> None:
 
 
 def test_an_unknown_precision_is_one_line(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^precision is 'fp16': it is 'int8' or 'fp32'$"):
+    with pytest.raises(ValueError, match=r"^precision is 'fp16': it must be int8 or fp32$"):
         build_release(str(model), str(tmp_path / "release"), "tiny", "fp16", SOURCES, str(tmp_path))
 
 

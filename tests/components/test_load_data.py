@@ -348,7 +348,7 @@ def test_evaluation_to_refuse(tmp_path: Path) -> None:
 )
 def test_parameters_to_refuse(tmp_path: Path, parameter: str, value: Any) -> None:
     message = refused(tmp_path, **{"train_data": "https://not.used/x.csv", parameter: value})
-    assert message.startswith(f"{parameter} is {value}" if value != " " else "train_data is empty")
+    assert message.startswith(f"{parameter} is {value!r}: it must be ")
 
 
 def test_no_secret_of_a_url_is_kept(

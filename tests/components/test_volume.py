@@ -17,7 +17,7 @@ def test_run_folder_is_made(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a-", "a_b", "a.b", "a/b", "../a", "a" * 64, "a\n"])
 def test_a_wrong_model_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot name an InferenceService") as caught:
+    with pytest.raises(ValueError, match="it must be lower-case letters, digits and hyphens") as caught:
         run_folder(str(tmp_path), name, "run")
     assert repr(name) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from kfp import dsl
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model_release import HELPERS as RELEASE_HELPERS
 from nlp_pipeline.components.archive_model_release import publish_release, seal_release
+from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import run_folder
 
@@ -36,8 +37,7 @@ def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> N
     import transformers
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    if precision not in ("int8", "fp32"):
-        raise ValueError(f"precision is {precision!r}: it is 'int8' or 'fp32'")
+    check_parameters(precision=precision)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32

@@ -3,9 +3,10 @@
 from kfp import dsl
 
 from nlp_pipeline import packages
+from nlp_pipeline.components.ranges import HELPERS, check_parameters
 
 
-@dsl.component(base_image=packages.BASE_IMAGE, packages_to_install=packages.GATE)
+@dsl.component(base_image=packages.BASE_IMAGE, packages_to_install=packages.GATE, additional_funcs=HELPERS)
 def gate(metrics: dsl.Input[dsl.Metrics], min_accuracy: float) -> bool:
     """Says whether the accuracy is at or above a floor, and above that of always naming the most frequent class.
 
@@ -18,6 +19,7 @@ def gate(metrics: dsl.Input[dsl.Metrics], min_accuracy: float) -> bool:
     """
     import json
 
+    check_parameters(min_accuracy=min_accuracy)
     with open(metrics.path, encoding="utf-8") as file:
         result = json.load(file)
     accuracy, majority = result["accuracy"], result["majority_accuracy"]

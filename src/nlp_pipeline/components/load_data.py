@@ -8,6 +8,7 @@ from nlp_pipeline import packages
 from nlp_pipeline.components import load_data_datasets, load_data_fetch, load_data_rows, volume
 from nlp_pipeline.components.load_data_datasets import choose_evaluation, count_rows, split_rows, write_rows
 from nlp_pipeline.components.load_data_fetch import fetch_source, file_sha256
+from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import put_on_volume, run_folder
 
 
@@ -167,12 +168,8 @@ def load_data(
     import tempfile
 
     folder = run_folder(volume_path, model_name, run_id)
-    if not 0 <= max_bad_share <= 1:
-        raise ValueError(f"max_bad_share is {max_bad_share}: give a share from 0 to 1, such as 0.01")
-    if not (evaluation_data.strip() or 0 < evaluation_share < 1):
-        raise ValueError(f"evaluation_share is {evaluation_share}: give a share between 0 and 1, such as 0.2")
-    if not train_data.strip():
-        raise ValueError("train_data is empty: give the path or URL of a CSV, TSV, JSONL or Parquet file")
+    check_parameters(train_data=train_data, text_column=text_column, label_column=label_column)
+    check_parameters(max_bad_share=max_bad_share, evaluation_share=evaluation_share)
     with tempfile.TemporaryDirectory() as downloads:
         sources: dict[str, dict[str, str]] = {}
         for part, source in {"train": train_data, "evaluation": evaluation_data}.items():

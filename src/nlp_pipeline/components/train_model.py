@@ -6,6 +6,7 @@ from kfp import dsl
 
 from nlp_pipeline import packages
 from nlp_pipeline.components.labels import label_order
+from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import put_on_volume, run_folder
 
@@ -29,31 +30,6 @@ def choose_device() -> dict[str, str]:
         if capabilities.get(feature):
             return {"device": "cpu", "dtype": "bfloat16", "reason": f"no GPU; the CPU has {feature}"}
     return {"device": "cpu", "dtype": "float32", "reason": "no GPU; the CPU has neither amx_bf16 nor avx512_bf16"}
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Makes sure that the training parameters are in their ranges, before anything is loaded.
-
-    Args:
-        options: `epochs`, `learning_rate`, `batch_size`, `weight_decay`, `warmup_share`, `max_train_rows`,
-            `max_steps` and `seed`.
-
-    Raises:
-        ValueError: One is not; the message names it.
-    """
-    ranges = {
-        "epochs": (options["epochs"] > 0, "above 0"),
-        "learning_rate": (0 < options["learning_rate"] < 1, "between 0 and 1, such as 5e-5"),
-        "batch_size": (options["batch_size"] >= 1, "1 or more"),
-        "weight_decay": (0 <= options["weight_decay"] < 1, "from 0 to below 1"),
-        "warmup_share": (0 <= options["warmup_share"] < 1, "from 0 to below 1"),
-        "max_train_rows": (options["max_train_rows"] >= 0, "0 for all rows, or more"),
-        "max_steps": (options["max_steps"] >= 0, "0 for no cap, or more"),
-        "seed": (0 <= options["seed"] < 2**32, "from 0 to 4294967295"),
-    }
-    for name, (good, allowed) in ranges.items():
-        if not good:
-            raise ValueError(f"{name} is {options[name]}: it must be {allowed}")
 
 
 def load_base_model(base_model: str, labels: list[str], max_length: int) -> tuple[Any, Any]:
@@ -288,7 +264,6 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         *VOLUME_HELPERS,
         label_order,
         choose_device,
-        check_options,
         load_base_model,
         tokenise,
         checkpoint_folder,
@@ -361,7 +336,7 @@ def train_model(
         **chosen,
     }
     limits = {"max_length": max_length, "max_train_rows": max_train_rows, "seed": seed}
-    check_options({**options, **limits})
+    check_parameters(base_model=base_model, **{**options, **limits})
     with open(train.path, "rb") as file:
         inputs = {
             "rows": hashlib.file_digest(file, "sha256").hexdigest(),

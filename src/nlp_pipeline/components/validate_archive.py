@@ -5,6 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from nlp_pipeline import packages
+from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import put_on_volume, run_folder
 from nlp_pipeline.serving.client import HELPERS as CLIENT_HELPERS
@@ -68,28 +69,16 @@ def spread_rows(path: str, count: int) -> dict[str, list[str]]:
         The three columns.
 
     Raises:
-        ValueError: There are no rows, or the count is negative.
+        ValueError: There are no rows.
     """
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])
     if table.num_rows == 0:
         raise ValueError("there are no predictions to hold the served model against")
-    if count < 0:
-        raise ValueError(f"validation_rows is {count}: give a number of rows, or 0 for all")
     rows = min(count or table.num_rows, table.num_rows)
     columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
     return columns
-
-
-def require_share(name: str, value: float) -> None:
-    """Makes sure that a limit is a share, not a percentage.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}: it is a share, from 0 to 1, as in {name}={min(abs(value) / 100, 1):g}")
 
 
 def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
@@ -137,7 +126,6 @@ def require_agreement(compared: dict[str, float], min_agreement: float, max_accu
         *CLIENT_HELPERS,
         ask_torchserve,
         spread_rows,
-        require_share,
         compare_answers,
         require_agreement,
     ],
@@ -171,8 +159,8 @@ def validate_archive(
     import tempfile
 
     folder = run_folder(volume_path, model_name, run_id)
-    require_share("min_agreement", min_agreement)
-    require_share("max_accuracy_drop", max_accuracy_drop)
+    limits = {"min_agreement": min_agreement, "max_accuracy_drop": max_accuracy_drop}
+    check_parameters(validation_rows=validation_rows, **limits)
     rows = spread_rows(predictions.path, validation_rows)
     served = ask_torchserve(release.path, model_name, rows["text"], timeout=300)
     compared = compare_answers(served.pop("labels"), rows["predicted"], rows["label"])
@@ -182,7 +170,7 @@ def validate_archive(
         json.dump(facts, file, indent=1)
     put_on_volume(validation.path, os.path.join(folder, "validation.json"))
     print(", ".join(f"{key} {value:.4g}" for key, value in facts.items()), flush=True)
-    require_agreement(compared, min_agreement, max_accuracy_drop)
+    require_agreement(compared, **limits)
     # What --serve takes: the release that was found good last.
     with tempfile.NamedTemporaryFile("w", suffix=".json") as latest:
         json.dump({"digest": release.metadata["digest"], "run_id": run_id}, latest)

@@ -3,6 +3,8 @@
 These helpers are inlined into the steps as `additional_funcs`.
 """
 
+from nlp_pipeline.components.ranges import check_parameters
+
 
 def run_folder(volume_path: str, model_name: str, run_id: str) -> str:
     """Returns the folder of a run on the volume, making it where it does not exist.
@@ -20,13 +22,8 @@ def run_folder(volume_path: str, model_name: str, run_id: str) -> str:
         RuntimeError: The volume can't be written to.
     """
     import os
-    import re
 
-    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", model_name):
-        raise ValueError(
-            f"model_name {model_name!r} cannot name an InferenceService: use lower-case letters, digits and hyphens, "
-            "a letter first, at most 63 characters, as in 'movie-reviews'"
-        )
+    check_parameters(model_name=model_name)
     if not os.path.isdir(volume_path):
         raise ValueError(f"volume_path {volume_path!r} is not a folder here: is the volume claim mounted there?")
     folder = os.path.join(volume_path, model_name, "runs", run_id)
@@ -70,4 +67,4 @@ def put_on_volume(source: str, target: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-HELPERS = [run_folder, put_on_volume]
+HELPERS = [check_parameters, run_folder, put_on_volume]

@@ -1,0 +1,52 @@
+"""The ranges of the pipeline's parameters, in one place.
+
+Each step checks the parameters it takes, and the command line checks all of them before a run is started.
+"""
+
+from typing import Any, Callable
+
+
+def check_parameters(**values: Any) -> None:
+    """Makes sure that parameters are in their ranges.
+
+    Args:
+        **values: Parameters by their names; those that may hold anything are passed over.
+
+    Raises:
+        ValueError: One is not; the message names it, its value and what it may be.
+    """
+    import re
+
+    share = (lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.05 for 5%")
+    count = (lambda value: value >= 0, "0 for all, or a number above")
+    name = "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'"
+    ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "train_data": (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+        "text_column": (lambda value: value != "", "the name of a column"),
+        "label_column": (lambda value: value != "", "the name of a column"),
+        "evaluation_share": (lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.2"),
+        "max_bad_share": share,
+        # It names the InferenceService too, and so must be a DNS-1035 label.
+        "model_name": (lambda value: re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", value) is not None, name),
+        "base_model": (lambda value: value.strip() != "", "a Hugging Face hub id or a folder"),
+        "epochs": (lambda value: 0 < value < float("inf"), "above 0"),
+        "learning_rate": (lambda value: 0 < value < 1, "between 0 and 1, such as 5e-5"),
+        "batch_size": (lambda value: value >= 1, "1 or more"),
+        "max_length": (lambda value: value >= 1, "1 or more, and no more than the encoder reads"),
+        "weight_decay": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+        "warmup_share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+        "max_train_rows": count,
+        "max_steps": count,
+        "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+        "min_accuracy": share,
+        "precision": (lambda value: value in ("int8", "fp32"), "int8 or fp32"),
+        "validation_rows": count,
+        "min_agreement": share,
+        "max_accuracy_drop": share,
+    }
+    for key, value in values.items():
+        if key in ranges and not ranges[key][0](value):
+            raise ValueError(f"{key} is {value!r}: it must be {ranges[key][1]}")
+
+
+HELPERS = [check_parameters]

@@ -1,0 +1,78 @@
+import inspect
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.components.ranges import check_parameters
+from nlp_pipeline.parameters import pipeline_parameters
+
+GOOD: dict[str, list[Any]] = {
+    "train_data": ["x.csv"],
+    "text_column": ["text"],
+    "label_column": ["label"],
+    "evaluation_share": [0.001, 0.999],
+    "max_bad_share": [0, 1],
+    "model_name": ["a", "a-1", "a" * 63],
+    "base_model": ["a/b"],
+    "epochs": [0.01, 100],
+    "learning_rate": [1e-9, 0.5],
+    "batch_size": [1],
+    "max_length": [1],
+    "weight_decay": [0, 0.9],
+    "warmup_share": [0, 0.9],
+    "max_train_rows": [0, 1],
+    "max_steps": [0, 1],
+    "seed": [0, 2**32 - 1],
+    "min_accuracy": [0, 1],
+    "precision": ["int8", "fp32"],
+    "validation_rows": [0, 1],
+    "min_agreement": [0, 1],
+    "max_accuracy_drop": [0, 1],
+}
+NAN = float("nan")
+BAD: dict[str, list[Any]] = {
+    "train_data": ["", " "],
+    "text_column": [""],
+    "label_column": [""],
+    "evaluation_share": [0, 1, NAN],
+    "max_bad_share": [-0.1, 1.1, 5, NAN],
+    "model_name": ["", "A", "1a", "a-", "a_b", "a/b", "../a", "a" * 64, "a\n"],
+    "base_model": [""],
+    "epochs": [0, -1, float("inf"), NAN],
+    "learning_rate": [0, 1, NAN],
+    "batch_size": [0, -1],
+    "max_length": [0],
+    "weight_decay": [-0.1, 1],
+    "warmup_share": [-0.1, 1],
+    "max_train_rows": [-1],
+    "max_steps": [-1],
+    "seed": [-1, 2**32],
+    "min_accuracy": [-0.1, 80, NAN],
+    "precision": ["int4", "INT8", ""],
+    "validation_rows": [-1],
+    "min_agreement": [97, -1, NAN],
+    "max_accuracy_drop": [1.5, -0.1, NAN],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_what_is_in_range_passes(name: str, value: object) -> None:
+    check_parameters(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_what_is_not_is_named_in_one_line(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*: it must be ") as raised:
+        check_parameters(**{name: value})
+    assert "\n" not in str(raised.value)
+
+
+def test_the_pipelines_defaults_are_in_range() -> None:
+    parameters = pipeline_parameters()
+    check_parameters(**{one.name: one.default for one in parameters.values() if one.default is not None})
+    assert set(BAD) == set(GOOD) <= set(parameters)
+
+
+def test_every_range_is_tested() -> None:
+    source = inspect.getsource(check_parameters)
+    assert {name for name in pipeline_parameters() if f'"{name}": ' in source} == set(BAD)
