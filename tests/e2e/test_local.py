@@ -276,6 +276,7 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
     assert json.loads(out)["predictions"][0] | {"score": 0} == {"text": "superb", "label": "4", "score": 0}
 
 
+@pytest.mark.timeout(1800)  # two minutes alone; training suffers much from others that compute
 def test_the_demo(folder: Path) -> None:
     code, out, err = finished(folder, "--local", "--json")
     assert code == 0, err
