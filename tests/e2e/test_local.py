@@ -70,10 +70,10 @@ def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> 
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A working folder. What a test leaves running there is ended, and fails the test."""
     yield tmp_path
-    left = processes_of(tmp_path)
+    left = {process: process.name() for process in processes_of(tmp_path)}
     for process in left:
         process.kill()
-    assert not left, [process.cmdline() for process in left]
+    assert not left, list(left.values())
 
 
 def write_csv(path: Path, rows: list[tuple[str, str]], columns: tuple[str, str] = ("text", "label")) -> Path:
