@@ -17,9 +17,9 @@ def test_values_get_their_parameters_types() -> None:
         ("epoch=3", "the pipeline has no parameter 'epoch'; did you mean 'epochs'?"),
         ("Batch_Size=3", "did you mean 'batch_size'?"),
         ("qqq=3", "the parameters are train_data, evaluation_data"),
-        ("batch_size=2.5", "batch_size is an integer, as in --set batch_size=3"),
-        ("epochs=many", "epochs is a number, as in --set epochs=0.5"),
-        ("epochs=nan", "epochs is a number, as in --set epochs=0.5"),
+        ("batch_size=2.5", "batch_size is an integer, as in --set batch_size=32"),
+        ("epochs=many", "epochs is a number, as in --set epochs=2.0"),
+        ("epochs=nan", "epochs is a number, as in --set epochs=2.0"),
         ("=3", "no parameter ''"),
     ],
 )

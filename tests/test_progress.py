@@ -42,7 +42,9 @@ def test_tells_the_steps_apart_in_pieces_of_any_size(tmp_path: Path, size: int) 
     lines = shown.getvalue().splitlines()
     assert lines[:2] == ["load_data ...", "  [markup] 12 rows"]
     assert lines[2].startswith("load_data done after ")
+    # A traceback is for the log; what is between two of them is short.
     assert lines[3] == "train_model ..." and lines[-1].startswith("train_model failed after ")
+    assert "File" not in shown.getvalue() and "Traceback" not in shown.getvalue()
     # The log keeps everything, without colours.
     assert (tmp_path / "log").read_text() == PRINTED.replace("\x1b[95m", "").replace("\x1b[96m", "").replace(
         "\x1b[92m", ""

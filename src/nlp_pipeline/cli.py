@@ -1,6 +1,7 @@
 """The command line: flags in, one command run, results on stdout, all else on stderr."""
 
 import argparse
+import contextlib
 import json
 import sys
 import traceback
@@ -27,7 +28,7 @@ examples:
       writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes
 
 exit codes:
-  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate
+  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate, 130 interrupted
 """
 
 
@@ -126,7 +127,7 @@ def run_local(arguments: argparse.Namespace) -> None:
 
     values = parse_settings(arguments.set)
     with nothing_left_running():
-        result = run_locally(values, arguments.predict or [])
+        result = run_locally(values, arguments.predict or [], debug=arguments.debug)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
@@ -151,7 +152,11 @@ def run_serve(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.serving.local_server import served, wait_for_end
 
     release = chosen_release(arguments)
-    with nothing_left_running(), served(release, arguments.port or 8080) as (address, process):
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # which is how it is meant to end
+        nothing_left_running(),
+        served(release, arguments.port or 8080) as (address, process),
+    ):
         if arguments.json:
             print(json.dumps({"release": str(release), "url": address}), flush=True)
         else:

@@ -16,7 +16,7 @@ from typing import Any
 from nlp_pipeline import demo, packages
 from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
-from nlp_pipeline.parameters import check_ranges
+from nlp_pipeline.parameters import check_ranges, pipeline_parameters
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
 
@@ -52,7 +52,8 @@ def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
         source = str(arguments.get(name, ""))
         if source and "://" not in source:
             if not Path(source).is_file():
-                raise UsageError(f"{name}={source}: there is no such file; give a path, or a URL (http, https, s3)")
+                problem = "that is a folder" if Path(source).is_dir() else "there is no such file"
+                raise UsageError(f"{name}={source}: {problem}; give the path of a file, or a URL (http, https, s3)")
             arguments[name] = str(Path(source).absolute())
     volume = Path(arguments["volume_path"]).absolute()
     try:
@@ -191,9 +192,7 @@ def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
         if accuracy < min_accuracy:
             missed = f"{min_accuracy - accuracy:.4f} below min_accuracy={min_accuracy:g}"
         else:
-            missed = (
-                f"{majority - accuracy:.4f} below, or no better than, naming the most frequent class ({majority:.4f})"
-            )
+            missed = f"{majority - accuracy:.4f} below {majority:.4f}, that of always naming the most frequent class"
         raise GateNotPassedError(
             f"the gate is not passed: accuracy {accuracy:.4f} is {missed}; nothing was archived. "
             f"The report says where it errs: {metrics['report']}"
@@ -203,13 +202,16 @@ def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
             raise PipelineError(f"{step} did not run, though all before it did: run again with --debug")
 
 
-def run_locally(values: dict[str, Any], texts: list[str], outputs: Path = OUTPUTS) -> dict[str, Any]:
+def run_locally(
+    values: dict[str, Any], texts: list[str], outputs: Path = OUTPUTS, debug: bool = False
+) -> dict[str, Any]:
     """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
 
     Args:
         values: The parameters that the user set.
         texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
         outputs: The folder for all that is written.
+        debug: Whether to show the steps' tracebacks.
 
     Returns:
         What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets`, `data`, `training`, `metrics`,
@@ -220,12 +222,15 @@ def run_locally(values: dict[str, Any], texts: list[str], outputs: Path = OUTPUT
     """
     began = time.monotonic()
     check_packages()
+    try:
+        (outputs / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{outputs.absolute()} can't be made ({error.strerror}): run in a folder of yours") from None
     arguments = local_arguments(values, outputs)
-    (outputs / "logs").mkdir(parents=True, exist_ok=True)
     log = outputs / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    with scratch_folder() as scratch, Progress(log, sys.stderr) as progress:
+    with scratch_folder() as scratch, Progress(log, sys.stderr, debug) as progress:
         done = run_steps(arguments, scratch / "kfp", progress)
-        check_gate(done, arguments.get("min_accuracy", 0.0))
+        check_gate(done, arguments.get("min_accuracy", pipeline_parameters()["min_accuracy"].default))
         release = Path(done["archive_model"]["release"]["release"])
         run_dir = Path(done["load_data"]["train"]["run_dir"])
         progress.begin("serve")

@@ -65,7 +65,9 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
                 raise ValueError
         except ValueError:
             what = {int: "an integer", float: "a number"}[kind]
-            raise UsageError(f"--set {setting!r}: {name} is {what}, as in --set {name}={example(kind)}") from None
+            raise UsageError(
+                f"--set {setting!r}: {name} is {what}, as in --set {name}={parameters[name].default}"
+            ) from None
     return values
 
 
@@ -84,8 +86,3 @@ def check_ranges(values: dict[str, Any]) -> None:
         check_parameters(**values)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def example(kind: type) -> str:
-    """Returns a value of a type, to show in an error."""
-    return "3" if kind is int else "0.5"

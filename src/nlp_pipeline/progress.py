@@ -28,7 +28,8 @@ class Progress(io.TextIOBase):
         raised: The last error that each step raised, a line.
     """
 
-    def __init__(self, log: Path, stream: TextIO) -> None:
+    def __init__(self, log: Path, stream: TextIO, debug: bool = False) -> None:
+        self.debug = debug
         self.console = Console(file=stream, highlight=False)
         self.log = log.open("w", encoding="utf-8")
         self.live: Live | None = None
@@ -38,6 +39,7 @@ class Progress(io.TextIOBase):
         self.started = 0.0
         self.partial = ""
         self.in_executor_input = False
+        self.in_traceback = False
 
     def writable(self) -> bool:
         """Says that it can be written to."""
@@ -67,8 +69,14 @@ class Progress(io.TextIOBase):
         if self.in_executor_input or line.startswith("[KFP Executor"):
             self.in_executor_input = (self.in_executor_input and line != "}") or line.endswith("Got executor_input:")
         elif line.strip():
-            if raised := RAISED.match(line):
+            raised = RAISED.match(line)
+            if raised:
                 self.raised[self.step] = raised["message"]
+            # The log has the whole of a traceback; its last line is told when the step has failed.
+            in_traceback = self.in_traceback or line.startswith("Traceback (most recent call last)")
+            self.in_traceback = in_traceback and not raised
+            if in_traceback and not self.debug:
+                return
             if self.live:
                 self.show(line.strip())
             else:
@@ -76,14 +84,14 @@ class Progress(io.TextIOBase):
 
     def begin(self, step: str) -> None:
         """Notes that a step starts."""
-        self.step, self.started = step, time.monotonic()
+        self.step, self.started, self.in_traceback = step, time.monotonic(), False
         if self.console.is_terminal:
             # By default a live line takes stdout over, which is where this object is written to.
             self.live = Live(console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False)
             self.live.start()
             self.show("")
         else:
-            self.console.print(f"{step} ...", markup=False)
+            self.console.print(f"{step} ...", markup=False, soft_wrap=True)
 
     def show(self, line: str) -> None:
         """Shows the running step, and the last that it said, on the live line."""
@@ -106,7 +114,8 @@ class Progress(io.TextIOBase):
             mark = "[green]✓[/]" if good else "[red]✗[/]"
             self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
         else:
-            self.console.print(f"{self.step} {'done' if good else 'failed'} after {seconds:.1f} s", markup=False)
+            verb = "done" if good else "failed"
+            self.console.print(f"{self.step} {verb} after {seconds:.1f} s", markup=False, soft_wrap=True)
         self.step = ""
 
     def close(self) -> None:

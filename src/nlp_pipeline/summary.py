@@ -1,10 +1,12 @@
 """What a local run ends with: a table of its steps, where everything lies, and what to do next."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def main_figures(result: dict[str, Any]) -> dict[str, str]:
@@ -38,7 +40,8 @@ def print_summary(result: dict[str, Any]) -> None:
     predictions = Table("label", "score", "text", box=None, pad_edge=False, header_style="bold")
     for one in result["predictions"]:
         text = one["text"] if len(one["text"]) <= 80 else f"{one['text'][:79]}…"
-        predictions.add_row(one["label"], f"{one['score']:.3f}", " ".join(text.split()))
+        # Text, not str: in a str, rich takes what stands in square brackets for markup.
+        predictions.add_row(Text(one["label"]), f"{one['score']:.3f}", Text(" ".join(text.split())))
     steps = Table("step", "seconds", "", box=None, pad_edge=False, header_style="bold")
     steps.columns[1].justify = "right"
     for step, figure in main_figures(result).items():
@@ -48,12 +51,15 @@ def print_summary(result: dict[str, Any]) -> None:
         console.print()
         console.print(table)
     console.print()
+    release = shortest(result["release"])
     for name in ("report", "release", "datasets"):
         console.print(f"{name:<9} {shortest(result[name])}", soft_wrap=True, markup=False)
+    # Without --release, they take the release that was validated last in outputs/volume.
+    where = "" if release.startswith("outputs/volume/") else f" --release {shlex.quote(release)}"
     console.print(
         "\nnext:\n"
-        "  python pipeline_v2.py --serve                          keep serving this release\n"
-        '  python pipeline_v2.py --predict "your own text"        ask it\n'
+        f"  python pipeline_v2.py --serve{where:<26}keep serving this release\n"
+        f'  python pipeline_v2.py --predict "your own text"{where:<8}ask it\n'
         "  python pipeline_v2.py --local --set train_data=my.csv  train on your own rows\n"
         "  python pipeline_v2.py --compile                        the file for the Kubeflow dashboard",
         soft_wrap=True,

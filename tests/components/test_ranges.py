@@ -7,6 +7,10 @@ from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.parameters import pipeline_parameters
 
 GOOD: dict[str, list[Any]] = {
+    "volume_path": ["/mnt"],
+    "volume_claim": ["claim"],
+    "train_cpu": ["4", "0.5", "500m"],
+    "train_memory": ["12Gi", "512M"],
     "train_data": ["x.csv"],
     "text_column": ["text"],
     "label_column": ["label"],
@@ -31,6 +35,10 @@ GOOD: dict[str, list[Any]] = {
 }
 NAN = float("nan")
 BAD: dict[str, list[Any]] = {
+    "volume_path": ["", " "],
+    "volume_claim": [""],
+    "train_cpu": ["lots", "", "-1"],
+    "train_memory": ["2GB", "", "12 Gi"],
     "train_data": ["", " "],
     "text_column": [""],
     "label_column": [""],

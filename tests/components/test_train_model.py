@@ -201,6 +201,15 @@ def test_a_folder_without_safetensors_is_refused(folder: Path, encoder: Path, tm
         train(folder, base_model=str(tmp_path / "pickled"))
 
 
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path, encoder: Path) -> None:
+    """Transformers makes one up, for which every word is unknown."""
+    (folder / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(encoder / name, folder / "bare")
+    with pytest.raises(ValueError, match="bare' has no tokenizer: put its tokenizer"):
+        train(folder, base_model=str(folder / "bare"))
+
+
 @pytest.mark.slow
 def test_an_unreachable_hub_says_how_to_pass_a_folder(folder: Path, tmp_path: Path) -> None:
     settings = {**TRAINING, "base_model": "some/model", "run_id": "run"}

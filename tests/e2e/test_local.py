@@ -178,6 +178,7 @@ def test_a_step_that_fails_says_why_in_one_line(folder: Path, encoder: Path) -> 
     assert last.startswith(
         f"error: load_data failed: '{folder}/rows.csv' has no column 'stars'; its columns are 'text',"
     )
+    assert "Traceback" not in err
     assert "Traceback" in (folder / last.rpartition(" ")[2].rstrip(")")).read_text()
 
 
@@ -264,7 +265,7 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
         code, _, err = finished(folder, "--serve", "--port", str(port))
         assert (code, err.splitlines()[-1].partition(" can't")[0]) == (2, f"error: port {port}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.communicate()

@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.serving.local_server import find_release, predict_address, predict_at, read_release
+from nlp_pipeline.serving.local_server import (
+    check_release,
+    find_release,
+    predict_address,
+    predict_at,
+    read_release,
+    served,
+)
 from nlp_pipeline.serving.torchserve import free_ports
 
 MAIN = "import sys; from nlp_pipeline.cli import main; sys.exit(main())"
@@ -170,7 +178,7 @@ def test_serve_ends_with_nothing_left(release: Path, tmp_path: Path, end: signal
         assert len(children) == 3
         process.send_signal(end)
         _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "interrupted; nothing is left running\n")
+    assert (process.returncode, said) == (0, "")
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     assert list(tmp_path.iterdir()) == []
     socket.create_server(("127.0.0.1", port)).close()
@@ -198,3 +206,20 @@ def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> 
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert said.startswith("error: TorchServe has ended by itself") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "model-store/tiny.mar is missing"),
+        (lambda path: path.write_bytes(b"junk"), "model-store/tiny.mar is altered"),
+    ],
+)
+def test_a_spoilt_release_is_not_served(
+    release: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str
+) -> None:
+    shutil.copytree(release, tmp_path / "release")
+    assert check_release(tmp_path / "release") == "tiny"
+    spoil(tmp_path / "release" / "model-store" / "tiny.mar")
+    with pytest.raises(UsageError, match=f"is spoilt: {message}; choose another release"), served(tmp_path / "release"):
+        pass

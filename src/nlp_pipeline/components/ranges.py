@@ -21,6 +21,10 @@ def check_parameters(**values: Any) -> None:
     count = (lambda value: value >= 0, "0 for all, or a number above")
     name = "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'"
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "volume_path": (lambda value: value.strip() != "", "the folder where the volume is mounted"),
+        "volume_claim": (lambda value: value.strip() != "", "the name of a PersistentVolumeClaim"),
+        "train_cpu": (lambda value: re.fullmatch(r"[0-9]+(\.[0-9]+)?|[0-9]+m", value) is not None, "as in 4 or 500m"),
+        "train_memory": (lambda value: re.fullmatch(r"[0-9]+[KMGT]i?", value) is not None, "as in 12Gi"),
         "train_data": (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
         "text_column": (lambda value: value != "", "the name of a column"),
         "label_column": (lambda value: value != "", "the name of a column"),

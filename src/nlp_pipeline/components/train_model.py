@@ -52,7 +52,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
 
     import transformers
 
-    if base_model.startswith((".", "/", "~")) and not os.path.isdir(base_model):
+    if (base_model.startswith((".", "/", "~")) or os.path.exists(base_model)) and not os.path.isdir(base_model):
         raise ValueError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
@@ -70,6 +70,9 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
             f"base_model {base_model!r} can't be loaded ({reason}); without the hub, pass a folder that holds "
             "config.json, model.safetensors and tokenizer.json: base_model=/path/to/folder"
         ) from None
+    # Where there is no tokenizer, transformers makes one that knows the special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"base_model {base_model!r} has no tokenizer: put its tokenizer.json beside config.json")
     if not tokenizer.is_fast:
         raise ValueError(f"base_model {base_model!r} has no fast tokenizer (tokenizer.json), which serving needs")
     reach = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", max_length) or max_length)

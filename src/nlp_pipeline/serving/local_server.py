@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nlp_pipeline.components.archive_model_release import release_files
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.serving.client import ask
 from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
@@ -54,6 +57,27 @@ def read_release(release: Path) -> dict[str, Any]:
     return record
 
 
+def check_release(release: Path) -> str:
+    """Makes sure that a release is whole, by the digests of its record.
+
+    Args:
+        release: The release's folder.
+
+    Returns:
+        The name of its model.
+
+    Raises:
+        UsageError: The folder is no release, or a file is missing or altered.
+    """
+    record = read_release(release)
+    there = release_files(str(release))
+    for name, digest in record.get("files", {}).items():
+        if there.get(name) != digest:
+            problem = "is altered" if name in there else "is missing"
+            raise UsageError(f"{release} is spoilt: {name} {problem}; choose another release, or make it anew")
+    return str(record["model_name"])
+
+
 @contextlib.contextmanager
 def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, Any]]:
     """Serves a release with TorchServe while inside.
@@ -67,10 +91,10 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
         The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`, and the server's process.
 
     Raises:
-        UsageError: The folder is no release, or the port is taken.
-        PipelineError: The server did not start; the message has the end of its log.
+        UsageError: The folder is no whole release, or the port is taken.
+        PipelineError: The server did not start; the end of its log goes to stderr.
     """
-    name = read_release(release)["model_name"]
+    name = check_release(release)
     if port:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,7 +111,8 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
             try:
                 wait_until_ready(process, folder, management, name, timeout)
             except (RuntimeError, TimeoutError) as error:
-                raise PipelineError(f"{error}; the end of its log:\n{log_tail(folder)}") from error
+                print(f"the end of TorchServe's log:\n{log_tail(folder)}", file=sys.stderr)
+                raise PipelineError(str(error)) from error
             yield f"{url}/v1/models/{name}:predict", process
         finally:
             stop_torchserve(process)
@@ -159,8 +184,8 @@ def predict_address(endpoint: str, model_name: str | None) -> str:
     Raises:
         UsageError: It is no address, or the name is missing.
     """
-    if not endpoint.startswith(("http://", "https://")):
-        raise UsageError(f"--endpoint {endpoint!r} is no address: it starts with http:// or https://")
+    if not re.match(r"https?://[^/]", endpoint):
+        raise UsageError(f"--endpoint {endpoint!r} is no address: write http://host:port or https://host")
     if endpoint.endswith(":predict"):
         return endpoint
     if not model_name:
