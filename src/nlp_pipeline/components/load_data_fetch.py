@@ -3,7 +3,7 @@
 Hermetic helpers, inlined into the step as `additional_funcs`.
 """
 
-from typing import Any
+from typing import Any, Callable
 
 from nlp_pipeline.components.load_data_rows import format_of_name
 
@@ -114,7 +114,6 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
     import logging
 
     import httpx
-    import tenacity
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
     shown = shown_url(url)
@@ -135,15 +134,11 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
                 for chunk in chunks(1 << 20):
                     file.write(chunk)
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential(multiplier=first_wait, max=10),
-        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
-        reraise=True,
-    )
+    def transient(error: BaseException) -> bool:
+        return isinstance(error, (httpx.TransportError, httpx.HTTPStatusError))
+
     try:
-        retrying(fetch)
+        with_retries(fetch, transient, shown, attempts, first_wait)
     except httpx.HTTPStatusError as error:
         raise RuntimeError(f"{shown} answered {error.response.status_code} {attempts} times; try later") from None
     except httpx.InvalidURL:
@@ -153,6 +148,36 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         raise RuntimeError(f"{shown} could not be downloaded ({reason}): is its host right, and up?") from None
     except OSError as error:
         raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
+
+
+def with_retries(
+    fetch: Callable[[], None],
+    transient: Callable[[BaseException], bool],
+    shown: str,
+    attempts: int,
+    first_wait: float,
+) -> None:
+    """Downloads with retries.
+
+    Args:
+        fetch: The download, from its start.
+        transient: Whether an error may be gone the next time.
+        shown: The source, as the log shows it.
+        attempts: How often it is tried.
+        first_wait: Seconds before the second attempt; doubled each time, 10 at most.
+
+    Raises:
+        BaseException: What `fetch` raised in the last attempt.
+    """
+    import tenacity
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_exception(transient),
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential(multiplier=first_wait, max=10),
+        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
+        reraise=True,
+    )(fetch)
 
 
 def s3_client(endpoint: str) -> Any:
@@ -217,7 +242,6 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
     import os
 
     import minio
-    import tenacity
     import urllib3
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
@@ -239,15 +263,8 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
             return error.response.status in (408, 429) or error.response.status >= 500
         return isinstance(error, (urllib3.exceptions.HTTPError, minio.error.MinioException))
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(transient),
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential(multiplier=first_wait, max=10),
-        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
-        reraise=True,
-    )
     try:
-        retrying(fetch)
+        with_retries(fetch, transient, shown, attempts, first_wait)
     except minio.error.S3Error as error:
         if error.code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
             raise ValueError(f"{shown} is not there ({error.code}): check the bucket and the key") from None
@@ -269,4 +286,4 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-HELPERS = [fetch_source, file_path, shown_url, download_http, s3_client, download_s3, file_sha256]
+HELPERS = [fetch_source, file_path, shown_url, with_retries, download_http, s3_client, download_s3, file_sha256]
