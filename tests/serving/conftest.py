@@ -14,6 +14,7 @@ from kfp import dsl
 
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model
+from nlp_pipeline.components.archive_model_release import seal_release
 from nlp_pipeline.pipeline import HANDLER
 from nlp_pipeline.serving.handler import TextClassificationHandler
 
@@ -81,7 +82,7 @@ def changed_release(
     files: dict[str, Callable[[bytes], bytes] | None] | None = None,
     settings: dict[str, int] | None = None,
 ) -> Path:
-    """Copies a release, changing files of its archive (None leaves one out) and settings of its model."""
+    """Copies a release and seals it, with changed files of its archive (None leaves one out), settings of its model."""
     shutil.copytree(release, target)
     archive = next(target.glob("model-store/*.mar"))
     with zipfile.ZipFile(archive) as former:
@@ -101,6 +102,8 @@ def changed_release(
         text = f'{head}"{key}":{value}{tail.lstrip("0123456789")}'
     config.write_text(text)
     json.loads(text.partition("model_snapshot=")[2])
+    record = json.loads((target / "release.json").read_text())
+    seal_release(str(target), {key: record[key] for key in record if key not in ("digest", "created", "files")})
     return target
 
 
