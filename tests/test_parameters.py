@@ -8,6 +8,7 @@ def test_values_get_their_parameters_types() -> None:
     values = parse_settings(["epochs=3", "batch_size=8", "model_name=a=b", "evaluation_data=", "epochs=0.5"])
     assert values == {"epochs": 0.5, "batch_size": 8, "model_name": "a=b", "evaluation_data": ""}
     assert isinstance(parse_settings(["epochs=3"])["epochs"], float)
+    assert parse_settings(["deploy=False", "istio_sidecar=true"]) == {"deploy": False, "istio_sidecar": True}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,7 @@ def test_values_get_their_parameters_types() -> None:
         ("epochs=many", "epochs is a number, as in --set epochs=2.0"),
         ("epochs=nan", "epochs is a number, as in --set epochs=2.0"),
         ("=3", "no parameter ''"),
+        ("deploy=no", "deploy is true or false, as in --set deploy=true"),
     ],
 )
 def test_wrong_settings(setting: str, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nlp_pipeline.errors import UsageError
 
-KINDS: dict[str, type] = {"String": str, "Integer": int, "Float": float}
+KINDS: dict[str, type] = {"String": str, "Integer": int, "Float": float, "Boolean": bool}
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Parameter:
 
     Attributes:
         name: Its name.
-        kind: `str`, `int` or `float`.
+        kind: `str`, `int`, `float` or `bool`.
         default: Its default; None where a value must be given.
         description: What it is, a sentence.
     """
@@ -60,13 +60,13 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting!r}: the pipeline has no parameter {name!r}; {hint}")
         kind = parameters[name].kind
         try:
-            values[name] = kind(value)
+            values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
             if kind is float and not math.isfinite(values[name]):
                 raise ValueError
-        except ValueError:
-            what = {int: "an integer", float: "a number"}[kind]
+        except (ValueError, KeyError):
+            what = {int: "an integer", float: "a number", bool: "true or false"}[kind]
             raise UsageError(
-                f"--set {setting!r}: {name} is {what}, as in --set {name}={parameters[name].default}"
+                f"--set {setting!r}: {name} is {what}, as in --set {name}={str(parameters[name].default).lower()}"
             ) from None
     return values
 

@@ -71,6 +71,29 @@ def nlp_pipeline(
     volume_path: str = VOLUME_PATH,
     train_cpu: str = "4",
     train_memory: str = "12Gi",
+    deploy: bool = True,
+    namespace: str = "",
+    serving_runtime: str = "torchserve",
+    runtime_name: str = "",
+    model_store: str = "",
+    service_account: str = "",
+    s3_secret: str = "nlp-pipeline-s3",  # noqa: S107, the name of a Secret
+    hub_secret: str = "nlp-pipeline-hub",  # noqa: S107
+    deployment_mode: str = "",
+    min_replicas: int = 1,
+    max_replicas: int = 1,
+    scale_metric: str = "",
+    scale_target: int = 0,
+    serving_cpu: str = "1",
+    serving_memory: str = "2Gi",
+    serving_gpus: int = 0,
+    istio_sidecar: bool = False,
+    canary_percent: int = 0,
+    canary_minutes: float = 10.0,
+    deploy_timeout: int = 900,
+    endpoint_rows: int = 100,
+    first_failure: str = "stop",
+    gateway: str = "",
 ) -> None:
     """Fine-tunes a text classifier on labelled text, and packs it as a release that a real TorchServe was asked about.
 
@@ -101,6 +124,29 @@ def nlp_pipeline(
         volume_path: Where the steps find the volume; change it only for a local run, where a folder takes its place.
         train_cpu: CPUs of the training and evaluation steps.
         train_memory: Memory of the training and evaluation steps.
+        deploy: Whether to deploy the release with KServe; without, the pipeline ends at a validated release.
+        namespace: Namespace of the InferenceService; empty for the pod's own.
+        serving_runtime: What serves: torchserve (the archive) or huggingface (the model folder).
+        runtime_name: Name of the ServingRuntime; empty for nlp-pipeline-torchserve where that is installed.
+        model_store: Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.
+        service_account: Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.
+        s3_secret: Name of the Secret with the S3 credentials and endpoint; it need not exist where no S3 is used.
+        hub_secret: Name of the Secret whose HF_TOKEN opens private models of the Hugging Face hub; it need not exist.
+        deployment_mode: KServe's deployment mode: Knative, Standard, or empty for the cluster's default.
+        min_replicas: Least number of serving pods; 0, on Knative, for none while no one asks.
+        max_replicas: Greatest number of serving pods; 0 for no limit on Knative.
+        scale_metric: What scaling looks at: concurrency or rps (Knative), cpu or memory; empty for KServe's own choice.
+        scale_target: Value of the metric for each pod; 0 for KServe's own choice.
+        serving_cpu: CPUs of a serving pod.
+        serving_memory: Memory of a serving pod.
+        serving_gpus: GPUs of a serving pod.
+        istio_sidecar: Whether serving pods get an Istio sidecar.
+        canary_percent: Share of the traffic, in percent, that a new release gets first; 0 for none; Knative only.
+        canary_minutes: How long it has that share.
+        deploy_timeout: Seconds within which a release must be ready.
+        endpoint_rows: Ask the deployed model for so many evaluation rows.
+        first_failure: What becomes of a first deployment that fails: stop keeps the object without pods, or delete.
+        gateway: Address of an ingress gateway to ask through, by Host header; empty to ask the endpoint itself.
     """
     run = {"volume_path": volume_path, "model_name": model_name, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 

@@ -10,13 +10,7 @@ import pytest
 from kfp import dsl
 
 from nlp_pipeline.components import validate_archive as module
-from nlp_pipeline.components.validate_archive import (
-    ask_torchserve,
-    compare_answers,
-    require_agreement,
-    spread_rows,
-    validate_archive,
-)
+from nlp_pipeline.components.validate_archive import ask_torchserve, validate_archive
 from tests.conftest import write_parquet
 from tests.serving.conftest import changed_release, made_release, run_in_local_runner
 
@@ -167,25 +161,6 @@ def test_limits_are_checked_before_anything_is_started(
     monkeypatch.setattr(module, "ask_torchserve", lambda *_, **__: pytest.fail("it was asked"))
     with pytest.raises(ValueError, match=message):
         validate(tmp_path / "digest", predictions_of(tmp_path, evaluation), tmp_path / "v", **changed)
-
-
-def test_rows_are_spread_evenly(tmp_path: Path) -> None:
-    rows = [(str(number), "a") for number in range(10)]
-    path = str(predictions_of(tmp_path, rows))
-    for count, expected in ((5, "02468"), (3, "036"), (1, "0"), (0, "0123456789"), (11, "0123456789")):
-        assert spread_rows(path, count) == {
-            "text": [*expected],
-            "label": ["a"] * len(expected),
-            "predicted": ["a"] * len(expected),
-        }
-    with pytest.raises(ValueError, match=r"^there are no predictions"):
-        spread_rows(str(write_parquet(tmp_path / "none.parquet", [], predicted=[])), 5)
-
-
-def test_a_better_served_model_has_no_drop() -> None:
-    compared = compare_answers(["a", "b", "b"], ["a", "b", "a"], ["a", "b", "b"])
-    assert compared == {"rows": 3, "agreement": 2 / 3, "accuracy": 1.0, "offline_accuracy": 2 / 3}
-    require_agreement(compared, 0.5, 0.0)
 
 
 @pytest.mark.slow

@@ -19,12 +19,14 @@ def check_parameters(**values: Any) -> None:
 
     share = (lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.05 for 5%")
     count = (lambda value: value >= 0, "0 for all, or a number above")
+    cpus = (lambda value: re.fullmatch(r"[0-9]+(\.[0-9]+)?|[0-9]+m", value) is not None, "as in 4 or 500m")
+    memory = (lambda value: re.fullmatch(r"[0-9]+[KMGT]i?", value) is not None, "as in 12Gi")
     name = "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'"
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
         "volume_path": (lambda value: value.strip() != "", "the folder where the volume is mounted"),
         "volume_claim": (lambda value: value.strip() != "", "the name of a PersistentVolumeClaim"),
-        "train_cpu": (lambda value: re.fullmatch(r"[0-9]+(\.[0-9]+)?|[0-9]+m", value) is not None, "as in 4 or 500m"),
-        "train_memory": (lambda value: re.fullmatch(r"[0-9]+[KMGT]i?", value) is not None, "as in 12Gi"),
+        "train_cpu": cpus,
+        "train_memory": memory,
         "train_data": (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
         "text_column": (lambda value: value != "", "the name of a column"),
         "label_column": (lambda value: value != "", "the name of a column"),
@@ -47,6 +49,32 @@ def check_parameters(**values: Any) -> None:
         "validation_rows": count,
         "min_agreement": share,
         "max_accuracy_drop": share,
+        "namespace": (
+            lambda value: re.fullmatch(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value) is not None,
+            "the name of a namespace, or empty for the pod's own",
+        ),
+        "serving_runtime": (lambda value: value in ("torchserve", "huggingface"), "torchserve or huggingface"),
+        "model_store": (lambda value: value == "" or value.startswith("s3://"), "s3://bucket/folder, or empty for pvc"),
+        "deployment_mode": (lambda value: value in ("", "Knative", "Standard"), "Knative, Standard or empty"),
+        "min_replicas": count,
+        "max_replicas": count,
+        "scale_metric": (
+            lambda value: value in ("", "concurrency", "rps", "cpu", "memory"),
+            "concurrency, rps, cpu, memory or empty",
+        ),
+        "scale_target": (lambda value: value >= 0, "0 for KServe's own, or a number above"),
+        "serving_cpu": cpus,
+        "serving_memory": memory,
+        "serving_gpus": (lambda value: value >= 0, "0 or more"),
+        "canary_percent": (lambda value: 0 <= value < 100, "from 0 for no canary share to 99"),
+        "canary_minutes": (lambda value: 0 <= value < float("inf"), "0 or more"),
+        "deploy_timeout": (lambda value: value >= 1, "1 or more seconds"),
+        "endpoint_rows": (lambda value: value >= 1, "1 or more"),
+        "first_failure": (lambda value: value in ("stop", "delete"), "stop or delete"),
+        "gateway": (
+            lambda value: re.fullmatch(r"|https?://[^/\s]+/?", value) is not None,
+            "http://host:port, https://host or empty",
+        ),
     }
     for key, value in values.items():
         if key in ranges and not ranges[key][0](value):
