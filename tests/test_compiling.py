@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nlp_pipeline.cli import main
-from nlp_pipeline.compiling import COMPILED, compile_pipeline
+from nlp_pipeline.compiling import COMPILED, check_image, compile_pipeline
+from nlp_pipeline.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,3 +45,60 @@ def test_check_tells_what_is_stale(
 def test_no_path_of_this_machine_is_compiled_in() -> None:
     text = (ROOT / COMPILED).read_text(encoding="utf-8")
     assert str(ROOT) not in text and str(Path.home()) not in text and sys.prefix not in text
+
+
+IMAGE = "registry.example:5000/team/nlp-pipeline:1"
+
+
+def test_with_an_image_no_step_installs_anything() -> None:
+    plain, imaged = (list(yaml.safe_load_all(compile_pipeline(image))) for image in (None, IMAGE))
+    assert len(imaged) == 2 and imaged[1] == plain[1]
+    executors = imaged[0]["deploymentSpec"]["executors"]
+    assert len(executors) == len(plain[0]["deploymentSpec"]["executors"])
+    for name, executor in executors.items():
+        former = plain[0]["deploymentSpec"]["executors"][name]["container"]
+        assert executor["container"] == {**former, "image": IMAGE, "command": former["command"][3:]}
+        assert executor["container"]["command"][:2] == ["sh", "-ec"]
+        assert not any("-m pip install" in part for part in executor["container"]["command"])
+        former["image"], former["command"] = IMAGE, executor["container"]["command"]
+    assert imaged == plain  # nothing else has changed
+
+
+def test_the_file_with_an_image_is_one_that_kfp_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from kfp import components
+
+    file = tmp_path / "made" / "imaged.yaml"
+    line = ["--compile", "--image", IMAGE, "--output", str(file)]
+    assert main(line) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    component = components.load_component_from_text(file.read_text(encoding="utf-8"))
+    assert component.pipeline_spec.pipeline_info.name == "nlp-pipeline"
+    assert file.read_text(encoding="utf-8").startswith("# PIPELINE DEFINITION\n# Name: nlp-pipeline\n")
+    assert main([*line, "--check"]) == 0
+    assert main(["--compile", "--check", "--output", str(file)]) == 1
+    assert main([*line, "--image", "other", "--check"]) == 1
+    assert "other" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "nlp-pipeline",
+        "team/nlp_pipeline:v1.2-CUDA",
+        "localhost/x",
+        "registry:5000/a/b/c",
+        "GCR.example/a__b/c.d:1",
+        f"x:1@sha256:{'0a' * 32}",
+    ],
+)
+def test_names_of_images(image: str) -> None:
+    check_image(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["", " ", "a b", "x ", "x\n", "Team/x", "registry:5000/Team/x", "x:", "x:a/b", "/x", "x/", "a//b", "é", "x@1"],
+)
+def test_no_names_of_images(image: str) -> None:
+    with pytest.raises(UsageError, match="is no name of an image"):
+        check_image(image)

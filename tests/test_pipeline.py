@@ -8,7 +8,7 @@ import yaml
 from nlp_pipeline import packages
 from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.local import STEPS
-from nlp_pipeline.pipeline import VOLUME_PATH, nlp_pipeline
+from nlp_pipeline.pipeline import HUB_KEYS, S3_KEYS, VOLUME_PATH, nlp_pipeline
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in STEPS]
 ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]
@@ -39,6 +39,35 @@ def test_the_steps_that_write_to_the_volume_have_it(documents: list[dict[str, An
         (mount,) = executor["pvcMount"]
         assert mount["mountPath"] == VOLUME_PATH
         assert mount["pvcNameParameter"]["componentInputParameter"].endswith("volume_claim")
+
+
+def test_secrets_reach_the_steps_by_name_and_need_not_exist(documents: list[dict[str, Any]]) -> None:
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    found = {
+        name: [
+            (
+                secret["secretNameParameter"]["componentInputParameter"].removeprefix("pipelinechannel--"),
+                {one["secretKey"]: one["envVar"] for one in secret["keyToEnv"]},
+                secret["optional"],
+            )
+            for secret in executor["secretAsEnv"]
+        ]
+        for name, executor in executors.items()
+        if "secretAsEnv" in executor
+    }
+    s3 = ("s3_secret", {key: key for key in S3_KEYS}, True)
+    assert found["exec-load-data"] == [s3]
+    assert found["exec-train-model"] == [("hub_secret", {"HF_TOKEN": "HF_TOKEN"}, True)]
+
+
+def test_what_is_compiled_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in (*S3_KEYS, *HUB_KEYS):
+        monkeypatch.setenv(key, f"the value of {key}")
+    ir = compile_pipeline()
+    assert "the value of" not in ir
+    # Variables that are set in the steps' containers would be credentials, or could become some.
+    executors = next(iter(yaml.safe_load_all(ir)))["deploymentSpec"]["executors"]
+    assert not any("env" in executor["container"] for executor in executors.values())
 
 
 def test_the_steps_that_write_to_the_volume_are_not_cached(documents: list[dict[str, Any]]) -> None:

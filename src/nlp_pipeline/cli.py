@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline import __version__
+from nlp_pipeline.compiling import COMPILED
 from nlp_pipeline.errors import PipelineError, UsageError
 
 # Imports that take time stay inside what needs them: --help answers at once.
@@ -78,6 +79,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="with --compile: write nothing, exit 1 and show a diff if it is stale"
     )
 
+    compiling.add_argument(
+        "--image", help="with --compile: an image that holds the packages of every step, for steps that install nothing"
+    )
+    compiling.add_argument("--output", type=Path, metavar="FILE", help=f"the compiled file (default: {COMPILED})")
+
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     output.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -102,6 +108,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     command = commands[0]
     goes_with = {
         "check": ("compile",),
+        "image": ("compile",),
+        "output": ("compile",),
         "release": ("serve", "predict"),
         "port": ("serve",),
         "endpoint": ("predict",),
@@ -191,14 +199,17 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_compile(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
-    from nlp_pipeline.compiling import COMPILED, check_compiled, write_compiled
+    from nlp_pipeline.compiling import check_compiled, check_image, write_compiled
 
+    target = arguments.output or COMPILED
+    if arguments.image is not None:
+        check_image(arguments.image)
     if not arguments.check:
-        write_compiled(COMPILED)
-        print(COMPILED)
-    elif diff := check_compiled(COMPILED):
+        write_compiled(target, arguments.image)
+        print(target)
+    elif diff := check_compiled(target, arguments.image):
         print(diff)
-        raise PipelineError(f"{COMPILED} is stale: write it anew with --compile")
+        raise PipelineError(f"{target} is stale: write it anew with --compile")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,16 +1,24 @@
 """The pipeline as IR YAML, the file that the dashboard takes."""
 
 import difflib
+import itertools
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.errors import PipelineError, UsageError
 
 COMPILED = Path("compiled") / "nlp_pipeline.yaml"
 
 
-def compile_pipeline() -> str:
-    """Returns the pipeline's IR: two YAML documents, the pipeline and its Kubernetes platform spec."""
+def compile_pipeline(image: str | None = None) -> str:
+    """Returns the pipeline's IR: two YAML documents, the pipeline and its Kubernetes platform spec.
+
+    Args:
+        image: An image that holds the packages of every step, for steps that install nothing; None for steps that
+            install their packages on a plain Python image.
+    """
     from kfp import compiler
 
     from nlp_pipeline.pipeline import nlp_pipeline
@@ -18,25 +26,90 @@ def compile_pipeline() -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(nlp_pipeline, str(path))
-        return path.read_text(encoding="utf-8")
+        ir = path.read_text(encoding="utf-8")
+    return with_image(ir, image) if image is not None else ir
 
 
-def write_compiled(target: Path) -> None:
+def with_image(ir: str, image: str) -> str:
+    """Returns the IR with an image for all steps, which install nothing any more.
+
+    Args:
+        ir: The pipeline's IR.
+        image: The image.
+    """
+    import yaml
+
+    documents = list(yaml.safe_load_all(ir))
+    for container in drop_installs(documents[0]):
+        container["image"] = image
+    # The file begins with comments that list the parameters.
+    comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True)))
+    return comments + str(yaml.safe_dump_all(documents))
+
+
+def drop_installs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    """Takes the installing of packages out of the steps' commands.
+
+    Args:
+        pipeline: The first document of the IR, which is changed.
+
+    Returns:
+        The steps' containers.
+    """
+    executors = pipeline["deploymentSpec"]["executors"].values()
+    containers = [executor["container"] for executor in executors if "container" in executor]  # others are importers
+    for container in containers:
+        command = container["command"]
+        # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.
+        if command[:2] == ["sh", "-c"] and "pip install" in command[2]:
+            container["command"] = command[3:]
+    return containers
+
+
+def check_image(image: str) -> None:
+    """Makes sure that an image's name can be one.
+
+    Args:
+        image: The name, as in registry:5000/team/nlp-pipeline:1 or nlp-pipeline@sha256:...
+
+    Raises:
+        UsageError: It can't.
+    """
+    word = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+    # A first part that is no part of the path has a dot or a port, or is "localhost".
+    host = r"(?:(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?/)?"
+    if not re.fullmatch(
+        rf"{host}{word}(?:/{word})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", image, re.ASCII
+    ):
+        raise UsageError(
+            f"--image {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
+        )
+
+
+def write_compiled(target: Path, image: str | None = None) -> None:
     """Writes the pipeline's IR.
 
     Args:
         target: The file.
+        image: The steps' image; see `compile_pipeline`.
+
+    Raises:
+        UsageError: The file can't be written.
     """
-    text = compile_pipeline()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8", newline="\n")
+    text = compile_pipeline(image)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"{target} can't be written ({error.strerror}): name another file with --output") from None
 
 
-def check_compiled(target: Path) -> str:
+def check_compiled(target: Path, image: str | None = None) -> str:
     """Compares a compiled file with the code.
 
     Args:
         target: The file.
+        image: The steps' image; see `compile_pipeline`.
 
     Returns:
         The difference as a unified diff; empty where the file is current.
@@ -48,6 +121,6 @@ def check_compiled(target: Path) -> str:
         raise PipelineError(f"{target} is not there: write it with --compile")
     former = target.read_text(encoding="utf-8")
     diff = difflib.unified_diff(
-        former.splitlines(), compile_pipeline().splitlines(), str(target), "the code", lineterm="", n=1
+        former.splitlines(), compile_pipeline(image).splitlines(), str(target), "the code", lineterm="", n=1
     )
     return "\n".join(diff)

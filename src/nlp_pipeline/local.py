@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline import demo, packages
-from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.compiling import compile_pipeline, drop_installs
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
 from nlp_pipeline.parameters import check_ranges, pipeline_parameters
 from nlp_pipeline.progress import Progress
@@ -90,11 +90,7 @@ def for_this_machine(ir: str) -> str:
     import yaml
 
     documents = list(yaml.safe_load_all(ir))
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        command = executor["container"]["command"]
-        # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.
-        if command[:2] == ["sh", "-c"] and "pip install" in command[2]:
-            executor["container"]["command"] = command[3:]
+    drop_installs(documents[0])
     for task in documents[0]["root"]["dag"]["tasks"].values():
         task.pop("retryPolicy", None)
     return str(yaml.safe_dump_all(documents, sort_keys=False))

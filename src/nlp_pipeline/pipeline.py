@@ -14,14 +14,23 @@ from nlp_pipeline.components.validate_archive import validate_archive
 
 NAME = "nlp-pipeline"
 VOLUME_PATH = "/mnt/nlp-pipeline"
+# The keys of the Secrets are the names of the variables that the steps read.
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
+HUB_KEYS = ("HF_TOKEN",)
 # The archive holds the handler's source as it stands in the repository.
 HANDLER = (Path(__file__).parent / "serving" / "handler.py").read_text(encoding="utf-8")
 
 
 def dress(
-    task: dsl.PipelineTask, display_name: str, cpu: str, memory: str, volume_claim: str | None = None
+    task: dsl.PipelineTask,
+    display_name: str,
+    cpu: str,
+    memory: str,
+    volume_claim: str | None = None,
+    s3_secret: str | None = None,
+    hub_secret: str | None = None,
 ) -> dsl.PipelineTask:
-    """Gives a step its name in the dashboard and its resources, and the volume to a step that uses it.
+    """Gives a step its name in the dashboard, its resources, and the volume and the Secrets that it uses.
 
     Args:
         task: The step.
@@ -30,6 +39,9 @@ def dress(
         memory: Memory requested, and the limit.
         volume_claim: The claim of the volume, for a step that writes there. Such a step is never taken from the cache:
             a cached step would leave nothing on the volume.
+        s3_secret: The Secret with the S3 credentials, for a step that reads or writes s3://; it need not exist.
+        hub_secret: The Secret with the token of the Hugging Face hub, for a step that downloads from there; nor need
+            this one.
 
     Returns:
         The step.
@@ -40,6 +52,9 @@ def dress(
     if volume_claim is not None:
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, pvc_name=volume_claim, mount_path=VOLUME_PATH)
+    for secret, keys in ((s3_secret, S3_KEYS), (hub_secret, HUB_KEYS)):
+        if secret is not None:
+            kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
     return task
 
 
@@ -160,7 +175,7 @@ def nlp_pipeline(
         seed=seed,
         **run,
     )
-    dress(loaded, "Load data", "1", "4Gi", volume_claim)
+    dress(loaded, "Load data", "1", "4Gi", volume_claim, s3_secret=s3_secret)
 
     trained = train_model(
         train=loaded.outputs["train"],
@@ -176,8 +191,9 @@ def nlp_pipeline(
         seed=seed,
         **run,
     )
+    dress(trained, "Train model", train_cpu, train_memory, volume_claim, hub_secret=hub_secret)
     # A pod that was evicted goes on from its last checkpoint.
-    dress(trained, "Train model", train_cpu, train_memory, volume_claim).set_retry(num_retries=2)
+    trained.set_retry(num_retries=2)
 
     evaluated = evaluate_model(
         model=trained.outputs["model"],

@@ -8,7 +8,7 @@ from nlp_pipeline.parameters import pipeline_parameters
 
 GOOD: dict[str, list[Any]] = {
     "volume_path": ["/mnt"],
-    "volume_claim": ["claim"],
+    "volume_claim": ["claim", "team.claim-1"],
     "train_cpu": ["4", "0.5", "500m"],
     "train_memory": ["12Gi", "512M"],
     "train_data": ["x.csv"],
@@ -33,6 +33,10 @@ GOOD: dict[str, list[Any]] = {
     "min_agreement": [0, 1],
     "max_accuracy_drop": [0, 1],
     "namespace": ["", "team-a"],
+    "s3_secret": ["s3", "my.s3-1"],
+    "hub_secret": ["hub"],
+    "service_account": ["", "serving"],
+    "runtime_name": ["", "runtime"],
     "serving_runtime": ["torchserve", "huggingface"],
     "model_store": ["", "s3://bucket", "s3://bucket/folder"],
     "deployment_mode": ["", "Knative", "Standard"],
@@ -53,7 +57,7 @@ GOOD: dict[str, list[Any]] = {
 NAN = float("nan")
 BAD: dict[str, list[Any]] = {
     "volume_path": ["", " "],
-    "volume_claim": [""],
+    "volume_claim": ["", "Claim", "a b"],
     "train_cpu": ["lots", "", "-1"],
     "train_memory": ["2GB", "", "12 Gi"],
     "train_data": ["", " "],
@@ -78,6 +82,10 @@ BAD: dict[str, list[Any]] = {
     "min_agreement": [97, -1, NAN],
     "max_accuracy_drop": [1.5, -0.1, NAN],
     "namespace": ["Team", "a.b", "-a"],
+    "s3_secret": ["", "S3", "-a"],
+    "hub_secret": ["", "a/b"],
+    "service_account": ["Serving", "a b"],
+    "runtime_name": ["a_b"],
     "serving_runtime": ["triton", ""],
     "model_store": ["gs://bucket", "bucket"],
     "deployment_mode": ["Serverless", "knative"],

@@ -22,9 +22,11 @@ def check_parameters(**values: Any) -> None:
     cpus = (lambda value: re.fullmatch(r"[0-9]+(\.[0-9]+)?|[0-9]+m", value) is not None, "as in 4 or 500m")
     memory = (lambda value: re.fullmatch(r"[0-9]+[KMGT]i?", value) is not None, "as in 12Gi")
     name = "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'"
+    dns = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
+    secret = (lambda value: re.fullmatch(dns, value) is not None, "the name of a Secret, which need not exist")
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
         "volume_path": (lambda value: value.strip() != "", "the folder where the volume is mounted"),
-        "volume_claim": (lambda value: value.strip() != "", "the name of a PersistentVolumeClaim"),
+        "volume_claim": (lambda value: re.fullmatch(dns, value) is not None, "the name of a PersistentVolumeClaim"),
         "train_cpu": cpus,
         "train_memory": memory,
         "train_data": (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
@@ -52,6 +54,16 @@ def check_parameters(**values: Any) -> None:
         "namespace": (
             lambda value: re.fullmatch(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value) is not None,
             "the name of a namespace, or empty for the pod's own",
+        ),
+        "s3_secret": secret,
+        "hub_secret": secret,
+        "service_account": (
+            lambda value: re.fullmatch(f"|{dns}", value) is not None,
+            "the name of a service account, or empty",
+        ),
+        "runtime_name": (
+            lambda value: re.fullmatch(f"|{dns}", value) is not None,
+            "the name of a ServingRuntime, or empty",
         ),
         "serving_runtime": (lambda value: value in ("torchserve", "huggingface"), "torchserve or huggingface"),
         "model_store": (lambda value: value == "" or value.startswith("s3://"), "s3://bucket/folder, or empty for pvc"),
