@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import minio
+import pytest
 import urllib3
 
 
@@ -49,6 +50,14 @@ class S3Server:
         # As user metadata minio passes on the headers that S3 itself knows, such as Content-Encoding.
         metadata = {name.replace("_", "-"): value for name, value in headers.items()}
         self.client.put_object(bucket, key, io.BytesIO(content), len(content), metadata=metadata)
+
+
+def forget_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what the machine's own environment says of object stores and proxies."""
+    for name in ("ENDPOINT_URL", "ENDPOINT_URL_S3", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,10 +13,9 @@ from nlp_pipeline.components.load_data_fetch import (
     fetch_source,
     file_path,
     file_sha256,
-    s3_client,
     shown_url,
 )
-from tests.components.s3_server import S3Server, free_ports, s3_server
+from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
 
 CONTENT = b"text,label\n" + b"a film,1\n" * 10_000
 
@@ -31,10 +30,7 @@ def cut() -> Response:
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what the machine's own environment says of object stores and proxies."""
-    for name in ("ENDPOINT_URL", "ENDPOINT_URL_S3", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION"):
-        monkeypatch.delenv(f"AWS_{name}", raising=False)
-    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-    monkeypatch.setenv("NO_PROXY", "*")
+    forget_environment(monkeypatch)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException], kind: type[Exception], *secrets: str) -> str:
@@ -323,23 +319,6 @@ def test_s3_a_wrong_bucket(source: str) -> None:
 def test_s3_a_key_that_tells_no_format(key: str) -> None:
     with pytest.raises(ValueError, match="its name must end in"):
         fetch_source(f"s3://bucket/{key}", "unused")
-
-
-@pytest.mark.parametrize(
-    "address", ["localhost:9000", "ftp://host", "http://", "http://me:hunter2@host", "http://host/a", "http://h:x"]
-)
-def test_s3_a_wrong_endpoint(address: str) -> None:
-    with pytest.raises(RuntimeError, match="AWS_ENDPOINT_URL") as caught:
-        s3_client(address)
-    one_line(caught, RuntimeError, "hunter2")
-
-
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_s3_half_the_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(RuntimeError, match="set both, or neither") as caught:
-        s3_client("http://host")
-    one_line(caught, RuntimeError, "hunter2")
 
 
 def test_s3_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

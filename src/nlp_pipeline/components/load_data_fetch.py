@@ -3,9 +3,10 @@
 Hermetic helpers, inlined into the step as `additional_funcs`.
 """
 
-from typing import Any, Callable
-
 from nlp_pipeline.components.load_data_rows import format_of_name
+from nlp_pipeline.components.retries import with_retries
+from nlp_pipeline.components.s3 import HELPERS as S3_HELPERS
+from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
 
 
 def fetch_source(source: str, folder: str) -> tuple[str, str]:
@@ -150,83 +151,10 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
 
 
-def with_retries(
-    fetch: Callable[[], None],
-    transient: Callable[[BaseException], bool],
-    shown: str,
-    attempts: int,
-    first_wait: float,
-) -> None:
-    """Downloads with retries.
-
-    Args:
-        fetch: The download, from its start.
-        transient: Whether an error may be gone the next time.
-        shown: The source, as the log shows it.
-        attempts: How often it is tried.
-        first_wait: Seconds before the second attempt; doubled each time, 10 at most.
-
-    Raises:
-        BaseException: What `fetch` raised in the last attempt.
-    """
-    import tenacity
-
-    tenacity.Retrying(
-        retry=tenacity.retry_if_exception(transient),
-        stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential(multiplier=first_wait, max=10),
-        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
-        reraise=True,
-    )(fetch)
-
-
-def s3_client(endpoint: str) -> Any:
-    """Returns a `minio` client with the credentials of the environment.
-
-    Args:
-        endpoint: The object store's address, `http://host:port` or `https://host`.
-
-    Raises:
-        RuntimeError: The environment's settings are wrong.
-    """
-    import os
-    import re
-
-    import certifi
-    import minio
-    import urllib3
-
-    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint)
-    if not match:
-        raise RuntimeError("AWS_ENDPOINT_URL is no address of an object store: give it as http://host:port")
-    key, secret = os.environ.get("AWS_ACCESS_KEY_ID") or None, os.environ.get("AWS_SECRET_ACCESS_KEY") or None
-    if bool(key) != bool(secret):
-        raise RuntimeError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
-    try:
-        return minio.Minio(
-            match[2],
-            access_key=key,
-            secret_key=secret,
-            session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
-            secure=match[1] == "https",
-            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None,
-            # The retries are download_s3's; the client's own would multiply them.
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=10, read=60),
-                retries=False,
-                ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-            ),
-        )
-    except ValueError as error:
-        raise RuntimeError(f"AWS_ENDPOINT_URL {endpoint!r} or AWS_REGION is wrong: {error}") from None
-
-
 def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
     """Downloads an object with the `minio` client, with retries, and makes sure that it came whole.
 
-    The endpoint and the credentials come from the environment, by the names that AWS's own tools use:
-    `AWS_ENDPOINT_URL` (`http://host:port` or `https://host`; Amazon's by default), `AWS_REGION`,
-    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`. Without a key the access is anonymous.
+    The endpoint and the credentials come from the environment, as `s3_endpoint` and `s3_client` tell.
 
     Args:
         bucket: The bucket.
@@ -239,12 +167,7 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
         ValueError: There is no such bucket or object.
         RuntimeError: The object store refuses, or the download failed on every attempt.
     """
-    import os
-
-    import minio
-    import urllib3
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+    endpoint = s3_endpoint()
     client = s3_client(endpoint)
     shown = f"{f's3://{bucket}/{key}'!r} at {endpoint}"  # a key may hold line breaks
 
@@ -258,22 +181,8 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
         finally:
             response.close()
 
-    def transient(error: BaseException) -> bool:
-        if isinstance(error, minio.error.S3Error):
-            return error.response.status in (408, 429) or error.response.status >= 500
-        return isinstance(error, (urllib3.exceptions.HTTPError, minio.error.MinioException))
-
     try:
-        with_retries(fetch, transient, shown, attempts, first_wait)
-    except minio.error.S3Error as error:
-        if error.code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
-            raise ValueError(f"{shown} is not there ({error.code}): check the bucket and the key") from None
-        advice = "try later" if transient(error) else "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise RuntimeError(f"{shown} was refused ({error.code}): {advice}") from None
-    except (urllib3.exceptions.HTTPError, minio.error.MinioException, SyntaxError) as error:
-        # minio's own errors, and its XML parser's, hold the whole answer.
-        reason = str(error) if isinstance(error, urllib3.exceptions.HTTPError) else "its answer is not S3's"
-        raise RuntimeError(f"{shown} could not be downloaded ({reason}): is AWS_ENDPOINT_URL right?") from None
+        s3_call(fetch, shown, "downloaded", attempts, first_wait)
     except OSError as error:
         raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
 
@@ -286,4 +195,4 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-HELPERS = [fetch_source, file_path, shown_url, with_retries, download_http, s3_client, download_s3, file_sha256]
+HELPERS = [*S3_HELPERS, fetch_source, file_path, shown_url, download_http, download_s3, file_sha256]
