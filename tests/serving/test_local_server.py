@@ -23,7 +23,6 @@ from nlp_pipeline.serving.local_server import (
     find_release,
     predict_address,
     predict_at,
-    read_release,
     served,
 )
 from nlp_pipeline.serving.torchserve import free_ports
@@ -65,7 +64,7 @@ def test_spoilt_records_are_one_line(volume: Path, content: bytes) -> None:
         find_release(volume, "b")
     (volume / "release.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"^.* is no release: it has no sound release\.json; .*$"):
-        read_release(volume)
+        check_release(volume)
 
 
 PATH = "/v1/models/tiny:predict"
@@ -213,6 +212,7 @@ def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> 
     [
         (lambda path: path.unlink(), "model-store/tiny.mar is missing"),
         (lambda path: path.write_bytes(b"junk"), "model-store/tiny.mar is altered"),
+        (lambda path: path.with_name("b").write_bytes(b"junk"), "model-store/b does not belong to it"),
     ],
 )
 def test_a_spoilt_release_is_not_served(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.components.archive_model_release import release_files
+from nlp_pipeline.components.deploy_model_storage import check_release_folder
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.serving.client import ask
 from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
@@ -41,22 +41,6 @@ def find_release(volume: Path, model_name: str | None) -> Path:
         raise UsageError(f"{pointer} names no release: name one with --release DIR") from None
 
 
-def read_release(release: Path) -> dict[str, Any]:
-    """Returns a release's record.
-
-    Raises:
-        UsageError: The folder is no release.
-    """
-    try:
-        record: dict[str, Any] = json.loads((release / "release.json").read_text(encoding="utf-8"))
-        str(record["model_name"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UsageError(
-            f"{release} is no release: it has no sound release.json; releases lie in <volume>/<model>/releases/"
-        ) from None
-    return record
-
-
 def check_release(release: Path) -> str:
     """Makes sure that a release is whole, by the digests of its record.
 
@@ -67,15 +51,12 @@ def check_release(release: Path) -> str:
         The name of its model.
 
     Raises:
-        UsageError: The folder is no release, or a file is missing or altered.
+        UsageError: The folder is no release, or a file is missing, altered or additional.
     """
-    record = read_release(release)
-    there = release_files(str(release))
-    for name, digest in record.get("files", {}).items():
-        if there.get(name) != digest:
-            problem = "is altered" if name in there else "is missing"
-            raise UsageError(f"{release} is spoilt: {name} {problem}; choose another release, or make it anew")
-    return str(record["model_name"])
+    try:
+        return str(check_release_folder(str(release))["model_name"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @contextlib.contextmanager
