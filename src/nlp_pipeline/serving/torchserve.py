@@ -5,6 +5,7 @@ what they need in their bodies.
 """
 
 import subprocess
+from typing import Any
 
 
 def free_ports(count: int) -> list[int]:
@@ -21,6 +22,32 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def release_config(release: str, changed: dict[str, str]) -> str:
+    """Returns a release's own `config.properties`, changed for where it is served.
+
+    Args:
+        release: The release's folder.
+        changed: What is other there, by key: addresses and ports.
+
+    Returns:
+        The configuration, with the release's own archive and no pip install at start.
+
+    Raises:
+        RuntimeError: The release has no `config.properties`.
+    """
+    import os
+
+    always = {"model_store": os.path.join(release, "model-store"), "install_py_dep_per_model": "false"}
+    try:
+        with open(os.path.join(release, "config", "config.properties"), encoding="utf-8") as file:
+            own = dict(line.strip().split("=", 1) for line in file if "=" in line)
+    except OSError as error:
+        raise RuntimeError(
+            f"{error.filename} can't be read ({error.strerror}): is {release} a whole release?"
+        ) from None
+    return "".join(f"{key}={value}\n" for key, value in {**own, **always, **changed}.items())
+
+
 def local_config(release: str, ports: list[int]) -> str:
     """Returns a release's own `config.properties`, changed to run on this machine.
 
@@ -29,30 +56,19 @@ def local_config(release: str, ports: list[int]) -> str:
         ports: Five ports: inference, management, metrics, and gRPC's two.
 
     Returns:
-        The configuration: addresses on localhost, the release's own archive, no pip install at start.
+        The configuration: all addresses on localhost.
 
     Raises:
         RuntimeError: The release has no `config.properties`.
     """
-    import os
-
     changed = {
         "inference_address": f"http://127.0.0.1:{ports[0]}",
         "management_address": f"http://127.0.0.1:{ports[1]}",
         "metrics_address": f"http://127.0.0.1:{ports[2]}",
         "grpc_inference_port": str(ports[3]),
         "grpc_management_port": str(ports[4]),
-        "model_store": os.path.join(release, "model-store"),
-        "install_py_dep_per_model": "false",
     }
-    try:
-        with open(os.path.join(release, "config", "config.properties"), encoding="utf-8") as file:
-            own = dict(line.strip().split("=", 1) for line in file if "=" in line)
-    except OSError as error:
-        raise RuntimeError(
-            f"{error.filename} can't be read ({error.strerror}): is {release} a whole release?"
-        ) from None
-    return "".join(f"{key}={value}\n" for key, value in {**own, **changed}.items())
+    return release_config(release, changed)
 
 
 def server_environment(folder: str) -> dict[str, str]:
@@ -135,6 +151,27 @@ def start_torchserve(release: str, folder: str, port: int = 0) -> tuple["subproc
     return process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
 
 
+def model_workers(management: str, model_name: str) -> list[dict[str, Any]]:
+    """Returns what TorchServe's management address tells of a model's workers; nothing where it can't be asked.
+
+    Args:
+        management: The management URL.
+        model_name: The model's name.
+    """
+    import http.client
+    import json
+    import urllib.request
+
+    # Proxies of the environment are for other machines.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{management}/models/{model_name}", timeout=5) as answer:
+            workers: list[dict[str, Any]] = json.load(answer)[0]["workers"]
+            return workers
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return []
+
+
 def wait_until_ready(
     process: "subprocess.Popen[bytes]", folder: str, management: str, model_name: str, timeout: float
 ) -> None:
@@ -151,23 +188,14 @@ def wait_until_ready(
         RuntimeError: The server has ended, or a worker of the model has died.
         TimeoutError: The time is over.
     """
-    import http.client
-    import json
     import time
-    import urllib.request
 
-    # Proxies of the environment are for other machines.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + timeout
     started = False
     while time.monotonic() < until:
         if process.poll() is not None:
             raise RuntimeError(f"TorchServe ended with status {process.returncode}")
-        try:
-            with opener.open(f"{management}/models/{model_name}", timeout=5) as answer:
-                workers = json.load(answer)[0]["workers"]
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-            workers = []
+        workers = model_workers(management, model_name)
         states = [worker["status"] for worker in workers]
         # A worker is UNLOADING before its process has been started, and again when it has died.
         started = started or any(worker["pid"] > 0 for worker in workers)
@@ -230,9 +258,11 @@ def log_tail(folder: str, lines: int = 25) -> str:
 
 HELPERS = [
     free_ports,
+    release_config,
     local_config,
     server_environment,
     start_torchserve,
+    model_workers,
     wait_until_ready,
     stop_torchserve,
     group_members,

@@ -1,0 +1,153 @@
+"""What the TorchServe image runs, on the release that KServe mounts; `ServingRuntime` names both ways to call it.
+
+`python -m nlp_pipeline.serving.runtime [RELEASE]` becomes TorchServe: no process stands between, and so a SIGTERM
+reaches it. `python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded.
+
+No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 and "Healthy" as
+soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; GET
+/v1/models/NAME is a 404, before and after; GET /v1/models/NAME:predict waits while the model loads, and then is a 400,
+for want of instances. Its management address does tell, the state of each worker, and is for localhost only.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from nlp_pipeline.serving.torchserve import model_workers, release_config, server_environment
+
+RELEASE = "/mnt/models"
+# Ports by the environment variables that change them. Kubernetes itself sets variables that end in _PORT.
+PORTS = {
+    "PORT_INFERENCE": 8080,
+    "PORT_MANAGEMENT": 8081,
+    "PORT_METRICS": 8082,
+    "PORT_GRPC_INFERENCE": 7070,
+    "PORT_GRPC_MANAGEMENT": 7071,
+}
+# TorchServe's own configuration writes log files, up to 3 GB of them, in a container that no one looks into.
+LOGGING = """\
+<Configuration>
+  <Appenders>
+    <Console name="STDOUT" target="SYSTEM_OUT"><PatternLayout pattern="%d{ISO8601} [%-5p] %c{1} - %m%n"/></Console>
+  </Appenders>
+  <Loggers>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="org.apache" level="off"/>
+    <Root level="info"><AppenderRef ref="STDOUT"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def chosen_ports(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the ports, by the names of `PORTS`.
+
+    Args:
+        environment: The environment, which may change them.
+
+    Raises:
+        RuntimeError: One is no number.
+    """
+    ports = {name: environment.get(name, str(port)) for name, port in PORTS.items()}
+    for name, port in ports.items():
+        if not port.isdecimal():
+            raise RuntimeError(f"{name} is {port!r}: it must be the number of a port")
+    return ports
+
+
+def runtime_config(release: str, ports: Mapping[str, str]) -> str:
+    """Returns the release's own `config.properties`, changed for a pod: only localhost may manage the server.
+
+    Args:
+        release: The release's folder.
+        ports: See `chosen_ports`.
+
+    Raises:
+        RuntimeError: The release is not whole.
+    """
+    changed = {
+        "inference_address": f"http://0.0.0.0:{ports['PORT_INFERENCE']}",
+        "management_address": f"http://127.0.0.1:{ports['PORT_MANAGEMENT']}",
+        "metrics_address": f"http://0.0.0.0:{ports['PORT_METRICS']}",
+        "grpc_inference_port": ports["PORT_GRPC_INFERENCE"],
+        "grpc_management_port": ports["PORT_GRPC_MANAGEMENT"],
+    }
+    return release_config(release, changed)
+
+
+def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]:
+    """Returns the command by which TorchServe's own launcher starts the server, to stay between it and any signal.
+
+    Args:
+        folder: The server's folder, with config.properties and log4j2.xml.
+        java_home: The Java runtime.
+        model_store: The folder with the archive.
+    """
+    import ts  # type: ignore[import-untyped]
+
+    packages = Path(ts.__file__).resolve().parents[1]
+    return [
+        f"{java_home}/bin/java",
+        f"-Dmodel_server_home={packages}",
+        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        f"-Dlog4j.configurationFile=file://{folder}/log4j2.xml",
+        *("-cp", f"{packages}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("--python", sys.executable),
+        *("-f", f"{folder}/config.properties"),
+        *("-s", str(model_store)),
+        "-ncs",  # no snapshots of the configuration
+    ]
+
+
+def check_ready(model_name: str) -> str:
+    """Returns why a model is not ready; nothing where all of its workers have loaded it.
+
+    Args:
+        model_name: The model's name, which is the InferenceService's too.
+
+    Raises:
+        RuntimeError: A port is no number.
+    """
+    management = f"http://127.0.0.1:{chosen_ports(os.environ)['PORT_MANAGEMENT']}"
+    states = [str(worker["status"]) for worker in model_workers(management, model_name)]
+    if states and all(state == "READY" for state in states):
+        return ""
+    found = f"its workers are {', '.join(states)}" if states else "TorchServe does not list it, or does not answer"
+    return f"model {model_name!r} is not loaded: {found}; the log of the container tells more"
+
+
+def serve(release: Path) -> None:
+    """Becomes TorchServe on a release.
+
+    Args:
+        release: The release's folder, an absolute path.
+
+    Raises:
+        RuntimeError: It can't: the message tells why.
+    """
+    config = runtime_config(str(release), chosen_ports(os.environ))
+    # The only folder that is written to, in TMPDIR: the release and all else may be read-only.
+    folder = Path(tempfile.mkdtemp(prefix="ts-"))
+    (folder / "config.properties").write_text(config, encoding="utf-8")
+    (folder / "log4j2.xml").write_text(LOGGING, encoding="utf-8")
+    environment = server_environment(str(folder))
+    command = server_command(folder, environment["JAVA_HOME"], release / "model-store")
+    os.chdir(folder)
+    os.execve(command[0], command, environment)  # noqa: S606, no shell
+
+
+def main() -> None:
+    """Serves the release in /mnt/models, or in the folder that is given; with --ready, tells whether it is loaded."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["--ready"] and len(arguments) == 2:
+            sys.exit(check_ready(arguments[1]) or 0)
+        serve(Path(arguments[0] if arguments else RELEASE).absolute())
+    except (RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
