@@ -20,7 +20,7 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.local
-	$(PIP) --editable '.[local,test,lint]'
+	$(PIP) --editable '.[local,deploy,test,lint]'
 	@touch $@
 
 demo: setup  ## reviews in, checked predictions out
@@ -45,7 +45,7 @@ readme: setup  ## write the README's generated parts
 # The newest versions that fit pyproject.toml, from a new environment; run the tests before you commit them.
 lock:  ## write constraints.txt anew
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[local,test,lint]'
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[local,deploy,test,lint]'
 	(echo '# What the project is tested with, on Python 3.11: written by `make lock`.'; \
 	 build/lock/bin/python -m pip freeze | grep -v '^nlp-pipeline' | sed 's/+cpu$$//') > constraints.txt
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "nothing to do: give one of --local, --serve, --predict and --compile; see --help"),
+        ("", "nothing to do: give one of --local, --serve, --predict, --compile and --manifests; see"),
         ("--set epochs=1", "nothing to do"),
         ("--local --serve", "--local and --serve exclude each other"),
         ("--serve --compile", "--serve and --compile exclude each other"),
@@ -30,6 +30,13 @@ ROOT = Path(__file__).parents[1]
         ("--compile --image Team/x", "--image 'Team/x' is no name of an image: write it in lower case, as in"),
         ("--compile --output .", ". can't be written (Is a directory): name another file with --output"),
         ("--compile --output /dev/null/x", "/dev/null/x can't be written ("),
+        ("--compile --manifests", "--compile and --manifests exclude each other"),
+        ("--local --runtime-image x", "--runtime-image goes with --manifests, not with --local"),
+        ("--compile --steps-account x", "--steps-account goes with --manifests, not with --compile"),
+        ("--manifests --runtime-image X", "--runtime-image 'X' is no name of an image"),
+        ("--manifests", "--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME"),
+        ("--manifests --set namespace=Team", "namespace is 'Team': it must be the name of a namespace"),
+        ("--manifests --set namespace=t --steps-account a/b/c", "--steps-account 'a/b/c' is no service account: write"),
         ("--local --port 1", "--port goes with --serve"),
         ("--serve --port 70000", "--port 70000: give a port from 1 to 65535"),
         ("--serve --port abc", "argument --port: invalid int value: 'abc'"),
@@ -104,7 +111,16 @@ def test_help_imports_nothing_that_takes_time() -> None:
     slow = {"kfp", "torch", "transformers", "datasets", "pyarrow", "numpy", "httpx", "rich", "yaml", "pydantic"}
     assert slow.isdisjoint(json.loads(modules))
     # In groups, with examples and exit codes.
-    for heading in ("what to do:", "the run:", "serving:", "compiling:", "output:", "examples:", "exit codes:"):
+    for heading in (
+        "what to do:",
+        "the run:",
+        "serving:",
+        "compiling:",
+        "what a namespace needs:",
+        "output:",
+        "examples:",
+        "exit codes:",
+    ):
         assert heading in help_text
 
 

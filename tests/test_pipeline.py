@@ -10,7 +10,7 @@ from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.local import STEPS
 from nlp_pipeline.pipeline import HUB_KEYS, S3_KEYS, VOLUME_PATH, nlp_pipeline
 
-EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in STEPS]
+EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
 ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]
 
 
@@ -21,8 +21,8 @@ def documents() -> list[dict[str, Any]]:
 
 def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
     pipeline = documents[0]
-    inner = pipeline["components"]["comp-condition-1"]["dag"]["tasks"]
-    return {**pipeline["root"]["dag"]["tasks"], **inner}
+    inner = [pipeline["components"][f"comp-condition-{number}"]["dag"]["tasks"] for number in (1, 2)]
+    return {**pipeline["root"]["dag"]["tasks"], **inner[0], **inner[1]}
 
 
 def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) -> None:
@@ -81,7 +81,14 @@ def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> No
     assert condition["dependentTasks"] == ["evaluate-model", "gate", "load-data", "train-model"]
     assert condition["triggerPolicy"]["condition"].endswith("['pipelinechannel--gate-Output'] == true")
     inner = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]
-    assert sorted(inner) == ["archive-model", "validate-archive"]
+    assert sorted(inner) == ["archive-model", "condition-2", "validate-archive"]
+
+
+def test_deploying_waits_for_the_validation_and_can_be_left_out(documents: list[dict[str, Any]]) -> None:
+    deploying = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]["condition-2"]
+    assert deploying["dependentTasks"] == ["archive-model", "validate-archive"]
+    assert deploying["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--deploy'] == true"
+    assert list(documents[0]["components"]["comp-condition-2"]["dag"]["tasks"]) == ["deploy-model"]
 
 
 def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) -> None:
@@ -104,7 +111,7 @@ def test_no_source_is_too_long_for_a_command_line(documents: list[dict[str, Any]
 
 
 def test_steps_install_exactly_their_pins(documents: list[dict[str, Any]]) -> None:
-    for step in STEPS:
+    for step in (*STEPS, "deploy_model"):
         command = documents[0]["deploymentSpec"]["executors"][f"exec-{step.replace('_', '-')}"]["container"]["command"]
         for pin in getattr(packages, step.upper()):
             assert f"'{pin}'" in command[2]

@@ -27,6 +27,8 @@ examples:
       asks it
   python pipeline_v2.py --compile
       writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes
+  python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -
+      makes what the namespace "team" needs: volume, access, serving runtime
 
 exit codes:
   0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate, 130 interrupted
@@ -50,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         # The width is fixed: the README shows this text, whatever terminal it was made on.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         allow_abbrev=False,
-        usage="%(prog)s (--local | --serve | --predict TEXT... | --compile) [options]",
+        usage="%(prog)s (--local | --serve | --predict TEXT... | --compile | --manifests) [options]",
     )
     commands = parser.add_argument_group("what to do")
     commands.add_argument("--local", action="store_true", help="run the whole pipeline on this machine")
@@ -59,6 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--predict", nargs="+", metavar="TEXT", help="classify texts; after --local, the texts to show at its end"
     )
     commands.add_argument("--compile", action="store_true", help="write the pipeline's IR YAML to compiled/")
+    commands.add_argument(
+        "--manifests", action="store_true", help="print what a namespace needs, as YAML for kubectl apply -f -"
+    )
 
     run = parser.add_argument_group("the run")
     run.add_argument(
@@ -84,6 +89,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compiling.add_argument("--output", type=Path, metavar="FILE", help=f"the compiled file (default: {COMPILED})")
 
+    namespace = parser.add_argument_group("what a namespace needs")
+    namespace.add_argument(
+        "--runtime-image", metavar="IMAGE", help="with --manifests: the image of the project's TorchServe runtime"
+    )
+    namespace.add_argument(
+        "--steps-account",
+        metavar="[NAMESPACE/]NAME",
+        help="with --manifests: the service account that the steps run as (default: default-editor)",
+    )
+
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     output.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -97,14 +112,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: They do not.
     """
-    commands = [name for name in ("local", "serve", "compile") if getattr(arguments, name)]
+    commands = [name for name in ("local", "serve", "compile", "manifests") if getattr(arguments, name)]
     if arguments.predict and not arguments.local:
         commands.append("predict")
     if len(commands) != 1:
         problem = (
             f"{' and '.join(f'--{name}' for name in commands)} exclude each other" if commands else "nothing to do"
         )
-        raise UsageError(f"{problem}: give one of --local, --serve, --predict and --compile; see --help")
+        raise UsageError(f"{problem}: give one of --local, --serve, --predict, --compile and --manifests; see --help")
     command = commands[0]
     goes_with = {
         "check": ("compile",),
@@ -114,9 +129,11 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         "port": ("serve",),
         "endpoint": ("predict",),
         "json": ("local", "predict", "serve"),
+        "runtime-image": ("manifests",),
+        "steps-account": ("manifests",),
     }
     for flag, allowed in goes_with.items():
-        if getattr(arguments, flag) not in (None, False) and command not in allowed:
+        if getattr(arguments, flag.replace("-", "_")) not in (None, False) and command not in allowed:
             raise UsageError(f"--{flag} goes with {' or '.join(f'--{name}' for name in allowed)}, not with --{command}")
     if arguments.endpoint and arguments.release:
         raise UsageError("--endpoint and --release exclude each other: a release is served here, an endpoint elsewhere")
@@ -231,6 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_serve(arguments)
         elif arguments.predict:
             run_predict(arguments)
+        elif arguments.manifests:
+            from nlp_pipeline.manifests import run_manifests
+
+            run_manifests(arguments)
         else:
             run_compile(arguments)
     except PipelineError as error:

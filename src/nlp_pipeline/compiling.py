@@ -66,11 +66,12 @@ def drop_installs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
     return containers
 
 
-def check_image(image: str) -> None:
+def check_image(image: str, flag: str = "--image") -> None:
     """Makes sure that an image's name can be one.
 
     Args:
         image: The name, as in registry:5000/team/nlp-pipeline:1 or nlp-pipeline@sha256:...
+        flag: What it was given as.
 
     Raises:
         UsageError: It can't.
@@ -82,7 +83,7 @@ def check_image(image: str) -> None:
         rf"{host}{word}(?:/{word})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", image, re.ASCII
     ):
         raise UsageError(
-            f"--image {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
+            f"{flag} {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
         )
 
 

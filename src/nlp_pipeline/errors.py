@@ -2,7 +2,9 @@
 
 PipelineError                 1  a run failed
 ├── UsageError                2  bad usage or configuration
-└── GateNotPassedError        3  the model did not pass the gate
+├── GateNotPassedError        3  the model did not pass the gate
+├── TimedOutError             4  it was not ready in time
+└── RolledBackError           5  the new release failed; what was there before serves again
 """
 
 
@@ -22,3 +24,15 @@ class GateNotPassedError(PipelineError):
     """The model is not good enough to be archived."""
 
     exit_code = 3
+
+
+class TimedOutError(PipelineError):
+    """Something was not ready in time."""
+
+    exit_code = 4
+
+
+class RolledBackError(PipelineError):
+    """A deployment failed, and what was there before was put back."""
+
+    exit_code = 5

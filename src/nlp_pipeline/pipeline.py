@@ -1,4 +1,4 @@
-"""The pipeline: labelled text in, a checked release out."""
+"""The pipeline: labelled text in, a live and checked endpoint out."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from kfp import dsl, kubernetes
 
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model
+from nlp_pipeline.components.deploy_model import deploy_model
 from nlp_pipeline.components.evaluate_model import evaluate_model
 from nlp_pipeline.components.gate import gate
 from nlp_pipeline.components.load_data import load_data
@@ -110,7 +111,7 @@ def nlp_pipeline(
     first_failure: str = "stop",
     gateway: str = "",
 ) -> None:
-    """Fine-tunes a text classifier on labelled text, and packs it as a release that a real TorchServe was asked about.
+    """Fine-tunes a text classifier on labelled text, packs it, asks it in the real server, and deploys it with KServe.
 
     Args:
         train_data: Path or URL (file, http, https, s3) of rows to train on: CSV, TSV, JSONL or Parquet, plain or .gz.
@@ -229,3 +230,34 @@ def nlp_pipeline(
             **run,
         )
         dress(validated, "Validate archive", "2", "4Gi", volume_claim)
+
+        with dsl.If(deploy == True, name="deploy"):  # noqa: E712
+            deployed = deploy_model(
+                release=archived.outputs["release"],
+                predictions=evaluated.outputs["predictions"],
+                namespace=namespace,
+                serving_runtime=serving_runtime,
+                runtime_name=runtime_name,
+                model_store=model_store,
+                volume_claim=volume_claim,
+                service_account=service_account,
+                deployment_mode=deployment_mode,
+                min_replicas=min_replicas,
+                max_replicas=max_replicas,
+                scale_metric=scale_metric,
+                scale_target=scale_target,
+                serving_cpu=serving_cpu,
+                serving_memory=serving_memory,
+                serving_gpus=serving_gpus,
+                istio_sidecar=istio_sidecar,
+                canary_percent=canary_percent,
+                canary_minutes=canary_minutes,
+                deploy_timeout=deploy_timeout,
+                endpoint_rows=endpoint_rows,
+                min_agreement=min_agreement,
+                max_accuracy_drop=max_accuracy_drop,
+                first_failure=first_failure,
+                gateway=gateway,
+                **run,
+            ).after(validated)
+            dress(deployed, "Deploy model", "500m", "2Gi", volume_claim, s3_secret=s3_secret)

@@ -78,9 +78,11 @@ def change_record(release: Path, **changes: Any) -> None:
 # On the volume
 
 
-def test_on_the_volume_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urllib3.PoolManager, "urlopen", None)
-    assert release_uri("/absent", "tiny", DIGEST, "", "claim") == f"pvc://claim/tiny/releases/{DIGEST}"
+def test_where_kserve_reads() -> None:
+    place = f"tiny/releases/{DIGEST}"
+    assert release_uri("tiny", DIGEST, "", "claim") == (f"pvc://claim/{place}", "", "")
+    assert release_uri("tiny", DIGEST, "s3://bucket/", "claim") == (f"s3://bucket/{place}", "bucket", place)
+    assert release_uri("tiny", DIGEST, "s3://bucket/a/b", "") == (f"s3://bucket/a/b/{place}", "bucket", f"a/b/{place}")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_on_the_volume_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrong_parameters(model_name: str, digest: str, volume_claim: str, says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
-        release_uri("/absent", model_name, digest, "", volume_claim)
+        release_uri(model_name, digest, "", volume_claim)
     one_line(caught, ValueError)
 
 
@@ -150,7 +152,7 @@ def test_a_model_store(model_store: str, bucket: str, prefix: str) -> None:
 )
 def test_no_model_store(model_store: str, says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
-        release_uri("/absent", "tiny", DIGEST, model_store, "claim")
+        release_uri("tiny", DIGEST, model_store, "claim")
     assert "write s3://bucket or s3://bucket/prefix, or leave it empty" in one_line(caught, ValueError, "hunter2")
 
 
@@ -260,8 +262,9 @@ def upload(release: Path, store: Store, **options: Any) -> int:
 def test_a_release_is_sent(release: Path, store: Store, prefix: str) -> None:
     place = place_of(release)
     key = f"{prefix}/{place}" if prefix else place
-    uri = release_uri(str(release), "tiny", place[-16:], f"{store.address}/{prefix}", "unused")
-    assert uri == f"{store.address}/{key}"
+    uri, bucket, sent_to = release_uri("tiny", place[-16:], f"{store.address}/{prefix}", "unused")
+    assert (uri, sent_to) == (f"{store.address}/{key}", key)
+    upload_release(str(release), bucket, sent_to)
     assert store.whole(release, key)
     assert store.sent.count(f"{key}/{LARGE}") == 1  # parts are of 16 MiB
     assert store.sent[-1] == f"{key}/release.json" and store.sent.count(store.sent[-1]) == 1
@@ -471,8 +474,8 @@ def test_the_helpers_need_nothing_else(release: Path, store: Store, tmp_path: Pa
     source = "from typing import *\n\n" + "\n\n".join(inspect.getsource(helper) for helper in helpers)
     assert source.isascii() and len({helper.__name__ for helper in helpers}) == len(helpers)
     step = tmp_path / "step.py"
-    call = f"release_uri({str(release)!r}, 'tiny', {place_of(release)[-16:]!r}, {store.address!r}, 'claim')"
-    step.write_text(f"{source}\n\nprint({call})\n")
+    call = f"release_uri('tiny', {place_of(release)[-16:]!r}, {store.address!r}, 'claim')"
+    step.write_text(f"{source}\n\nuri, *place = {call}\nupload_release({str(release)!r}, *place)\nprint(uri)\n")
     done = subprocess.run([sys.executable, "-I", str(step)], env=os.environ, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{store.address}/{place_of(release)}"
     assert store.whole(release, place_of(release))
@@ -624,7 +627,7 @@ def test_a_bucket_that_is_not_there(release: Path, store: Store, monkeypatch: py
     for region in ("", "us-east-1"):
         monkeypatch.setenv("AWS_REGION", region)
         with pytest.raises(ValueError, match=r"^s3://nobucket/.* is not there \(NoSuchBucket\): check the") as caught:
-            release_uri(str(release), "tiny", place_of(release)[-16:], "s3://nobucket", "claim")
+            upload_release(str(release), "nobucket", place_of(release))
         one_line(caught, ValueError, "test-secret")
     assert store.sent == []
     assert "nobucket" not in [one.name for one in store.server.client.list_buckets()]

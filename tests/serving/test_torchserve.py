@@ -40,10 +40,10 @@ def labels(response: httpx.Response) -> list[str]:
 def test_it_answers_over_http(address: str, rows: Any) -> None:
     texts, expected = zip(*rows(100, seed=11), strict=True)
     with httpx.Client(trust_env=False) as client:
-        found = ask(client, address, [*texts, {"data": "superb \ud800"}, {"text": "awful"}])
+        found = ask(client, address, [*texts, {"data": "superb \ud800"}, {"text": "awful"}], labels=[])
         assert [one["label"] for one in found] == [*expected, "4", "0"]
         assert labels(client.post(address, json={"instances": []})) == []
-    one_by_one, latencies, seconds = replay(address, list(texts), clients=8)
+    one_by_one, latencies, seconds = replay(address, list(texts), clients=8, labels=[], options={})
     assert one_by_one == list(expected)
     assert len(latencies) == 100 and 0 < max(latencies) <= seconds
 

@@ -11,22 +11,21 @@ from nlp_pipeline.components.s3 import HELPERS as S3_HELPERS
 from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
 
 
-def release_uri(release: str, model_name: str, digest: str, model_store: str, volume_claim: str) -> str:
-    """Returns the address at which KServe reads a release, having sent it there where it is no volume's.
+def release_uri(model_name: str, digest: str, model_store: str, volume_claim: str) -> tuple[str, str, str]:
+    """Returns the address at which KServe reads a release.
 
     Args:
-        release: The release's folder; it is read only where it is sent.
         model_name: The model's name, a DNS-1035 label.
         digest: The release's digest, 16 hexadecimal digits.
         model_store: Where it is sent: `s3://bucket` or `s3://bucket/prefix`; empty to serve from the volume.
         volume_claim: The claim of the volume on which the release was published.
 
     Returns:
-        `pvc://<volume_claim>/<model_name>/releases/<digest>` or `<model_store>/<model_name>/releases/<digest>`.
+        `pvc://<volume_claim>/<model_name>/releases/<digest>` or `<model_store>/<model_name>/releases/<digest>`; of the
+        latter also the bucket and the prefix, for `upload_release`, which are empty for the former.
 
     Raises:
-        ValueError: A parameter is wrong, the release is spoilt, or another lies there.
-        RuntimeError: The object store can't be reached or refuses.
+        ValueError: A parameter is wrong.
     """
     import re
 
@@ -36,11 +35,10 @@ def release_uri(release: str, model_name: str, digest: str, model_store: str, vo
     place = f"{model_name}/releases/{digest}"
     if not model_store:
         check_parameters(volume_claim=volume_claim)
-        return f"pvc://{volume_claim}/{place}"
+        return f"pvc://{volume_claim}/{place}", "", ""
     bucket, prefix = split_model_store(model_store)
     prefix = f"{prefix}/{place}" if prefix else place
-    upload_release(release, bucket, prefix)
-    return f"s3://{bucket}/{prefix}"
+    return f"s3://{bucket}/{prefix}", bucket, prefix
 
 
 def split_model_store(model_store: str) -> tuple[str, str]:

@@ -1,12 +1,37 @@
 """Asks a served model over the KServe v1 protocol.
 
-Hermetic helpers: the command line uses them, and `validate_archive` inlines them as `additional_funcs`.
+Hermetic helpers: the command line uses them, and steps inline them as `additional_funcs`.
 """
 
 from typing import Any
 
 
-def ask(client: Any, url: str, instances: list[Any]) -> list[dict[str, Any]]:
+def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
+    """Returns the `label` and the `score` of a prediction.
+
+    Args:
+        prediction: The archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by
+            class ids, `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None).
+        labels: The labels in the order of their ids; where there are none, ids stay.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(prediction, dict) and prediction.keys() >= {"label", "score"}:
+        return {"label": prediction["label"], "score": prediction["score"]}
+    if isinstance(prediction, dict) and prediction and all(key.isdigit() for key in prediction):
+        best = max(prediction, key=lambda key: float(prediction[key]))
+        number, score = int(best), float(prediction[best])
+    elif isinstance(prediction, int) and not isinstance(prediction, bool):
+        number, score = prediction, None
+    else:
+        raise ValueError("neither a label and a score nor class ids")
+    if labels and not 0 <= number < len(labels):
+        raise ValueError(f"class id {number}, and the model has {len(labels)} classes")
+    return {"label": labels[number] if labels else str(number), "score": score}
+
+
+def ask(client: Any, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
     """Sends instances to a model and returns its predictions.
 
     The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
@@ -15,12 +40,15 @@ def ask(client: Any, url: str, instances: list[Any]) -> list[dict[str, Any]]:
         client: An `httpx.Client`.
         url: The model's address, `http://host:port/v1/models/<name>:predict`.
         instances: Texts, or objects with a text as "data" or "text".
+        labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
 
     Returns:
         A prediction for each instance, in order: its `label` and its `score`.
 
     Raises:
-        RuntimeError: The server can't be reached, answers with an error, or with something else than predictions.
+        ConnectionError: The server can't be reached, or there is no way to the model (404, 502, 503, 504): this may
+            pass while a route comes up.
+        RuntimeError: The server answers with another error, or with something else than predictions.
     """
     import json
 
@@ -31,32 +59,37 @@ def ask(client: Any, url: str, instances: list[Any]) -> list[dict[str, Any]]:
         body = json.dumps({"instances": instances})
         response = client.post(url, content=body, headers={"Content-Type": "application/json"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise RuntimeError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
+        raise ConnectionError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
     shown = response.text[:300].replace("\n", " ")
     if response.status_code != 200:
-        raise RuntimeError(f"{url} answered {response.status_code}: {shown}")
+        kind = ConnectionError if response.status_code in (404, 502, 503, 504) else RuntimeError
+        raise kind(f"{url} answered {response.status_code}: {shown}")
     try:
         predictions = response.json()["predictions"]
-        if len(predictions) == len(instances) and all(one.keys() >= {"label", "score"} for one in predictions):
-            return list(predictions)
+        if len(predictions) == len(instances):
+            return [read_prediction(one, labels) for one in predictions]
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise RuntimeError(f"{url} did not answer with a label and a score for each of {len(instances)} texts: {shown}")
 
 
-def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
+def replay(
+    url: str, texts: list[str], clients: int, labels: list[str], options: dict[str, Any]
+) -> tuple[list[str], list[float], float]:
     """Asks for texts one by one, from a number of clients at once.
 
     Args:
         url: The model's address, `http://host:port/v1/models/<name>:predict`.
         texts: The texts, one a request.
         clients: How many requests are under way at once, each over a connection of its own.
+        labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
+        options: Of each `httpx.Client`.
 
     Returns:
         The labels in the texts' order; each request's seconds; the seconds of all of them together.
 
     Raises:
-        RuntimeError: A request failed; see `ask`.
+        ConnectionError, RuntimeError: A request failed; see `ask`.
     """
     import time
     from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +98,10 @@ def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[fl
 
     def ask_some(start: int) -> list[tuple[str, float]]:
         answers = []
-        with httpx.Client(timeout=60, trust_env=False) as client:
+        with httpx.Client(**{"timeout": 60, **options}) as client:
             for text in texts[start::clients]:
                 began = time.perf_counter()
-                label = ask(client, url, [text])[0]["label"]
+                label = ask(client, url, [text], labels)[0]["label"]
                 answers.append((label, time.perf_counter() - began))
         return answers
 
@@ -80,4 +113,4 @@ def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[fl
     return [label for label, _ in answers], [each for _, each in answers], seconds
 
 
-HELPERS = [ask, replay]
+HELPERS = [read_prediction, ask, replay]

@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +113,19 @@ def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]
         return predict_at(address, texts)
 
 
-def predict_at(address: str, texts: list[str]) -> list[dict[str, Any]]:
+def predict_at(
+    address: str, texts: list[str], labels: Sequence[str] = (), headers: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Asks a served model for texts.
 
     Args:
         address: `http://host:port/v1/models/<name>:predict`.
         texts: The texts.
+        labels: The labels in the order of their ids, for a server that answers with ids.
+        headers: Headers that the way to it needs: a host, a token, cookies.
 
     Returns:
-        For each text, in order: `text`, `label`, `score`.
+        For each text, in order: `text`, `label`, `score` (None where the server tells none).
 
     Raises:
         PipelineError: The endpoint can't be reached or does not answer as it should.
@@ -131,9 +135,9 @@ def predict_at(address: str, texts: list[str]) -> list[dict[str, Any]]:
     try:
         # Proxies of the environment are for other machines.
         here = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
-        with httpx.Client(timeout=60, trust_env=not here) as client:
-            answers = ask(client, address, texts)
-    except RuntimeError as error:
+        with httpx.Client(timeout=60, trust_env=not here, headers=headers) as client:
+            answers = ask(client, address, texts, list(labels))
+    except (RuntimeError, ConnectionError) as error:
         raise PipelineError(str(error)) from None
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies
         raise PipelineError(f"{address} can't be asked: {error}") from None
