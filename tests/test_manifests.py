@@ -12,6 +12,7 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.components.deploy_model_access import needed_access
 from nlp_pipeline.parameters import pipeline_parameters
 from nlp_pipeline.pipeline import S3_KEYS
+from tests.cluster.admission import admit, needs_schemas
 
 Json = dict[str, Any]
 
@@ -128,6 +129,12 @@ def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(capsys: pytest
     assert container["readinessProbe"]["exec"]["command"][-2:] == ["--ready", "{{.Name}}"]
     # KServe's envelope would drop all requests of a batch but one.
     assert "env" not in container and "args" not in container
+
+
+@needs_schemas
+def test_the_runtime_fits_kserves_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    runtime = printed(capsys, "namespace=team")["ServingRuntime"]
+    assert admit(runtime, None, "Standard") == runtime
 
 
 def test_without_kserve_it_is_one_line() -> None:
