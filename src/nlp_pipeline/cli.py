@@ -1,15 +1,13 @@
 """The command line: flags in, one command run, results on stdout, all else on stderr."""
 
 import argparse
-import contextlib
-import json
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline import __version__
+from nlp_pipeline import __version__, commands
 from nlp_pipeline.compiling import COMPILED
 from nlp_pipeline.errors import PipelineError, UsageError
 
@@ -29,10 +27,25 @@ examples:
       writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes
   python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -
       makes what the namespace "team" needs: volume, access, serving runtime
+  python pipeline_v2.py --deploy --release outputs/volume/m/releases/0123456789abcdef \\
+          --set model_store=s3://models --set namespace=team
+      uploads a release and serves it with KServe; --rollback goes back, --undeploy removes it
 
 exit codes:
-  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate, 130 interrupted
+  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate,
+  4 not ready in time, 5 rolled back: what was deployed before serves again, 130 interrupted
 """
+
+RUN = {
+    "local": commands.run_local,
+    "serve": commands.run_serve,
+    "predict": commands.run_predict,
+    "compile": commands.run_compile,
+    "manifests": commands.run_manifests,
+    "deploy": commands.run_deployment,
+    "rollback": commands.run_deployment,
+    "undeploy": commands.run_deployment,
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,18 +65,22 @@ def make_parser() -> argparse.ArgumentParser:
         # The width is fixed: the README shows this text, whatever terminal it was made on.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         allow_abbrev=False,
-        usage="%(prog)s (--local | --serve | --predict TEXT... | --compile | --manifests) [options]",
+        usage="%(prog)s (--local | --serve | --predict TEXT... | --compile | --manifests |\n"
+        "                      --deploy | --rollback | --undeploy) [options]",
     )
-    commands = parser.add_argument_group("what to do")
-    commands.add_argument("--local", action="store_true", help="run the whole pipeline on this machine")
-    commands.add_argument("--serve", action="store_true", help="serve a release with TorchServe until Ctrl-C")
-    commands.add_argument(
+    what = parser.add_argument_group("what to do")
+    what.add_argument("--local", action="store_true", help="run the whole pipeline on this machine")
+    what.add_argument("--serve", action="store_true", help="serve a release with TorchServe until Ctrl-C")
+    what.add_argument(
         "--predict", nargs="+", metavar="TEXT", help="classify texts; after --local, the texts to show at its end"
     )
-    commands.add_argument("--compile", action="store_true", help="write the pipeline's IR YAML to compiled/")
-    commands.add_argument(
+    what.add_argument("--compile", action="store_true", help="write the pipeline's IR YAML to compiled/")
+    what.add_argument(
         "--manifests", action="store_true", help="print what a namespace needs, as YAML for kubectl apply -f -"
     )
+    what.add_argument("--deploy", action="store_true", help="deploy a release with KServe, by the kubeconfig's context")
+    what.add_argument("--rollback", action="store_true", help="go back to the release that was deployed before")
+    what.add_argument("--undeploy", action="store_true", help="remove the InferenceService; releases stay")
 
     run = parser.add_argument_group("the run")
     run.add_argument(
@@ -75,9 +92,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     serve = parser.add_argument_group("serving")
-    serve.add_argument("--release", type=Path, metavar="DIR", help="the release; default: the one validated last")
+    serve.add_argument(
+        "--release",
+        metavar="DIR",
+        help="the release; default: the one validated last. For --deploy a folder, or its address in the cluster: "
+        "pvc://claim/model/releases/digest or s3://bucket/model/releases/digest",
+    )
     serve.add_argument("--port", type=int, metavar="N", help="port for --serve (default: 8080)")
     serve.add_argument("--endpoint", metavar="URL", help="for --predict: ask this server, as in http://host:8080")
+    serve.add_argument(
+        "--deployed", action="store_true", help="for --predict: ask the InferenceService of the kubeconfig's context"
+    )
+
+    deploying = parser.add_argument_group("deploying")
+    deploying.add_argument(
+        "--rows", type=Path, metavar="FILE", help="labelled rows to ask for: datasets/predictions.parquet of a run"
+    )
+    deploying.add_argument(
+        "--dry-run", action="store_true", help="show the object, and how it differs from the live one; change nothing"
+    )
 
     compiling = parser.add_argument_group("compiling")
     compiling.add_argument(
@@ -106,127 +139,48 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
+def check_arguments(arguments: argparse.Namespace) -> str:
     """Makes sure that the flags make sense together.
+
+    Returns:
+        The command: the name of its flag.
 
     Raises:
         UsageError: They do not.
     """
-    commands = [name for name in ("local", "serve", "compile", "manifests") if getattr(arguments, name)]
-    if arguments.predict and not arguments.local:
-        commands.append("predict")
-    if len(commands) != 1:
-        problem = (
-            f"{' and '.join(f'--{name}' for name in commands)} exclude each other" if commands else "nothing to do"
-        )
-        raise UsageError(f"{problem}: give one of --local, --serve, --predict, --compile and --manifests; see --help")
-    command = commands[0]
+    given = [name for name in RUN if getattr(arguments, name)]
+    if arguments.local and arguments.predict:
+        given.remove("predict")  # the texts to show at the end
+    if len(given) != 1:
+        problem = f"{' and '.join(f'--{name}' for name in given)} exclude each other" if given else "nothing to do"
+        raise UsageError(f"{problem}: give one of --{', --'.join(RUN)}; see --help")
+    command = given[0]
     goes_with = {
         "check": ("compile",),
         "image": ("compile",),
         "output": ("compile",),
-        "release": ("serve", "predict"),
+        "release": ("serve", "predict", "deploy"),
         "port": ("serve",),
         "endpoint": ("predict",),
-        "json": ("local", "predict", "serve"),
+        "deployed": ("predict",),
+        "rows": ("deploy",),
+        "dry-run": ("deploy", "rollback", "undeploy"),
+        "json": ("local", "predict", "serve", "deploy", "rollback", "undeploy"),
         "runtime-image": ("manifests",),
         "steps-account": ("manifests",),
     }
     for flag, allowed in goes_with.items():
         if getattr(arguments, flag.replace("-", "_")) not in (None, False) and command not in allowed:
             raise UsageError(f"--{flag} goes with {' or '.join(f'--{name}' for name in allowed)}, not with --{command}")
-    if arguments.endpoint and arguments.release:
-        raise UsageError("--endpoint and --release exclude each other: a release is served here, an endpoint elsewhere")
+    if arguments.endpoint and arguments.deployed:
+        raise UsageError("--endpoint and --deployed exclude each other: the latter finds the endpoint by itself")
+    if arguments.deploy and not arguments.release:
+        raise UsageError("--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://...")
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         raise UsageError(f"--port {arguments.port}: give a port from 1 to 65535")
     if arguments.set and command == "compile":
         raise UsageError("--set goes with a run, not with --compile: parameters are given when the pipeline is run")
-
-
-def run_local(arguments: argparse.Namespace) -> None:
-    """`--local`."""
-    from nlp_pipeline.local import run_locally
-    from nlp_pipeline.parameters import parse_settings
-    from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.summary import print_summary
-
-    values = parse_settings(arguments.set)
-    with nothing_left_running():
-        result = run_locally(values, arguments.predict or [], debug=arguments.debug)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_summary(result)
-
-
-def chosen_release(arguments: argparse.Namespace) -> Path:
-    """Returns the release that `--release` names, or the one that was validated last."""
-    from nlp_pipeline.local import OUTPUTS
-    from nlp_pipeline.parameters import parse_settings
-    from nlp_pipeline.serving.local_server import find_release
-
-    values = parse_settings(arguments.set)
-    if arguments.release is not None:
-        return Path(arguments.release)
-    return find_release(Path(values.get("volume_path", OUTPUTS / "volume")), values.get("model_name"))
-
-
-def run_serve(arguments: argparse.Namespace) -> None:
-    """`--serve`."""
-    from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.serving.local_server import served, wait_for_end
-
-    release = chosen_release(arguments)
-    with (
-        contextlib.suppress(KeyboardInterrupt),  # which is how it is meant to end
-        nothing_left_running(),
-        served(release, arguments.port or 8080) as (address, process),
-    ):
-        if arguments.json:
-            print(json.dumps({"release": str(release), "url": address}), flush=True)
-        else:
-            print(
-                f"serving {release}\n  {address}\n\nask it:\n"
-                f"  curl -H 'Content-Type: application/json' -d '{{\"instances\": [\"what a film\"]}}' {address}\n"
-                "Ctrl-C ends it.",
-                flush=True,
-            )
-        wait_for_end(process)
-
-
-def run_predict(arguments: argparse.Namespace) -> None:
-    """`--predict`."""
-    from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release
-
-    if arguments.endpoint:
-        from nlp_pipeline.parameters import parse_settings
-
-        address = predict_address(arguments.endpoint, parse_settings(arguments.set).get("model_name"))
-        predictions = predict_at(address, arguments.predict)
-    else:
-        with nothing_left_running():
-            predictions = predict_with_release(chosen_release(arguments), arguments.predict)
-    if arguments.json:
-        print(json.dumps({"predictions": predictions}, indent=2))
-    else:
-        for one in predictions:
-            print(f"{one['label']}\t{one['score']:.4f}\t{one['text']}")
-
-
-def run_compile(arguments: argparse.Namespace) -> None:
-    """`--compile` and `--compile --check`."""
-    from nlp_pipeline.compiling import check_compiled, check_image, write_compiled
-
-    target = arguments.output or COMPILED
-    if arguments.image is not None:
-        check_image(arguments.image)
-    if not arguments.check:
-        write_compiled(target, arguments.image)
-        print(target)
-    elif diff := check_compiled(target, arguments.image):
-        print(diff)
-        raise PipelineError(f"{target} is stale: write it anew with --compile")
+    return command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,18 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         check_arguments(arguments)
-        if arguments.local:
-            run_local(arguments)
-        elif arguments.serve:
-            run_serve(arguments)
-        elif arguments.predict:
-            run_predict(arguments)
-        elif arguments.manifests:
-            from nlp_pipeline.manifests import run_manifests
-
-            run_manifests(arguments)
-        else:
-            run_compile(arguments)
+        RUN[check_arguments(arguments)](arguments)
     except PipelineError as error:
         if debug:
             traceback.print_exc()

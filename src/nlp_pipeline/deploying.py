@@ -32,6 +32,9 @@ def told_as_errors() -> Iterator[None]:
         raise TimedOutError(str(error)) from error
     except (RuntimeError, ConnectionError) as error:
         raise PipelineError(str(error)) from error
+    except KeyboardInterrupt:
+        print("what was begun in the cluster has not ended: the same command again takes it up", file=sys.stderr)
+        raise
 
 
 def step_settings(values: dict[str, Any], run_id: str) -> dict[str, Any]:
@@ -201,11 +204,13 @@ def rollback(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     import json
 
     with told_as_errors():
+        from nlp_pipeline.components.deploy_model_cluster import check_access
         from nlp_pipeline.components.deploy_model_object import formers_of, mark_of, release_of, restored
         from nlp_pipeline.components.deploy_model_rollout import title
         from nlp_pipeline.components.deploy_model_transaction import deploy_service
 
         client, settings, live = find_live(values)
+        check_access(settings["namespace"])
         formers = formers_of(live)
         if not formers:
             raise UsageError(f"{title(live)} has no former release noted on it: --deploy --release the one you want")
@@ -232,15 +237,45 @@ def undeploy(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         PipelineError: It is not there, or may not be removed.
     """
     with told_as_errors():
-        from nlp_pipeline.components.deploy_model_cluster import call
+        from nlp_pipeline.components.deploy_model_cluster import call, check_access
         from nlp_pipeline.components.deploy_model_rollout import title
 
         client, settings, live = find_live(values)
+        check_access(settings["namespace"])
         if dry_run:
             return {"object": shown(live), "difference": f"{title(live)} would be deleted"}
         doing = f"deleting {title(live)}"
         call(doing, client.delete, settings["model_name"], settings["namespace"], expected=(404,))
         return told({"outcome": "deleted", "service": live, "facts": {}})
+
+
+def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Asks a deployed InferenceService for texts.
+
+    Args:
+        texts: The texts.
+        values: The parameters that the user set; `model_name` names the InferenceService.
+
+    Returns:
+        For each text, in order: `text`, `label`, `score`.
+
+    Raises:
+        PipelineError: It is not there, or does not answer as it should.
+    """
+    import json
+
+    from nlp_pipeline.serving.local_server import predict_at
+
+    with told_as_errors():
+        from nlp_pipeline.components.deploy_model_object import mark_of
+        from nlp_pipeline.components.deploy_model_rollout import endpoint_of, title
+
+        _, settings, live = find_live(values)
+        if not live.get("status", {}).get("url"):
+            raise RuntimeError(f"{title(live)} has no address: it is not ready")
+        address, headers = endpoint_of(live, False, settings["gateway"])
+        labels = json.loads(mark_of(live, "labels") or "[]")
+        return predict_at(address, texts, labels, {**headers, **environment().endpoint_headers()})
 
 
 def find_live(values: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -256,13 +291,7 @@ def find_live(values: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, An
         UsageError: It is not named, or not there.
     """
     from nlp_pipeline.components.deploy_model import check_settings
-    from nlp_pipeline.components.deploy_model_cluster import (
-        check_access,
-        check_kserve,
-        connect,
-        own_namespace,
-        read_service,
-    )
+    from nlp_pipeline.components.deploy_model_cluster import check_kserve, connect, own_namespace, read_service
 
     if "model_name" not in values:
         raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
@@ -273,7 +302,6 @@ def find_live(values: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, An
     if not settings["namespace"]:
         raise UsageError("the kubeconfig's context names no namespace: add --set namespace=NAME")
     check_kserve()
-    check_access(settings["namespace"])
     live = read_service(client, settings["model_name"], settings["namespace"])
     if live is None:
         raise UsageError(f"namespace {settings['namespace']} has no InferenceService {settings['model_name']!r}")

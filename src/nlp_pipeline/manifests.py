@@ -1,9 +1,7 @@
 """`--manifests`: what a namespace needs before the pipeline runs in it, as YAML for `kubectl apply -f -`."""
 
-import argparse
 import importlib.util
 import re
-import sys
 from typing import Any
 
 from nlp_pipeline import __version__
@@ -17,25 +15,6 @@ SERVING_ACCOUNT = "nlp-pipeline-serving"
 STEPS_ACCOUNT = "default-editor"
 CLAIM_SIZE = "20Gi"
 PLACEHOLDER = "REPLACE-ME"
-
-
-def run_manifests(arguments: argparse.Namespace) -> None:
-    """`--manifests`."""
-    from nlp_pipeline.compiling import check_image
-    from nlp_pipeline.parameters import check_ranges, parse_settings
-
-    values = parse_settings(arguments.set)
-    check_ranges(values)
-    image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
-    check_image(image, "--runtime-image")
-    text = manifests(values, image, STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account)
-    print(text, end="")
-    if PLACEHOLDER in text:
-        print(
-            f"note: the Secret holds {PLACEHOLDER} for what only you know: fill it in before you apply this, "
-            "and don't apply it again over the filled-in one",
-            file=sys.stderr,
-        )
 
 
 def manifests(values: dict[str, Any], runtime_image: str, steps_account: str) -> str:

@@ -5,7 +5,7 @@ What stands on the object (label and annotations, as KServe copies both to the s
     nlp-pipeline/release    label: the release's digest
     nlp-pipeline/run-id     the pipeline run that deployed it
     nlp-pipeline/accuracy   as it was evaluated
-    nlp-pipeline/labels     the labels in the order of their ids, as JSON
+    nlp-pipeline/labels     the labels in the order of their ids, as JSON; left out where they are very many
     nlp-pipeline/applied    digest of what was asked for, by which the same deployment is known again
     nlp-pipeline/replaces   the Knative revision that was the newest before
     nlp-pipeline/former     the objects before this one, newest first, as JSON
@@ -130,12 +130,14 @@ def service_object(settings: dict[str, Any], record: dict[str, Any], storage_uri
     )
     body: dict[str, Any] = client.ApiClient().sanitize_for_serialization(service)
     applied = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+    label_names = json.dumps(record["labels"])
     annotations = {
         "nlp-pipeline/run-id": settings["run_id"],
         "nlp-pipeline/accuracy": f"{record.get('metrics', {}).get('accuracy', float('nan')):.4f}",
-        "nlp-pipeline/labels": json.dumps(record["labels"]),
         "nlp-pipeline/applied": applied,
     }
+    if len(label_names) < 20_000:  # all annotations together may have 256 KiB, those of the former objects too
+        annotations["nlp-pipeline/labels"] = label_names
     body["metadata"]["annotations"].update(annotations)
     return body
 

@@ -59,6 +59,18 @@ def check_release(release: Path) -> str:
         raise UsageError(str(error)) from None
 
 
+def release_labels(release: Path) -> list[str]:
+    """Returns a release's labels in the order of their ids.
+
+    Raises:
+        UsageError: The folder is no release.
+    """
+    try:
+        return list(check_release_folder(str(release))["labels"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 @contextlib.contextmanager
 def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, Any]]:
     """Serves a release with TorchServe while inside.

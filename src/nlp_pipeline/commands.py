@@ -1,0 +1,153 @@
+"""What each command of the command line does."""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import PipelineError
+
+# Imports that take time stay inside what needs them: --help answers at once.
+
+
+def run_local(arguments: argparse.Namespace) -> None:
+    """`--local`."""
+    from nlp_pipeline.local import run_locally
+    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.processes import nothing_left_running
+    from nlp_pipeline.summary import print_summary
+
+    values = parse_settings(arguments.set)
+    with nothing_left_running():
+        result = run_locally(values, arguments.predict or [], debug=arguments.debug)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_summary(result)
+
+
+def chosen_release(arguments: argparse.Namespace) -> Path:
+    """Returns the release that `--release` names, or the one that was validated last."""
+    from nlp_pipeline.local import OUTPUTS
+    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.serving.local_server import find_release
+
+    values = parse_settings(arguments.set)
+    if arguments.release is not None:
+        return Path(arguments.release)
+    return find_release(Path(values.get("volume_path", OUTPUTS / "volume")), values.get("model_name"))
+
+
+def run_serve(arguments: argparse.Namespace) -> None:
+    """`--serve`."""
+    from nlp_pipeline.processes import nothing_left_running
+    from nlp_pipeline.serving.local_server import served, wait_for_end
+
+    release = chosen_release(arguments)
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # which is how it is meant to end
+        nothing_left_running(),
+        served(release, arguments.port or 8080) as (address, process),
+    ):
+        if arguments.json:
+            print(json.dumps({"release": str(release), "url": address}), flush=True)
+        else:
+            print(
+                f"serving {release}\n  {address}\n\nask it:\n"
+                f"  curl -H 'Content-Type: application/json' -d '{{\"instances\": [\"what a film\"]}}' {address}\n"
+                "Ctrl-C ends it.",
+                flush=True,
+            )
+        wait_for_end(process)
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """`--predict`."""
+    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.processes import nothing_left_running
+    from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release, release_labels
+
+    values = parse_settings(arguments.set)
+    if arguments.deployed:
+        from nlp_pipeline.deploying import predict_deployed
+
+        predictions = predict_deployed(arguments.predict, values)
+    elif arguments.endpoint:
+        from nlp_pipeline.settings import settings
+
+        address = predict_address(arguments.endpoint, values.get("model_name"))
+        labels = release_labels(Path(arguments.release)) if arguments.release else []
+        predictions = predict_at(address, arguments.predict, labels, settings().endpoint_headers())
+    else:
+        with nothing_left_running():
+            predictions = predict_with_release(chosen_release(arguments), arguments.predict)
+    if arguments.json:
+        print(json.dumps({"predictions": predictions}, indent=2))
+    else:
+        for one in predictions:
+            score = "" if one["score"] is None else f"{one['score']:.4f}"
+            print(f"{one['label']}\t{score}\t{one['text']}")
+
+
+def run_deployment(arguments: argparse.Namespace) -> None:
+    """`--deploy`, `--rollback` and `--undeploy`."""
+    from nlp_pipeline.deploying import deploy, rollback, undeploy
+    from nlp_pipeline.parameters import parse_settings
+
+    values = parse_settings(arguments.set)
+    if arguments.deploy:
+        result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
+    else:
+        result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    elif arguments.dry_run:
+        import yaml
+
+        print(f"{yaml.safe_dump(result['object'], sort_keys=False)}\n{result['difference'] or 'no difference'}")
+    else:
+        print_deployment(result)
+
+
+def print_deployment(result: dict[str, Any]) -> None:
+    """Prints what came of a deployment, a line each."""
+    for key, value in result.items():
+        if value != "":
+            print(f"{key:<17} {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def run_compile(arguments: argparse.Namespace) -> None:
+    """`--compile` and `--compile --check`."""
+    from nlp_pipeline.compiling import COMPILED, check_compiled, check_image, write_compiled
+
+    target = arguments.output or COMPILED
+    if arguments.image is not None:
+        check_image(arguments.image)
+    if not arguments.check:
+        write_compiled(target, arguments.image)
+        print(target)
+    elif diff := check_compiled(target, arguments.image):
+        print(diff)
+        raise PipelineError(f"{target} is stale: write it anew with --compile")
+
+
+def run_manifests(arguments: argparse.Namespace) -> None:
+    """`--manifests`."""
+    from nlp_pipeline.compiling import check_image
+    from nlp_pipeline.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, manifests
+    from nlp_pipeline.parameters import check_ranges, parse_settings
+
+    values = parse_settings(arguments.set)
+    check_ranges(values)
+    image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
+    check_image(image, "--runtime-image")
+    text = manifests(values, image, STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account)
+    print(text, end="")
+    if PLACEHOLDER in text:
+        print(
+            f"note: the Secret holds {PLACEHOLDER} for what only you know: fill it in before you apply this, "
+            "and don't apply it again over the filled-in one",
+            file=sys.stderr,
+        )
