@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
+from nlp_pipeline.kserve_sdk import import_kserve
 from nlp_pipeline.parameters import pipeline_parameters
 from nlp_pipeline.settings import settings as environment
 
@@ -21,8 +21,7 @@ ANY_TEXT = {"text": ["a text"]}
 @contextlib.contextmanager
 def told_as_errors() -> Iterator[None]:
     """Turns what the step's helpers raise into errors of the command line, and what they print into its log."""
-    if importlib.util.find_spec("kserve") is None:
-        raise UsageError("kserve is not installed: pip install -c constraints.txt -e '.[deploy]'")
+    import_kserve()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -1,12 +1,12 @@
 """`--manifests`: what a namespace needs before the pipeline runs in it, as YAML for `kubectl apply -f -`."""
 
-import importlib.util
 import re
 from typing import Any
 
 from nlp_pipeline import __version__
 from nlp_pipeline.components.deploy_model_access import role_objects
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.kserve_sdk import import_kserve
 
 RUNTIME = "nlp-pipeline-torchserve"
 RUNTIME_IMAGE = f"{RUNTIME}:{__version__}"
@@ -111,8 +111,7 @@ def runtime_object(image: str, namespace: str) -> dict[str, Any]:
     Raises:
         UsageError: kserve is not installed.
     """
-    if importlib.util.find_spec("kserve") is None:
-        raise UsageError("kserve is not installed: pip install -c constraints.txt -e '.[deploy]'")
+    import_kserve()
     import kserve
     from kubernetes import client
 
