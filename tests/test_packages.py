@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline import packages
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.local import check_packages
 
 ROOT = Path(__file__).parents[1]
 PINS = sorted({pin for value in vars(packages).values() if isinstance(value, list) for pin in value if "==" in pin})
@@ -24,3 +26,19 @@ def test_constraints_name_versions_only() -> None:
     """No address, no path, no build of this machine's."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
     assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+
+
+def test_a_local_run_needs_nothing_of_a_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo` installs the extra `local` only."""
+    find = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name in ("kserve", "kubernetes"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    check_packages()
+    monkeypatch.setattr(packages, "GATE", ["kserve==0.21.0"])
+    with pytest.raises(UsageError, match="kserve is not installed: pip install"):
+        check_packages()
