@@ -129,3 +129,16 @@ def test_every_input_of_every_step_is_described() -> None:
         for kind in (component.input_definitions.parameters, component.input_definitions.artifacts):
             for name, one in kind.items():
                 assert one.description or "pipelinechannel" in name, name
+
+
+def test_what_the_platform_takes_from_parameters_reaches_the_steps_behind_conditions(
+    documents: list[dict[str, Any]],
+) -> None:
+    inner = {"exec-archive-model": 1, "exec-validate-archive": 1, "exec-deploy-model": 2}
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor, number in inner.items():
+        inputs = documents[0]["components"][f"comp-condition-{number}"]["inputDefinitions"]["parameters"]
+        for mount in executors[executor]["pvcMount"]:
+            assert mount["pvcNameParameter"]["componentInputParameter"] in inputs
+        for secret in executors[executor].get("secretAsEnv", []):
+            assert secret["secretNameParameter"]["componentInputParameter"] in inputs

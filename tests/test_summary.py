@@ -37,4 +37,5 @@ def test_the_next_commands_name_a_release_that_they_would_not_find() -> None:
     shown = io.StringIO()
     with redirect_stdout(shown):
         print_summary({**RESULT, "release": "outputs/volume/m/releases/abc"})
-    assert "--release" not in shown.getvalue()
+    assert "--serve --release" not in shown.getvalue()
+    assert "--deploy --release outputs/volume/m/releases/abc --set model_store=" in shown.getvalue()

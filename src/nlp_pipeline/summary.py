@@ -61,7 +61,9 @@ def print_summary(result: dict[str, Any]) -> None:
         f"  python pipeline_v2.py --serve{where:<26}keep serving this release\n"
         f'  python pipeline_v2.py --predict "your own text"{where:<8}ask it\n'
         "  python pipeline_v2.py --local --set train_data=my.csv  train on your own rows\n"
-        "  python pipeline_v2.py --compile                        the file for the Kubeflow dashboard",
+        "  python pipeline_v2.py --compile                        the file for the Kubeflow dashboard\n"
+        f"  python pipeline_v2.py --deploy --release {shlex.quote(release)} --set model_store=s3://BUCKET\n"
+        "                                                         serve it with KServe, by your kubeconfig",
         soft_wrap=True,
         markup=False,
     )
