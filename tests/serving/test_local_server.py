@@ -23,6 +23,7 @@ from nlp_pipeline.serving.local_server import (
     find_release,
     predict_address,
     predict_at,
+    release_labels,
     served,
 )
 from nlp_pipeline.serving.torchserve import free_ports
@@ -80,6 +81,20 @@ def test_an_endpoint_is_asked(httpserver: HTTPServer) -> None:
     ]
 
 
+def test_a_server_that_answers_with_class_ids(httpserver: HTTPServer) -> None:
+    """As KServe's for the Hugging Face folder; a class id alone has no score."""
+    httpserver.expect_request(PATH).respond_with_json({"predictions": [{"0": 0.25, "1": 0.75}, 0]})
+    asked = [predict_at(httpserver.url_for(PATH), ["a", "b"], labels) for labels in ((), ["nein", "ja"])]
+    told = [[(one["label"], one["score"]) for one in predictions] for predictions in asked]
+    assert told == [[("1", 0.75), ("0", None)], [("ja", 0.75), ("nein", None)]]
+
+
+def test_labels_of_a_release(release: Path, tmp_path: Path) -> None:
+    assert release_labels(release) == ["0", "4"]
+    with pytest.raises(UsageError, match="is no release"):
+        release_labels(tmp_path)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -90,7 +105,7 @@ def test_an_endpoint_is_asked(httpserver: HTTPServer) -> None:
         "{}",
         '{"predictions": null}',
         '{"predictions": []}',
-        '{"predictions": [1]}',
+        '{"predictions": [true]}',
         '{"predictions": ["label"]}',
         '{"predictions": {"a": {"label": "a", "score": 1}}}',
         '{"predictions": [{"label": "a"}]}',

@@ -17,16 +17,22 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: It is neither.
     """
+
+    def is_number(value: Any) -> bool:  # JSON as Python reads it has NaN, infinity and integers beyond every float
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
     if isinstance(prediction, dict) and prediction.keys() >= {"label", "score"}:
-        return {"label": prediction["label"], "score": prediction["score"]}
-    if isinstance(prediction, dict) and prediction and all(key.isdigit() for key in prediction):
-        best = max(prediction, key=lambda key: float(prediction[key]))
+        if isinstance(prediction["label"], str) and is_number(prediction["score"]):
+            return {"label": prediction["label"], "score": prediction["score"]}
+        raise ValueError("the label is no text, or the score no number")
+    if isinstance(prediction, dict) and prediction and all(map(is_number, prediction.values())):
+        best = max(prediction, key=lambda key: prediction[key])
         number, score = int(best), float(prediction[best])
     elif isinstance(prediction, int) and not isinstance(prediction, bool):
         number, score = prediction, None
     else:
         raise ValueError("neither a label and a score nor class ids")
-    if labels and not 0 <= number < len(labels):
+    if number < 0 or (labels and number >= len(labels)):
         raise ValueError(f"class id {number}, and the model has {len(labels)} classes")
     return {"label": labels[number] if labels else str(number), "score": score}
 
@@ -60,17 +66,21 @@ def ask(client: Any, url: str, instances: list[Any], labels: list[str]) -> list[
         response = client.post(url, content=body, headers={"Content-Type": "application/json"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConnectionError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
-    shown = response.text[:300].replace("\n", " ")
+    shown = " ".join(response.text[:300].split())
     if response.status_code != 200:
         kind = ConnectionError if response.status_code in (404, 502, 503, 504) else RuntimeError
-        raise kind(f"{url} answered {response.status_code}: {shown}")
+        raise kind(f"{url} answered {response.status_code}{shown and ': '}{shown}")
+    problem = ""
     try:
         predictions = response.json()["predictions"]
         if len(predictions) == len(instances):
             return [read_prediction(one, labels) for one in predictions]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except ValueError as error:
+        problem = f" ({error})"
+    except (TypeError, KeyError):
         pass
-    raise RuntimeError(f"{url} did not answer with a label and a score for each of {len(instances)} texts: {shown}")
+    wanted = f"a label and a score for each of {len(instances)} texts"
+    raise RuntimeError(f"{url} did not answer with {wanted}{problem}: {shown}")
 
 
 def replay(

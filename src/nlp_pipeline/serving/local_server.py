@@ -147,10 +147,13 @@ def predict_at(
     try:
         # Proxies of the environment are for other machines.
         here = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
-        with httpx.Client(timeout=60, trust_env=not here, headers=headers) as client:
+        heard: list[httpx.Response] = []
+        hooks = {"response": [heard.append]}
+        with httpx.Client(timeout=60, trust_env=not here, headers=headers, event_hooks=hooks) as client:
             answers = ask(client, address, texts, list(labels))
     except (RuntimeError, ConnectionError) as error:
-        raise PipelineError(str(error)) from None
+        advice = advise(heard[-1], headers or {}) if heard else ""
+        raise PipelineError(f"{error}{advice}") from None
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies
         raise PipelineError(f"{address} can't be asked: {error}") from None
     # What a command line holds need not be UTF-8, and what is printed must be.
@@ -158,6 +161,22 @@ def predict_at(
     return [
         {"text": text, "label": one["label"], "score": one["score"]} for text, one in zip(shown, answers, strict=True)
     ]
+
+
+def advise(response: Any, headers: dict[str, str]) -> str:
+    """Returns what to do about an answer that is not the model's but of what stands before it; empty where it is not.
+
+    Args:
+        response: The `httpx.Response`.
+        headers: The headers that were sent besides httpx's own.
+    """
+    names = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
+    if response.status_code in (401, 403) or response.is_redirect:
+        signed = headers.keys() & {"Authorization", "Cookie"}
+        return f"; {names} is not taken: set it anew" if signed else f"; sign in: set {names}"
+    if response.status_code == 404 and not response.content and "Host" not in headers:
+        return "; if it is a gateway, set NLP_PIPELINE_ENDPOINT_HOST to the model's host name, by which it finds it"
+    return ""
 
 
 def wait_for_end(process: Any) -> None:
