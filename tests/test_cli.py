@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[1]
         ("--serve --endpoint http://x", "--endpoint goes with --predict"),
         ("--predict x --endpoint http://x --set model_name=m --release y", "y is no release"),
         ("--predict x --endpoint http://x --deployed", "--endpoint and --deployed exclude each other"),
+        ("--predict x --deployed --release y", "--release and --deployed exclude each other"),
         ("--predict x --deployed", "which model? add --set model_name=NAME"),
         ("--deploy", "--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://..."),
         ("--deploy --rollback", "--deploy and --rollback exclude each other"),

@@ -174,6 +174,8 @@ def check_arguments(arguments: argparse.Namespace) -> str:
             raise UsageError(f"--{flag} goes with {' or '.join(f'--{name}' for name in allowed)}, not with --{command}")
     if arguments.endpoint and arguments.deployed:
         raise UsageError("--endpoint and --deployed exclude each other: the latter finds the endpoint by itself")
+    if arguments.deployed and arguments.release:
+        raise UsageError("--release and --deployed exclude each other: what is deployed is asked, whatever it is")
     if arguments.deploy and not arguments.release:
         raise UsageError("--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://...")
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
@@ -195,7 +197,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         arguments = make_parser().parse_args(argv)
-        check_arguments(arguments)
         RUN[check_arguments(arguments)](arguments)
     except PipelineError as error:
         if debug:

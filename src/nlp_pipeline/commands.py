@@ -96,11 +96,16 @@ def run_deployment(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.deploying import deploy, rollback, undeploy
     from nlp_pipeline.parameters import parse_settings
 
-    values = parse_settings(arguments.set)
-    if arguments.deploy:
-        result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
-    else:
-        result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
+    try:
+        values = parse_settings(arguments.set)
+        if arguments.deploy:
+            result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
+        else:
+            result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
+    except PipelineError as error:
+        if arguments.json:
+            print(json.dumps({**error.facts, "error": str(error)}, indent=2))
+        raise
     if arguments.json:
         print(json.dumps(result, indent=2))
     elif arguments.dry_run:

@@ -1,7 +1,10 @@
 """`--deploy`, `--rollback` and `--undeploy`: the deployment's transaction from here, with a kubeconfig."""
 
 import contextlib
+import copy
 import difflib
+import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +19,10 @@ from nlp_pipeline.settings import settings as environment
 URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
 # Where there are no labelled rows to ask for.
 ANY_TEXT = {"text": ["a text"]}
+# Seconds between two looks at the cluster, and within which a ready service must answer.
+WAITING = {"poll_seconds": 2.0, "route_seconds": 120.0}
+# What an object says of who deployed it; by the second a rollback that was interrupted is known again.
+BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
 
 
 @contextlib.contextmanager
@@ -25,30 +32,37 @@ def told_as_errors() -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
+    except (KeyError, IndexError):  # a mistake of ours
+        raise
     except (ValueError, PermissionError, LookupError) as error:
         raise UsageError(str(error)) from error
     except TimeoutError as error:
         raise TimedOutError(str(error)) from error
     except (RuntimeError, ConnectionError) as error:
         raise PipelineError(str(error)) from error
+
+
+@contextlib.contextmanager
+def taken_up_again() -> Iterator[None]:
+    """Says, where the user interrupts, how it can go on."""
+    try:
+        yield
     except KeyboardInterrupt:
         print("what was begun in the cluster has not ended: the same command again takes it up", file=sys.stderr)
         raise
 
 
-def step_settings(values: dict[str, Any], run_id: str) -> dict[str, Any]:
+def step_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of the deployment's helpers: the step's parameters, the user's or else the pipeline's.
 
     Args:
         values: The parameters that the user set.
-        run_id: What the object shall say of who deployed it.
     """
     from nlp_pipeline.components.deploy_model import deploy_model
 
     defaults = {name: one.default for name, one in pipeline_parameters().items()}
     taken = {name: values.get(name, defaults[name]) for name in deploy_model.component_spec.inputs if name in defaults}
-    waiting = {"poll_seconds": 2.0, "route_seconds": 120.0, "labels": []}
-    return {**taken, **waiting, "run_id": run_id, "headers": environment().sign_in_headers()}
+    return {**taken, **WAITING, "labels": [], "run_id": BY_HAND, "headers": environment().sign_in_headers()}
 
 
 def find_record(release: str, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
@@ -84,25 +98,31 @@ def find_record(release: str, values: dict[str, Any]) -> tuple[dict[str, Any], d
         )
     if values.get("serving_runtime") == "huggingface":
         raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
-    told: dict[str, Any] = {"model_name": match["model_name"], "model_store": "", "volume_claim": match["place"]}
+    told = {"model_name": match["model_name"]}
+    if release.startswith("s3://"):
+        told["model_store"] = f"s3://{match['place']}"
+    else:
+        told |= {"model_store": "", "volume_claim": match["place"]}
+    for name, value in told.items():
+        if str(values.get(name, value)).rstrip("/") != value:
+            raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
     record = {"digest": match["digest"], "model_name": match["model_name"], "labels": []}
     if release.startswith("s3://"):
-        told |= {"model_store": f"s3://{match['place']}", "volume_claim": ""}
-        record = read_stored_record(release.rstrip("/"))
+        record = read_stored_record(release.rstrip("/"), record)
     return record, {**values, **told}, None
 
 
-def read_stored_record(release: str) -> dict[str, Any]:
+def read_stored_record(release: str, expected: dict[str, Any]) -> dict[str, Any]:
     """Returns the record of a release in an object store.
 
     Args:
         release: s3://bucket/folder/model/releases/digest.
+        expected: The digest and model_name that the record must have.
 
     Raises:
         UsageError: There is none, or it is another release's.
         RuntimeError: The object store can't be reached or refuses.
     """
-    import json
     from functools import partial
 
     from nlp_pipeline.components.deploy_model_storage import read_object
@@ -114,7 +134,9 @@ def read_stored_record(release: str) -> dict[str, Any]:
     content = s3_call(read, f"{release}/release.json at {endpoint}", "read", 4, 0.5)
     try:
         record: dict[str, Any] = json.loads(content)
-        if record["digest"] == release.rpartition("/")[2] and record["labels"]:
+        labels, _ = record["labels"], float(record["metrics"]["accuracy"])
+        of_texts = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
+        if labels and of_texts and all(record[name] == expected[name] for name in ("digest", "model_name")):
             return record
     except (ValueError, LookupError, TypeError):
         pass
@@ -129,20 +151,31 @@ def find_rows(rows: Path | None, folder: Path | None, record: dict[str, Any], co
         folder: The release's folder, beside which its run's folder may lie.
         record: The release's record.
         count: How many rows.
+
+    Raises:
+        UsageError: The user names a file that has none.
     """
+    import pyarrow
+
     from nlp_pipeline.components.agreement import spread_rows
 
     if rows is None and folder is not None:
-        beside = folder.resolve().parents[1] / "runs" / str(record.get("run_id")) / "datasets" / "predictions.parquet"
+        of_model = folder.resolve().parent.parent
+        beside = of_model / "runs" / str(record.get("run_id")) / "datasets" / "predictions.parquet"
         rows = beside if beside.is_file() else None
     if rows is None:
         print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
         return ANY_TEXT
+    if not rows.is_file():
+        raise UsageError(f"--rows {rows}: there is no such file; give a run's datasets/predictions.parquet")
     try:
-        return spread_rows(str(rows), count)
-    except (OSError, ValueError) as error:
+        columns = spread_rows(str(rows), count)
+        if not all(isinstance(one, str) for column in columns.values() for one in column):
+            raise ValueError("text, label and predicted must all be strings")
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None
+    return columns
 
 
 def deploy(release: str, rows: Path | None, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -167,7 +200,7 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], dry_run: boo
         from nlp_pipeline.components.deploy_model_transaction import deploy_service
 
         record, values, folder = find_record(release, values)
-        settings = step_settings(values, "by hand") | {"labels": record["labels"]}
+        settings = step_settings(values) | {"labels": record["labels"]}
         check_settings(settings)
         name = settings["model_name"]
         if name != record["model_name"]:
@@ -183,8 +216,25 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], dry_run: boo
         if dry_run:
             return rehearsed(client, wanted, settings)
         if folder is not None and bucket:
+            check_credentials(uri)
             upload_release(str(folder), bucket, key)
-        return told(deploy_service(client, wanted, settings, asked))
+        with taken_up_again():
+            done = deploy_service(client, wanted, settings, asked)
+        return told(done)
+
+
+def check_credentials(uri: str) -> None:
+    """Makes sure that there are credentials to upload a release.
+
+    Raises:
+        UsageError: There are none.
+    """
+    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} must be set in the environment to upload to {uri}, and AWS_ENDPOINT_URL where "
+            "the object store is not Amazon's"
+        )
 
 
 def rollback(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -200,26 +250,86 @@ def rollback(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     Raises:
         PipelineError: There is none, or it failed; see errors.py.
     """
-    import json
-
     with told_as_errors():
-        from nlp_pipeline.components.deploy_model_cluster import check_access
-        from nlp_pipeline.components.deploy_model_object import formers_of, mark_of, release_of, restored
-        from nlp_pipeline.components.deploy_model_rollout import title
+        from nlp_pipeline.components.deploy_model_object import mark_of, release_of, restored
         from nlp_pipeline.components.deploy_model_transaction import deploy_service
 
-        client, settings, live = find_live(values)
-        check_access(settings["namespace"])
-        formers = formers_of(live)
-        if not formers:
-            raise UsageError(f"{title(live)} has no former release noted on it: --deploy --release the one you want")
-        wanted = restored(formers[0], settings["model_name"], settings["namespace"])
+        client, settings, live = find_live(values, change=True)
+        former, formers = choose_former(live)
+        wanted = restored(former, settings["model_name"], settings["namespace"])
         settings["labels"] = json.loads(mark_of(wanted, "labels") or "[]")
         settings["canary_percent"] = 0
         if dry_run:
             return rehearsed(client, wanted, settings)
-        # What was not made by this project may speak another protocol: it is not asked.
-        return told(deploy_service(client, wanted, settings, ANY_TEXT if release_of(wanted) else {}))
+        with taken_up_again():
+            if release_of(wanted):
+                done = deploy_service(client, wanted, settings, ANY_TEXT)
+            else:
+                done = put_back_unasked(client, former, formers, settings)
+        return told(done)
+
+
+def choose_former(live: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns what a rollback goes to, and what it can come back to from there.
+
+    Args:
+        live: The InferenceService.
+
+    Raises:
+        UsageError: There is nothing to go back to.
+    """
+    from nlp_pipeline.components.deploy_model_object import (
+        former_of,
+        formers_after,
+        formers_of,
+        is_same,
+        is_stopped,
+        mark_of,
+        restored,
+    )
+    from nlp_pipeline.components.deploy_model_rollout import title
+
+    if mark_of(live, "run-id") == ROLLED_BACK and "canaryTrafficPercent" in live["spec"]["predictor"]:
+        return former_of(live), formers_of(live)
+    for former in formers_of(live):
+        one = restored(former, live["metadata"]["name"], live["metadata"]["namespace"])
+        if not is_stopped(one) and not is_same(live, one):
+            annotations = {**former["annotations"], "nlp-pipeline/run-id": ROLLED_BACK}
+            return {**former, "annotations": annotations}, formers_after(live)
+    raise UsageError(f"{title(live)} has no former release noted on it: --deploy --release the one you want")
+
+
+def put_back_unasked(
+    client: Any, former: dict[str, Any], formers: list[dict[str, Any]], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Puts back what was not made by this project, which is not asked, as it may speak another protocol.
+
+    Args:
+        client: A `KServeClient`.
+        former: The former object, as it was noted.
+        formers: What it can go back to, which begins with what serves now.
+        settings: As `deploy_service` takes them.
+
+    Returns:
+        As `deploy_service`.
+    """
+    from nlp_pipeline.components.deploy_model_cluster import read_service
+    from nlp_pipeline.components.deploy_model_transaction import put_back
+
+    failures = (RuntimeError, TimeoutError, ConnectionError, ValueError, PermissionError)
+    outcome, reason, timed_out = "deployed", "", False
+    try:
+        print(put_back(client, former, formers, settings))
+    except failures as error:
+        print(f"failed: {error}")
+        timed_out = isinstance(error, TimeoutError)
+        try:
+            outcome, sentence = "rolled back", put_back(client, formers[0], formers[1:], settings)
+        except failures as second:
+            outcome, sentence = "failed", f"and it could not be undone: {second}"
+        reason = f"{error}; {sentence}"
+    service = read_service(client, settings["model_name"], settings["namespace"])
+    return {"outcome": outcome, "reason": reason, "timed_out": timed_out, "facts": {}, "service": service}
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -236,11 +346,10 @@ def undeploy(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         PipelineError: It is not there, or may not be removed.
     """
     with told_as_errors():
-        from nlp_pipeline.components.deploy_model_cluster import call, check_access
+        from nlp_pipeline.components.deploy_model_cluster import call
         from nlp_pipeline.components.deploy_model_rollout import title
 
-        client, settings, live = find_live(values)
-        check_access(settings["namespace"])
+        client, settings, live = find_live(values, change=True)
         if dry_run:
             return {"object": shown(live), "difference": f"{title(live)} would be deleted"}
         doing = f"deleting {title(live)}"
@@ -261,8 +370,6 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[dict[str,
     Raises:
         PipelineError: It is not there, or does not answer as it should.
     """
-    import json
-
     from nlp_pipeline.serving.local_server import predict_at
 
     with told_as_errors():
@@ -274,33 +381,43 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[dict[str,
             raise RuntimeError(f"{title(live)} has no address: it is not ready")
         address, headers = endpoint_of(live, False, settings["gateway"])
         labels = json.loads(mark_of(live, "labels") or "[]")
-        return predict_at(address, texts, labels, {**headers, **environment().endpoint_headers()})
+        return predict_at(address, texts, labels, {**headers, **settings["headers"]})
 
 
-def find_live(values: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def find_live(values: dict[str, Any], change: bool = False) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Finds a deployed InferenceService.
 
     Args:
         values: The parameters that the user set.
+        change: Whether it shall be changed, and not only asked.
 
     Returns:
         A `KServeClient`, the settings, the live object.
 
     Raises:
         UsageError: It is not named, or not there.
+        PermissionError: It may not be changed.
     """
     from nlp_pipeline.components.deploy_model import check_settings
-    from nlp_pipeline.components.deploy_model_cluster import check_kserve, connect, own_namespace, read_service
+    from nlp_pipeline.components.deploy_model_cluster import (
+        check_access,
+        check_kserve,
+        connect,
+        own_namespace,
+        read_service,
+    )
 
     if "model_name" not in values:
         raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
-    settings = step_settings(values, "by hand")
+    settings = step_settings(values)
     check_settings(settings)
     client = connect()
     settings["namespace"] = settings["namespace"] or own_namespace()
     if not settings["namespace"]:
         raise UsageError("the kubeconfig's context names no namespace: add --set namespace=NAME")
     check_kserve()
+    if change:
+        check_access(settings["namespace"])
     live = read_service(client, settings["model_name"], settings["namespace"])
     if live is None:
         raise UsageError(f"namespace {settings['namespace']} has no InferenceService {settings['model_name']!r}")
@@ -309,13 +426,14 @@ def find_live(values: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, An
 
 def shown(service: dict[str, Any]) -> dict[str, Any]:
     """Returns an InferenceService without what only the server writes, and without the notes of former ones."""
-    metadata = {key: service["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")}
-    not_shown = ("nlp-pipeline/former", "kubectl.kubernetes.io/last-applied-configuration")
-    annotations = {key: value for key, value in (metadata["annotations"] or {}).items() if key not in not_shown}
+    metadata = service["metadata"]
+    not_shown = ("nlp-pipeline/former", "nlp-pipeline/replaces", "kubectl.kubernetes.io/last-applied-configuration")
+    annotations = {key: one for key, one in (metadata.get("annotations") or {}).items() if key not in not_shown}
+    kept = {"name": metadata["name"], "namespace": metadata["namespace"], "labels": metadata.get("labels") or {}}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {**metadata, "annotations": annotations},
+        "metadata": {**kept, "annotations": annotations},
         "spec": service["spec"],
     }
 
@@ -325,13 +443,18 @@ def rehearsed(client: Any, wanted: dict[str, Any], settings: dict[str, Any]) -> 
     import yaml
 
     from nlp_pipeline.components.deploy_model_cluster import read_service
-    from nlp_pipeline.components.deploy_model_object import formers_after
+    from nlp_pipeline.components.deploy_model_object import formers_after, is_same
     from nlp_pipeline.components.deploy_model_rollout import rehearse
     from nlp_pipeline.components.deploy_model_transaction import check_mode
 
     live = read_service(client, settings["model_name"], settings["namespace"])
-    made = rehearse(client, wanted, formers_after, settings["poll_seconds"])
+    if live is not None and is_same(live, wanted):
+        made = copy.deepcopy(live)
+    else:
+        made = rehearse(client, wanted, formers_after, settings["poll_seconds"])
     check_mode(made, settings)
+    # The share of the traffic with which a deployment begins is gone when it ends.
+    made["spec"]["predictor"].pop("canaryTrafficPercent", None)
     former, new = [yaml.safe_dump(shown(one)).splitlines() if one else [] for one in (live, made)]
     difference = difflib.unified_diff(former, new, "live", "to be", lineterm="", n=2)
     return {"object": shown(wanted), "difference": "\n".join(difference)}
@@ -351,9 +474,9 @@ def told(done: dict[str, Any]) -> dict[str, Any]:
     """
     from nlp_pipeline.components.deploy_model import endpoint_facts
 
-    outcome = done["outcome"]
-    if outcome == "rolled back":
-        raise RolledBackError(f"rolled back: {done['reason']}")
+    facts = {**endpoint_facts(done), **done["facts"]}
     if done.get("reason"):
-        raise (TimedOutError if done["timed_out"] else PipelineError)(f"{outcome}: {done['reason']}")
-    return {**endpoint_facts(done), **done["facts"]}
+        failed = TimedOutError if done["timed_out"] else PipelineError
+        kind = RolledBackError if done["outcome"] == "rolled back" else failed
+        raise kind(f"{done['outcome']}: {done['reason']}", facts)
+    return facts

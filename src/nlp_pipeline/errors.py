@@ -7,11 +7,22 @@ PipelineError                 1  a run failed
 └── RolledBackError           5  the new release failed; what was there before serves again
 """
 
+from typing import Any
+
 
 class PipelineError(Exception):
-    """A run failed. The message is one line: what is wrong, the offending value, what to do."""
+    """A run failed. The message is one line: what is wrong, the offending value, what to do.
+
+    Args:
+        message: The line.
+        facts: What `--json` tells besides.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, facts: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts = facts or {}
 
 
 class UsageError(PipelineError):
