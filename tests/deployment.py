@@ -14,7 +14,7 @@ from nlp_pipeline import deploying
 from nlp_pipeline.cli import main
 from nlp_pipeline.components.archive_model_release import seal_release
 from nlp_pipeline.settings import settings
-from tests.cluster.emulator import Cluster, Fate, emulated_cluster
+from tests.cluster.emulator import Cluster, Fate, Mode, emulated_cluster
 from tests.cluster.httpd import Answer, serving
 from tests.components.s3_server import forget_environment
 from tests.conftest import write_parquet
@@ -121,7 +121,7 @@ def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answ
 
 @contextlib.contextmanager
 def deployment_site(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: Mode = "Knative"
 ) -> Iterator[Site]:
     """Starts a cluster and a model server that answers for all releases, and ends both.
 
@@ -129,6 +129,7 @@ def deployment_site(
         folder: The working folder.
         monkeypatch: Sets the environment, and the seconds between two looks at the cluster.
         capsys: Takes what commands print.
+        mode: The cluster's default deployment mode.
     """
     forget_environment(monkeypatch)
     for name in ("HOST", "TOKEN", "COOKIE"):
@@ -136,7 +137,7 @@ def deployment_site(
     monkeypatch.setattr(deploying, "WAITING", {"poll_seconds": 0.01, "route_seconds": 5.0})
     monkeypatch.chdir(folder)
     settings.cache_clear()
-    with emulated_cluster("Knative") as cluster, serving(answer) as backend:
+    with emulated_cluster(mode) as cluster, serving(answer) as backend:
         cluster.default_fate.backend = backend
         cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "models"}})
         cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})

@@ -9,7 +9,7 @@ import pytest
 from nlp_pipeline.settings import settings
 from tests.cluster.emulator import Fate
 from tests.cluster.httpd import Answer, serving
-from tests.deployment import HOST, LABELS, Site, deployment_site
+from tests.deployment import HOST, LABELS, Site, answer, deployment_site
 
 BROKEN = Fate(failure="ModelLoadFailed", message="no such file: model.onnx")
 
@@ -18,6 +18,13 @@ BROKEN = Fate(failure="ModelLoadFailed", message="no such file: model.onnx")
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
     """A cluster in which nothing is deployed."""
     with deployment_site(tmp_path, monkeypatch, capsys) as one:
+        yield one
+
+
+@pytest.fixture
+def standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    """A cluster without Knative."""
+    with deployment_site(tmp_path, monkeypatch, capsys, "Standard") as one:
         yield one
 
 
@@ -126,6 +133,60 @@ def test_a_canary_gets_its_share(site: Site) -> None:
     said = site.deploy(new, "--set canary_percent=20 --set canary_minutes=0.005")
     assert said.code == 0 and "20% of the traffic go to it for 0.005 minutes" in said.err
     assert site.serving() == new.name
+
+
+def test_a_cluster_without_knative(standard: Site) -> None:
+    first, second = standard.release("a"), standard.release("b")
+    said = standard.deploy(first, "--json")
+    assert (said.code, said.json["url"], said.json["deployment_mode"]) == (
+        0,
+        "http://tiny-team.example.com",
+        "Standard",
+    )
+    said = standard.deploy(second, "--set canary_percent=10")
+    assert said.code == 2 and "is in deployment mode Standard, which has no shares of the traffic" in said.error
+    assert standard.deploy(second).code == 0
+    assert standard.deploy(second, "--dry-run --json").json["difference"] == ""
+    assert (standard.deploy(standard.release("c", BROKEN)).code, standard.serving()) == (5, second.name)
+    assert (standard.rollback().code, standard.serving()) == (0, first.name)
+    assert standard.predict("superb").out == "4\t0.7500\tsuperb\n"
+    assert standard.undeploy().code == 0
+
+
+SECRETS = {"TOKEN": "token-S3CRET", "COOKIE": "session=S3CRET"}
+
+
+def test_secrets_reach_the_endpoint_and_nothing_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str | None, str | None]] = []
+
+    def signed(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        sent.append((headers.get("Authorization"), headers.get("Cookie")))
+        return answer(method, path, headers, body) if len(sent) < 5 else (401, {}, b"")
+
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(f"NLP_PIPELINE_ENDPOINT_{name}", value)
+    with serving(signed) as backend:
+        said = [site.deploy(site.release("a", Fate(backend=backend)), "--json --debug")]
+        said += [site.predict("x --debug") for _ in range(4)]
+        said += [site.deploy(site.release("b", Fate(backend=backend)), "--json --debug"), site.rollback("--debug")]
+    assert [one.code for one in said] == [0, 0, 0, 1, 1, 1, 2]
+    assert said[5].err.endswith("; to sign in, set NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE\n")
+    assert "answered 401; NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE is not taken" in said[3].err
+    assert set(sent) == {("Bearer token-S3CRET", "session=S3CRET")}
+    everything = "".join(one.out + one.err for one in said) + str(site.cluster.sent)
+    assert "S3CRET" not in everything and "a-token-of-the-emulated-cluster" not in everything
+
+
+@pytest.mark.parametrize("value", ["S3CRET x", "S3CRET\n"])
+def test_hostile_secrets_are_refused_before_the_cluster_is_asked(
+    site: Site, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_TOKEN", value)
+    for command in COMMANDS:
+        said = attempt(site, command)
+        assert said.code == 2 and said.error.startswith("NLP_PIPELINE_ENDPOINT_TOKEN has a blank, a line break or")
+        assert "S3CRET" not in said.err and said.err.count("\n") == 1
+    assert site.cluster.sent == []
 
 
 # The dry run
@@ -374,10 +435,10 @@ def test_wrong_parameters_are_refused_before_the_cluster_is_asked(site: Site) ->
 def test_labels_are_noted_and_class_ids_told_by_them(site: Site) -> None:
     """The Hugging Face server answers with the ids of classes."""
 
-    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    def answer_ids(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         return 200, {}, b'{"predictions": [{"0": 0.125, "1": 0.875}]}'
 
-    with serving(answer) as backend:
+    with serving(answer_ids) as backend:
         release = site.release("a", Fate(backend=backend))
         said = site.deploy(release, "--set serving_runtime=huggingface --json")
         assert (said.code, said.json["runtime"]) == (0, "kserve-huggingfaceserver")
@@ -386,3 +447,25 @@ def test_labels_are_noted_and_class_ids_told_by_them(site: Site) -> None:
         endpoint = f"--predict x --endpoint {backend} --set model_name=tiny"
         assert site(endpoint).out == "1\t0.8750\tx\n"
         assert site(f"{endpoint} --release {release}").out == f"{LABELS[1]}\t0.8750\tx\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_account_that_the_cluster_does_not_know(site: Site, command: str) -> None:
+    path = Path.cwd() / "kubeconfig"
+    path.write_text(path.read_text().replace("a-token-of-the-emulated-cluster", "expired"))
+    said = attempt(site, command)
+    assert (said.code, said.error) == (2, "looking for KServe: 401: Unauthorized")
+
+
+def test_what_a_command_is_not_allowed_even_where_it_may_not_ask(site: Site) -> None:
+    site.cluster.reviews_forbidden = True
+    site.cluster.deny("create", "inferenceservices")
+    said = site.deploy(site.release("a"))
+    assert said.code == 2 and said.error.startswith("dry run of ") and ": 403: " in said.error
+
+
+@pytest.mark.parametrize("content", ["{", "- a", "", "\x00"])
+def test_a_kubeconfig_that_is_none(site: Site, content: str) -> None:
+    (Path.cwd() / "kubeconfig").write_text(content)
+    said = site.undeploy()
+    assert (said.code > 0, said.out, said.err.count("\n")) == (True, "", 1), said

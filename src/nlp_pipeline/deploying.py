@@ -4,21 +4,19 @@ import contextlib
 import copy
 import difflib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nlp_pipeline.deploying_releases import ANY_TEXT, check_credentials, find_record, find_rows
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 from nlp_pipeline.kserve_sdk import import_kserve
 from nlp_pipeline.parameters import pipeline_parameters
+from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
 
-URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
-# Where there are no labelled rows to ask for.
-ANY_TEXT = {"text": ["a text"]}
 # Seconds between two looks at the cluster, and within which a ready service must answer.
 WAITING = {"poll_seconds": 2.0, "route_seconds": 120.0}
 # What an object says of who deployed it; by the second a rollback that was interrupted is known again.
@@ -63,119 +61,6 @@ def step_settings(values: dict[str, Any]) -> dict[str, Any]:
     defaults = {name: one.default for name, one in pipeline_parameters().items()}
     taken = {name: values.get(name, defaults[name]) for name in deploy_model.component_spec.inputs if name in defaults}
     return {**taken, **WAITING, "labels": [], "run_id": BY_HAND, "headers": environment().sign_in_headers()}
-
-
-def find_record(release: str, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
-    """Finds out what a release is.
-
-    Args:
-        release: A folder, or pvc://claim/model/releases/digest, or s3://bucket/folder/model/releases/digest.
-        values: The parameters that the user set.
-
-    Returns:
-        Its record, as far as it can be read from here; the parameters with those that the release tells; its folder,
-        where it has one here.
-
-    Raises:
-        UsageError: It is none, or where KServe shall read it is not told.
-        ValueError, RuntimeError: It is spoilt, or the object store does not give it.
-    """
-    from nlp_pipeline.components.deploy_model_storage import check_release_folder
-
-    if "://" not in release:
-        record = check_release_folder(release)
-        if not values.get("model_store") and "volume_claim" not in values:
-            raise UsageError(
-                f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "
-                "it lies on that claim, or --set model_store=s3://bucket to upload it there"
-            )
-        return record, {"model_name": record["model_name"], **values}, Path(release)
-    match = URI.fullmatch(release)
-    if match is None:
-        raise UsageError(
-            f"--release {release} is no release: give its folder, pvc://claim/model/releases/digest, or "
-            "s3://bucket/folder/model/releases/digest"
-        )
-    if values.get("serving_runtime") == "huggingface":
-        raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
-    told = {"model_name": match["model_name"]}
-    if release.startswith("s3://"):
-        told["model_store"] = f"s3://{match['place']}"
-    else:
-        told |= {"model_store": "", "volume_claim": match["place"]}
-    for name, value in told.items():
-        if str(values.get(name, value)).rstrip("/") != value:
-            raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
-    record = {"digest": match["digest"], "model_name": match["model_name"], "labels": []}
-    if release.startswith("s3://"):
-        record = read_stored_record(release.rstrip("/"), record)
-    return record, {**values, **told}, None
-
-
-def read_stored_record(release: str, expected: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a release in an object store.
-
-    Args:
-        release: s3://bucket/folder/model/releases/digest.
-        expected: The digest and model_name that the record must have.
-
-    Raises:
-        UsageError: There is none, or it is another release's.
-        RuntimeError: The object store can't be reached or refuses.
-    """
-    from functools import partial
-
-    from nlp_pipeline.components.deploy_model_storage import read_object
-    from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
-
-    endpoint = s3_endpoint()
-    bucket, _, key = f"{release}/release.json".removeprefix("s3://").partition("/")
-    read = partial(read_object, s3_client(endpoint), bucket, key)
-    content = s3_call(read, f"{release}/release.json at {endpoint}", "read", 4, 0.5)
-    try:
-        record: dict[str, Any] = json.loads(content)
-        labels, _ = record["labels"], float(record["metrics"]["accuracy"])
-        of_texts = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
-        if labels and of_texts and all(record[name] == expected[name] for name in ("digest", "model_name")):
-            return record
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise UsageError(f"--release {release} has no sound release.json: was its upload finished?")
-
-
-def find_rows(rows: Path | None, folder: Path | None, record: dict[str, Any], count: int) -> dict[str, list[str]]:
-    """Returns what the endpoint is asked for: labelled rows where there are some.
-
-    Args:
-        rows: A run's predictions.parquet that the user names.
-        folder: The release's folder, beside which its run's folder may lie.
-        record: The release's record.
-        count: How many rows.
-
-    Raises:
-        UsageError: The user names a file that has none.
-    """
-    import pyarrow
-
-    from nlp_pipeline.components.agreement import spread_rows
-
-    if rows is None and folder is not None:
-        of_model = folder.resolve().parent.parent
-        beside = of_model / "runs" / str(record.get("run_id")) / "datasets" / "predictions.parquet"
-        rows = beside if beside.is_file() else None
-    if rows is None:
-        print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
-        return ANY_TEXT
-    if not rows.is_file():
-        raise UsageError(f"--rows {rows}: there is no such file; give a run's datasets/predictions.parquet")
-    try:
-        columns = spread_rows(str(rows), count)
-        if not all(isinstance(one, str) for column in columns.values() for one in column):
-            raise ValueError("text, label and predicted must all be strings")
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None
-    return columns
 
 
 def deploy(release: str, rows: Path | None, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -223,20 +108,6 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], dry_run: boo
         return told(done)
 
 
-def check_credentials(uri: str) -> None:
-    """Makes sure that there are credentials to upload a release.
-
-    Raises:
-        UsageError: There are none.
-    """
-    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not os.environ.get(name)]
-    if missing:
-        raise UsageError(
-            f"{' and '.join(missing)} must be set in the environment to upload to {uri}, and AWS_ENDPOINT_URL where "
-            "the object store is not Amazon's"
-        )
-
-
 def rollback(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Goes back to the release that was deployed before; done twice, it comes back to this one.
 
@@ -255,22 +126,19 @@ def rollback(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         from nlp_pipeline.components.deploy_model_transaction import deploy_service
 
         client, settings, live = find_live(values, change=True)
-        former, formers = choose_former(live)
-        wanted = restored(former, settings["model_name"], settings["namespace"])
+        wanted = restored(choose_former(live), settings["model_name"], settings["namespace"])
         settings["labels"] = json.loads(mark_of(wanted, "labels") or "[]")
         settings["canary_percent"] = 0
         if dry_run:
             return rehearsed(client, wanted, settings)
         with taken_up_again():
-            if release_of(wanted):
-                done = deploy_service(client, wanted, settings, ANY_TEXT)
-            else:
-                done = put_back_unasked(client, former, formers, settings)
+            # What was not made by this project may speak another protocol: it is not asked.
+            done = deploy_service(client, wanted, settings, ANY_TEXT if release_of(wanted) else {})
         return told(done)
 
 
-def choose_former(live: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns what a rollback goes to, and what it can come back to from there.
+def choose_former(live: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a rollback goes to.
 
     Args:
         live: The InferenceService.
@@ -280,7 +148,6 @@ def choose_former(live: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
     """
     from nlp_pipeline.components.deploy_model_object import (
         former_of,
-        formers_after,
         formers_of,
         is_same,
         is_stopped,
@@ -290,46 +157,12 @@ def choose_former(live: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
     from nlp_pipeline.components.deploy_model_rollout import title
 
     if mark_of(live, "run-id") == ROLLED_BACK and "canaryTrafficPercent" in live["spec"]["predictor"]:
-        return former_of(live), formers_of(live)
+        return former_of(live)  # it was interrupted, and is taken up
     for former in formers_of(live):
         one = restored(former, live["metadata"]["name"], live["metadata"]["namespace"])
         if not is_stopped(one) and not is_same(live, one):
-            annotations = {**former["annotations"], "nlp-pipeline/run-id": ROLLED_BACK}
-            return {**former, "annotations": annotations}, formers_after(live)
+            return {**former, "annotations": {**former["annotations"], "nlp-pipeline/run-id": ROLLED_BACK}}
     raise UsageError(f"{title(live)} has no former release noted on it: --deploy --release the one you want")
-
-
-def put_back_unasked(
-    client: Any, former: dict[str, Any], formers: list[dict[str, Any]], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Puts back what was not made by this project, which is not asked, as it may speak another protocol.
-
-    Args:
-        client: A `KServeClient`.
-        former: The former object, as it was noted.
-        formers: What it can go back to, which begins with what serves now.
-        settings: As `deploy_service` takes them.
-
-    Returns:
-        As `deploy_service`.
-    """
-    from nlp_pipeline.components.deploy_model_cluster import read_service
-    from nlp_pipeline.components.deploy_model_transaction import put_back
-
-    failures = (RuntimeError, TimeoutError, ConnectionError, ValueError, PermissionError)
-    outcome, reason, timed_out = "deployed", "", False
-    try:
-        print(put_back(client, former, formers, settings))
-    except failures as error:
-        print(f"failed: {error}")
-        timed_out = isinstance(error, TimeoutError)
-        try:
-            outcome, sentence = "rolled back", put_back(client, formers[0], formers[1:], settings)
-        except failures as second:
-            outcome, sentence = "failed", f"and it could not be undone: {second}"
-        reason = f"{error}; {sentence}"
-    service = read_service(client, settings["model_name"], settings["namespace"])
-    return {"outcome": outcome, "reason": reason, "timed_out": timed_out, "facts": {}, "service": service}
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -478,5 +311,7 @@ def told(done: dict[str, Any]) -> dict[str, Any]:
     if done.get("reason"):
         failed = TimedOutError if done["timed_out"] else PipelineError
         kind = RolledBackError if done["outcome"] == "rolled back" else failed
-        raise kind(f"{done['outcome']}: {done['reason']}", facts)
+        stopped_at_door = re.search(r" answered (302|401|403)\b", done["reason"])
+        advice = f"; to sign in, set {SIGN_IN}" if stopped_at_door else ""
+        raise kind(f"{done['outcome']}: {done['reason']}{advice}", facts)
     return facts

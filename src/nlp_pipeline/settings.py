@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nlp_pipeline.errors import UsageError
 
+SIGN_IN = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
 ODD = "has a blank, a line break or another odd character in it: set it anew without"
 
 

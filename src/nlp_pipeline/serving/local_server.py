@@ -170,10 +170,11 @@ def advise(response: Any, headers: dict[str, str]) -> str:
         response: The `httpx.Response`.
         headers: The headers that were sent besides httpx's own.
     """
-    names = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
+    from nlp_pipeline.settings import SIGN_IN
+
     if response.status_code in (401, 403) or response.is_redirect:
         signed = headers.keys() & {"Authorization", "Cookie"}
-        return f"; {names} is not taken: set it anew" if signed else f"; sign in: set {names}"
+        return f"; {SIGN_IN} is not taken: set it anew" if signed else f"; sign in: set {SIGN_IN}"
     if response.status_code == 404 and not response.content and "Host" not in headers:
         return "; if it is a gateway, set NLP_PIPELINE_ENDPOINT_HOST to the model's host name, by which it finds it"
     return ""
