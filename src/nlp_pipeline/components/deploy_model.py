@@ -15,6 +15,7 @@ from nlp_pipeline.components.deploy_model_cluster import (
     choose_runtime,
     connect,
     own_namespace,
+    refuse_access,
 )
 from nlp_pipeline.components.deploy_model_object import HELPERS as OBJECT_HELPERS
 from nlp_pipeline.components.deploy_model_object import huggingface_args, lower_cased, mode_of, service_object
@@ -68,8 +69,11 @@ def ready_cluster(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     settings = {**settings, "namespace": namespace, "service_account": account}
     check_kserve()
     check_access(namespace)
-    check_place(settings)
-    return client, {**settings, "runtime": choose_runtime(client, settings)}
+    try:
+        check_place(settings)
+        return client, {**settings, "runtime": choose_runtime(client, settings)}
+    except PermissionError as error:
+        raise refuse_access(namespace, str(error)) from None
 
 
 def deploy_release(release: str, settings: dict[str, Any], rows: dict[str, list[str]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ What stands on the object (label and annotations, as KServe copies both to the s
     nlp-pipeline/labels     the labels in the order of their ids, as JSON; left out where they are very many
     nlp-pipeline/applied    digest of what was asked for, by which the same deployment is known again
     nlp-pipeline/replaces   the Knative revision that was the newest before
-    nlp-pipeline/former     the objects before this one, newest first, as JSON
+    nlp-pipeline/former     the objects before this one, newest first, as JSON; while it is put back, itself before them
     canaryTrafficPercent    in the spec while the deployment has not ended. KServe obeys it on Knative and ignores it on
                             Standard; an annotation can't serve, as changing one makes a new revision
 
@@ -161,27 +161,39 @@ def is_stopped(service: dict[str, Any]) -> bool:
 def is_unfinished(service: dict[str, Any] | None) -> bool:
     """Tells whether a deployment of ours was begun and has not ended: its release has not been found good."""
     predictor = (service or {}).get("spec", {}).get("predictor", {})
-    return bool(mark_of(service, "applied")) and "canaryTrafficPercent" in predictor
+    ours = mark_of(service, "applied") or mark_of(service, "former")
+    return bool(ours) and "canaryTrafficPercent" in predictor
 
 
 def covers(live: Any, wanted: Any) -> bool:
     """Tells whether all that is wanted is so in the live object, which has defaults besides."""
+    from kubernetes.utils import parse_quantity
+
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(key in live and covers(live[key], one) for key, one in wanted.items())
     if isinstance(wanted, list):
         return isinstance(live, list) and len(live) == len(wanted) and all(map(covers, live, wanted))
-    return bool(live == wanted)
+    if live == wanted:
+        return True
+    try:
+        # KServe's webhook writes quantities in their shortest form: 500m for 0.5.
+        return bool(parse_quantity(live) == parse_quantity(wanted))
+    except (ValueError, TypeError):
+        return False
 
 
-def is_same(live: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Tells whether an InferenceService is what is wanted already.
+def matches(live: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Tells whether an InferenceService is what was sent.
 
     It must carry the mark of the same request, as a field that is not asked for any more would pass unseen else, and
     still be as it was asked for, as someone may have edited it since.
     """
-    if live is None or is_stopped(live) or mark_of(live, "applied") != mark_of(wanted, "applied"):
-        return False
-    return covers(live["spec"], wanted["spec"])
+    return mark_of(live, "applied") == mark_of(wanted, "applied") and covers(live["spec"], wanted["spec"])
+
+
+def is_same(live: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Tells whether an InferenceService is what is wanted already, and not stopped."""
+    return live is not None and not is_stopped(live) and matches(live, wanted)
 
 
 def former_of(live: dict[str, Any]) -> dict[str, Any]:
@@ -191,14 +203,17 @@ def former_of(live: dict[str, Any]) -> dict[str, Any]:
     metadata = live["metadata"]
     not_kept = ("nlp-pipeline/former", "nlp-pipeline/replaces", "kubectl.kubernetes.io/last-applied-configuration")
     annotations = metadata.get("annotations") or {}
-    spec = copy.deepcopy(live["spec"])
-    spec["predictor"].pop("canaryTrafficPercent", None)
-    conditions = live.get("status", {}).get("conditions") or []
+    spec, status = copy.deepcopy(live["spec"]), live.get("status", {})
+    if is_unfinished(live):  # else the share is someone's own
+        spec["predictor"].pop("canaryTrafficPercent", None)
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or [])
     return {
         "labels": metadata.get("labels") or {},
         "annotations": {key: value for key, value in annotations.items() if key not in not_kept},
         "spec": spec,
-        "ready": any(one["type"] == "Ready" and one["status"] == "True" for one in conditions),
+        "ready": ready,
+        # On Knative, a revision before the newest one may have the traffic.
+        "serves": ready or bool(status.get("components", {}).get("predictor", {}).get("traffic")),
     }
 
 
@@ -207,6 +222,8 @@ def formers_of(service: dict[str, Any] | None) -> list[dict[str, Any]]:
     import json
 
     found: list[dict[str, Any]] = json.loads(mark_of(service, "former") or "[]")
+    if service and found and not is_unfinished(service) and matches(service, restored(found[0], "", "")):
+        return found[1:]  # it was put back, and has the traffic
     return found
 
 
@@ -227,7 +244,9 @@ def kept_metadata(live: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
         live: The live object's metadata.
         wanted: The metadata of the object to be.
     """
-    dropped = ("serving.kserve.io/stop", "kubectl.kubernetes.io/last-applied-configuration")
+    # The latter ones `service_object` sets, or the server by what it is sent.
+    dropped = ["serving.kserve.io/stop", "kubectl.kubernetes.io/last-applied-configuration"]
+    dropped += ["app.kubernetes.io/managed-by", "sidecar.istio.io/inject", "modelFormat"]
     merged: dict[str, Any] = {"resourceVersion": live["resourceVersion"]}
     for kind in ("labels", "annotations"):
         foreign = {
@@ -281,6 +300,7 @@ def restored(former: dict[str, Any], name: str, namespace: str) -> dict[str, Any
     import copy
 
     kept = copy.deepcopy(former)
+    kept["spec"]["predictor"].pop("canaryTrafficPercent", None)
     metadata = {"name": name, "namespace": namespace, "labels": kept["labels"], "annotations": kept["annotations"]}
     # Without the tag, its revision could not be asked before it gets the traffic back.
     metadata["annotations"]["serving.kserve.io/enable-tag-routing"] = "true"
@@ -302,6 +322,7 @@ HELPERS = [
     is_stopped,
     is_unfinished,
     covers,
+    matches,
     is_same,
     former_of,
     formers_of,

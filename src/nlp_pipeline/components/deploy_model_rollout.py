@@ -5,34 +5,12 @@ Hermetic helpers, inlined into the step as `additional_funcs`. `settings` are th
 their ids, `headers` to sign in with.
 """
 
-from typing import Any
+from typing import Any, Callable
 
 from nlp_pipeline.components.agreement import compare_answers, require_agreement
 from nlp_pipeline.components.deploy_model_cluster import call, describe, read_service
-from nlp_pipeline.components.deploy_model_object import mark_of, mode_of, successor
+from nlp_pipeline.components.deploy_model_object import mark_of, matches, mode_of, successor
 from nlp_pipeline.serving.client import ask
-
-
-def typed(body: dict[str, Any]) -> Any:
-    """Returns an InferenceService as the kserve SDK's model, which its client takes."""
-    import kserve
-    from kubernetes import client
-
-    metadata = body["metadata"]
-    return kserve.V1beta1InferenceService(
-        api_version=body["apiVersion"],
-        kind=body["kind"],
-        metadata=client.V1ObjectMeta(
-            name=metadata["name"],
-            namespace=metadata["namespace"],
-            labels=metadata.get("labels"),
-            annotations=metadata.get("annotations"),
-            resource_version=metadata.get("resourceVersion"),
-            finalizers=metadata.get("finalizers"),
-            owner_references=metadata.get("ownerReferences"),
-        ),
-        spec=body["spec"],
-    )
 
 
 def title(service: dict[str, Any]) -> str:
@@ -40,34 +18,20 @@ def title(service: dict[str, Any]) -> str:
     return f"InferenceService {service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
-def rehearse(client: Any, wanted: dict[str, Any], formers: Any, poll_seconds: float) -> dict[str, Any]:
-    """Lets the server check what `send` would send (a dry run), and returns what it would make of it.
-
-    Raises:
-        ValueError: The server does not take it.
-    """
-    api, metadata = client.api_instance, wanted["metadata"]
-    place = ["serving.kserve.io", "v1beta1", metadata["namespace"], "inferenceservices"]
-    doing, made = f"dry run of {title(wanted)}", None
-    while made in (None, 404, 409):
-        live = read_service(client, metadata["name"], metadata["namespace"])
-        body = successor(live, wanted, formers(live))
-        named: dict[str, Any] = {"dry_run": "All", "expected": (404, 409)}
-        if live is None:
-            made = call(doing, api.create_namespaced_custom_object, *place, body, dry_run="All", expected=(409,))
-        else:
-            made = call(doing, api.replace_namespaced_custom_object, *place, metadata["name"], body, **named)
-    return dict(made or {})
-
-
-def send(client: Any, wanted: dict[str, Any], formers: Any, poll_seconds: float) -> None:
+def write(
+    client: Any, wanted: dict[str, Any], change: Callable[..., Any], poll_seconds: float, **named: Any
+) -> dict[str, Any]:
     """Creates or replaces an InferenceService; conflicts, which each write of its status makes, are tried again.
 
     Args:
         client: A `KServeClient`.
-        wanted: The object.
-        formers: Gives what it can go back to, of the object that is live.
+        wanted: The object that is meant.
+        change: Gives what is to be sent, of the live object, or of None where there is none.
         poll_seconds: Seconds between two tries.
+        **named: What else the API is given, as in dry_run="All".
+
+    Returns:
+        The object as the server keeps it.
 
     Raises:
         RuntimeError: There were conflicts for two minutes.
@@ -75,32 +39,57 @@ def send(client: Any, wanted: dict[str, Any], formers: Any, poll_seconds: float)
     import time
 
     name, namespace = wanted["metadata"]["name"], wanted["metadata"]["namespace"]
+    api, place = client.api_instance, ["serving.kserve.io", "v1beta1", namespace, "inferenceservices"]
     until = time.monotonic() + 120
     while time.monotonic() < until:
         live = read_service(client, name, namespace)
-        body = typed(successor(live, wanted, formers(live)))
+        body, doing = change(live), f"{'dry run of' if named else 'writing'} {title(wanted)}"
         if live is None:
-            answer = call(f"creating {title(wanted)}", client.create, body, namespace, expected=(409,))
+            made = call(doing, api.create_namespaced_custom_object, *place, body, expected=(409,), **named)
         else:
-            answer = call(f"replacing {title(wanted)}", client.replace, name, body, namespace, expected=(404, 409))
-        if answer not in (404, 409):
-            return
+            replace = api.replace_namespaced_custom_object
+            made = call(doing, replace, *place, name, body, expected=(404, 409), **named)
+        if made not in (404, 409):
+            return dict(made)
         time.sleep(min(poll_seconds, 0.5))
     raise RuntimeError(f"{title(wanted)} could not be changed for two minutes: something else keeps changing it")
 
 
-def read_own(client: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+def rehearse(client: Any, wanted: dict[str, Any], formers: Any, poll_seconds: float) -> dict[str, Any]:
+    """Lets the server check what `send` would send (a dry run), and returns what it would make of it."""
+    return write(client, wanted, lambda live: successor(live, wanted, formers(live)), poll_seconds, dry_run="All")
+
+
+def send(client: Any, wanted: dict[str, Any], formers: Any, poll_seconds: float) -> dict[str, Any]:
+    """Puts an object into the live one's place, and returns it as the server keeps it, to be known again by.
+
+    Args:
+        client: A `KServeClient`.
+        wanted: The object.
+        formers: Gives what it can go back to, of the live object.
+        poll_seconds: Seconds between two tries.
+    """
+    made = write(client, wanted, lambda live: successor(live, wanted, formers(live)), poll_seconds)
+    made["spec"]["predictor"].pop("canaryTrafficPercent", None)
+    return {**wanted, "spec": made["spec"]}
+
+
+def own(live: dict[str, Any] | None, wanted: dict[str, Any]) -> dict[str, Any]:
     """Returns a live InferenceService that must still be the one that was sent.
 
     Raises:
-        RuntimeError: It was deleted, or another deployment has taken its place.
+        RuntimeError: It was deleted, or another deployment or someone's edit has taken its place.
     """
-    service = read_service(client, wanted["metadata"]["name"], wanted["metadata"]["namespace"])
-    if service is None:
+    if live is None:
         raise RuntimeError(f"{title(wanted)} has been deleted meanwhile")
-    if mark_of(service, "applied") != mark_of(wanted, "applied"):
+    if not matches(live, wanted):
         raise RuntimeError(f"another deployment has taken the place of this one in {title(wanted)} meanwhile")
-    return service
+    return live
+
+
+def read_own(client: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns the live InferenceService; see `own`."""
+    return own(read_service(client, wanted["metadata"]["name"], wanted["metadata"]["namespace"]), wanted)
 
 
 def set_share(client: Any, wanted: dict[str, Any], percent: int | None, poll_seconds: float) -> None:
@@ -111,25 +100,16 @@ def set_share(client: Any, wanted: dict[str, Any], percent: int | None, poll_sec
         wanted: The object that was sent.
         percent: The share; None for all of it, which also ends the deployment.
         poll_seconds: Seconds between two tries.
-
-    Raises:
-        RuntimeError: It is not the live one any more, or there were conflicts for two minutes.
     """
-    import time
 
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        live = read_own(client, wanted)
-        if percent is None:
-            live["spec"]["predictor"].pop("canaryTrafficPercent", None)
-        else:
-            live["spec"]["predictor"]["canaryTrafficPercent"] = percent
-        metadata, doing = live["metadata"], f"giving {title(wanted)} its traffic"
-        answer = call(doing, client.replace, metadata["name"], typed(live), metadata["namespace"], expected=(409,))
-        if answer != 409:
-            return
-        time.sleep(min(poll_seconds, 0.5))
-    raise RuntimeError(f"{title(wanted)} could not be changed for two minutes: something else keeps changing it")
+    def change(live: dict[str, Any] | None) -> dict[str, Any]:
+        body = own(live, wanted)
+        body["spec"]["predictor"].pop("canaryTrafficPercent", None)
+        if percent is not None:
+            body["spec"]["predictor"]["canaryTrafficPercent"] = percent
+        return body
+
+    write(client, wanted, change, poll_seconds)
 
 
 def load_failure(service: dict[str, Any]) -> str:
@@ -152,7 +132,7 @@ def pod_failure(service: dict[str, Any]) -> tuple[str, int]:
     patience = {"CrashLoopBackOff": 0, "InvalidImageName": 0, "CreateContainerConfigError": 8}
     patience |= {"ImagePullBackOff": 30, "ErrImagePull": 30}
     for pod in list_pods(service):
-        if pod_mark(pod) != mark_of(service, "applied"):
+        if not is_pod_of(pod, service):
             continue
         for one in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
             waiting, ended = one.state.waiting, one.last_state and one.last_state.terminated
@@ -177,19 +157,24 @@ def list_pods(service: dict[str, Any]) -> list[Any]:
     return [pod for pod in found.items if not pod.metadata.deletion_timestamp]
 
 
-def pod_mark(pod: Any) -> str:
-    """Returns which object a pod was made for: KServe copies its annotations to the pods."""
-    return str((pod.metadata.annotations or {}).get("nlp-pipeline/applied", ""))
+def is_pod_of(pod: Any, service: dict[str, Any]) -> bool:
+    """Tells whether a pod was made for an object as this run sent it: KServe copies its annotations to the pods.
+
+    The same request of another run may have been edited since. A former object is put back with its own run's id, so
+    that pods of it that still run are its own.
+    """
+    of_pod = {"metadata": {"annotations": pod.metadata.annotations}}
+    return all(mark_of(of_pod, name) == mark_of(service, name) for name in ("applied", "run-id"))
 
 
 def own_pods(service: dict[str, Any]) -> tuple[list[bool], list[bool]]:
     """Returns, of the pods of this very object and of the others of its name, whether each is ready."""
-    own: list[bool] = []
+    ours: list[bool] = []
     others: list[bool] = []
     for pod in list_pods(service):
         ready = any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or [])
-        (own if pod_mark(pod) == mark_of(service, "applied") else others).append(ready)
-    return own, others
+        (ours if is_pod_of(pod, service) else others).append(ready)
+    return ours, others
 
 
 def progress_of(service: dict[str, Any]) -> tuple[bool, bool]:
@@ -203,11 +188,13 @@ def progress_of(service: dict[str, Any]) -> tuple[bool, bool]:
     status = service.get("status", {})
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or [])
     if mode_of(service) == "Standard":
-        own, others = own_pods(service)
-        return bool(own), ready and any(own) and not any(others)
+        ours, others = own_pods(service)
+        return bool(ours), ready and any(ours) and not any(others)
     predictor = status.get("components", {}).get("predictor", {})
     newest = predictor.get("latestCreatedRevision", "")
-    is_new = newest not in ("", mark_of(service, "replaces"))
+    # What was stopped and started by hand since has counted its revisions anew.
+    begun = "canaryTrafficPercent" in service["spec"]["predictor"]
+    is_new = newest not in ("", mark_of(service, "replaces") if begun else "")
     tagged = [one for one in predictor.get("traffic", []) if one.get("tag") == "latest"]
     ready = ready and predictor.get("latestReadyRevision") == newest
     return is_new, is_new and ready and any(one.get("revisionName") == newest for one in tagged)
@@ -237,8 +224,9 @@ def wait_until_ready(client: Any, wanted: dict[str, Any], settings: dict[str, An
         is_new, is_ready = progress_of(service)
         if is_ready:
             return service
-        # Right after a change, the status may still be that of the former model, its failure too.
-        failure, patience = load_failure(service), 0 if is_new else 8
+        # Right after a change, the status may still be that of the former model, its failure too; on Standard also
+        # while the former pods are on their way out.
+        failure, patience = load_failure(service), 0 if is_new and mode_of(service) == "Knative" else 8
         if not failure:
             failure, patience = pod_failure(service)
         failures = failures + 1 if failure else 0
@@ -315,6 +303,7 @@ def ask_rows(service: dict[str, Any], newest: bool, settings: dict[str, Any], te
             try:
                 labels.append(str(ask(client, url, [texts[len(labels)]], settings["labels"])[0]["label"]))
                 seconds.append(time.perf_counter() - began)
+                until = time.monotonic() + settings["route_seconds"]
             except ConnectionError as error:
                 if time.monotonic() > until:
                     host = f" (Host: {headers['Host']})" if headers else ""
@@ -332,7 +321,8 @@ def check_answers(
         service: The live object.
         newest: Whether the newest revision is meant.
         settings: See the module.
-        rows: `text`, and `label` and `predicted` of each; without these, any of the model's labels is right.
+        rows: `text`, and `label` and `predicted` of each; without these, any of the model's labels is right; where it
+            is empty, nothing is asked.
 
     Returns:
         `p50_ms` and, where rows are labelled, `rows`, `agreement`, `accuracy`, `offline_accuracy`.
@@ -341,6 +331,8 @@ def check_answers(
         ValueError: It does not say what the offline model says.
         ConnectionError, RuntimeError: See `ask_rows`.
     """
+    if not rows:
+        return {}
     answers = ask_rows(service, newest, settings, rows["text"])
     if "predicted" not in rows:
         strange = sorted(set(answers["labels"]) - set(settings["labels"]))
@@ -351,6 +343,15 @@ def check_answers(
     print(", ".join(f"{key} {value:.4g}" for key, value in {**compared, "p50_ms": answers["p50_ms"]}.items()))
     require_agreement(compared, settings["min_agreement"], settings["max_accuracy_drop"])
     return {**compared, "p50_ms": answers["p50_ms"]}
+
+
+def share_of_newest(service: dict[str, Any]) -> int:
+    """Returns the newest revision's share of the traffic in percent; all of it on Standard, which has no shares."""
+    if mode_of(service) == "Standard":
+        return 100
+    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
+    newest = predictor.get("latestCreatedRevision")
+    return sum(one.get("percent", 0) for one in predictor.get("traffic", []) if one.get("revisionName") == newest)
 
 
 def wait_for_share(client: Any, wanted: dict[str, Any], percent: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -364,15 +365,11 @@ def wait_for_share(client: Any, wanted: dict[str, Any], percent: int, settings: 
     until = time.monotonic() + settings["route_seconds"]
     while True:
         service = read_own(client, wanted)
-        predictor = service.get("status", {}).get("components", {}).get("predictor", {})
-        newest = predictor.get("latestCreatedRevision")
-        shares = [one.get("percent", 0) for one in predictor.get("traffic", []) if one.get("revisionName") == newest]
-        if mode_of(service) == "Standard" or sum(shares) == percent:
+        share = share_of_newest(service)
+        if share == percent or mode_of(service) == "Standard":
             return service
         if time.monotonic() > until:
-            raise TimeoutError(
-                f"{title(wanted)}: its newest revision has {sum(shares)}% of the traffic, not {percent}%"
-            )
+            raise TimeoutError(f"{title(wanted)}: its newest revision has {share}% of the traffic, not {percent}%")
         time.sleep(settings["poll_seconds"])
 
 
@@ -385,6 +382,8 @@ def watch_canary(client: Any, wanted: dict[str, Any], settings: dict[str, Any], 
     import time
 
     percent, minutes = settings["canary_percent"], settings["canary_minutes"]
+    # It has answered already: where it does not any more, those who ask it shall not bear that for long.
+    impatient = {**settings, "route_seconds": settings["route_seconds"] / 10}
     set_share(client, wanted, percent, settings["poll_seconds"])
     service = wait_for_share(client, wanted, percent, settings)
     print(f"{percent}% of the traffic go to it for {minutes:g} minutes", flush=True)
@@ -392,7 +391,7 @@ def watch_canary(client: Any, wanted: dict[str, Any], settings: dict[str, Any], 
     asked = 0
     while time.monotonic() < until:
         for newest in (True, False):
-            ask_rows(service, newest, settings, [texts[asked % len(texts)]])
+            ask_rows(service, newest, impatient, [texts[asked % len(texts)]])
         asked += 1
         time.sleep(min(max(0.0, until - time.monotonic()), settings["poll_seconds"]))
         service = read_own(client, wanted)
@@ -402,22 +401,24 @@ def watch_canary(client: Any, wanted: dict[str, Any], settings: dict[str, Any], 
 
 HELPERS = [
     ask,
-    typed,
     title,
+    write,
     rehearse,
     send,
+    own,
     read_own,
     set_share,
     load_failure,
     pod_failure,
     list_pods,
-    pod_mark,
+    is_pod_of,
     own_pods,
     progress_of,
     wait_until_ready,
     endpoint_of,
     ask_rows,
     check_answers,
+    share_of_newest,
     wait_for_share,
     watch_canary,
 ]

@@ -5,14 +5,14 @@ Hermetic helpers, inlined into the step as `additional_funcs`; for `settings` se
 
 from typing import Any
 
-from nlp_pipeline.components.deploy_model_cluster import call, read_service
+from nlp_pipeline.components.deploy_model_cluster import call, read_service, refuse_access
 from nlp_pipeline.components.deploy_model_object import (
     formers_after,
     formers_of,
     is_same,
     is_stopped,
     is_unfinished,
-    mark_of,
+    matches,
     mode_of,
     release_of,
     restored,
@@ -20,15 +20,18 @@ from nlp_pipeline.components.deploy_model_object import (
 from nlp_pipeline.components.deploy_model_rollout import (
     ask_rows,
     check_answers,
+    list_pods,
+    own,
     read_own,
     rehearse,
     send,
     set_share,
+    share_of_newest,
     title,
-    typed,
     wait_for_share,
     wait_until_ready,
     watch_canary,
+    write,
 )
 
 
@@ -68,27 +71,38 @@ def put_back(client: Any, former: dict[str, Any], formers: list[Any], settings: 
     Args:
         client: A `KServeClient`.
         former: The former object, as it was noted.
-        formers: What it can go back to itself.
+        formers: What to go back to where this does not end: itself first, where it served last. `formers_of` leaves it
+            out once it has the traffic.
         settings: See the module.
 
     Returns:
-        What was done, a sentence's end.
-
-    Raises:
-        RuntimeError, TimeoutError, ConnectionError, ValueError, PermissionError: It does not serve.
+        What was done, a sentence's end. An error says why it does not serve.
     """
+    poll_seconds = settings["poll_seconds"]
     wanted = restored(former, settings["model_name"], settings["namespace"])
-    send(client, wanted, lambda live: formers, settings["poll_seconds"])
     name = f"the former release {release_of(wanted)}" if release_of(wanted) else "what stood there before"
-    if is_stopped(wanted) or not former["ready"]:
-        set_share(client, wanted, None, settings["poll_seconds"])
-        return f"{name} has been put back; it was not ready before either"
-    wait_until_ready(client, wanted, settings)
-    set_share(client, wanted, None, settings["poll_seconds"])
-    service = wait_for_share(client, wanted, 100, settings)
-    if release_of(wanted):
-        ask_rows(service, False, {**settings, "labels": []}, ["a text"])
-    return f"{name} has been put back and serves"
+    done, share = f"{name} has been put back", former["spec"]["predictor"].get("canaryTrafficPercent")
+    if not former["serves"] and not is_stopped(wanted):
+        # Else the pods that failed would go on answering where nothing did before.
+        stop_service(client, read_service(client, settings["model_name"], settings["namespace"]), settings)
+    wanted = send(client, wanted, lambda _: formers, poll_seconds)
+    if not former["serves"]:
+        set_share(client, wanted, share, poll_seconds)
+        return f"{done}; it was {'stopped before too' if is_stopped(wanted) else 'not ready before either'}"
+    try:
+        service = wait_until_ready(client, wanted, settings)
+    except (RuntimeError, TimeoutError) as error:
+        if former["ready"]:
+            raise
+        zero = "and so gets no traffic: canaryTrafficPercent stays 0"
+        return f"{done}; it was not ready before either, {zero} ({error})"
+    for newest in (True, False):
+        if release_of(wanted):
+            ask_rows(service, newest, {**settings, "labels": []}, ["a text"])
+        if newest:
+            set_share(client, wanted, share, poll_seconds)
+            service = wait_for_share(client, wanted, 100 if share is None else share, settings)
+    return f"{done} and serves"
 
 
 def undo(client: Any, wanted: dict[str, Any], settings: dict[str, Any]) -> tuple[str, str]:
@@ -107,38 +121,44 @@ def undo(client: Any, wanted: dict[str, Any], settings: dict[str, Any]) -> tuple
         live = read_service(client, name, namespace)
         if live is None:
             return "failed", "it is not there any more"
-        if mark_of(live, "applied") != mark_of(wanted, "applied"):
+        if not matches(live, wanted):
             return "failed", "the other one is left as it is"
         formers = formers_of(live)
         if formers:
-            return "rolled back", put_back(client, formers[0], formers[1:], settings)
+            return "rolled back", put_back(client, formers[0], formers, settings)
         if settings["first_failure"] == "delete":
             call(f"deleting {title(wanted)}", client.delete, name, namespace, expected=(404,))
             return "deleted", "there was none before, and it has been deleted (first_failure=delete)"
-        stop_service(client, live, settings["poll_seconds"])
+        stop_service(client, live, settings)
         return "stopped", "there was none before, and it has been stopped: the object is there, without pods"
-    except (RuntimeError, TimeoutError, ConnectionError, ValueError, PermissionError) as error:
-        return "failed", f"and it could not be undone: {error}"
+    except Exception as error:  # noqa: BLE001 whatever it is, what failed first must be told too
+        return "failed", f"and it could not be undone: {line_of(error)}"
 
 
-def stop_service(client: Any, live: dict[str, Any], poll_seconds: float) -> None:
-    """Stops an InferenceService: the object stays, its pods go.
+def line_of(error: Exception) -> str:
+    """Returns an error in one line."""
+    kind = "" if isinstance(error, (RuntimeError, OSError, ValueError)) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
-    Raises:
-        RuntimeError: It is not the live one any more, or there were conflicts for two minutes.
-    """
+
+def stop_service(client: Any, live: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+    """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
     import time
 
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        live = read_own(client, live)
-        metadata = live["metadata"]
-        metadata["annotations"]["serving.kserve.io/stop"] = "true"
-        doing = f"stopping {title(live)}"
-        if call(doing, client.replace, metadata["name"], typed(live), metadata["namespace"], expected=(409,)) != 409:
-            return
-        time.sleep(min(poll_seconds, 0.5))
-    raise RuntimeError(f"{title(live)} could not be stopped for two minutes: something else keeps changing it")
+    if live is None:
+        return
+    wanted = live
+
+    def change(live: dict[str, Any] | None) -> dict[str, Any]:
+        body = own(live, wanted)
+        body["metadata"]["annotations"]["serving.kserve.io/stop"] = "true"
+        return body
+
+    write(client, wanted, change, settings["poll_seconds"])
+    until = time.monotonic() + settings["route_seconds"]
+    # Started again before it was seen, it would be told by the status of what was to be stopped.
+    while "components" in read_own(client, wanted).get("status", {}) and time.monotonic() < until:
+        time.sleep(settings["poll_seconds"])
 
 
 def bring_up(
@@ -167,7 +187,7 @@ def bring_up(
     print(f"ready after {seconds:.1f} s", flush=True)
     facts = {"seconds_to_ready": seconds, **check_answers(service, begun, settings, rows)}
     if begun:
-        if settings["canary_percent"] and formers_of(service):
+        if settings["canary_percent"] and share_of_newest(service) < 100:
             watch_canary(client, wanted, settings, rows["text"])
         set_share(client, wanted, None, settings["poll_seconds"])
         service = wait_for_share(client, wanted, 100, settings)
@@ -191,7 +211,7 @@ def deploy_service(
 
     Returns:
         `outcome` ("deployed", "unchanged", "rolled back", "stopped", "deleted", "failed"), `reason`, `timed_out`, the
-        live object as `service` (None where there is none), and the `facts` of `bring_up`.
+        live object as `service` (None where there is none, or it can't be read), and the `facts` of `bring_up`.
 
     Raises:
         ValueError, PermissionError, RuntimeError: It was refused before anything was changed.
@@ -203,24 +223,32 @@ def deploy_service(
         how = "whose deployment goes on" if is_unfinished(live) else "nothing is changed, and it is asked again"
         print(f"{title(wanted)} is release {release_of(wanted)} already: {how}", flush=True)
     else:
-        check_mode(rehearse(client, wanted, formers_after, settings["poll_seconds"]), settings)
-        send(client, wanted, formers_after, settings["poll_seconds"])
+        try:
+            check_mode(rehearse(client, wanted, formers_after, settings["poll_seconds"]), settings)
+            list_pods(wanted)
+            wanted = send(client, wanted, formers_after, settings["poll_seconds"])
+        except PermissionError as error:
+            raise refuse_access(namespace, str(error)) from None
         print(f"{title(wanted)} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
     begun = not same or is_unfinished(live)
     outcome, reason, timed_out, facts = "deployed" if begun else "unchanged", "", False, {}
     try:
         facts = bring_up(client, wanted, settings, rows, begun)
-    except (RuntimeError, TimeoutError, ConnectionError, ValueError, PermissionError) as error:
+    except Exception as error:  # noqa: BLE001 whatever it is, the former one must come back
         timed_out = isinstance(error, TimeoutError)
-        print(f"failed: {error}", flush=True)
+        print(f"failed: {line_of(error)}", flush=True)
         outcome, sentence = undo(client, wanted, settings) if begun else ("failed", "nothing has been changed")
-        reason = f"{error}; {sentence}"
+        reason = f"{line_of(error)}; {sentence}"
+    try:
+        live = read_service(client, name, namespace)
+    except (RuntimeError, PermissionError, ValueError) as error:
+        live, outcome, reason = None, "failed", reason or str(error)
     return {
         "outcome": outcome,
         "reason": reason,
         "timed_out": timed_out,
         "facts": facts,
-        "service": read_service(client, name, namespace),
+        "service": live,
     }
 
 
@@ -228,6 +256,7 @@ HELPERS = [
     check_mode,
     put_back,
     undo,
+    line_of,
     stop_service,
     bring_up,
     deploy_service,
