@@ -1,31 +1,52 @@
-"""What the environment or a `.env` file tells: what an endpoint wants to see of who asks."""
+"""The settings: from flags, the environment, Kubeflow's own variables, a file, or defaults, and from where each came.
 
+Secrets have no flag, as what stands in a process's arguments can be read by all on the machine.
+"""
+
+import os
 import re
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from nlp_pipeline.errors import UsageError
 
+PREFIX = "NLP_PIPELINE_"
 SIGN_IN = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
 ODD = "has a blank, a line break or another odd character in it: set it anew without"
+# Variables that Kubeflow itself sets or reads.
+KUBEFLOW = {"host": "KF_PIPELINES_ENDPOINT"}
+SECRET = SecretStr("")
 
 
 class Settings(BaseSettings):
-    """Settings, each from an environment variable NLP_PIPELINE_<NAME>, or else from `.env` in the working folder.
+    """Settings, each from a flag, or else the environment variable NLP_PIPELINE_<NAME>, or else a file."""
 
-    Attributes:
-        endpoint_host: Host name of the model, where an ingress gateway is asked that routes by it.
-        endpoint_token: Bearer token for endpoints.
-        endpoint_cookie: Cookies for endpoints, as a Cookie header has them.
-    """
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
-    model_config = SettingsConfigDict(env_prefix="NLP_PIPELINE_", env_file=".env", extra="ignore")
-
-    endpoint_host: str = ""
-    endpoint_token: SecretStr = SecretStr("")
-    endpoint_cookie: SecretStr = SecretStr("")
+    host: str = Field("", description="Kubeflow's address, as in https://kubeflow.example.com")
+    namespace: str = Field("", description="namespace of your profile, where Kubeflow has several users")
+    experiment: str = Field("nlp-pipeline", description="experiment of the runs")
+    username: str = Field("", description="e-mail address or name to sign in with")
+    password: SecretStr = Field(SECRET, description="password to sign in with")
+    token: SecretStr = Field(SECRET, description="bearer token, instead of user name and password")
+    cookies: SecretStr = Field(
+        SECRET, description="cookies of a browser that is signed in, as a Cookie header has them"
+    )
+    ca_cert: str = Field("", description="file with the certificates of a private authority")
+    insecure: bool = Field(False, description="do not verify the server's certificate")
+    image: str = Field("", description="image that holds every step's packages")
+    service_account: str = Field("", description="service account that runs' pods have")
+    s3_endpoint: str = Field("", description="address of the object store that holds the runs' artifacts")
+    s3_access_key: SecretStr = Field(SECRET, description="access key of the object store")
+    s3_secret_key: SecretStr = Field(SECRET, description="secret key of the object store")
+    s3_region: str = Field("", description="region of the object store")
+    endpoint_host: str = Field("", description="host name of a model, where a gateway is asked that routes by it")
+    endpoint_token: SecretStr = Field(SECRET, description="bearer token for endpoints")
+    endpoint_cookie: SecretStr = Field(SECRET, description="cookies for endpoints, as a Cookie header has them")
 
     def sign_in_headers(self) -> dict[str, str]:
         """Returns the headers that sign a request to an endpoint in.
@@ -33,8 +54,7 @@ class Settings(BaseSettings):
         Raises:
             UsageError: One can't stand in a header.
         """
-        token = checked("endpoint_token", self.endpoint_token.get_secret_value(), "[!-~]*", ODD)
-        cookie = checked("endpoint_cookie", self.endpoint_cookie.get_secret_value(), "([!-~]+( [!-~]+)*)?", ODD)
+        token, cookie = header_token(self, "endpoint_token"), header_cookie(self, "endpoint_cookie")
         return {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
 
     def endpoint_headers(self) -> dict[str, str]:
@@ -46,6 +66,24 @@ class Settings(BaseSettings):
         what = f"is {self.endpoint_host!r}: it must be a host name alone, as in model.namespace.example.com"
         host = checked("endpoint_host", self.endpoint_host, "[A-Za-z0-9.:_-]*", what)
         return {**({"Host": host} if host else {}), **self.sign_in_headers()}
+
+
+def header_token(settings: Settings, name: str) -> str:
+    """Returns a token that can stand in a header.
+
+    Raises:
+        UsageError: It can't.
+    """
+    return checked(name, getattr(settings, name).get_secret_value(), "[!-~]*", ODD)
+
+
+def header_cookie(settings: Settings, name: str) -> str:
+    """Returns cookies that can stand in a header.
+
+    Raises:
+        UsageError: They can't.
+    """
+    return checked(name, getattr(settings, name).get_secret_value(), "([!-~]+( [!-~]+)*)?", ODD)
 
 
 def checked(name: str, value: str, allowed: str, what: str) -> str:
@@ -64,19 +102,56 @@ def checked(name: str, value: str, allowed: str, what: str) -> str:
         UsageError: It can't.
     """
     if not re.fullmatch(allowed, value):
-        raise UsageError(f"NLP_PIPELINE_{name.upper()} {what}")
+        raise UsageError(f"{PREFIX}{name.upper()} {what}")
     return value
+
+
+def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, dict[str, str]]:
+    """Reads the settings.
+
+    Args:
+        flags: What flags set, by the settings' names.
+        file: A file of NAME=VALUE lines; None for `.env` in the working folder, which need not be there.
+
+    Returns:
+        The settings; and where each of them came from.
+
+    Raises:
+        UsageError: The file can't be read, or a value is wrong.
+    """
+    if file is not None and not file.is_file():
+        raise UsageError(f"--config {file}: there is no such file")
+    path = file or Path(".env")
+    try:
+        of_file = DotEnvSettingsSource(Settings, env_file=path)()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read ({type(error).__name__}): write NAME=VALUE lines in UTF-8") from None
+    sources = {
+        "a flag": {name: value for name, value in flags.items() if value not in (None, False)},
+        "the environment": EnvSettingsSource(Settings)(),
+        "Kubeflow's environment": {name: os.environ[one] for name, one in KUBEFLOW.items() if os.environ.get(one)},
+        str(path): of_file,
+    }
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for origin, found in sources.items():
+        for name, value in found.items():
+            if name in Settings.model_fields and name not in values:
+                values[name], origins[name] = value, origin
+    try:
+        return Settings.model_validate(values), origins
+    except ValidationError as error:
+        # pydantic's message would show the value.
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0])
+        raise UsageError(f"{name}, from {origins[name]}: {first['msg'].lower()}") from None
 
 
 @cache
 def settings() -> Settings:
-    """Returns the settings.
+    """Returns the settings of the environment and of `.env`.
 
     Raises:
-        UsageError: There is a `.env` file, and it can't be read.
+        UsageError: They are wrong.
     """
-    try:
-        return Settings()
-    except (OSError, ValueError) as error:
-        # A message of pydantic's would show the values.
-        raise UsageError(f".env can't be read ({type(error).__name__}): write NAME=VALUE lines in UTF-8") from None
+    return load_settings({}, None)[0]

@@ -1,0 +1,1 @@
+"""The client of Kubeflow Pipelines: sign-in, pipelines, runs, schedules."""
