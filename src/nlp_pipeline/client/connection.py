@@ -263,6 +263,17 @@ class Connection:
         }
         return kinds.get(status, PipelineError)(line)
 
+    def text(self, path: str, query: dict[str, str]) -> str:
+        """Returns a text that Kubeflow's user interface has, as a pod's log; empty where it can't be had."""
+        try:
+            with self._browser() as client:
+                client.follow_redirects = False
+                answer = client.get(f"{self.url}{path}", params=query, headers=self.sign_in.headers)
+        except httpx.HTTPError:
+            return ""
+        is_page = "html" in answer.headers.get("content-type", "")
+        return "" if is_page or answer.status_code != 200 else answer.text
+
     def every(self, doing: str, method: Callable[..., Any], field: str, **named: Any) -> Iterator[Any]:
         """Lists all of something, page by page.
 

@@ -1,0 +1,231 @@
+"""`--wait`: follows a run until it ends; a server that goes away for a while is waited for."""
+
+import datetime
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.submitting import run_url
+from nlp_pipeline.errors import GateNotPassedError, PipelineError, TimedOutError, UsageError
+from nlp_pipeline.local import STEPS
+
+ALL_STEPS = (*STEPS, "deploy_model")
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+POLL_SECONDS = 5.0
+# For so long a server may be away, as when it is restarted or its node drained.
+PATIENCE_SECONDS = 900.0
+LOG_LINES = 20
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        run_id: Its id.
+        name: Its name.
+        state: Its state, as KFP has it.
+        canceled: Whether someone has asked for its end.
+        seconds: How long it has run, or did.
+        steps: State and seconds (None where unknown) of the steps that have begun, by their names.
+        gate_passed: Whether the gate let the model pass; None where that is not known yet.
+        pods: Names of the pods of each step.
+    """
+
+    run_id: str
+    name: str
+    state: str
+    canceled: bool
+    seconds: float
+    steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    gate_passed: bool | None = None
+    pods: dict[str, list[str]] = field(default_factory=dict)
+
+
+def seconds_between(start: Any, end: Any) -> float | None:
+    """Returns the seconds between two times of the API; to now where the end has not come (it is 1970 then)."""
+    if start is None or start.year < 2000:
+        return None
+    last = end if end is not None and end.year >= 2000 else datetime.datetime.now(datetime.UTC)
+    return float(max(0.0, (last - start).total_seconds()))
+
+
+def read_progress(run: Any) -> Progress:
+    """Reads how far a run is.
+
+    Args:
+        run: What the API says of it. Its task details are nodes of Argo's workflow, in no order: a step is the node of
+            its name, others (`<step>-driver`, `executor`, `root`) are Argo's own.
+    """
+    nodes = {one.display_name: one for one in (run.run_details and run.run_details.task_details) or []}
+    history = [one.state for one in run.state_history or []]
+    progress = Progress(
+        run_id=run.run_id,
+        name=run.display_name,
+        state=run.state or "PENDING",
+        canceled=run.state == "CANCELED" or "CANCELING" in history,
+        seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
+    )
+    for step in ALL_STEPS:
+        if (node := nodes.get(step.replace("_", "-"))) is not None and node.state:
+            progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
+            progress.pods[step] = [one.pod_name for one in node.child_tasks or [] if one.pod_name]
+    # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
+    if (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
+        progress.gate_passed = gate.state != "SKIPPED"
+    return progress
+
+
+def show_table(progress: Progress) -> Table:
+    """Returns a run's steps as a table."""
+    table = Table("step", "state", "seconds", box=None, pad_edge=False, header_style="bold")
+    table.columns[2].justify = "right"
+    for step in ALL_STEPS:
+        state, seconds = progress.steps.get(step, ("", None))
+        table.add_row(step, state.lower(), "" if seconds is None else f"{seconds:.0f}")
+    table.add_row(Text(progress.state.lower(), style="bold"), "", f"{progress.seconds:.0f}")
+    return table
+
+
+class Display:
+    """Shows a run's progress: a live table on a terminal, a line for each change elsewhere.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._told: dict[str, str] = {}
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Shows how far the run is."""
+        if self._live is not None:
+            self._live.update(show_table(progress), refresh=True)
+            return
+        for step, (state, seconds) in progress.steps.items():
+            if self._told.get(step) != state:
+                self._told[step] = state
+                took = f" after {seconds:.0f} s" if seconds is not None and state in ENDED else ""
+                self._console.print(f"{step} {state.lower()}{took}", markup=False)
+
+    def note(self, text: str) -> None:
+        """Says something besides."""
+        self._console.print(text, markup=False)
+
+
+def get_run(connection: Connection, run_id: str) -> Any:
+    """Returns what the API says of a run.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    try:
+        return connection.call("reading the run", connection.runs.run_service_get_run, run_id)
+    except NotFoundError:
+        raise UsageError(f"there is no run {run_id}: --runs lists them") from None
+
+
+def follow(connection: Connection, run_id: str, timeout: float | None, stream: TextIO = sys.stderr) -> Progress:
+    """Follows a run until it ends.
+
+    Args:
+        connection: The connection.
+        run_id: The run's id.
+        timeout: Seconds to wait at most; None for no limit.
+        stream: Where its progress is shown.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        TimedOutError: It has not ended in time; it goes on.
+        PipelineError: Kubeflow has been away for too long.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    away_since = None
+    with Display(stream) as display:
+        while True:
+            try:
+                progress = read_progress(get_run(connection, run_id))
+                away_since = None
+            except UsageError:
+                raise
+            except PipelineError as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_SECONDS:
+                    raise PipelineError(f"{error}; the run may go on: --wait {run_id} comes back to it") from None
+                display.note(f"{error}; trying on")
+            else:
+                display.show(progress)
+                if progress.state in ENDED:
+                    return progress
+            if until is not None and time.monotonic() >= until:
+                raise TimedOutError(
+                    f"the run has not ended after {timeout:.0f} s; it goes on: --wait {run_id} comes back to it",
+                    {"run_id": run_id},
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def end_of_log(connection: Connection, pods: list[str], run_id: str) -> str:
+    """Returns the last lines that a step printed, where Kubeflow's user interface still has them."""
+    for pod in pods:
+        named = {"podname": pod, "podnamespace": connection.namespace or "kubeflow", "runid": run_id}
+        lines = connection.text("/k8s/pod/logs", named).rstrip().splitlines()
+        if lines:
+            return "\n".join(lines[-LOG_LINES:])
+    return ""
+
+
+def told(connection: Connection, progress: Progress, stream: TextIO = sys.stderr) -> dict[str, Any]:
+    """Returns what is told of a run that has ended.
+
+    Args:
+        connection: The connection.
+        progress: How it ended.
+        stream: Where the end of a failed step's log goes.
+
+    Returns:
+        `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
+
+    Raises:
+        GateNotPassedError: The gate was not passed.
+        PipelineError: It failed, or was canceled.
+    """
+    facts = {
+        "run_id": progress.run_id,
+        "name": progress.name,
+        "url": run_url(connection, progress.run_id),
+        "state": "CANCELED" if progress.canceled else progress.state,
+        "seconds": progress.seconds,
+        "steps": {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()},
+    }
+    if progress.canceled:
+        raise PipelineError(f"the run was canceled: {facts['url']}", facts)
+    if progress.state != "SUCCEEDED":
+        failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
+        if failed and (log := end_of_log(connection, progress.pods[failed], progress.run_id)):
+            print(f"the end of {failed}'s log:\n{log}", file=stream)
+        raise PipelineError(f"{failed or 'the run'} failed: {facts['url']}", {**facts, "failed_step": failed})
+    if progress.gate_passed is False:
+        raise GateNotPassedError(f"the gate is not passed; nothing was archived: {facts['url']}", facts)
+    return facts
