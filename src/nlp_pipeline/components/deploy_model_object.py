@@ -30,7 +30,7 @@ def lower_cased(folder: str) -> bool:
     with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
         normalizer = json.load(file).get("normalizer") or {}
     for one in [normalizer, *normalizer.get("normalizers", [])]:
-        if one["type"] == "Lowercase" or (one["type"] == "BertNormalizer" and one.get("lowercase")):
+        if one.get("type") == "Lowercase" or (one.get("type") == "BertNormalizer" and one.get("lowercase")):
             return True
     path = os.path.join(folder, "tokenizer_config.json")
     if not os.path.exists(path):

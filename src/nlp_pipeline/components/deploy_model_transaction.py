@@ -217,19 +217,19 @@ def deploy_service(
         ValueError, PermissionError, RuntimeError: It was refused before anything was changed.
     """
     name, namespace = settings["model_name"], settings["namespace"]
-    live = read_service(client, name, namespace)
-    same = is_same(live, wanted)
-    if same:
-        how = "whose deployment goes on" if is_unfinished(live) else "nothing is changed, and it is asked again"
-        print(f"{title(wanted)} is release {release_of(wanted)} already: {how}", flush=True)
-    else:
-        try:
+    try:
+        live = read_service(client, name, namespace)
+        same = is_same(live, wanted)
+        if same:
+            how = "whose deployment goes on" if is_unfinished(live) else "nothing is changed, and it is asked again"
+            print(f"{title(wanted)} is release {release_of(wanted)} already: {how}", flush=True)
+        else:
             check_mode(rehearse(client, wanted, formers_after, settings["poll_seconds"]), settings)
             list_pods(wanted)
             wanted = send(client, wanted, formers_after, settings["poll_seconds"])
-        except PermissionError as error:
-            raise refuse_access(namespace, str(error)) from None
-        print(f"{title(wanted)} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
+            print(f"{title(wanted)} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
+    except PermissionError as error:
+        raise refuse_access(namespace, str(error)) from None
     begun = not same or is_unfinished(live)
     outcome, reason, timed_out, facts = "deployed" if begun else "unchanged", "", False, {}
     try:
