@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nlp_pipeline.components import deploy_model_transaction
 from nlp_pipeline.components.deploy_model_object import release_of
 from tests.cluster.emulator import Fate
 from tests.components.deploying import FAILURES, NAME, Scene, edit, meanwhile
@@ -255,3 +256,14 @@ def test_the_last_look_by_the_address_of_everyone_fails(knative: Scene) -> None:
         done = knative.deploy("b", fate, route_seconds=0.5)
     assert done["outcome"] == "rolled back" and done["reason"].endswith(BACK)
     assert knative.is_settled("a") and knative.formers() == []
+
+
+def test_a_mistake_of_ours_is_undone_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_answers(*_: Any) -> None:
+        raise KeyError("url")
+
+    scene.deploy("a")
+    monkeypatch.setattr(deploy_model_transaction, "check_answers", check_answers)
+    done = scene.deploy("b")
+    assert (done["outcome"], done["reason"]) == ("rolled back", f"KeyError: 'url'; {BACK}")
+    assert scene.is_settled("a")

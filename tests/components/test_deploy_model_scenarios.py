@@ -1,5 +1,6 @@
 """Deployments that go well: what is sent, who answers at which time, and what is noted for the next one."""
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from nlp_pipeline.components.deploy_model_object import is_unfinished, mark_of, release_of
 from nlp_pipeline.components.deploy_model_transaction import deploy_service
 from tests.cluster.emulator import Fate
-from tests.components.deploying import NAME, Scene, edit
+from tests.cluster.gateway import forward
+from tests.cluster.httpd import Answer, serving
+from tests.components.deploying import NAME, Scene, edit, killed
 
 pytestmark = pytest.mark.slow
 Json = dict[str, Any]
@@ -41,11 +44,14 @@ def test_no_one_gets_an_answer_of_a_release_before_it_was_found_good(knative: Sc
     knative.deploy("a")
     before = len(knative.cluster.answered)
     # So many requests are refused that there is time enough for users to be sent to the wrong pods.
-    knative.deploy("b", Fate(backend=knative.good, unready_answers=9))
-    hosts = [(host, release[:1]) for host, release, _ in knative.cluster.answered[before:]]
-    of_new = [host for host, release in hosts if release == "b"]
-    assert of_new[:15] == ["latest-tiny-predictor.team.example.com"] * 15
-    assert of_new[15:] == [knative.host] * 6
+    fate = Fate(backend=knative.good, unready_answers=9)
+    with knative.users() as statuses:
+        assert knative.deploy("b", fate)["outcome"] == "deployed"
+    assert set(statuses) == {200}
+    answers = [(host, status) for host, release, status in knative.cluster.answered[before:] if release[0] == "b"]
+    tag = "latest-tiny-predictor.team.example.com"
+    assert answers[:15] == [(tag, 503)] * 9 + [(tag, 200)] * 6
+    assert {host for host, _ in answers[15:]} == {knative.host}
     assert knative.shares() == {"b": 20}
 
 
@@ -55,6 +61,31 @@ def test_ready_and_not_reachable_for_a_while(scene: Scene, status: int) -> None:
     assert done["outcome"] == "deployed"
     refused = [answer for _, _, answer in scene.cluster.answered if answer != 200]
     assert refused == [status] * 4
+
+
+def test_one_refused_request_late_is_asked_again(scene: Scene) -> None:
+    """The time within which it must be reachable begins anew with each answer."""
+    asked: list[float] = []
+
+    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        asked.append(time.monotonic())
+        time.sleep(0.1)
+        if len(asked) == 6:
+            return 503, {}, b""
+        return forward(scene.good, method, path, headers, body)
+
+    with serving(answer) as backend:
+        done = scene.deploy("a", Fate(backend=backend), route_seconds=0.4)
+    assert done["outcome"] == "deployed" and asked[5] - asked[0] > 0.4
+
+
+def test_a_failure_of_the_one_before_is_not_taken_for_its_own(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    with killed(monkeypatch, lambda: scene.is_there):
+        scene.fails("a", "ModelLoadFailed")
+    assert scene.cluster.tick(NAME, 6)["status"]["modelStatus"]["transitionStatus"] == "BlockedByFailedLoad"
+    scene.cluster.lag = 5
+    assert scene.deploy("b")["outcome"] == "deployed"
+    assert scene.is_settled("b") and scene.formers() == []
 
 
 def test_a_ready_condition_of_the_former_generation_is_not_believed(scene: Scene) -> None:
