@@ -18,6 +18,18 @@ def title(service: dict[str, Any]) -> str:
     return f"InferenceService {service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
+def typed(body: dict[str, Any]) -> Any:
+    """Returns an InferenceService as the kserve SDK's model, which its client takes."""
+    import kserve
+    from kubernetes import client
+
+    kinds = {name: key for key, name in client.V1ObjectMeta.attribute_map.items()}
+    metadata = client.V1ObjectMeta(**{kinds[name]: value for name, value in body["metadata"].items()})
+    return kserve.V1beta1InferenceService(
+        api_version=body["apiVersion"], kind=body["kind"], metadata=metadata, spec=body["spec"]
+    )
+
+
 def write(
     client: Any, wanted: dict[str, Any], change: Callable[..., Any], poll_seconds: float, **named: Any
 ) -> dict[str, Any]:
@@ -39,16 +51,21 @@ def write(
     import time
 
     name, namespace = wanted["metadata"]["name"], wanted["metadata"]["namespace"]
-    api, place = client.api_instance, ["serving.kserve.io", "v1beta1", namespace, "inferenceservices"]
     until = time.monotonic() + 120
     while time.monotonic() < until:
         live = read_service(client, name, namespace)
         body, doing = change(live), f"{'dry run of' if named else 'writing'} {title(wanted)}"
-        if live is None:
-            made = call(doing, api.create_namespaced_custom_object, *place, body, expected=(409,), **named)
+        if named:  # of which the SDK's own calls know nothing
+            api, place = client.api_instance, ["serving.kserve.io", "v1beta1", namespace, "inferenceservices"]
+            create, new = api.create_namespaced_custom_object, [*place, body]
+            replace, changed = api.replace_namespaced_custom_object, [*place, name, body]
         else:
-            replace = api.replace_namespaced_custom_object
-            made = call(doing, replace, *place, name, body, expected=(404, 409), **named)
+            create, new = client.create, [typed(body), namespace]
+            replace, changed = client.replace, [name, typed(body), namespace]
+        if live is None:
+            made = call(doing, create, *new, expected=(409,), **named)
+        else:
+            made = call(doing, replace, *changed, expected=(404, 409), **named)
         if made not in (404, 409):
             return dict(made)
         time.sleep(min(poll_seconds, 0.5))
@@ -402,6 +419,7 @@ def watch_canary(client: Any, wanted: dict[str, Any], settings: dict[str, Any], 
 HELPERS = [
     ask,
     title,
+    typed,
     write,
     rehearse,
     send,
