@@ -16,7 +16,7 @@ from tests.kubeflow.conftest import k as k
 from tests.kubeflow.conftest import team as team
 from tests.kubeflow.emulator import Fate, Kubeflow
 
-FIELDS = ["run_id", "name", "state", "created", "seconds", "experiment", "version"]
+FIELDS = ["id", "name", "state", "created", "seconds", "experiment", "version"]
 
 
 def connected(**given: str) -> Connection:
@@ -37,9 +37,9 @@ def test_newest_first_with_what_is_known_of_them(k: Kubeflow, client: Any) -> No
     for _ in range(9):
         client.get_run(ids[0])
     found = recent_runs(connected(host=k.url), 2)
-    assert [one["run_id"] for one in found] == [ids[2], ids[1]] and [list(one) for one in found] == [FIELDS] * 2
-    assert found[0] | {"run_id": "", "created": ""} == {
-        **{"run_id": "", "name": "run 2", "state": "PENDING", "created": "", "seconds": None},
+    assert [one["id"] for one in found] == [ids[2], ids[1]] and [list(one) for one in found] == [FIELDS] * 2
+    assert found[0] | {"id": "", "created": ""} == {
+        **{"id": "", "name": "run 2", "state": "PENDING", "created": "", "seconds": None},
         **{"experiment": "films", "version": "nlp-pipeline"},
     }
     assert found[0]["created"].startswith("2026-01-01T00:00:") and found[0]["created"].endswith("+00:00")
@@ -51,7 +51,7 @@ def test_newest_first_with_what_is_known_of_them(k: Kubeflow, client: Any) -> No
 def test_more_than_a_page_and_no_name_asked_for_twice(k: Kubeflow, client: Any) -> None:
     ids = make_runs(client, 230)
     before = len(k.requests)
-    assert [one["run_id"] for one in recent_runs(connected(host=k.url), 225)] == ids[:-226:-1]
+    assert [one["id"] for one in recent_runs(connected(host=k.url), 225)] == ids[:-226:-1]
     asked = [one.path for one in k.requests[before:]]
     assert len(asked) == 5 and asked.count("/runs") == 2  # besides them the health, an experiment, a version
 
@@ -61,7 +61,7 @@ def test_archived_runs_are_left_out_and_deleted_versions_have_no_name(k: Kubeflo
     client.archive_run(ids[1])
     k.api._store.versions.clear()
     (found,) = recent_runs(connected(host=k.url), 10)
-    assert found["run_id"] == ids[0] and found["version"] == ""
+    assert found["id"] == ids[0] and found["version"] == ""
 
 
 def test_no_runs_and_a_wrong_count(k: Kubeflow) -> None:
@@ -75,6 +75,6 @@ def test_of_ones_own_namespace(team: Kubeflow, connect: Connect) -> None:
     ids = make_runs(connect(team, existing_token="ann"), 1, "team")
     make_runs(connect(team, existing_token="bob"), 1, "other")
     found = recent_runs(connected(host=team.url, token="ann", namespace="team"), 5)
-    assert [one["run_id"] for one in found] == ids
+    assert [one["id"] for one in found] == ids
     with pytest.raises(UsageError, match=r"^listing runs: 403: "):
         recent_runs(connected(host=team.url, token="ann", namespace="other"), 5)

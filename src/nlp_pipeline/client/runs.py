@@ -22,7 +22,7 @@ def recent_runs(connection: Connection, count: int) -> list[dict[str, Any]]:
         count: How many at most.
 
     Returns:
-        Newest first, each with `run_id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
+        Newest first, each with `id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
         over), `experiment` and `version` (of the pipeline; empty where there is none any more).
 
     Raises:
@@ -50,7 +50,7 @@ def recent_runs(connection: Connection, count: int) -> list[dict[str, Any]]:
         pipeline_version = connection.pipelines.pipeline_service_get_pipeline_version
         told.append(
             {
-                "run_id": run.run_id,
+                "id": run.run_id,
                 "name": run.display_name or "",
                 "state": run.state or "",
                 "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
