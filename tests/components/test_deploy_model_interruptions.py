@@ -40,9 +40,9 @@ def moments(scene: Scene) -> dict[str, Callable[[], bool]]:
 def begin(scene: Scene, moment: str) -> Callable[[], Json]:
     """Deploys a, and returns how b is deployed so that there is the moment."""
     scene.deploy("a")
-    fate = Fate(backend=scene.wrong if moment == "rolling back" else scene.good, unready_answers=99)
+    fate = Fate(backend=scene.wrong if moment == "rolling back" else scene.good, unready_answers=15)
     canary = {"canary_percent": 10, "canary_minutes": 0.01} if moment == "canary" else {}
-    return lambda: scene.deploy("b", fate, **canary)
+    return lambda: scene.deploy("b", fate, route_seconds=1.0, **canary)
 
 
 @at_each_moment
