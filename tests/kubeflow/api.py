@@ -17,7 +17,7 @@ from tests.kubeflow.recurring import RecurringRuns
 from tests.kubeflow.runs import Runs
 from tests.kubeflow.store import Access, Store, public
 from tests.kubeflow.swagger import problems_of_request, problems_of_response
-from tests.kubeflow.tasks import Fate
+from tests.kubeflow.tasks import Fate, pod_of
 
 Json = dict[str, Any]
 ROOT = "/apis/v2beta1"
@@ -115,6 +115,11 @@ class Api:
     def recurring_runs(self) -> list[Json]:
         """All recurring runs, oldest first."""
         return self._all(self._store.recurring_runs)
+
+    def pod_of(self, run_id: str, task: str) -> str:
+        """Returns the name of the pod of a run's task, as in "train-model"."""
+        with self._lock:
+            return pod_of(self._store.runs[run_id], task)
 
     def fire(self, recurring_run_id: str) -> Json:
         """Makes the next run of a recurring run, and returns it; nothing if that is disabled."""

@@ -49,6 +49,7 @@ class Kubeflow:
         sessions: Who is signed in; `sessions.expire()`, `sessions.expire_after(3)`.
         dex: Users and ways to sign in.
         visits: Method and path of all requests, also those that a gateway answered.
+        logs: What a pod has printed, by its namespace and name, for the user interface to show.
     """
 
     def __init__(self, access: Access, users: dict[str, str], tokens: dict[str, str], dex: Mapping[str, Any]) -> None:
@@ -56,6 +57,7 @@ class Kubeflow:
         self.api, self.faults, self.sessions = Api(access), Faults(), Sessions(tokens)
         self.dex = Dex(users, **dex)
         self.visits: list[str] = []
+        self.logs: dict[tuple[str, str], str] = {}
         self._gateway: Gateway
         self._host: Host
 
@@ -100,10 +102,17 @@ class Kubeflow:
             return Response(404)  # the gateway has no route for it
         if target.startswith("/apis/"):
             return self.api.answer(Request(request.method, target, request.headers, request.body), user)
+        if request.path in ("/k8s/pod/logs", "/pipeline/k8s/pod/logs"):
+            return self._show_log(dict(request.query))
         if request.method != "GET":
             return Response(404, f"Cannot {request.method} {request.path}")
         title = "Kubeflow Central Dashboard" if self._multi_user and not target.startswith("/pipeline") else "Pipelines"
         return page(f'<div id="root">{title}</div>')
+
+    def _show_log(self, query: dict[str, str]) -> Response:
+        text = self.logs.get((query.get("podnamespace", ""), query.get("podname", "")))
+        plain = [("Content-Type", "text/plain; charset=utf-8")]
+        return Response(404, "pod not found", plain) if text is None else Response(200, text, plain)
 
 
 @contextlib.contextmanager

@@ -85,6 +85,7 @@ def details(pipeline: Json, fate: Fate, progress: Progress, run: Json) -> list[J
     ended = progress.state not in ("RUNNING", "CANCELING")
     left = progress.done
     nodes: list[tuple[str, str, str]] = []
+    below: dict[str, str] = {}
 
     def walk(dag: Json, path: str) -> str:
         nonlocal left
@@ -102,6 +103,7 @@ def details(pipeline: Json, fate: Fate, progress: Progress, run: Json) -> list[J
                 states[name] = "SUCCEEDED" if left >= 0 else "FAILED" if ended else "RUNNING"
                 skipped = name in fate.cached and states[name] == "SUCCEEDED"
                 nodes.append((f"{here}/executor", "executor", "SKIPPED" if skipped else states[name]))
+                below[here] = f"{here}/executor"
             else:
                 states[name] = "SKIPPED" if name in fate.skipped else walk(inner, here)
             nodes.append((f"{here}-driver", f"{name}-driver", "SUCCEEDED" if states[name] else OMITTED))
@@ -112,10 +114,28 @@ def details(pipeline: Json, fate: Fate, progress: Progress, run: Json) -> list[J
     state = walk(pipeline["root"]["dag"], "root")
     workflow = run["_workflow"]
     nodes += [("root-driver", "root-driver", "SUCCEEDED"), ("root", "root", state), ("", workflow, state)]
-    return [_detail(run, fate, *node) for node in sorted(nodes, key=lambda node: _hash(workflow, node[0]))]
+    nodes.sort(key=lambda node: _hash(workflow, node[0]))
+    return [_detail(run, fate, *node, below.get(node[0], "")) for node in nodes]
 
 
-def _detail(run: Json, fate: Fate, path: str, name: str, state: str) -> Json:
+def pod_of(run: Json, task: str) -> str:
+    """Returns the name of a task's pod, which isn't told: of the executor's node, with the template's name in it."""
+    path = next(path for path in _paths(run["_pipeline"]) if path.rpartition("/")[2] == task)
+    return f"{run['_workflow']}-system-container-impl-{_hash(run['_workflow'], f'{path}/executor')}"
+
+
+def _paths(pipeline: Json) -> list[str]:
+    def walk(dag: Json, path: str) -> list[str]:
+        found = []
+        for name, task in dag["tasks"].items():
+            inner = component(pipeline, task).get("dag")
+            found += walk(inner, f"{path}/{name}") if inner else [f"{path}/{name}"]
+        return found
+
+    return walk(pipeline["root"]["dag"], "root")
+
+
+def _detail(run: Json, fate: Fate, path: str, name: str, state: str, below: str) -> Json:
     found = {
         "run_id": run["run_id"],
         "task_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run['run_id']}{path}")),
@@ -124,7 +144,7 @@ def _detail(run: Json, fate: Fate, path: str, name: str, state: str) -> Json:
         "start_time": run["created_at"],
         "end_time": 0 if state == "RUNNING" else run["_now"],
         "state": state,
-        "child_tasks": [{"pod_name": f"{run['_workflow']}-{_hash(run['_workflow'], path)}"}],
+        "child_tasks": [{"pod_name": f"{run['_workflow']}-{_hash(run['_workflow'], below)}"}] if below else [],
     }
     if name == fate.failing and fate.reason:
         found["error"] = {"code": 13, "message": fate.reason}
