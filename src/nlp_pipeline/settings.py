@@ -9,16 +9,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from nlp_pipeline.errors import UsageError
 
 PREFIX = "NLP_PIPELINE_"
 SIGN_IN = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
 ODD = "has a blank, a line break or another odd character in it: set it anew without"
-# Variables that Kubeflow itself sets or reads.
-KUBEFLOW = {"host": "KF_PIPELINES_ENDPOINT"}
+# Variables that Kubeflow itself sets or reads; of two for the same setting the last counts.
+KUBEFLOW = {
+    "KF_PIPELINES_ENDPOINT": "host",
+    "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME": "experiment",
+    "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME": "experiment",
+}
 SECRET = SecretStr("")
 
 
@@ -27,26 +32,28 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
-    host: str = Field("", description="Kubeflow's address, as in https://kubeflow.example.com")
-    namespace: str = Field("", description="namespace of your profile, where Kubeflow has several users")
-    experiment: str = Field("nlp-pipeline", description="experiment of the runs")
-    username: str = Field("", description="e-mail address or name to sign in with")
-    password: SecretStr = Field(SECRET, description="password to sign in with")
-    token: SecretStr = Field(SECRET, description="bearer token, instead of user name and password")
+    host: str = Field(default="", description="Kubeflow's address, as in https://kubeflow.example.com")
+    namespace: str = Field(default="", description="namespace of your profile, where Kubeflow has several users")
+    experiment: str = Field(default="nlp-pipeline", description="experiment of the runs")
+    username: str = Field(default="", description="e-mail address or name to sign in with")
+    password: SecretStr = Field(default=SECRET, description="password to sign in with")
+    token: SecretStr = Field(default=SECRET, description="bearer token, instead of user name and password")
     cookies: SecretStr = Field(
-        SECRET, description="cookies of a browser that is signed in, as a Cookie header has them"
+        default=SECRET, description="cookies of a browser that is signed in, as a Cookie header has them"
     )
-    ca_cert: str = Field("", description="file with the certificates of a private authority")
-    insecure: bool = Field(False, description="do not verify the server's certificate")
-    image: str = Field("", description="image that holds every step's packages")
-    service_account: str = Field("", description="service account that runs' pods have")
-    s3_endpoint: str = Field("", description="address of the object store that holds the runs' artifacts")
-    s3_access_key: SecretStr = Field(SECRET, description="access key of the object store")
-    s3_secret_key: SecretStr = Field(SECRET, description="secret key of the object store")
-    s3_region: str = Field("", description="region of the object store")
-    endpoint_host: str = Field("", description="host name of a model, where a gateway is asked that routes by it")
-    endpoint_token: SecretStr = Field(SECRET, description="bearer token for endpoints")
-    endpoint_cookie: SecretStr = Field(SECRET, description="cookies for endpoints, as a Cookie header has them")
+    ca_cert: str = Field(default="", description="file with the certificates of a private authority")
+    insecure: bool = Field(default=False, description="do not verify the server's certificate")
+    image: str = Field(default="", description="image that holds every step's packages")
+    service_account: str = Field(default="", description="service account that runs' pods have")
+    s3_endpoint: str = Field(default="", description="address of the object store that holds the runs' artifacts")
+    s3_access_key: SecretStr = Field(default=SECRET, description="access key of the object store")
+    s3_secret_key: SecretStr = Field(default=SECRET, description="secret key of the object store")
+    s3_region: str = Field(default="", description="region of the object store")
+    endpoint_host: str = Field(
+        default="", description="host name of a model, where a gateway is asked that routes by it"
+    )
+    endpoint_token: SecretStr = Field(default=SECRET, description="bearer token for endpoints")
+    endpoint_cookie: SecretStr = Field(default=SECRET, description="cookies for endpoints, as a Cookie header has them")
 
     def sign_in_headers(self) -> dict[str, str]:
         """Returns the headers that sign a request to an endpoint in.
@@ -106,6 +113,67 @@ def checked(name: str, value: str, allowed: str, what: str) -> str:
     return value
 
 
+def checked_address(name: str, value: str) -> str:
+    """Makes sure that an address holds no user name or password: addresses are shown.
+
+    Args:
+        name: The setting's name.
+        value: The address.
+
+    Returns:
+        The address.
+
+    Raises:
+        UsageError: It does.
+    """
+    if "@" in value:
+        raise UsageError(
+            f"{name}: an address with a user name or a password in it is not taken, as addresses are shown; set "
+            f"{PREFIX}USERNAME and {PREFIX}PASSWORD"
+        )
+    return value
+
+
+def redacted(settings: Settings, text: str) -> str:
+    """Returns a text of a server's, with stars for the secrets that it may have been sent.
+
+    Args:
+        settings: The settings.
+        text: The text.
+    """
+    values = [getattr(settings, name) for name in Settings.model_fields]
+    secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    pieces = [piece.partition("=")[2] for secret in secrets for piece in secret.split("; ")]
+    for secret in sorted({*secrets, *pieces}, key=len, reverse=True):
+        if len(secret) > 3:  # less would rather be a word of the text's own
+            text = text.replace(secret, "********")
+    return text
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """Reads a file of NAME=VALUE lines.
+
+    Args:
+        path: The file; one that is not there holds nothing.
+
+    Returns:
+        The settings in it, by their names.
+
+    Raises:
+        UsageError: It can't be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        # Not interpolated: a password may have "${" in it.
+        found = dotenv_values(path, encoding="utf-8", interpolate=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read ({type(error).__name__}): write NAME=VALUE lines in UTF-8") from None
+    lowered = {name.lower(): value for name, value in found.items() if value is not None}
+    names = {f"{PREFIX}{name}".lower(): name for name in Settings.model_fields}
+    return {names[name]: value for name, value in lowered.items() if name in names}
+
+
 def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, dict[str, str]]:
     """Reads the settings.
 
@@ -122,15 +190,12 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
     if file is not None and not file.is_file():
         raise UsageError(f"--config {file}: there is no such file")
     path = file or Path(".env")
-    try:
-        of_file = DotEnvSettingsSource(Settings, env_file=path)()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} can't be read ({type(error).__name__}): write NAME=VALUE lines in UTF-8") from None
+    of_kubeflow = {name: os.environ[variable] for variable, name in KUBEFLOW.items() if os.environ.get(variable)}
     sources = {
         "a flag": {name: value for name, value in flags.items() if value not in (None, False)},
         "the environment": EnvSettingsSource(Settings)(),
-        "Kubeflow's environment": {name: os.environ[one] for name, one in KUBEFLOW.items() if os.environ.get(one)},
-        str(path): of_file,
+        "Kubeflow's environment": of_kubeflow,
+        str(path): read_file(path),
     }
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
@@ -138,6 +203,8 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
         for name, value in found.items():
             if name in Settings.model_fields and name not in values:
                 values[name], origins[name] = value, origin
+    for name in ("host", "s3_endpoint"):
+        checked_address(f"{name}, from {origins[name]}", str(values.get(name, "")))
     try:
         return Settings.model_validate(values), origins
     except ValidationError as error:

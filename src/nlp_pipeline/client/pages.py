@@ -58,7 +58,7 @@ class Page(HTMLParser):
             self.forms.append(self._form)
         elif tag in ("input", "button") and self._form is not None and given.get("name"):
             self._form.fields.setdefault(given["name"], given.get("value", ""))
-            self._form.types.setdefault(given["name"], given.get("type", "text"))
+            self._form.types.setdefault(given["name"], given.get("type", "text").lower())
         elif tag == "a" and given.get("href"):
             self.links.append(urljoin(self.address, given["href"]))
         elif tag == "title":

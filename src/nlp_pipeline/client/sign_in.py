@@ -4,19 +4,26 @@ No cookie is known by name: redirects are followed, forms are filled in, and all
 """
 
 import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import httpx
+
 from nlp_pipeline.client.pages import Form, Page
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.settings import Settings, header_cookie, header_token
+from nlp_pipeline.settings import ODD, Settings, header_cookie, header_token
 
 # Where a pod of a Kubeflow profile finds its token for Kubeflow Pipelines.
 POD_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105, a path
+POD_TOKEN_PATH = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105, a variable's name
 STEPS = 12
+WAITS = (0.5, 1.0, 2.0, None)
+TRANSIENT = (429, 500, 502, 503, 504)
 
 
 @dataclass
@@ -35,20 +42,56 @@ class SignIn:
 
 
 def pod_token() -> str:
-    """Returns the pod's own token for Kubeflow Pipelines; empty outside of a pod."""
-    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", POD_TOKEN))
+    """Returns the pod's own token for Kubeflow Pipelines; empty outside of a pod.
+
+    Raises:
+        UsageError: The environment names a file that can't be read, or what it holds is no token.
+    """
+    named = os.environ.get(POD_TOKEN_PATH)
+    path = Path(named or POD_TOKEN)
     try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+        token = path.read_bytes().decode("latin-1").strip()
+    except OSError as error:
+        if named:
+            raise UsageError(f"{POD_TOKEN_PATH}={named} can't be read ({error.strerror})") from None
         return ""
+    if not re.fullmatch("[!-~]*", token):
+        raise UsageError(f"the token in {path} {ODD}")
+    return token
 
 
-def choose_sign_in(settings: Settings, http: Callable[[], Any]) -> SignIn:
+def fetch(client: httpx.Client, address: str, **options: Any) -> httpx.Response:
+    """Gets a page; tries again where the connection is dropped, or the server fails for a moment.
+
+    Args:
+        client: The client.
+        address: The page's address.
+        **options: More for `client.get`.
+
+    Raises:
+        httpx.HTTPError: There is no answer.
+    """
+    for wait in WAITS:
+        try:
+            answer = client.get(address, **options)
+            if answer.status_code not in TRANSIENT or wait is None:
+                return answer
+        except (httpx.ConnectError, httpx.TimeoutException):
+            raise
+        except httpx.TransportError:
+            if wait is None:
+                raise
+        time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def choose_sign_in(settings: Settings, host: str, http: Callable[[], httpx.Client]) -> SignIn:
     """Chooses how to sign in, by what is given.
 
     Args:
         settings: The settings.
-        http: Makes an `httpx.Client` for the host.
+        host: Kubeflow's address.
+        http: Makes a client for it.
 
     Raises:
         UsageError: Part of what is needed is missing, or the password is wrong.
@@ -66,7 +109,9 @@ def choose_sign_in(settings: Settings, http: Callable[[], Any]) -> SignIn:
             raise UsageError(f"a {given} is set, and no {missing}: set NLP_PIPELINE_{missing.upper()} too")
 
         def renew() -> SignIn:
-            headers = sign_in_with_password(http, settings.host, settings.username, password)
+            headers = sign_in_with_password(http, host, settings.username, password)
+            if not headers:
+                return SignIn(f"without sign-in, as no one asked for the password of {settings.username}")
             return SignIn(f"as {settings.username}, by password", headers, renew)
 
         return renew()
@@ -80,17 +125,17 @@ def choose_sign_in(settings: Settings, http: Callable[[], Any]) -> SignIn:
     return SignIn("without sign-in")
 
 
-def sign_in_with_password(http: Callable[[], Any], host: str, username: str, password: str) -> dict[str, str]:
+def sign_in_with_password(http: Callable[[], httpx.Client], host: str, username: str, password: str) -> dict[str, str]:
     """Signs in as a browser would: follows redirects, fills in the form, grants what is asked.
 
     Args:
-        http: Makes an `httpx.Client` that keeps cookies.
+        http: Makes a client that keeps cookies.
         host: Kubeflow's address.
         username: The e-mail address, or the name for LDAP.
         password: The password.
 
     Returns:
-        The session's cookies, as a header.
+        The session's cookies, as a header; empty where no one asked for a password.
 
     Raises:
         UsageError: The password is wrong.
@@ -98,21 +143,36 @@ def sign_in_with_password(http: Callable[[], Any], host: str, username: str, pas
     """
     origin = "{0.scheme}://{0.netloc}/".format(urlsplit(host))
     with http() as client:
-        response = client.get(origin)
+        response = fetch(client, origin)
         sent = False
         for _ in range(STEPS):
             page = Page(str(response.url), response.text if "html" in response.headers.get("content-type", "") else "")
             login = next((form for form in page.forms if form.field_of("password")), None)
             if login is not None:
+                where = urlsplit(host).netloc
+                if sent and response.history:  # it went on, and came back
+                    raise UsageError(
+                        f"{where} wants the password of {username!r} again: it is wrong, or the session is not kept; "
+                        "is --host the address that people open?"
+                    )
                 if sent:
-                    raise UsageError(f"{urlsplit(host).netloc} refuses user {username!r} with this password")
+                    raise UsageError(f"{where} refuses user {username!r} with this password")
                 check_target(login, page.address, origin)
                 response, sent = submit(client, login, username, password), True
             elif step := next_step(page):
-                response = client.get(step) if isinstance(step, str) else submit(client, step)
+                response = fetch(client, step) if isinstance(step, str) else submit(client, step)
             else:
                 break
+        if response.status_code >= 500:
+            what = f"signing in as {username!r}" if sent else "the sign-in"
+            why = page.title or " ".join(response.text.split())[:200]
+            raise PipelineError(
+                f"{urlsplit(str(response.url)).netloc}: {what} ended with {response.status_code}: "
+                f"{why.replace(password, '********')}"
+            )
         if not sent:
+            if str(response.url) == origin and response.status_code < 400 and not page.forms:
+                return {}
             where = str(response.url).partition("?")[0]
             raise PipelineError(
                 f"{where} shows no form for a user name and a password ({page.title or response.status_code}): it is "
@@ -120,9 +180,12 @@ def sign_in_with_password(http: Callable[[], Any], host: str, username: str, pas
                 "(NLP_PIPELINE_COOKIES)"
             )
         if response.status_code >= 400:
-            told = " ".join(response.text.split())[:200]
-            raise PipelineError(f"signing in as {username!r} ended with {response.status_code}: {told}")
-        request = client.build_request("GET", origin)
+            told = page.title or " ".join(response.text.split())[:200]
+            raise PipelineError(
+                f"signing in as {username!r} ended with {response.status_code}: {told.replace(password, '********')}"
+            )
+        # Those of the whole site, and those of the API alone.
+        request = client.build_request("GET", f"{origin}pipeline/apis/")
         return {"Cookie": request.headers.get("cookie", "")}
 
 
@@ -142,9 +205,11 @@ def check_target(form: Form, page: str, origin: str) -> None:
         raise PipelineError(
             f"the sign-in at {source.netloc} wants the password sent to {target.scheme}://{target.netloc}: it is not"
         )
+    if form.method != "POST":
+        raise PipelineError(f"the sign-in at {source.netloc} wants the password in an address: it is not sent")
 
 
-def submit(client: Any, form: Form, username: str = "", password: str = "") -> Any:
+def submit(client: httpx.Client, form: Form, username: str = "", password: str = "") -> httpx.Response:
     """Sends a form, filled in with a user's name and password where it has a field for one.
 
     Args:
@@ -161,7 +226,7 @@ def submit(client: Any, form: Form, username: str = "", password: str = "") -> A
         name = form.field_of("email") or form.field_of("text") or "login"
         fields |= {name: username, secret: password}
     if form.method == "GET":
-        return client.get(form.action, params=fields)
+        return fetch(client, form.action, params=fields)
     return client.post(form.action, data=fields)
 
 

@@ -4,13 +4,14 @@ import hashlib
 import json
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nlp_pipeline.client.connection import Connection
+from nlp_pipeline.client.connection import ConflictError, Connection
 from nlp_pipeline.errors import UsageError
 
 
@@ -84,6 +85,7 @@ def upload(connection: Connection, ir: str, pipeline_name: str) -> Version:
             connection.pipelines.pipeline_service_create_pipeline,
             lambda: find_pipeline(connection, pipeline_name),
             body,
+            unique=True,
         )
     found = find_version(connection, pipeline.pipeline_id, name)
     if found is not None:
@@ -96,6 +98,7 @@ def upload(connection: Connection, ir: str, pipeline_name: str) -> Version:
             connection.uploads.upload_pipeline_version,
             lambda: find_version(connection, pipeline.pipeline_id, name),
             str(file),
+            unique=True,
             name=name,
             display_name=name,
             pipelineid=pipeline.pipeline_id,
@@ -103,7 +106,7 @@ def upload(connection: Connection, ir: str, pipeline_name: str) -> Version:
     return Version(pipeline.pipeline_id, made.pipeline_version_id, name, is_new=True)
 
 
-def find_experiment(connection: Connection, name: str) -> Any:
+def find_experiment(connection: Connection, name: str, fold: Callable[[str], str] = str) -> Any:
     """Returns the experiment of a name in the user's namespace, an archived one too; None where there is none."""
     listed = connection.every(
         "listing experiments",
@@ -111,7 +114,7 @@ def find_experiment(connection: Connection, name: str) -> Any:
         "experiments",
         namespace=connection.namespace,
     )
-    return next((one for one in listed if one.display_name == name), None)
+    return next((one for one in listed if fold(one.display_name) == fold(name)), None)
 
 
 def get_experiment(connection: Connection, name: str) -> str:
@@ -126,12 +129,23 @@ def get_experiment(connection: Connection, name: str) -> str:
     found = find_experiment(connection, name)
     if found is None:
         body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=connection.namespace or None)
-        found = connection.create(
-            f"making experiment {name}",
-            connection.experiments.experiment_service_create_experiment,
-            lambda: find_experiment(connection, name),
-            body,
-        )
+        try:
+            found = connection.create(
+                f"making experiment {name}",
+                connection.experiments.experiment_service_create_experiment,
+                lambda: find_experiment(connection, name),
+                body,
+                unique=True,
+            )
+        except ConflictError:
+            # MySQL has no regard to case.
+            other = find_experiment(connection, name, fold=str.casefold)
+            if other is None:
+                raise
+            raise UsageError(
+                f"experiment {name!r}: this server takes {other.display_name!r}, which is there, for the same name: "
+                "give that as --experiment"
+            ) from None
     if found.storage_state == "ARCHIVED":
         raise UsageError(f"experiment {name!r} is archived: restore it in the dashboard, or give another --experiment")
     return str(found.experiment_id)

@@ -4,6 +4,7 @@ import datetime
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -24,6 +25,10 @@ PATIENCE_SECONDS = 900.0
 LOG_LINES = 20
 
 
+class NoRunError(UsageError):
+    """There is no such run."""
+
+
 @dataclass
 class Progress:
     """How far a run is.
@@ -36,7 +41,7 @@ class Progress:
         seconds: How long it has run, or did.
         steps: State and seconds (None where unknown) of the steps that have begun, by their names.
         gate_passed: Whether the gate let the model pass; None where that is not known yet.
-        pods: Names of the pods of each step.
+        pods: Names that the pod of each step may have.
     """
 
     run_id: str
@@ -76,11 +81,22 @@ def read_progress(run: Any) -> Progress:
     for step in ALL_STEPS:
         if (node := nodes.get(step.replace("_", "-"))) is not None and node.state:
             progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
-            progress.pods[step] = [one.pod_name for one in node.child_tasks or [] if one.pod_name]
+            nodes_below = [one.pod_name for one in node.child_tasks or [] if one.pod_name]
+            progress.pods[step] = list(chain.from_iterable(pod_names(one) for one in nodes_below))
     # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
     if (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
         progress.gate_passed = gate.state != "SKIPPED"
     return progress
+
+
+def pod_names(node: str) -> list[str]:
+    """Returns the names that the pod of a node may have.
+
+    Args:
+        node: The node's id, as in `nlp-pipeline-x7k2f-1793831555`, which older versions of Argo call the pod by.
+    """
+    workflow, _, number = node.rpartition("-")
+    return [f"{workflow}-system-container-impl-{number}", node]
 
 
 def show_table(progress: Progress) -> Table:
@@ -125,23 +141,23 @@ class Display:
             if self._told.get(step) != state:
                 self._told[step] = state
                 took = f" after {seconds:.0f} s" if seconds is not None and state in ENDED else ""
-                self._console.print(f"{step} {state.lower()}{took}", markup=False)
+                self._console.print(f"{step} {state.lower()}{took}", markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Says something besides."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
 
 def get_run(connection: Connection, run_id: str) -> Any:
     """Returns what the API says of a run.
 
     Raises:
-        UsageError: There is no such run.
+        NoRunError: There is no such run.
     """
     try:
-        return connection.call("reading the run", connection.runs.run_service_get_run, run_id)
+        return connection.call("reading the run", connection.runs.run_service_get_run, run_id, repeat=False)
     except NotFoundError:
-        raise UsageError(f"there is no run {run_id}: --runs lists them") from None
+        raise NoRunError(f"there is no run {run_id}: --runs lists them") from None
 
 
 def follow(connection: Connection, run_id: str, timeout: float | None, stream: TextIO = sys.stderr) -> Progress:
@@ -162,28 +178,33 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
     """
     until = None if timeout is None else time.monotonic() + timeout
     away_since = None
+    comes_back = f"--wait {run_id} comes back to it"
     with Display(stream) as display:
         while True:
             try:
                 progress = read_progress(get_run(connection, run_id))
-                away_since = None
-            except UsageError:
-                raise
+            except UsageError as error:
+                # Who may not ask now may have asked before.
+                text = str(error) if isinstance(error, NoRunError) else f"{error}; the run may go on: {comes_back}"
+                raise UsageError(text, {"run_id": run_id}) from None
             except PipelineError as error:
-                away_since = away_since or time.monotonic()
+                if away_since is None:
+                    away_since = time.monotonic()
+                    display.note(f"{error}; trying on for {PATIENCE_SECONDS / 60:.0f} minutes")
                 if time.monotonic() - away_since > PATIENCE_SECONDS:
-                    raise PipelineError(f"{error}; the run may go on: --wait {run_id} comes back to it") from None
-                display.note(f"{error}; trying on")
+                    raise PipelineError(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
             else:
+                if away_since is not None:
+                    display.note("Kubeflow is back")
+                    away_since = None
                 display.show(progress)
                 if progress.state in ENDED:
                     return progress
-            if until is not None and time.monotonic() >= until:
-                raise TimedOutError(
-                    f"the run has not ended after {timeout:.0f} s; it goes on: --wait {run_id} comes back to it",
-                    {"run_id": run_id},
-                )
-            time.sleep(POLL_SECONDS)
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                facts = {"run_id": run_id, "url": run_url(connection, run_id)}
+                raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
+            time.sleep(POLL_SECONDS if left is None else min(POLL_SECONDS, left))
 
 
 def end_of_log(connection: Connection, pods: list[str], run_id: str) -> str:
