@@ -47,3 +47,16 @@ class RolledBackError(PipelineError):
     """A deployment failed, and what was there before was put back."""
 
     exit_code = 5
+
+
+class StoppedWaitingError(KeyboardInterrupt):
+    """Someone does not want to wait any longer; what they waited for goes on.
+
+    Args:
+        message: The line.
+        facts: What `--json` tells besides.
+    """
+
+    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts

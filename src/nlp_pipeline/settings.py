@@ -134,15 +134,16 @@ def checked_address(name: str, value: str) -> str:
     return value
 
 
-def redacted(settings: Settings, text: str) -> str:
+def redacted(settings: Settings, text: str, *more: str) -> str:
     """Returns a text of a server's, with stars for the secrets that it may have been sent.
 
     Args:
         settings: The settings.
         text: The text.
+        *more: More secrets, as a session's cookies.
     """
     values = [getattr(settings, name) for name in Settings.model_fields]
-    secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    secrets = [*more, *(value.get_secret_value() for value in values if isinstance(value, SecretStr))]
     pieces = [piece.partition("=")[2] for secret in secrets for piece in secret.split("; ")]
     for secret in sorted({*secrets, *pieces}, key=len, reverse=True):
         if len(secret) > 3:  # less would rather be a word of the text's own

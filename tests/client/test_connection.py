@@ -360,7 +360,7 @@ def test_a_server_that_repeats_a_secret_is_not_quoted() -> None:
         body = json.dumps({"message": f"bad header: Bearer {TOKEN}, key-S3CRET, cookie-S3CRET S3CRET"})
         answer = Response(400, body)
         k.faults.around = lambda name, make: answer  # type: ignore[method-assign]
-        with pytest.raises(UsageError, match=r"400: bad header: Bearer \*{8}, \*{8}, \*{8} \*{8}$"):
+        with pytest.raises(UsageError, match=r"400: bad header: \*{8}, \*{8}, \*{8} \*{8}$"):
             list_experiments(connection)
 
 

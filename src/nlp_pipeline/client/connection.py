@@ -407,7 +407,9 @@ class Connection:
             text = details[0].get("message") or told.get("message") or told.get("error_message") or text
         except (ValueError, AttributeError, LookupError, TypeError):
             text = "a page, not an answer" if text.lstrip().startswith("<") else text
-        line = f"{doing}: {status}: {redacted(self._settings, ' '.join(text.split())[:400])}"
+        # Cut only then, or else half a secret would be left.
+        text = redacted(self._settings, " ".join(text.split()), *self.sign_in.headers.values())
+        line = f"{doing}: {status}: {text[:400]}"
         if status == 403:
             return UsageError(f"{line}; is --namespace {self.namespace!r} yours?" if self.namespace else line)
         if status == 404 and not is_answer:  # a gateway's, while the server is away

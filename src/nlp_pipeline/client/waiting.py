@@ -160,14 +160,14 @@ def get_run(connection: Connection, run_id: str) -> Any:
         raise NoRunError(f"there is no run {run_id}: --runs lists them") from None
 
 
-def follow(connection: Connection, run_id: str, timeout: float | None, stream: TextIO = sys.stderr) -> Progress:
+def follow(connection: Connection, run_id: str, timeout: float | None, stream: TextIO | None = None) -> Progress:
     """Follows a run until it ends.
 
     Args:
         connection: The connection.
         run_id: The run's id.
         timeout: Seconds to wait at most; None for no limit.
-        stream: Where its progress is shown.
+        stream: Where its progress is shown; stderr by default.
 
     Returns:
         How it ended.
@@ -179,7 +179,7 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
     until = None if timeout is None else time.monotonic() + timeout
     away_since = None
     comes_back = f"--wait {run_id} comes back to it"
-    with Display(stream) as display:
+    with Display(stream or sys.stderr) as display:
         while True:
             try:
                 progress = read_progress(get_run(connection, run_id))
@@ -217,13 +217,13 @@ def end_of_log(connection: Connection, pods: list[str], run_id: str) -> str:
     return ""
 
 
-def told(connection: Connection, progress: Progress, stream: TextIO = sys.stderr) -> dict[str, Any]:
+def told(connection: Connection, progress: Progress, stream: TextIO | None = None) -> dict[str, Any]:
     """Returns what is told of a run that has ended.
 
     Args:
         connection: The connection.
         progress: How it ended.
-        stream: Where the end of a failed step's log goes.
+        stream: Where the end of a failed step's log goes; stderr by default.
 
     Returns:
         `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
@@ -245,7 +245,7 @@ def told(connection: Connection, progress: Progress, stream: TextIO = sys.stderr
     if progress.state != "SUCCEEDED":
         failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
         if failed and (log := end_of_log(connection, progress.pods[failed], progress.run_id)):
-            print(f"the end of {failed}'s log:\n{log}", file=stream)
+            print(f"the end of {failed}'s log:\n{log}", file=stream or sys.stderr)
         raise PipelineError(f"{failed or 'the run'} failed: {facts['url']}", {**facts, "failed_step": failed})
     if progress.gate_passed is False:
         raise GateNotPassedError(f"the gate is not passed; nothing was archived: {facts['url']}", facts)
