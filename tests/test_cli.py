@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline import __version__
-from nlp_pipeline.cli import main
+from nlp_pipeline.cli import RUN, main
+from nlp_pipeline.flags import COMMANDS, make_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,9 +25,8 @@ ROOT = Path(__file__).parents[1]
         ("--loc", "unrecognized arguments: --loc"),
         ("--predict", "--predict: expected at least one argument"),
         ("--local --check", "--check goes with --compile, not with --local"),
-        ("--compile --json", "--json goes with --local or --predict or --serve or --deploy or"),
         ("--compile --set epochs=1", "--set goes with a run"),
-        ("--local --image x", "--image goes with --compile, not with --local"),
+        ("--local --image x", "--image goes with --compile or --submit or --upload or"),
         ("--serve --output x", "--output goes with --compile, not with --serve"),
         ("--compile --image Team/x", "--image 'Team/x' is no name of an image: write it in lower case, as in"),
         ("--compile --output .", ". can't be written (Is a directory): name another file with --output"),
@@ -53,7 +54,18 @@ ROOT = Path(__file__).parents[1]
             "--release pvc://claim/x is no release: give its folder, pvc://claim/model",
         ),
         ("--serve --rows x", "--rows goes with --deploy"),
-        ("--local --dry-run", "--dry-run goes with --deploy or --rollback or --undeploy"),
+        ("--local --dry-run", "--dry-run goes with --submit or --upload or"),
+        ("--submit", "train_data is not set: --set train_data=URL, or a path on the volume"),
+        ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
+        ("--upload --host kubeflow", "--host kubeflow is no address: write https://kubeflow.example.com"),
+        ("--submit --wait x", "--submit --wait x: the run to follow is the one that is submitted"),
+        ("--wait", "--wait needs the run's id, or goes with --submit"),
+        ("--runs --timeout 5", "--timeout goes with --submit or --wait, not with --runs"),
+        ("--submit --timeout 5", "--timeout takes seconds above 0, and goes with --wait"),
+        ("--runs --count 0", "--count 0: give 1 or more"),
+        ("--upload --set epochs=1", "--set goes with a run, not with --upload"),
+        ("--upload --config nowhere", "--config nowhere: there is no such file"),
+        ("--print-config --local", "--local and --print-config exclude each other"),
         ("--rollback", "which model? add --set model_name=NAME"),
         ("--undeploy", "which model? add --set model_name=NAME"),
         ("--local --set deploy=true", "deploy=true: --local has no cluster; deploy its release with --deploy"),
@@ -82,6 +94,8 @@ def test_bad_usage_is_one_line_and_2(
     line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("NLP_PIPELINE_", "KF_PIPELINES_"))]:
+        monkeypatch.delenv(name)
     assert main(line.split()) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -127,11 +141,12 @@ def test_help_imports_nothing_that_takes_time() -> None:
     assert slow.isdisjoint(json.loads(modules))
     # In groups, with examples and exit codes.
     for heading in (
-        "what to do:",
+        "on this machine:",
+        "on Kubeflow Pipelines:",
+        "on the cluster, by the kubeconfig:",
         "the run:",
         "serving:",
         "compiling:",
-        "what a namespace needs:",
         "output:",
         "examples:",
         "exit codes:",
@@ -146,3 +161,32 @@ def test_the_console_script_is_the_same_program() -> None:
     ):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout == f"pipeline_v2.py {__version__}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_flag(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(option in script for action in make_parser()._actions for option in action.option_strings)
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_what_compiling_and_manifests_give_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--compile", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"compiled": "compiled/nlp_pipeline.yaml"}
+    assert main(["--compile", "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"stale": False}
+    (tmp_path / "compiled" / "nlp_pipeline.yaml").write_text("# old\n")
+    assert main(["--compile", "--check", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["stale"] is True
+    assert main(["--manifests", "--set", "namespace=team", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["kind"] == "List" and "Role" in [one["kind"] for one in listed["items"]]
+
+
+def test_every_command_is_run_by_something() -> None:
+    assert set(RUN) == set(COMMANDS)

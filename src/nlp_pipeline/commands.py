@@ -96,16 +96,11 @@ def run_deployment(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.deploying import deploy, rollback, undeploy
     from nlp_pipeline.parameters import parse_settings
 
-    try:
-        values = parse_settings(arguments.set)
-        if arguments.deploy:
-            result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
-        else:
-            result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
-    except PipelineError as error:
-        if arguments.json:
-            print(json.dumps({**error.facts, "error": str(error)}, indent=2))
-        raise
+    values = parse_settings(arguments.set)
+    if arguments.deploy:
+        result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
+    else:
+        result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
     if arguments.json:
         print(json.dumps(result, indent=2))
     elif arguments.dry_run:
@@ -132,10 +127,13 @@ def run_compile(arguments: argparse.Namespace) -> None:
         check_image(arguments.image)
     if not arguments.check:
         write_compiled(target, arguments.image)
-        print(target)
+        print(json.dumps({"compiled": str(target)}) if arguments.json else target)
     elif diff := check_compiled(target, arguments.image):
-        print(diff)
-        raise PipelineError(f"{target} is stale: write it anew with --compile")
+        if not arguments.json:
+            print(diff)
+        raise PipelineError(f"{target} is stale: write it anew with --compile", {"stale": True, "difference": diff})
+    elif arguments.json:
+        print(json.dumps({"stale": False}))
 
 
 def run_manifests(arguments: argparse.Namespace) -> None:
@@ -149,10 +147,27 @@ def run_manifests(arguments: argparse.Namespace) -> None:
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
     check_image(image, "--runtime-image")
     text = manifests(values, image, STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account)
-    print(text, end="")
+    if arguments.json:
+        import yaml
+
+        items = list(yaml.safe_load_all(text))
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2))
+    else:
+        print(text, end="")
     if PLACEHOLDER in text:
         print(
             f"note: the Secret holds {PLACEHOLDER} for what only you know: fill it in before you apply this, "
             "and don't apply it again over the filled-in one",
             file=sys.stderr,
         )
+
+
+def run_completion(arguments: argparse.Namespace) -> None:
+    """`--completion SHELL`."""
+    import shtab
+
+    from nlp_pipeline.flags import make_parser
+
+    parser = make_parser()
+    parser.prog = "nlp-pipeline"  # a file that is run by `python` is none that a shell could complete
+    print(shtab.complete(parser, arguments.completion))

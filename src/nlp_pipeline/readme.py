@@ -6,7 +6,7 @@ import io
 import sys
 from pathlib import Path
 
-from nlp_pipeline.cli import make_parser
+from nlp_pipeline.flags import make_parser
 from nlp_pipeline.parameters import pipeline_parameters
 
 README = Path(__file__).parents[2] / "README.md"

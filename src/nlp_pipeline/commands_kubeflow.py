@@ -1,0 +1,269 @@
+"""What each command does that speaks to Kubeflow Pipelines."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import StoppedWaitingError, UsageError
+
+# Imports that take time stay inside what needs them: --help answers at once.
+
+FLAGS = ("host", "namespace", "experiment", "username", "ca_cert", "insecure", "image", "service_account")
+
+
+def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any, dict[str, str]]:
+    """Returns the settings, and where each came from; asks for the password on a terminal, where it is needed."""
+    import getpass
+
+    from pydantic import SecretStr
+
+    from nlp_pipeline.compiling import check_image
+    from nlp_pipeline.settings import load_settings
+
+    settings, origins = load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
+    if settings.image:
+        check_image(settings.image)
+    told = any(one.get_secret_value() for one in (settings.password, settings.token, settings.cookies))
+    if ask and settings.username and not told and sys.stdin.isatty():
+        try:
+            settings.password = SecretStr(getpass.getpass(f"password of {settings.username}: ", sys.stderr))
+        except EOFError:
+            raise UsageError("no password was given") from None
+        origins["password"] = "the terminal"  # noqa: S105
+    return settings, origins
+
+
+def connect(settings: Any) -> Any:
+    """Returns a connection, and says on stderr how it signed in."""
+    from nlp_pipeline.client.connection import Connection
+
+    if settings.insecure:
+        print("--insecure: the server's certificate is not verified; who is in between can read all", file=sys.stderr)
+    connection = Connection(settings)
+    print(f"{connection.host}, {connection.sign_in.how}", file=sys.stderr)
+    return connection
+
+
+def compiled(settings: Any) -> str:
+    """Returns the pipeline's IR with the settings' image."""
+    from nlp_pipeline.compiling import compile_pipeline
+
+    return compile_pipeline(settings.image or None)
+
+
+def print_result(arguments: argparse.Namespace, result: Any) -> None:
+    """Prints what a command gives: as JSON, or a line for each fact."""
+    if arguments.json:
+        print(json.dumps(result, indent=2, default=str))
+        return
+    for key, value in result.items():
+        if isinstance(value, (dict, list)):
+            inner = value.items() if isinstance(value, dict) else zip(range(1, len(value) + 1), value, strict=True)
+            for name, one in inner:
+                print(f"{key:<17} {name}: {one}")
+        elif value not in ("", None):
+            print(f"{key:<17} {value}")
+
+
+def print_rows(arguments: argparse.Namespace, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Prints a list: as JSON, or as a table of some columns."""
+    if arguments.json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no width that lines had to be broken to
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
+    console.print(table)
+
+
+def run_submit(arguments: argparse.Namespace) -> None:
+    """`--submit`, with `--wait` too."""
+    from nlp_pipeline.client.submitting import (
+        check_parameters,
+        get_experiment,
+        run_url,
+        start_run,
+        upload,
+        version_name,
+    )
+    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline import NAME
+
+    values = parse_settings(arguments.set)
+    check_parameters(values)
+    settings, _ = read_settings(arguments, ask=not arguments.dry_run)
+    ir = compiled(settings)
+    if arguments.dry_run:
+        sent = {"host": settings.host, "namespace": settings.namespace, "pipeline": NAME}
+        sent |= {"version": version_name(ir, NAME), "experiment": settings.experiment}
+        return print_result(arguments, {**sent, "image": settings.image, "parameters": values})
+    connection = connect(settings)
+    version = upload(connection, ir, NAME)
+    print(f"version {version.name}, {'uploaded' if version.is_new else 'which is there already'}", file=sys.stderr)
+    run = start_run(
+        connection, version, get_experiment(connection, settings.experiment), values, settings.service_account
+    )
+    result = {"run_id": run.run_id, "name": run.display_name, "url": run_url(connection, run.run_id)}
+    if not arguments.wait:
+        return print_result(arguments, {**result, "version": version.name, "new_version": version.is_new})
+    print(result["url"], file=sys.stderr)
+    follow_run(arguments, connection, run.run_id)
+
+
+def follow_run(arguments: argparse.Namespace, connection: Any, run_id: str) -> None:
+    """Follows a run to its end and prints how it ended."""
+    from nlp_pipeline.client.submitting import run_url
+    from nlp_pipeline.client.waiting import follow, told
+
+    try:
+        result = told(connection, follow(connection, run_id, arguments.timeout))
+    except KeyboardInterrupt:
+        facts = {"run_id": run_id, "url": run_url(connection, run_id)}
+        raise StoppedWaitingError(f"the run goes on: --wait {run_id} comes back to it", facts) from None
+    print_result(arguments, result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")})
+
+
+def run_wait(arguments: argparse.Namespace) -> None:
+    """`--wait RUN_ID`."""
+    follow_run(arguments, connect(read_settings(arguments)[0]), arguments.wait)
+
+
+def run_upload(arguments: argparse.Namespace) -> None:
+    """`--upload`."""
+    from nlp_pipeline.client.submitting import upload, version_name
+    from nlp_pipeline.pipeline import NAME
+
+    settings, _ = read_settings(arguments, ask=not arguments.dry_run)
+    ir = compiled(settings)
+    if arguments.dry_run:
+        return print_result(arguments, {"host": settings.host, "pipeline": NAME, "version": version_name(ir, NAME)})
+    version = upload(connect(settings), ir, NAME)
+    ids = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
+    print_result(arguments, {**ids, "version": version.name, "new_version": version.is_new})
+
+
+def run_schedule(arguments: argparse.Namespace) -> None:
+    """`--schedule CRON`."""
+    from nlp_pipeline.client.cron import read_cron
+    from nlp_pipeline.client.schedules import schedule
+    from nlp_pipeline.client.submitting import check_parameters, get_experiment, upload, version_name
+    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline import NAME
+
+    values = parse_settings(arguments.set)
+    check_parameters(values)
+    cron = read_cron(arguments.schedule)
+    settings, _ = read_settings(arguments)
+    ir = compiled(settings)
+    connection = connect(settings)
+    if arguments.dry_run:
+        ids = known_ids(connection, version_name(ir, NAME), settings.experiment)
+    else:
+        version = upload(connection, ir, NAME)
+        ids = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
+        ids["experiment_id"] = get_experiment(connection, settings.experiment)
+    result = schedule(
+        connection,
+        arguments.schedule_name or NAME,
+        cron,
+        **ids,
+        parameters=values,
+        catch_up=arguments.catch_up,
+        max_concurrency=arguments.concurrency or 1,
+        start=arguments.start,
+        end=arguments.end,
+        service_account=settings.service_account,
+        dry_run=arguments.dry_run,
+    )
+    print_result(arguments, result)
+
+
+def known_ids(connection: Any, version: str, experiment: str) -> dict[str, str]:
+    """Returns the ids of the pipeline, a version of it and an experiment; empty for what is not there yet."""
+    from nlp_pipeline.client.submitting import find_experiment, find_pipeline, find_version
+    from nlp_pipeline.pipeline import NAME
+
+    pipeline = find_pipeline(connection, NAME)
+    found = pipeline and find_version(connection, pipeline.pipeline_id, version)
+    in_experiment = find_experiment(connection, experiment)
+    return {
+        "pipeline_id": pipeline.pipeline_id if pipeline else "",
+        "version_id": found.pipeline_version_id if found else "",
+        "experiment_id": in_experiment.experiment_id if in_experiment else "",
+    }
+
+
+def run_schedules(arguments: argparse.Namespace) -> None:
+    """`--schedules`."""
+    from nlp_pipeline.client.schedules import schedules
+
+    rows = schedules(connect(read_settings(arguments)[0]))
+    print_rows(arguments, rows, ("name", "cron", "next", "status", "version"))
+
+
+def run_change_schedule(arguments: argparse.Namespace) -> None:
+    """`--unschedule`, `--pause` and `--resume`."""
+    from nlp_pipeline.client import schedules
+
+    connection = connect(read_settings(arguments)[0])
+    for name in ("unschedule", "pause", "resume"):
+        if given := getattr(arguments, name):
+            print_result(arguments, getattr(schedules, name)(connection, given, dry_run=arguments.dry_run))
+
+
+def run_runs(arguments: argparse.Namespace) -> None:
+    """`--runs`."""
+    from nlp_pipeline.client.runs import recent_runs
+
+    rows = recent_runs(connect(read_settings(arguments)[0]), arguments.count or 20)
+    print_rows(arguments, rows, ("id", "name", "state", "created", "seconds"))
+
+
+def run_download(arguments: argparse.Namespace) -> None:
+    """`--download RUN_ID`."""
+    from nlp_pipeline.client.artifacts import download
+
+    settings, _ = read_settings(arguments)
+    target = arguments.to or Path("outputs") / "runs" / arguments.download
+    print_result(arguments, download(connect(settings), settings, arguments.download, target, arguments.dry_run))
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """`--doctor`."""
+    from dataclasses import asdict
+
+    from nlp_pipeline.client.doctor import doctor, print_checks
+    from nlp_pipeline.parameters import parse_settings
+
+    checks = doctor(read_settings(arguments)[0], parse_settings(arguments.set))
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in checks], indent=2))
+    else:
+        print_checks(checks)
+    missing = [one.name for one in checks if one.required and one.ok is False]
+    if missing:
+        print(f"error: not ready for a run: {', '.join(missing)}", file=sys.stderr)
+    return UsageError.exit_code if missing else 0
+
+
+def run_print_config(arguments: argparse.Namespace) -> None:
+    """`--print-config`."""
+    from pydantic import SecretStr
+
+    settings, origins = read_settings(arguments, ask=False)
+    rows = []
+    for name, origin in origins.items():
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = "********" if value.get_secret_value() else ""
+        rows.append({"setting": name, "value": value, "from": origin})
+    print_rows(arguments, rows, ("setting", "value", "from"))

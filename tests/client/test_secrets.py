@@ -1,0 +1,136 @@
+"""A secret appears in no output, file or traceback of any command, however it was given and whatever goes wrong."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline import compiling
+from nlp_pipeline.cli import main
+from nlp_pipeline.client import waiting
+from tests.client.signed_in import ANN, team
+from tests.client.test_commands_kubeflow import COMMANDS, compile_once
+from tests.kubeflow.emulator import Kubeflow, kubeflow
+from tests.kubeflow.httpd import Response
+from tests.kubeflow.tls import Authority
+
+PASSWORD, TOKEN = "pass-S3CRET", "token-S3CRET"
+ALL = {
+    "TOKEN": TOKEN,
+    "COOKIES": 'a=S3CRET; b="S3CRET,%7B"; c=S3CRET{}',
+    "PASSWORD": PASSWORD,
+    "S3_ACCESS_KEY": "access-S3CRET",
+    "S3_SECRET_KEY": "key-S3CRET",
+    "ENDPOINT_TOKEN": "endpoint-S3CRET",
+    "ENDPOINT_COOKIE": "e=S3CRET",
+}
+# What signs in, by what is left out.
+WAYS = {"token": (), "cookies": ("TOKEN",), "password": ("TOKEN", "COOKIES")}
+SOURCES = ("environment", ".env", "--config")
+FAILURES = ("none", "refused", "500", "dropped", "TLS", "other page", "unknown sign-in", "echo")
+CASES = [
+    (command, failure, way, source)
+    for (command, failure), (way, source) in zip(
+        itertools.product(COMMANDS, FAILURES), itertools.cycle(itertools.product(WAYS, SOURCES)), strict=False
+    )
+]
+CASES += [(COMMANDS[0], *case) for case in itertools.product(FAILURES, WAYS, SOURCES)]
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left in the temporary folder is seen."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(compiling, "compile_pipeline", compile_once)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # nothing here comes back by itself
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.05)
+
+
+@contextlib.contextmanager
+def failing(failure: str, ca: Authority) -> Iterator[Kubeflow]:
+    """Starts a Kubeflow with which this goes wrong."""
+    if failure in ("other page", "unknown sign-in"):
+        with kubeflow("no kubeflow" if failure == "other page" else "unknown") as k:
+            yield k
+        return
+    users = {} if failure == "refused" else {ANN: PASSWORD}
+    tokens = {"other": "team"} if failure == "refused" else {TOKEN: "team"}
+    with team(users=users, namespaces={ANN: "team"}, tokens=tokens, tls=ca if failure == "TLS" else None) as k:
+        k._gateway._session_of = accepting(k, k._gateway._session_of)  # type: ignore[attr-defined]
+        if failure == "500":
+            k.faults.fail(500, times=99)
+        elif failure == "dropped":
+            k.faults.drop(times=99, on="/apis/v2beta1/[^h]")
+        elif failure == "echo":
+            answer = k._front
+
+            def echo(request: Any) -> Response | None:
+                if "/apis/v2beta1/healthz" in request.path or "/apis/" not in request.path:
+                    return answer(request)
+                return Response(400, f"bad request: {request.headers} {request.body!r}")
+
+            k._host._answering = echo
+        yield k
+
+
+def accepting(k: Kubeflow, session_of: Any) -> Any:
+    """Takes the browser's cookies for a session of Ann's, but where nothing is taken."""
+    key = k.sessions.open(ANN, 16)
+    if not k.dex.users:
+        return session_of
+
+    def find(request: Any) -> Any:
+        return key if "c=S3CRET" in request.headers.get("cookie", "") else session_of(request)
+
+    return find
+
+
+def give(values: dict[str, str], source: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gives settings, and returns the arguments that it takes."""
+    if source == "environment":
+        for name, value in values.items():
+            monkeypatch.setenv(f"NLP_PIPELINE_{name}", value)
+        return []
+    path = Path(".env") if source == ".env" else Path("my.conf")
+    path.write_text("".join(f"NLP_PIPELINE_{name}='{value}'\n" for name, value in values.items()))
+    return [] if source == ".env" else ["--config", str(path)]
+
+
+@pytest.mark.parametrize(("command", "failure", "way", "source"), CASES, ids=lambda one: str(one))
+def test_no_secret_is_shown_or_left(
+    command: tuple[str, ...],
+    failure: str,
+    way: str,
+    source: str,
+    ca: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    with failing(failure, ca) as k:
+        values = {name: value for name, value in ALL.items() if name not in WAYS[way]}
+        values |= {"HOST": k.url, "NAMESPACE": "team", "USERNAME": ANN, "S3_ENDPOINT": "http://127.0.0.1:9"}
+        argv = [*command, *give(values, source, monkeypatch), "--debug"]
+        for more in ([], ["--json"]):
+            code = main([*argv, *more])
+            said = capfd.readouterr()
+            seen = said.out + said.err + caplog.text
+            assert seen and "S3CRET" not in seen
+            for session in k.sessions._users:
+                assert session[:40] not in seen
+            if failure != "none" and command != ("--print-config",):
+                assert code != 0
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and file.name not in (".env", "my.conf"):
+            assert b"S3CRET" not in file.read_bytes(), file
+    assert not any("S3CRET" in value for name, value in os.environ.items() if not name.startswith("NLP_PIPELINE_"))
