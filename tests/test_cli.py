@@ -190,3 +190,13 @@ def test_what_compiling_and_manifests_give_as_json(
 
 def test_every_command_is_run_by_something() -> None:
     assert set(RUN) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("flags", [["--completion", "bash"], ["--print-config", "--json"], ["--print-config"]])
+def test_who_reads_only_the_beginning_gets_no_traceback(flags: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from nlp_pipeline.cli import main; sys.exit(main())", *flags]
+    read, write = os.pipe()
+    os.close(read)  # no one reads at all: the first write fails
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(command, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -1,7 +1,7 @@
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import parse_settings, pipeline_parameters
+from nlp_pipeline.parameters import parse_settings, pipeline_parameters, refuse_passwords
 
 
 def test_values_get_their_parameters_types() -> None:
@@ -36,3 +36,13 @@ def test_parameters_are_those_of_the_signature() -> None:
     assert next(iter(parameters)) == "train_data" and parameters["train_data"].default is None
     assert parameters["min_agreement"].default == 0.97 and parameters["min_agreement"].kind is float
     assert all(one.description.endswith(".") for one in parameters.values())
+
+
+@pytest.mark.parametrize(
+    "value", ["https://ann:S3CRET@host/x.csv", "s3://AK:S3CRET@bucket", "http://S3CRET@host:80/a@b"]
+)
+def test_an_address_with_a_password_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(UsageError, match=r"^train_data holds a user or a password") as raised:
+        refuse_passwords({"epochs": 1.0, "train_data": value})
+    assert "S3CRET" not in str(raised.value)
+    refuse_passwords({"train_data": "s3://bucket/a@b.csv", "label_column": "a@b", "gateway": "http://host:80"})

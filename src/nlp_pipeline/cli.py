@@ -1,6 +1,7 @@
 """The command line: flags in, one command run, results on stdout, all else on stderr."""
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from nlp_pipeline.flags import CLIENT, check_arguments, make_parser
 
 INTERRUPTED = 130
 SENDING = {f"--{name}" for name in CLIENT}
+DEPLOYING = {"--deploy", "--rollback", "--undeploy"}
 # Each returns its exit code, where that is not 0.
 RUN: dict[str, Callable[..., int | None]] = {
     "local": commands.run_local,
@@ -52,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         return RUN[check_arguments(arguments)](arguments) or 0
+    except BrokenPipeError:
+        # Whoever reads the results has read enough, as `head` does; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PipelineError.exit_code
     except PipelineError as error:
         show_traceback(given)
         told, code, facts = f"error: {error}", error.exit_code, error.facts
@@ -63,8 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedWaitingError as error:
         told, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
     except KeyboardInterrupt:
-        left = "see --runs and --schedules for what was done" if SENDING & set(given) else "nothing is left running"
-        told, code = f"interrupted; {left}", INTERRUPTED
+        left = "; nothing is left running"
+        if SENDING & set(given):
+            left = "; see --runs and --schedules for what was done"
+        elif DEPLOYING & set(given):
+            left = ""  # what is left in the cluster has been said, where something was sent
+        told, code = f"interrupted{left}", INTERRUPTED
     print(told, file=sys.stderr)
     if "--json" in given:
         print(json.dumps({**facts, "error": told.removeprefix("error: ")}, indent=2, default=str))

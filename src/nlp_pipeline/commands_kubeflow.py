@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any,
     from nlp_pipeline.settings import load_settings
 
     settings, origins = load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
+    for name in ("namespace", "service_account"):
+        if not re.fullmatch(r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", getattr(settings, name)):
+            raise UsageError(f"{name} is {getattr(settings, name)[:80]!r}: it must be a name as Kubernetes has them")
+    if not 0 < len(settings.experiment.strip()) <= 128:
+        raise UsageError(f"experiment is {settings.experiment[:80]!r}: give a name of at most 128 characters")
     if settings.image:
         check_image(settings.image)
     told = any(one.get_secret_value() for one in (settings.password, settings.token, settings.cookies))
@@ -79,6 +85,8 @@ def print_rows(arguments: argparse.Namespace, rows: list[dict[str, Any]], column
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no width that lines had to be broken to
+    # An id that is cut can't be given to another command: a narrow terminal breaks the line instead.
+    console.width = max(console.width, 160)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
@@ -165,29 +173,32 @@ def run_schedule(arguments: argparse.Namespace) -> None:
     settings, _ = read_settings(arguments)
     ir = compiled(settings)
     connection = connect(settings)
-    if arguments.dry_run:
-        ids = known_ids(connection, version_name(ir, NAME), settings.experiment)
-    else:
-        version = upload(connection, ir, NAME)
-        ids = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
-        ids["experiment_id"] = get_experiment(connection, settings.experiment)
+    options: dict[str, Any] = {
+        "parameters": values,
+        "catch_up": arguments.catch_up,
+        "max_concurrency": 1 if arguments.concurrency is None else arguments.concurrency,
+        "start": arguments.start,
+        "end": arguments.end,
+        "service_account": settings.service_account,
+    }
+    name = NAME if arguments.schedule_name is None else arguments.schedule_name
+    # First a dry run in any case: what is wrong is told before anything is uploaded.
     result = schedule(
         connection,
-        arguments.schedule_name or NAME,
+        name,
         cron,
-        **ids,
-        parameters=values,
-        catch_up=arguments.catch_up,
-        max_concurrency=arguments.concurrency or 1,
-        start=arguments.start,
-        end=arguments.end,
-        service_account=settings.service_account,
-        dry_run=arguments.dry_run,
+        **known_ids(connection, version_name(ir, NAME), settings.experiment),
+        **options,
+        dry_run=True,
     )
+    if not arguments.dry_run:
+        version = upload(connection, ir, NAME)
+        experiment_id = get_experiment(connection, settings.experiment)
+        result = schedule(connection, name, cron, version.pipeline_id, version.version_id, experiment_id, **options)
     print_result(arguments, result)
 
 
-def known_ids(connection: Any, version: str, experiment: str) -> dict[str, str]:
+def known_ids(connection: Any, version: str, experiment: str) -> dict[str, Any]:
     """Returns the ids of the pipeline, a version of it and an experiment; empty for what is not there yet."""
     from nlp_pipeline.client.submitting import find_experiment, find_pipeline, find_version
     from nlp_pipeline.pipeline import NAME

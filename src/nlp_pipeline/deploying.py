@@ -13,7 +13,7 @@ from typing import Any
 from nlp_pipeline.deploying_releases import ANY_TEXT, check_credentials, find_record, find_rows
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 from nlp_pipeline.kserve_sdk import import_kserve
-from nlp_pipeline.parameters import pipeline_parameters
+from nlp_pipeline.parameters import pipeline_parameters, refuse_passwords
 from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
 
@@ -58,6 +58,7 @@ def step_settings(values: dict[str, Any]) -> dict[str, Any]:
     """
     from nlp_pipeline.components.deploy_model import deploy_model
 
+    refuse_passwords(values)
     defaults = {name: one.default for name, one in pipeline_parameters().items()}
     taken = {name: values.get(name, defaults[name]) for name in deploy_model.component_spec.inputs if name in defaults}
     return {**taken, **WAITING, "labels": [], "run_id": BY_HAND, "headers": environment().sign_in_headers()}

@@ -210,7 +210,7 @@ def check_arguments(arguments: argparse.Namespace) -> str:
     Raises:
         UsageError: They do not.
     """
-    given = [name for name in COMMANDS if getattr(arguments, name)]
+    given = [name for name in COMMANDS if getattr(arguments, name) not in (None, False)]
     for command, also in (("local", "predict"), ("submit", "wait")):
         if getattr(arguments, command) and also in given and getattr(arguments, also) is not False:
             given.remove(also)  # the texts to show at the end; the run to follow is the one that is submitted

@@ -71,6 +71,20 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
+def refuse_passwords(values: dict[str, Any]) -> None:
+    """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
+
+    Raises:
+        UsageError: One does; the message does not show it.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+            raise UsageError(
+                f"{name} holds a user or a password, and parameters are stored and shown: leave it out of the address; "
+                "for s3:// put it into the Secret that s3_secret names"
+            )
+
+
 def check_ranges(values: dict[str, Any]) -> None:
     """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
 

@@ -191,7 +191,7 @@ def test_nothing_yet(scene: Scene) -> None:
 
 def test_no_such_run(scene: Scene) -> None:
     scene.run_id = "00000000-0000-4000-8000-000000000000"
-    assert refused(scene.download, NotFoundError).startswith(f"reading run {scene.run_id}: 404: ")
+    assert refused(scene.download, UsageError) == f"there is no run {scene.run_id}: --runs lists them"
     scene.run_id = "../../x"
     assert refused(scene.download) == "'../../x' is no id of a run: --runs lists them"
 

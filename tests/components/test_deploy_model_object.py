@@ -22,6 +22,7 @@ from nlp_pipeline.components.deploy_model_object import (
     service_object,
     successor,
 )
+from nlp_pipeline.components.deploy_model_rollout import check_way
 from tests.cluster.admission import admit
 from tests.components.deploying import PARAMETERS
 
@@ -329,3 +330,12 @@ def test_the_annotations_stay_small() -> None:
         del body["spec"]["predictor"]["canaryTrafficPercent"]
     assert len(formers_of(body)) == 3
     assert sum(len(key) + len(value) for key, value in body["metadata"]["annotations"].items()) < 200_000
+
+
+def test_an_endpoint_whose_name_is_not_known_here_is_told_before_it_is_asked() -> None:
+    service = {"metadata": {"name": "tiny", "namespace": "team"}, "status": {"url": "http://tiny.team.invalid"}}
+    with pytest.raises(ValueError, match=r"^tiny\.team\.invalid, the name of InferenceService team/tiny, is not known"):
+        check_way(service, {"gateway": ""})
+    check_way(service, {"gateway": "http://127.0.0.1:8080"})
+    check_way({**service, "status": {"url": "http://localhost:1"}}, {"gateway": ""})
+    check_way({**service, "status": {}}, {"gateway": ""})

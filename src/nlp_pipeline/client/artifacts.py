@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nlp_pipeline.client.artifacts_plan import KINDS, Item, find_place, parse_root, plan, possible_roots, present
-from nlp_pipeline.client.connection import Connection
+from nlp_pipeline.client.connection import Connection, NotFoundError
 from nlp_pipeline.client.object_store import AlteredError, Store, check_content, open_store
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import Settings
@@ -103,13 +103,16 @@ def download(
         "size").
 
     Raises:
-        NotFoundError: There is no such run, or it has no artifacts (yet).
-        UsageError: The settings are wrong or not enough, or the folder is another run's.
+        NotFoundError: It has no artifacts (yet).
+        UsageError: There is no such run, the settings are wrong or not enough, or the folder is another run's.
         PipelineError: A file could not be fetched or written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
         raise UsageError(f"{run_id!r} is no id of a run: --runs lists them")
-    run = connection.call(f"reading run {run_id}", connection.runs.run_service_get_run, run_id)
+    try:
+        run = connection.call(f"reading run {run_id}", connection.runs.run_service_get_run, run_id)
+    except NotFoundError:
+        raise UsageError(f"there is no run {run_id}: --runs lists them") from None
     namespace = connection.namespace if connection.multi_user else ""
     root = possible_roots(run, namespace)[0]
     parse_root(root)

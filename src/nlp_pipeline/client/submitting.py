@@ -157,9 +157,10 @@ def check_parameters(values: dict[str, Any]) -> None:
     Raises:
         UsageError: It can't.
     """
-    from nlp_pipeline.parameters import check_ranges
+    from nlp_pipeline.parameters import check_ranges, refuse_passwords
     from nlp_pipeline.pipeline import VOLUME_PATH
 
+    refuse_passwords(values)
     check_ranges(values)
     if "train_data" not in values:
         raise UsageError("train_data is not set: --set train_data=URL, or a path on the volume")

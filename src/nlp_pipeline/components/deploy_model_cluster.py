@@ -234,11 +234,12 @@ def check_place(settings: dict[str, Any]) -> None:
     if settings["service_account"]:
         account = settings["service_account"]
         checks.append(("ServiceAccount", account, core.read_namespaced_service_account, "service_account"))
+    store = f" --set model_store={settings['model_store']}" if settings["model_store"] else ""
     for kind, name, read, parameter in checks:
         if call(f"looking for {kind} {name}", read, name, namespace, expected=(404,)) == 404:
             raise LookupError(
                 f"{parameter}={name}: namespace {namespace} has no such {kind}, and serving pods need it there: "
-                f"python pipeline_v2.py --manifests --set namespace={namespace} | kubectl apply -f -"
+                f"python pipeline_v2.py --manifests --set namespace={namespace}{store} | kubectl apply -f -"
             )
 
 

@@ -290,6 +290,28 @@ def endpoint_of(service: dict[str, Any], newest: bool, gateway: str) -> tuple[st
     return f"{url.rstrip('/')}/v1/models/{name}:predict", headers
 
 
+def check_way(service: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Makes sure that a live InferenceService can be asked from here: in a pod, through a gateway, or by its name.
+
+    Raises:
+        ValueError: Its name is not known here.
+    """
+    import os
+    import socket
+    from urllib.parse import urlsplit
+
+    host = urlsplit(service.get("status", {}).get("url", "")).hostname
+    if settings["gateway"] or not host or os.path.isdir("/var/run/secrets/kubernetes.io"):
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        raise ValueError(
+            f"{host}, the name of {title(service)}, is not known here: set gateway=http://... to the address of the "
+            "ingress gateway, which goes by the host name"
+        ) from None
+
+
 def ask_rows(service: dict[str, Any], newest: bool, settings: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     """Asks a live InferenceService for texts, one by one; while its route comes up, each is asked again.
 
@@ -434,6 +456,7 @@ HELPERS = [
     progress_of,
     wait_until_ready,
     endpoint_of,
+    check_way,
     ask_rows,
     check_answers,
     share_of_newest,

@@ -20,6 +20,7 @@ from nlp_pipeline.components.deploy_model_object import (
 from nlp_pipeline.components.deploy_model_rollout import (
     ask_rows,
     check_answers,
+    check_way,
     list_pods,
     own,
     read_own,
@@ -183,6 +184,8 @@ def bring_up(
 
     began = time.monotonic()
     service = wait_until_ready(client, wanted, settings)
+    if rows:
+        check_way(service, settings)
     seconds = time.monotonic() - began
     print(f"ready after {seconds:.1f} s", flush=True)
     facts = {"seconds_to_ready": seconds, **check_answers(service, begun, settings, rows)}
@@ -219,6 +222,8 @@ def deploy_service(
     name, namespace = settings["model_name"], settings["namespace"]
     try:
         live = read_service(client, name, namespace)
+        if live is not None and rows:
+            check_way(live, settings)
         same = is_same(live, wanted)
         if same:
             how = "whose deployment goes on" if is_unfinished(live) else "nothing is changed, and it is asked again"
