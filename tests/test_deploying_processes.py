@@ -105,7 +105,7 @@ def test_ctrl_c_while_it_waits(site: Site) -> None:
             assert lines[-1], lines
         one.send_signal(signal.SIGINT)
         out, err = one.communicate(timeout=30)
-    assert (one.returncode, out) == (130, "")
+    assert (one.returncode, json.loads(out)) == (130, {"error": "interrupted"})
     assert err == ("what was begun in the cluster has not ended: the same command again takes it up\ninterrupted\n")
     fate.ready_after = 0
     said = site.deploy(release, "--json")

@@ -43,9 +43,16 @@ def validate(release: Path, predictions: Path, volume: Path, **changed: Any) -> 
     return dict(validation.metadata)
 
 
-def servers() -> list[int]:
-    """Returns the ids of this test run's servers: it never has more than this process's own."""
-    return [one.pid for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+@pytest.fixture(autouse=True)
+def others() -> set[int]:
+    """The processes that were there before, as other tests' servers may be."""
+    return {one.pid for one in psutil.Process().children(recursive=True)}
+
+
+def servers(others: set[int]) -> list[int]:
+    """Returns the ids of this test's servers that still run."""
+    children = psutil.Process().children(recursive=True)
+    return [one.pid for one in children if one.pid not in others and one.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def canned(monkeypatch: pytest.MonkeyPatch, evaluation: Rows) -> Callable[[int],
 
 @pytest.mark.slow
 def test_a_sound_release_becomes_the_latest(
-    model: Path, tmp_path: Path, evaluation: Rows, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, evaluation: Rows, capsys: pytest.CaptureFixture[str], others: set[int]
 ) -> None:
     release = made_release(model, "int8")
     facts = validate(release, predictions_of(tmp_path, evaluation), tmp_path / "volume")
@@ -76,12 +83,12 @@ def test_a_sound_release_becomes_the_latest(
     assert json.loads((folder / "latest.json").read_text()) == {"digest": release.name, "run_id": "run"}
     assert json.loads((folder / "runs" / "run" / "validation.json").read_text()) == facts
     assert "agreement 1" in capsys.readouterr().out
-    assert servers() == []
+    assert servers(others) == []
 
 
 @pytest.mark.slow
 def test_a_release_that_does_not_load_shows_the_log(
-    model: Path, tmp_path: Path, evaluation: Rows, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, evaluation: Rows, capsys: pytest.CaptureFixture[str], others: set[int]
 ) -> None:
     broken = changed_release(made_release(model, "int8"), tmp_path / "broken", {"tokenizer.json": None})
     with pytest.raises(RuntimeError, match=r"^TorchServe could not load model 'tiny'$"):
@@ -89,15 +96,15 @@ def test_a_release_that_does_not_load_shows_the_log(
     output = capsys.readouterr().out
     assert output.startswith("the end of TorchServe's log:\n") and "No such file or directory" in output
     assert not (tmp_path / "volume" / "tiny" / "latest.json").exists()
-    assert servers() == []
+    assert servers(others) == []
 
 
 @pytest.mark.slow
-def test_a_server_that_is_too_slow_is_ended(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_too_slow_is_ended(model: Path, capsys: pytest.CaptureFixture[str], others: set[int]) -> None:
     with pytest.raises(TimeoutError, match=r"^TorchServe was not ready with model 'tiny' after 0 s$"):
         ask_torchserve(str(made_release(model, "int8")), "tiny", ["a"], timeout=0.2)
     assert "the end of TorchServe's log" in capsys.readouterr().out
-    assert servers() == []
+    assert servers(others) == []
 
 
 @pytest.mark.parametrize(("wrong", "passes"), [(0, True), (3, True), (4, False)])
