@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts: dict[str, Any] = {}
     try:
         arguments = make_parser().parse_args(argv)
-        return RUN[check_arguments(arguments)](arguments) or 0
+        code = RUN[check_arguments(arguments)](arguments) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while what goes wrong with it can still be told
+        return code
     except BrokenPipeError:
         # Whoever reads the results has read enough, as `head` does; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,11 +24,6 @@ def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any,
     from nlp_pipeline.settings import load_settings
 
     settings, origins = load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
-    for name in ("namespace", "service_account"):
-        if not re.fullmatch(r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", getattr(settings, name)):
-            raise UsageError(f"{name} is {getattr(settings, name)[:80]!r}: it must be a name as Kubernetes has them")
-    if not 0 < len(settings.experiment.strip()) <= 128:
-        raise UsageError(f"experiment is {settings.experiment[:80]!r}: give a name of at most 128 characters")
     if settings.image:
         check_image(settings.image)
     told = any(one.get_secret_value() for one in (settings.password, settings.token, settings.cookies))
@@ -41,10 +36,24 @@ def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any,
     return settings, origins
 
 
+def check_names(settings: Any) -> None:
+    """Makes sure that names which Kubeflow and Kubernetes will be given can be such.
+
+    Raises:
+        UsageError: One can't.
+    """
+    for name in ("namespace", "service_account"):
+        if not re.fullmatch(r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", getattr(settings, name)):
+            raise UsageError(f"{name} is {getattr(settings, name)[:80]!r}: it must be a name as Kubernetes has them")
+    if not 0 < len(settings.experiment.strip()) <= 128:
+        raise UsageError(f"experiment is {settings.experiment[:80]!r}: give a name of at most 128 characters")
+
+
 def connect(settings: Any) -> Any:
     """Returns a connection, and says on stderr how it signed in."""
     from nlp_pipeline.client.connection import Connection
 
+    check_names(settings)
     if settings.insecure:
         print("--insecure: the server's certificate is not verified; who is in between can read all", file=sys.stderr)
     connection = Connection(settings)
