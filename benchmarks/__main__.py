@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.measure import Figure, record
 from benchmarks.report import RESULTS, machine, show, versions
 
-TOPICS = ["serving", "accuracy", "training", "data", "overhead"]
+TOPICS = ["serving", "accuracy", "training", "data", "overhead", "profile"]
 
 
 def make_parser() -> argparse.ArgumentParser:

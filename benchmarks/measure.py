@@ -36,6 +36,7 @@ class Figure:
         higher_is_better: Whether more is better, as with requests/s; false for seconds, memory, loss.
         targets: By the other's name, how many times better ours shall be, at least.
         limit: What the median of ours must not miss: the least where more is better, else the most.
+        exact: Whether the samples are counts, not timings: then one is enough for a ratio.
         note: What a reader must know, a sentence or nothing.
         details: What else is worth keeping in results.json, as JSON values.
     """
@@ -46,6 +47,7 @@ class Figure:
     higher_is_better: bool = True
     targets: dict[str, float] = dataclasses.field(default_factory=dict)
     limit: float | None = None
+    exact: bool = False
     note: str = ""
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -120,7 +122,7 @@ def ratio(figure: Figure, other: str) -> Ratio:
     ratios = [(one / two if figure.higher_is_better else two / one) for one, two in zip(ours, theirs, strict=True)]
     low, high = min(ratios), max(ratios)
     refused = ""
-    if len(ratios) < FEWEST:
+    if len(ratios) < FEWEST and not figure.exact:
         refused = f"too few rounds to tell: {len(ratios)}, of at least {FEWEST}"
     elif high > NOISE * low:
         refused = f"too noisy: the rounds' ratios lie between {low:.2f} and {high:.2f}"

@@ -58,8 +58,8 @@ def show(topic: str, figures: list[Figure]) -> str:
             told = f"    {who:<32} {number(statistics.median(samples)):>9} ±{50 * spread(samples):.0f}%"
             if who != OURS and who in record(figure)["ratios"]:
                 found = ratio(figure, who)
-                told += f"   ours is {found.median:.2f} times better ({found.low:.2f} to {found.high:.2f})"
-                told = told if not found.refused else told.partition("   ours")[0] + f"   no ratio: {found.refused}"
+                told += f"   ratio {found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
+                told = told if not found.refused else told.partition("   ratio")[0] + f"   no ratio: {found.refused}"
             if who in figure.targets:
                 told += f", target {figure.targets[who]:g}"
             lines.append(told)

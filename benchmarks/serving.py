@@ -102,7 +102,7 @@ def figures_of(name: str, samples: dict[str, list[dict[str, Any]]], targets: dic
         values = {who: [one[key] for one in each] for who, each in samples.items()}
         answered = {who: each for who, each in values.items() if None not in each}
         target = {FP32: targets[what]} if what in targets and FP32 in answered else {}
-        figures.append(Figure(f"{name}: {what}", unit, answered, unit != "ms", target, None, note, details))
+        figures.append(Figure(f"{name}: {what}", unit, answered, unit != "ms", target, note=note, details=details))
     return figures
 
 
@@ -175,6 +175,6 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     return [
         *figures,
         Figure("seconds to ready", "s", booted, higher_is_better=False),
-        Figure("server's memory, the most", "MB", memory, higher_is_better=False),
-        Figure("archive", "MB", size, higher_is_better=False),
+        Figure("server's memory, the most", "MB", memory, higher_is_better=False, exact=True),
+        Figure("archive", "MB", size, higher_is_better=False, exact=True),
     ]

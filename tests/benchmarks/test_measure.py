@@ -46,6 +46,11 @@ def test_too_few_rounds_get_no_ratio() -> None:
     assert met(figure([4.0, 4.0], [1.0, 1.0])) is None
 
 
+def test_counts_need_no_rounds() -> None:
+    size = Figure("archive", "MB", {"ours": [20.0], "theirs": [80.0]}, False, {"theirs": 4.0}, exact=True)
+    assert (ratio(size, "theirs").median, ratio(size, "theirs").refused, met(size)) == (4.0, "", True)
+
+
 def test_a_target_is_met_or_missed() -> None:
     assert met(figure([4.0, 4.0, 4.1], [1.0, 1.0, 1.0])) is True
     assert met(figure([3.9, 3.9, 4.1], [1.0, 1.0, 1.0])) is False
