@@ -1,9 +1,9 @@
-"""`python -m benchmarks`: measures ours and the baseline in turn, and prints medians, spreads and ratios."""
+"""`python -m benchmarks`: measures ours and the former pipeline's way in turn; prints medians, spreads and ratios."""
 
 import argparse
 import contextlib
 import importlib
-import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,33 +11,42 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Figure, record
-from benchmarks.report import RESULTS, machine, show, versions
+from benchmarks.measure import record
+from benchmarks.processes import ROOT
+from benchmarks.report import show
+from benchmarks.results import QUICK, RESULTS, describe, write
 
 TOPICS = ["serving", "accuracy", "training", "data", "overhead", "profile"]
+NOT_QUICK = ["profile"]  # unless it is asked for
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures ours and the former pipeline's way in turn; prints medians, spreads and ratios.",
+        epilog="A whole run, or one of some topics, updates benchmarks/results.json, the chart beside it and the "
+        "README's table; a quick one writes build/benchmarks/quick.json.",
+    )
     parser.add_argument("--quick", action="store_true", help="short rounds, under three minutes in all")
     parser.add_argument("--only", metavar="TOPIC,...", help=f"only some of: {', '.join(TOPICS)}")
+    parser.add_argument("--profile", action="store_true", help="only where the time of one request goes")
     parser.add_argument("--folder", type=Path, help="keep what the topics write, in this folder")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the results (default: benchmarks/results.json)")
+    parser.add_argument("--output", type=Path, help="write the results there, and leave the README as it is")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
-def chosen_topics(only: str | None) -> list[str]:
-    """Returns the topics to measure.
-
-    Args:
-        only: What the user asked for, with commas; None for all.
-    """
-    topics = only.split(",") if only else TOPICS
+def chosen_topics(args: argparse.Namespace) -> list[str]:
+    """Returns the topics that the user asks for."""
+    if args.profile:
+        return ["profile"]
+    if args.only is None:
+        return [topic for topic in TOPICS if not (args.quick and topic in NOT_QUICK)]
+    topics: list[str] = args.only.split(",")
     unknown = [topic for topic in topics if topic not in TOPICS]
     if unknown:
-        print(f"error: --only {unknown[0]!r} is no topic: {', '.join(TOPICS)}", file=sys.stderr)
+        print(f"error: --only: {unknown[0]!r} is no topic; topics are {', '.join(TOPICS)}", file=sys.stderr)
         sys.exit(2)
     return topics
 
@@ -50,23 +59,25 @@ def work_folder(kept: Path | None, topic: str) -> Iterator[Path]:
             yield Path(folder)
     else:
         kept.mkdir(parents=True, exist_ok=True)
-        yield Path(tempfile.mkdtemp(prefix=f"{topic}-", dir=kept))
+        yield Path(tempfile.mkdtemp(prefix=f"{topic}-", dir=kept)).resolve()
 
 
-def run_topic(topic: str, quick: bool, kept: Path | None, debug: bool) -> list[Figure] | None:
-    """Measures a topic and prints its figures; None where it fails, which is told in a line."""
+def run_topic(topic: str, args: argparse.Namespace) -> list[dict[str, Any]] | None:
+    """Measures a topic and prints its figures; gives their records, or None where it fails, which it tells."""
     print(f"{topic}:", file=sys.stderr, flush=True)
     try:
-        with work_folder(kept, topic) as folder:
-            figures: list[Figure] = importlib.import_module(f"benchmarks.{topic}").measure(quick, folder)
+        with work_folder(args.folder, topic) as folder:
+            records = [
+                record(one) for one in importlib.import_module(f"benchmarks.{topic}").measure(args.quick, folder)
+            ]
     except Exception as error:  # one topic's failure shall not take the others' figures with it
-        if debug:
+        if args.debug:
             raise
         said = str(error).strip() or type(error).__name__
         print(f"error: {topic} failed: {said}", file=sys.stderr, flush=True)
         return None
-    print(show(topic, figures), flush=True)
-    return figures
+    print(show(topic, records), flush=True)
+    return records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,21 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 where a topic failed.
     """
     args = make_parser().parse_args(arguments)
-    topics = chosen_topics(args.only)
-    began = time.monotonic()
-    found = {topic: run_topic(topic, args.quick, args.folder, args.debug) for topic in topics}
-    results: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "quick": args.quick,
-        "seconds": round(time.monotonic() - began),
-        "machine": machine(),
-        "versions": versions(),
-        "topics": {topic: [record(one) for one in figures] for topic, figures in found.items() if figures is not None},
-        "failed": [topic for topic, figures in found.items() if figures is None],
-    }
-    args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"{args.output} is written, after {results['seconds']} s", file=sys.stderr)
-    return 1 if results["failed"] else 0
+    topics = chosen_topics(args)
+    found: dict[str, list[dict[str, Any]]] = {}
+    seconds: dict[str, float] = {}
+    for topic in topics:
+        began = time.monotonic()
+        records = run_topic(topic, args)
+        seconds[topic] = time.monotonic() - began
+        if records is not None:
+            found[topic] = records
+    path = args.output or (QUICK if args.quick else RESULTS)
+    if found:
+        write(describe(found, seconds, args.quick), path)
+        print(f"written: {path}, after {sum(seconds.values()):.0f} s", file=sys.stderr)
+    if found and path == RESULTS:
+        subprocess.run([sys.executable, "-m", "nlp_pipeline.readme"], cwd=ROOT, check=True)
+    return 0 if len(found) == len(topics) else 1
 
 
 if __name__ == "__main__":

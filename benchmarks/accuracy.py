@@ -81,7 +81,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     accuracy = {who: [points] for who, points in found.items()}
     lost = {OURS: [found[FP32] - found[OURS]]}
     return [
-        Figure("accuracy", "%", accuracy, exact=True, note=note),
+        Figure("accuracy", "%", accuracy, exact=True, shown=True, note=note),
         Figure("accuracy lost by serving", "points", lost, False, limit=LOST, exact=True, note=note),
         Figure("answers equal to fp32's", "%", {OURS: [share(ours, fp32)]}, limit=98.0, exact=True, note=note),
         Figure(

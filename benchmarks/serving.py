@@ -102,7 +102,9 @@ def figures_of(name: str, samples: dict[str, list[dict[str, Any]]], targets: dic
         values = {who: [one[key] for one in each] for who, each in samples.items()}
         answered = {who: each for who, each in values.items() if None not in each}
         target = {FP32: targets[what]} if what in targets and FP32 in answered else {}
-        figures.append(Figure(f"{name}: {what}", unit, answered, unit != "ms", target, note=note, details=details))
+        shown = unit != "ms" and "instances" not in name
+        about: dict[str, Any] = {"shown": shown, "note": note, "details": details}
+        figures.append(Figure(f"{name}: {what}", unit, answered, unit != "ms", target, **about))
     return figures
 
 
@@ -140,7 +142,7 @@ def measure_ceilings(folder: Path, ours: Server) -> list[Figure]:
         values = {who: [one["requests_per_second"] for one in each] for who, each in samples.items()}
         rates = {who: [round(one, 1) for one in each] for who, each in values.items()}
         tell(f"{texts}, the ceiling: requests/s {rates}")
-        figures.append(Figure(f"{point}, against the ceiling: requests/s", "requests/s", values))
+        figures.append(Figure(f"{point}, against the ceiling: requests/s", "requests/s", values, shown=True))
     return figures
 
 
@@ -174,7 +176,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     size = {who: [path.stat().st_size / 1e6] for who, path in ((w, s.archive) for w, s in servers.items())}
     return [
         *figures,
-        Figure("seconds to ready", "s", booted, higher_is_better=False),
-        Figure("server's memory, the most", "MB", memory, higher_is_better=False, exact=True),
-        Figure("archive", "MB", size, higher_is_better=False, exact=True),
+        Figure("seconds to ready", "s", booted, higher_is_better=False, shown=True),
+        Figure("server's memory, the most", "MB", memory, higher_is_better=False, exact=True, shown=True),
+        Figure("archive", "MB", size, higher_is_better=False, exact=True, shown=True),
     ]

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -29,13 +30,24 @@ def help_text() -> str:
     return f"```text\n{text.getvalue().rstrip()}\n```"
 
 
+def performance() -> str:
+    """Returns what benchmarks/results.json tells, as Markdown with its chart."""
+    from benchmarks.table import table  # which lies beside the README, as the working folder of whoever runs this
+
+    results = README.parent / "benchmarks" / "results.json"
+    if not results.exists():
+        return "Not measured yet."
+    return table(json.loads(results.read_text(encoding="utf-8")))
+
+
 def generate(text: str) -> str:
     """Returns the README with its generated parts, between `<!-- NAME -->` and `<!-- end -->`, made anew.
 
     Args:
         text: The README.
     """
-    for name, part in {"parameters": parameter_table(), "help": help_text()}.items():
+    parts = {"parameters": parameter_table(), "performance": performance(), "help": help_text()}
+    for name, part in parts.items():
         before, marker, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
         if not marker or not end:
