@@ -54,7 +54,7 @@ def chart(results: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         'role="img" aria-label="How many times better than the former pipeline">',
         f"<style>{STYLE}</style>",
-        f'<text x="{LEFT}" y="20">times better than the former pipeline's way, and the '
+        f'<text x="{LEFT}" y="20">times better than before, and the '
         '<tspan class="goal">target</tspan></text>',
     ]
     step = step_of(highest)
