@@ -10,6 +10,7 @@ import collections
 import json
 import selectors
 import socket
+import sys
 import time
 import urllib.parse
 from pathlib import Path
@@ -238,8 +239,11 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds")
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
-    load = Load(args.url, json.loads(args.requests.read_text(encoding="utf-8")), args.clients)
-    print(json.dumps(load.run(args.warm_up, args.seconds)))
+    try:
+        load = Load(args.url, json.loads(args.requests.read_text(encoding="utf-8")), args.clients)
+        print(json.dumps(load.run(args.warm_up, args.seconds)))
+    except OSError as error:
+        sys.exit(f"{args.url} can't be reached: {error}")
 
 
 if __name__ == "__main__":

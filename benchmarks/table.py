@@ -36,7 +36,7 @@ def table(results: dict[str, Any]) -> str:
 def row(figure: dict[str, Any]) -> str:
     """Returns a figure's row: medians, ratios with the lowest and the highest round's, target and verdict."""
     medians: dict[str, float] = figure["medians"]
-    unit = f" {figure['unit']}" if figure["unit"] and not figure["name"].endswith(figure["unit"]) else ""
+    unit = f" {figure['unit']}" if figure["unit"] and not figure["name"].endswith(f": {figure['unit']}") else ""
     others = [who for who in medians if who != "ours"]
     against = "<br>".join(f"{who} {number(medians[who])}{unit}" for who in others)
     ratios = [figure["ratios"].get(who) for who in others]

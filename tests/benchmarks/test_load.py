@@ -1,0 +1,168 @@
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.load import Load, encode_requests, fault, percentile, split_answer
+
+PATH = "/v1/models/m:predict"
+
+
+class Model(ThreadingHTTPServer):
+    """Answers with a prediction for each text; what a text asks for otherwise, it does."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.connections: set[Any] = set()
+        self.under_way = self.most = 0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), Answer)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{PATH}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one piece
+    server: Model
+
+    def do_POST(self) -> None:
+        assert self.path == PATH
+        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+        with self.server.lock:
+            self.server.texts += texts
+            self.server.connections.add(self.client_address)
+            self.server.under_way += 1
+            self.server.most = max(self.server.most, self.server.under_way)
+        threading.Event().wait(0.005)
+        with self.server.lock:
+            self.server.under_way -= 1
+        if "hang up" in texts:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        predictions = [{"label": "a", "score": 1.0} for text in texts if text != "forgotten"]
+        body = b"no JSON" if "garbled" in texts else json.dumps({"predictions": predictions}, indent=2).encode()
+        self.send_response(503 if "refused" in texts else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    with Model() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_each_client_keeps_its_connection_and_has_one_request_under_way(model: Model) -> None:
+    found = Load(model.url, [["one"], ["two"]], clients=5).run(0.05, 0.3)
+    assert found["errors"] == {}
+    assert found["requests"] > 5
+    assert len(model.connections) == 5
+    assert model.most <= 5
+    assert 0 < found["requests_per_second"] <= found["requests"] / 0.3
+    assert 5 <= found["p50_ms"] <= found["p99_ms"]
+    assert found["cpu_share"] > 0
+
+
+def test_requests_are_sent_in_their_order_over_and_over(model: Model) -> None:
+    texts = [f"text {number} é\n" for number in range(3)]
+    Load(model.url, [[text] for text in texts], clients=1).run(0.0, 0.4)
+    assert len(model.texts) > len(texts)
+    assert model.texts == (texts * len(model.texts))[: len(model.texts)]
+
+
+def test_all_answers_are_in_when_it_ends(model: Model) -> None:
+    Load(model.url, [["one"]], clients=8).run(0.0, 0.1)
+    assert model.under_way == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [
+        (["refused"], "status 503"),
+        (["whole", "forgotten"], "1 predictions for 2 instances"),
+        (["garbled"], "no predictions"),
+        (["hang up"], "connection lost"),
+    ],
+)
+def test_wrong_answers_are_counted_by_kind_and_are_no_requests(model: Model, texts: list[str], error: str) -> None:
+    found = Load(model.url, [texts], clients=2).run(0.0, 0.35)
+    assert found["requests"] == 0
+    assert set(found["errors"]) == {error}
+    assert found["p50_ms"] is None
+    # Each client waits after an error; one that did not would ask dozens of times.
+    assert 2 <= found["errors"][error] <= 10
+
+
+def test_right_answers_among_wrong_ones_are_counted(model: Model) -> None:
+    found = Load(model.url, [["right"], ["refused"]], clients=1).run(0.0, 0.5)
+    assert found["requests"] >= 2
+    assert abs(found["requests"] - found["errors"]["status 503"]) <= 1
+
+
+def test_as_a_process_of_its_own(model: Model, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.json"
+    requests.write_text(json.dumps([["one", "two"]]), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.load", model.url, str(requests), "--clients", "2"]
+    done = subprocess.run([*command, "--warm-up", "0", "--seconds", "0.2"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["errors"] == {}
+    assert set(model.texts) == {"one", "two"}
+
+
+def test_no_server_is_told_in_one_line(tmp_path: Path) -> None:
+    requests = tmp_path / "requests.json"
+    requests.write_text('[["one"]]', encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.load", "http://127.0.0.1:9" + PATH, str(requests)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "can't be reached" in done.stderr
+
+
+def test_an_answer_is_read_when_all_of_it_is_there() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\ncontent-length: 4\r\n\r\nbody"
+    for end in range(len(whole)):
+        assert split_answer(bytearray(whole[:end])) is None
+    assert split_answer(bytearray(whole)) == (200, b"body")
+    with pytest.raises(ValueError, match="no length"):
+        split_answer(bytearray(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"))
+
+
+def test_a_request_says_how_long_it_is() -> None:
+    ((request, expected),) = encode_requests("http://host:1" + PATH, [["é", "b"]])
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: host:1\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert (json.loads(body), expected) == ({"instances": ["é", "b"]}, 2)
+
+
+def test_percentiles_are_milliseconds() -> None:
+    assert percentile([0.001 * number for number in range(1, 101)], 50) == pytest.approx(51)
+    assert percentile([0.001 * number for number in range(1, 101)], 99) == pytest.approx(100)
+    assert percentile([], 99) is None
+
+
+def test_faults() -> None:
+    assert fault(200, b'{"predictions": [1, 2]}', 2) == ""
+    assert fault(200, b'{"predictions": 1}', 2) == "no predictions"
+    assert fault(200, b"[]", 2) == "no predictions"
