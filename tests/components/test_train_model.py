@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,14 @@ def test_a_killed_step_goes_on_from_its_checkpoint(folder: Path, encoder: Path, 
 
     # What the kill may have left: a checkpoint that is newer, but not whole.
     (checkpoints,) = (folder / "tiny" / "checkpoints").iterdir()
-    (checkpoints / "checkpoint-159").mkdir()
+    (checkpoints / "checkpoint-149").mkdir()
 
     result = train(folder, **{**settings, "run_id": "second"})
-    assert result["steps"] == 160
-    assert result["resumed_from_step"] in range(16, 160, 16)
-    assert f"going on from the checkpoint of step {result['resumed_from_step']} of 160" in capfd.readouterr().out
+    assert result["steps"] == 150
+    assert result["resumed_from_step"] in range(15, 150, 15)
+    assert f"going on from the checkpoint of step {result['resumed_from_step']} of 150" in capfd.readouterr().out
     steps = [at for at, _ in result["loss_curve"]]
-    assert steps == sorted(set(steps)) and steps[0] == 4 and steps[-1] == 160
+    assert steps == sorted(set(steps)) and steps[0] == 3 and steps[-1] == 150
     assert list((folder / "tiny" / "checkpoints").iterdir()) == []
 
 
@@ -131,8 +132,8 @@ def test_a_step_killed_after_its_last_checkpoint_has_nothing_left_to_train(
         with pytest.raises(OSError, match="the volume is gone"):
             train(folder, base_model=str(encoder))
     result = train(folder, base_model=str(encoder))
-    assert result["resumed_from_step"] == result["steps"] == 24
-    assert result["loss_curve"][-1][0] == 24
+    assert result["resumed_from_step"] == result["steps"] == 23
+    assert result["loss_curve"][-1][0] == 23
 
 
 @pytest.mark.slow
@@ -225,3 +226,90 @@ def test_an_unreachable_hub_says_how_to_pass_a_folder(folder: Path, tmp_path: Pa
     assert done.returncode == 1
     assert last.startswith("ValueError: base_model 'some/model' can't be loaded")
     assert "pass a folder" in last
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 1000, 1001])
+def test_every_row_comes_once_an_epoch(rows: int) -> None:
+    lengths = [(row * 7) % 40 + 2 for row in range(rows)]
+    assert sorted(step.training_order(lengths, 1.0, 16, seed=1)) == list(range(rows))
+    assert sorted(step.training_order(lengths, 3.0, 16, seed=1)) == sorted(list(range(rows)) * 3)
+    assert len(step.training_order(lengths, 0.5, 16, seed=1)) == max(1, round(rows / 2))
+    assert max(Counter(step.training_order(lengths, 2.5, 16, seed=1)).values()) <= 3
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    lengths = list(range(1000))
+    assert step.training_order(lengths, 2.0, 16, seed=1) == step.training_order(lengths, 2.0, 16, seed=1)
+    assert step.training_order(lengths, 2.0, 16, seed=1) != step.training_order(lengths, 2.0, 16, seed=2)
+
+
+def test_batches_are_of_like_length_and_of_no_order() -> None:
+    lengths = [[20, 128][row % 2] for row in range(1603)]
+    order = step.training_order(lengths, 1.0, 16, seed=1)
+    batches = [[lengths[row] for row in order[at : at + 16]] for at in range(0, 1603, 16)]
+    padded = sum(max(batch) * len(batch) for batch in batches)
+    assert padded < 1.05 * sum(lengths)
+    kinds = [batch[0] for batch in batches]
+    assert 20 in kinds[:10] and 128 in kinds[:10] and 20 in kinds[50:60] and 128 in kinds[50:60]
+    assert len(batches[-1]) == 3
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_ends_as_one_that_was_not_broken_off(folder: Path, encoder: Path) -> None:
+    import torch
+
+    labels = [str(number) for number in range(5)]
+    options = {**TRAINING, "epochs": 20.0, **step.choose_device()}
+    limits = {"max_length": 32, "max_train_rows": 0, "seed": 1}
+    (folder / "checkpoints").mkdir()
+    weights, resumed = [], []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model, tokenizer = step.load_base_model(str(encoder), labels, 32)
+        rows = step.tokenise(str(folder / "train.parquet"), tokenizer, labels, limits, str(folder))
+        result = step.run_trainer(model, tokenizer, rows, str(folder / "checkpoints"), options)
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        resumed.append(result["resumed_from_step"])
+        shutil.rmtree(folder / "checkpoints" / "checkpoint-150")
+    assert resumed[0] == 0 and 0 < resumed[1] < 150
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_dropout_and_number_format_of_what_is_trained(encoder: Path, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    transformers.AutoModel.from_pretrained(encoder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    model, _ = step.load_base_model(str(tmp_path), ["0", "1"], 32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.attention_probs_dropout_prob == 0 and model.config.hidden_dropout_prob == 0.1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "features", "device", "dtype", "reason"),
+    [
+        (True, True, [], "cuda", "bfloat16", "a GPU computes in bfloat16"),
+        (True, False, ["amx_bf16"], "cuda", "float32", "a GPU has no bfloat16"),
+        (False, False, ["amx_bf16"], "cpu", "bfloat16", "no GPU; the CPU has amx_bf16"),
+        (False, False, ["avx512_bf16"], "cpu", "bfloat16", "no GPU; the CPU has avx512_bf16"),
+        (False, False, [], "cpu", "float32", "no GPU; the CPU has neither"),
+    ],
+)
+def test_the_device_is_chosen_with_its_reason(
+    gpu: bool,
+    bf16: bool,
+    features: list[str],
+    device: str,
+    dtype: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True))
+    chosen = step.choose_device()
+    assert (chosen["device"], chosen["dtype"]) == (device, dtype) and chosen["reason"].startswith(reason)

@@ -35,7 +35,9 @@ def choose_device() -> dict[str, str]:
 def load_base_model(base_model: str, labels: list[str], max_length: int) -> tuple[Any, Any]:
     """Loads an encoder with a new classification head, and its tokenizer, from a folder or the Hugging Face hub.
 
-    Only safetensors weights are read, and no code of the model's own is run.
+    Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
+    newer encoders are: to draw the random numbers for it takes a CPU about as long as all matrix products together,
+    and accuracy does not suffer (README, Performance). The other layers keep the dropout that the encoder came with.
 
     Args:
         base_model: A folder, or a hub id such as "distilbert/distilbert-base-uncased".
@@ -56,10 +58,19 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         raise ValueError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             base_model,
             id2label=dict(enumerate(labels)),
             label2id={label: number for number, label in enumerate(labels)},
+            trust_remote_code=False,
+        )
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):  # as BERT calls it, and as DistilBERT does
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            base_model,
+            config=config,
+            dtype="float32",  # whatever they were saved in: autocast needs weights that keep small updates
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -92,7 +103,7 @@ def tokenise(path: str, tokenizer: Any, labels: list[str], limits: dict[str, int
         cache: A folder for the tokenised rows, which are read from there, not kept in memory.
 
     Returns:
-        A `datasets.Dataset` with the tokenizer's columns and `labels`.
+        A `datasets.Dataset` with the tokenizer's columns, `labels`, and `length` in tokens.
     """
     import datasets
 
@@ -104,9 +115,42 @@ def tokenise(path: str, tokenizer: Any, labels: list[str], limits: dict[str, int
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
         encoded = tokenizer(batch["text"], truncation=True, max_length=limits["max_length"])
-        return {**encoded, "labels": [ids[label] for label in batch["label"]]}
+        length = [len(tokens) for tokens in encoded["input_ids"]]
+        return {**encoded, "length": length, "labels": [ids[label] for label in batch["label"]]}
 
     return rows.map(encode, batched=True, remove_columns=["text", "label"])
+
+
+def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Returns the rows to train on, one after the other, so that rows of a batch are of like length.
+
+    A batch is padded to its longest row, so mixed lengths are mostly padding. Rows are shuffled, epoch after epoch,
+    then sorted by length within pools of 50 batches, and the pool's batches shuffled: each batch still holds rows
+    from everywhere, and no stretch of the training sees only short or only long ones. The order is that of all epochs,
+    and fixed by the seed alone, so that a training that was killed goes on with the very next row.
+
+    Args:
+        lengths: Tokens of each row.
+        epochs: How many times each row comes; with a fraction, some rows come once more than others.
+        batch_size: Rows of a batch.
+        seed: Seed of the order.
+    """
+    import math
+    import random
+
+    rng = random.Random(seed)  # noqa: S311, an order, no secret
+    shuffled: list[int] = []
+    for _ in range(math.ceil(epochs)):
+        shuffled += rng.sample(range(len(lengths)), len(lengths))
+    shuffled = shuffled[: max(1, round(len(lengths) * epochs))]
+    order: list[int] = []
+    for start in range(0, len(shuffled), 50 * batch_size):
+        pool = sorted(shuffled[start : start + 50 * batch_size], key=lambda row: lengths[row])
+        batches = [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+        rest = batches.pop() if len(batches[-1]) < batch_size else []  # it must stay the last, or all others shift
+        rng.shuffle(batches)
+        order += [row for batch in [*batches, rest] for row in batch]
+    return order
 
 
 def checkpoint_folder(volume_path: str, model_name: str, run_id: str, inputs: dict[str, Any]) -> tuple[str, Any]:
@@ -161,23 +205,15 @@ def base_model_identity(base_model: str) -> list[Any]:
     return [base_model, [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
 
 
-def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Trains a model in place with the `Trainer`, going on from the folder's last whole checkpoint.
+def progress(folder: str, steps: int, first_step: int, parameters: int, options: dict[str, Any]) -> Any:
+    """Returns a callback for the `Trainer` that tells how far it is, and looks after checkpoints.
 
     Args:
-        model: The model.
-        tokenizer: Its tokenizer, which pads each batch to its longest row.
-        rows: The tokenised rows.
-        folder: Where checkpoints lie, ten in the course of a training; the newest two are kept.
-        options: `epochs`, `max_steps` (0 for no cap), `batch_size`, `learning_rate`, `weight_decay`, `warmup_share`,
-            `seed`, and `device` and `dtype` as `choose_device` tells them.
-
-    Returns:
-        `loss_curve` (list of [step, loss]), `train_loss` (of the last part of the curve), `steps`,
-        `samples_per_second` and `resumed_from_step` (0 for a training from the start).
-
-    Raises:
-        ValueError: The loss is no number any more.
+        folder: Where checkpoints lie.
+        steps: Steps of the whole training.
+        first_step: Steps that were done when it began: more than 0 where it goes on.
+        parameters: The model's size.
+        options: `batch_size` and `learning_rate`.
     """
     import math
     import os
@@ -185,18 +221,20 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
 
     import transformers
 
-    steps = math.ceil(math.ceil(len(rows) / options["batch_size"]) * options["epochs"])
-    steps = min(steps, options["max_steps"]) if options["max_steps"] > 0 else steps
-    checkpoint = last_checkpoint(folder)
-    first_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    if checkpoint:
-        print(f"going on from the checkpoint of step {first_step} of {steps}", flush=True)
-
     class Progress(transformers.TrainerCallback):
-        """Prints a line for each logged loss, and marks a checkpoint when all of it is written."""
+        """Prints a line for each logged loss, has checkpoints not too often, and marks those written to their end."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started = time.monotonic()
+            self.started = self.saved = time.monotonic()
+            # Before it is known: a checkpoint holds three float32 numbers a weight, and a volume takes 250 MB a second.
+            self.seconds_to_save = parameters * 12 / 250e6
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # In a short training, or on a slow volume, ten checkpoints would take long: but for the final one, none is
+            # written before the training has gone on for twenty times as long as one takes.
+            self.stepped = time.monotonic()
+            if state.global_step < steps and self.stepped - self.saved < 20 * self.seconds_to_save:
+                control.should_save = False
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -216,15 +254,56 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             with open(os.path.join(folder, f"checkpoint-{state.global_step}", "complete"), "w"):
                 print(f"checkpoint at step {state.global_step}", flush=True)
+            self.saved = time.monotonic()
+            self.seconds_to_save = self.saved - self.stepped
 
+    return Progress()
+
+
+def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Trains a model in place with the `Trainer`, going on from the folder's last whole checkpoint.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which pads each batch to its longest row.
+        rows: The tokenised rows, as `tokenise` gives them.
+        folder: Where checkpoints lie, up to ten in the course of a training; the newest two are kept.
+        options: `epochs`, `max_steps` (0 for no cap), `batch_size`, `learning_rate`, `weight_decay`, `warmup_share`,
+            `seed`, and `device` and `dtype` as `choose_device` tells them.
+
+    Returns:
+        `loss_curve` (list of [step, loss]), `train_loss` (of the last part of the curve), `steps`,
+        `samples_per_second` and `resumed_from_step` (0 for a training from the start).
+
+    Raises:
+        ValueError: The loss is no number any more.
+    """
+    import math
+    import time
+
+    import transformers
+
+    order = training_order(rows["length"][:], options["epochs"], options["batch_size"], options["seed"])
+    if options["max_steps"] > 0:
+        order = order[: options["max_steps"] * options["batch_size"]]
+    steps = math.ceil(len(order) / options["batch_size"])
+    checkpoint = last_checkpoint(folder)
+    first_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    if checkpoint:
+        print(f"going on from the checkpoint of step {first_step} of {steps}", flush=True)
+
+    if options["device"] == "cpu":
+        # PyTorch's fused attention is the fastest on a GPU; on a CPU its backward pass is slower than plain products.
+        model.set_attn_implementation("eager")
     arguments = transformers.TrainingArguments(
         output_dir=folder,
-        num_train_epochs=options["epochs"],
         max_steps=steps,
+        train_sampling_strategy="sequential",
         per_device_train_batch_size=options["batch_size"],
         learning_rate=options["learning_rate"],
         weight_decay=options["weight_decay"],
         warmup_steps=options["warmup_share"],
+        optim="adamw_torch_fused",
         bf16=options["dtype"] == "bfloat16",
         use_cpu=options["device"] == "cpu",
         dataloader_pin_memory=options["device"] != "cpu",
@@ -237,13 +316,15 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         report_to="none",
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # the Trainer would multiply the batch by the node's GPUs, and so take fewer steps
     trainer = transformers.Trainer(
         model,
         arguments,
-        train_dataset=rows,
+        train_dataset=rows.select(order),
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        callbacks=[Progress()],
+        callbacks=[progress(folder, steps, first_step, model.num_parameters(), options)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.monotonic()
@@ -256,7 +337,7 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         "train_loss": sum(tail) / len(tail) if tail else float("nan"),
         "steps": steps,
         "resumed_from_step": first_step,
-        "samples_per_second": (steps - first_step) * options["batch_size"] / seconds,
+        "samples_per_second": max(0, len(order) - first_step * options["batch_size"]) / seconds,
     }
 
 
@@ -269,9 +350,11 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         choose_device,
         load_base_model,
         tokenise,
+        training_order,
         checkpoint_folder,
         last_checkpoint,
         base_model_identity,
+        progress,
         run_trainer,
     ],
 )
