@@ -16,7 +16,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-PAUSE = 0.1  # seconds that a client waits after an error; a full queue would be refused a thousand times a second
+PAUSE = 0.5  # seconds that a client waits after an error; a full queue would refuse thousands a second
 DRAIN = 60.0  # seconds at most for the answers that are under way at the end
 
 
@@ -67,7 +67,7 @@ def fault(status: int, body: bytes, expected: int) -> str:
 
 
 class Client:
-    """One connection: a request, its answer, the next request."""
+    """One connection, kept as long as the server keeps it: a request, its answer, the next request."""
 
     def __init__(self, address: tuple[str, int], selector: selectors.BaseSelector) -> None:
         self.address, self.selector = address, selector
@@ -77,6 +77,7 @@ class Client:
         """Opens the connection."""
         self.received = bytearray()
         self.unsent = memoryview(b"")
+        self.under_way = False
         self.socket = socket.create_connection(self.address, timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
@@ -90,6 +91,7 @@ class Client:
     def send(self, request: tuple[bytes, int]) -> None:
         """Starts to send a request."""
         self.unsent, self.expected = memoryview(request[0]), request[1]
+        self.under_way = True
         self.began = time.perf_counter()
         self.send_rest()
 
@@ -106,26 +108,33 @@ class Client:
             self.selector.modify(self.socket, wanted, self)
 
     def receive(self) -> str | None:
-        """Reads what has come: None while there is more to come, then what is wrong with the answer, or nothing."""
+        """Reads what has come.
+
+        Returns:
+            None while there is no answer, or more of it to come; then what is wrong with it, or nothing.
+        """
+        answer, reason = None, "connection lost"
         try:
             part = self.socket.recv(262144)
             self.received += part
             answer = split_answer(self.received)
         except BlockingIOError:
             return None
-        except (OSError, ValueError) as error:
-            part, answer = b"", None
-            reason = str(error) if isinstance(error, ValueError) else "connection lost"
-        else:
-            reason = "connection lost"
-        if answer:
+        except OSError:
+            part = b""
+        except ValueError as error:
+            part, reason = b"", str(error)
+        if answer and self.under_way:
             self.received.clear()
+            self.under_way = False
             return fault(*answer, self.expected)
         if part:
             return None
+        # A server may close a connection after an answer, as TorchServe does when it refuses: that is no error.
+        lost = self.under_way
         self.close()
         self.connect()
-        return reason
+        return reason if lost else None
 
 
 class Load:
@@ -147,17 +156,13 @@ class Load:
         client.send(self.requests[self.next])
         self.next = (self.next + 1) % len(self.requests)
 
-    def step(self, until: float, asking: bool) -> int:
+    def step(self, until: float, asking: bool) -> None:
         """Waits for what happens next, and sees to it.
 
         Args:
             until: When to come back at the latest.
             asking: Whether a client whose answer is in asks again.
-
-        Returns:
-            How many answers, or errors, came in.
         """
-        came = 0
         first = min(until, self.waiting[0][0]) if self.waiting else until
         for key, events in self.selector.select(max(0.0, first - time.perf_counter())):
             client: Client = key.data
@@ -166,7 +171,6 @@ class Load:
             reason = client.receive() if events & selectors.EVENT_READ else None
             if reason is None:
                 continue
-            came += 1
             now = time.perf_counter()
             if reason:
                 self.errors[reason] += 1
@@ -177,7 +181,6 @@ class Load:
                     self.ask(client)
         while asking and self.waiting and self.waiting[0][0] <= time.perf_counter():
             self.ask(self.waiting.popleft()[1])
-        return came
 
     def run(self, warm_up: float, seconds: float) -> dict[str, Any]:
         """Asks for a while, and tells of the answers that came in after the warm-up.
@@ -214,12 +217,10 @@ class Load:
 
     def drain(self) -> None:
         """Waits for the answers that are under way, so that the server is idle afterwards, and ends the connections."""
-        under_way = len(self.clients) - len(self.waiting)
         until = time.perf_counter() + DRAIN
-        self.waiting.clear()
-        while under_way > 0 and time.perf_counter() < until:
-            under_way -= self.step(until, asking=False)
+        while any(client.under_way for client in self.clients) and time.perf_counter() < until:
             self.waiting.clear()
+            self.step(until, asking=False)
         for client in self.clients:
             client.close()
         self.selector.close()
