@@ -6,7 +6,7 @@ from kfp import dsl
 
 from nlp_pipeline import packages
 from nlp_pipeline.components import load_data_datasets, load_data_fetch, load_data_rows, volume
-from nlp_pipeline.components.load_data_datasets import choose_evaluation, count_rows, split_rows, write_rows
+from nlp_pipeline.components.load_data_datasets import choose_evaluation, split_rows, write_rows
 from nlp_pipeline.components.load_data_fetch import fetch_source, file_sha256
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import put_on_volume, run_folder
@@ -47,10 +47,11 @@ def load_both(
     else:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(targets[0])) as folder:
             rows = os.path.join(folder, "rows.parquet")
-            both, digests, label_of = write_rows(train_source, rows, columns, max_bad_share, {})
+            both, hashes, label_of = write_rows(train_source, rows, columns, max_bad_share, {}, "lz4")
             chosen = choose_evaluation(label_of, evaluation_share, seed)
-            split_rows(rows, digests, chosen, *targets)
-        train, evaluation = both | count_rows(targets[0]), count_rows(targets[1])
+            is_chosen = [text_hash in chosen for text_hash in hashes]
+            train, evaluation = split_rows(rows, both["lengths"], is_chosen, *targets)
+        train = both | train
     require_classes(train_source["name"], list(train["labels"]), list(evaluation["labels"]))
     return {"train": train, "evaluation": evaluation}
 
@@ -166,17 +167,20 @@ def load_data(
     """
     import os
     import tempfile
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     folder = run_folder(volume_path, model_name, run_id)
     check_parameters(train_data=train_data, text_column=text_column, label_column=label_column)
     check_parameters(max_bad_share=max_bad_share, evaluation_share=evaluation_share)
-    with tempfile.TemporaryDirectory() as downloads:
+    with tempfile.TemporaryDirectory() as downloads, ThreadPoolExecutor(1) as thread:
         sources: dict[str, dict[str, str]] = {}
+        sums: dict[str, Future[str]] = {}  # made while the rows are read
         for part, source in {"train": train_data, "evaluation": evaluation_data}.items():
             if source.strip():
                 os.mkdir(os.path.join(downloads, part))
                 path, name = fetch_source(source.strip(), os.path.join(downloads, part))
-                sources[part] = {"path": path, "name": name, "sha256": file_sha256(path)}
+                sources[part] = {"path": path, "name": name}
+                sums[part] = thread.submit(file_sha256, path)
         counted = load_both(
             sources["train"],
             sources.get("evaluation"),
@@ -186,14 +190,14 @@ def load_data(
             evaluation_share,
             seed,
         )
-    split_off = {"name": f"{evaluation_share:.1%} of each class of training", "sha256": sources["train"]["sha256"]}
-    sources.setdefault("evaluation", split_off)
+    sources.setdefault("evaluation", {"name": f"{evaluation_share:.1%} of each class of training"})
+    sums.setdefault("evaluation", sums["train"])
     for part, artifact in (("train", train), ("evaluation", evaluation)):
         artifact.metadata.update(
             {key: value for key, value in counted[part].items() if key != "lengths"},
             label_names=list(counted["train"]["labels"]),
             source=sources[part]["name"],
-            source_sha256=sources[part]["sha256"],
+            source_sha256=sums[part].result(),
         )
         put_on_volume(artifact.path, os.path.join(folder, "datasets", f"{part}.parquet"))
     train.metadata["run_dir"] = folder

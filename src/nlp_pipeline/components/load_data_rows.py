@@ -109,8 +109,16 @@ def read_rows(
             raw = jsonl_cells(path, gzipped, name, text_column, label_column)
         else:
             raw = delimited_cells(path, gzipped, name, "," if form == "csv" else "\t", text_column, label_column)
+        names: dict[str, str | None] = {}  # labels are few: what each is called need not be found out for every row
         for line, text, label in raw:
-            yield line, clean_text(text, name, line), label_name(label, name, line)
+            if not isinstance(label, str):
+                yield line, clean_text(text, name, line), label_name(label, name, line)
+                continue
+            if label not in names:
+                if len(names) == 4096:  # these are no labels
+                    names.clear()
+                names[label] = label_name(label, name, line)
+            yield line, clean_text(text, name, line), names[label]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{name!r} is a broken gzip file ({error}): make it anew") from None
 
@@ -123,15 +131,20 @@ def clean_text(value: Any, name: str, line: int) -> str | None:
     Raises:
         ValueError: The cell holds a list or an object.
     """
-    if value is None or value != value:  # NaN is how pandas writes a missing value
+    if isinstance(value, str):
+        text = value
+    elif value is None or value != value:  # NaN is how pandas writes a missing value
         return None
-    if isinstance(value, (list, dict, bytes)):
+    elif isinstance(value, (list, dict, bytes)):
         raise ValueError(
             f"{name!r}, line {line}: the text is a {type(value).__name__}, it must be a string: convert it"
         )
-    text = value if isinstance(value, str) else str(value)
+    else:
+        text = str(value)
     if not text or text.isspace():
         return None
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
