@@ -17,6 +17,8 @@ class Session:
         import onnxruntime
         from tokenizers import Tokenizer
 
+        from nlp_pipeline.serving import handler
+
         settings = json.loads((archive / "serving.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.from_file(str(archive / "tokenizer.json"))
         self.tokenizer.enable_truncation(settings["max_length"])
@@ -24,7 +26,10 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
-            str(archive / "model.onnx"), options, providers=["CPUExecutionProvider"]
+            str(archive / "model.onnx"),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=getattr(handler, "SLOW_FUSIONS", []),  # as fast as ours can be
         )
         self.types = {
             one.name: "int32" if one.type == "tensor(int32)" else "int64" for one in self.session.get_inputs()

@@ -11,8 +11,10 @@ from benchmarks.baseline.archive import baseline_config, build
 from benchmarks.baseline.handler import EagerHandler
 from benchmarks.handlers import answer, context, load_handler
 from benchmarks.model import unpacked
-from nlp_pipeline.components.archive_model import torchserve_config
 
+SETTINGS = {"marName": "m.mar", "minWorkers": 2, "maxWorkers": 2, "batchSize": 8, "responseTimeout": 120}
+SNAPSHOT = {"name": "startup.cfg", "modelCount": 1, "models": {"m": {"1.0": SETTINGS}}}
+CONFIG = f"inference_address=http://0.0.0.0:8085\nmodel_snapshot={json.dumps(SNAPSHOT)}\n"
 TEXTS = ["a fine film", "a dull film that is long " * 40, "é"]
 
 
@@ -82,7 +84,7 @@ def test_bfloat16_is_a_setting(model: Path) -> None:
 def test_its_archive_holds_the_model_folder_and_answers(model: Path, tmp_path: Path) -> None:
     release = tmp_path / "release"
     release.mkdir()
-    build(model, release, "m", torchserve_config("m"), "float32", 128)
+    build(model, release, "m", CONFIG, "float32", 128)
     with zipfile.ZipFile(release / "model-store" / "m.mar") as archive:
         assert set(archive.namelist()) >= {"model.safetensors", "tokenizer.json", "config.json", "handler.py"}
     folder = tmp_path / "unpacked"
@@ -95,13 +97,12 @@ def test_its_archive_holds_the_model_folder_and_answers(model: Path, tmp_path: P
 def test_a_failing_archiver_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.baseline.archive.sys.executable", "false")
     with pytest.raises(RuntimeError, match="torch-model-archiver failed"):
-        build(model, tmp_path, "m", torchserve_config("m"), "float32", 128)
+        build(model, tmp_path, "m", CONFIG, "float32", 128)
 
 
 def test_its_configuration_differs_in_workers_and_batches_only() -> None:
-    ours = torchserve_config("m").replace('"batchSize":1', '"batchSize":8').replace('"minWorkers":1', '"minWorkers":2')
-    theirs = baseline_config(ours)
-    changed = [two for one, two in zip(ours.splitlines(), theirs.splitlines(), strict=True) if one != two]
+    theirs = baseline_config(CONFIG)
+    changed = [two for one, two in zip(CONFIG.splitlines(), theirs.splitlines(), strict=True) if one != two]
     assert len(changed) == 1
     settings = json.loads(changed[0].removeprefix("model_snapshot="))["models"]["m"]["1.0"]
     assert (settings["minWorkers"], settings["maxWorkers"], settings["batchSize"]) == (1, 1, 1)
@@ -111,5 +112,5 @@ def test_its_configuration_differs_in_workers_and_batches_only() -> None:
 def test_an_archive_is_unpacked_where_it_is_asked_for(model: Path, tmp_path: Path) -> None:
     release = tmp_path / "release"
     release.mkdir()
-    build(model, release, "bench", torchserve_config("bench"), "float32", 128)
+    build(model, release, "bench", CONFIG.replace('"m"', '"bench"').replace("m.mar", "bench.mar"), "float32", 128)
     assert (unpacked(release, tmp_path / "here") / "MAR-INF" / "MANIFEST.json").is_file()
