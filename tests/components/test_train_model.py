@@ -286,6 +286,30 @@ def test_dropout_and_number_format_of_what_is_trained(encoder: Path, tmp_path: P
     assert model.config.attention_probs_dropout_prob == 0 and model.config.hidden_dropout_prob == 0.1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quick_dropout_is_dropout(dtype: str) -> None:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Dropout(0.1)), torch.nn.Dropout(0.0))
+    step.quick_dropout(model)
+    ones = torch.ones(1000, 1001, dtype=getattr(torch, dtype), requires_grad=True)
+    torch.manual_seed(1)
+    out = model(ones)
+    out.sum().backward()
+    out = out.detach()
+    assert ones.grad is not None and torch.equal(out, ones.grad) and out.dtype == ones.dtype
+    zeros = out == 0
+    assert abs(float(zeros.double().mean()) - 26 / 256) < 0.002
+    # As many in each row and in each column, and neighbours know nothing of each other.
+    assert zeros.double().mean(0).std() < 0.012 and zeros.double().mean(1).std() < 0.012
+    for apart in (1, 7, 8):
+        assert abs(float((zeros[:, apart:] & zeros[:, :-apart]).double().mean()) - (26 / 256) ** 2) < 0.001
+    assert abs(float(out.double().mean()) - 1) < 0.005
+    torch.manual_seed(1)
+    assert torch.equal(model(ones), out)
+    assert torch.equal(model.eval()(ones), ones)
+
+
 @pytest.mark.parametrize(
     ("gpu", "bf16", "features", "device", "dtype", "reason"),
     [

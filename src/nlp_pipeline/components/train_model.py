@@ -205,6 +205,35 @@ def base_model_identity(base_model: str) -> list[Any]:
     return [base_model, [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
 
 
+def quick_dropout(model: Any) -> None:
+    """Replaces a model's dropout layers by ones that do the same faster on a CPU.
+
+    PyTorch draws a random number for each activation, one after the other: an eighth of a step. These draw 64
+    bits for eight activations, which leaves a share that is a multiple of 1/256: 0.1016 for 0.1.
+
+    Args:
+        model: The model, whose layers are replaced in place.
+    """
+    import torch
+
+    class QuickDropout(torch.nn.Dropout):
+        """Sets a share `p` of the activations to 0, and scales the others so that the mean stays."""
+
+        def forward(self, activations: torch.Tensor) -> torch.Tensor:
+            dropped = round(self.p * 256)
+            if not self.training or dropped in (0, 256):
+                return super().forward(activations)
+            count = activations.numel()
+            words = torch.empty(count // 8 + 1, dtype=torch.int64).random_(-(2**63), None)
+            kept = words.view(torch.uint8)[:count].view(activations.shape) >= dropped
+            return activations * kept * (256 / (256 - dropped))
+
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is torch.nn.Dropout:
+                setattr(parent, name, QuickDropout(layer.p))
+
+
 def progress(folder: str, steps: int, first_step: int, parameters: int, options: dict[str, Any]) -> Any:
     """Returns a callback for the `Trainer` that tells how far it is, and looks after checkpoints.
 
@@ -295,6 +324,7 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
     if options["device"] == "cpu":
         # PyTorch's fused attention is the fastest on a GPU; on a CPU its backward pass is slower than plain products.
         model.set_attn_implementation("eager")
+        quick_dropout(model)
     arguments = transformers.TrainingArguments(
         output_dir=folder,
         max_steps=steps,
@@ -354,6 +384,7 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
         checkpoint_folder,
         last_checkpoint,
         base_model_identity,
+        quick_dropout,
         progress,
         run_trainer,
     ],
