@@ -119,13 +119,12 @@ def train(folder: Path, options: dict[str, Any]) -> None:
 
 
 def release(quick: bool) -> Path:
-    """Returns a release of the model, as `archive_model` builds it by default."""
+    """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
     from nlp_pipeline.components import archive_model
-    from nlp_pipeline.parameters import pipeline_parameters
     from nlp_pipeline.pipeline import HANDLER
 
     model = trained_model(quick)
-    precision = str(pipeline_parameters()["precision"].default)
+    precision = "int8"
     sources = {"handler.py": HANDLER, "requirements.txt": "", "max_length": str(MAX_LENGTH)}
     code = [
         path.read_text(encoding="utf-8") for path in sorted(Path(archive_model.__file__).parent.glob("archive_model*"))
@@ -135,7 +134,9 @@ def release(quick: bool) -> Path:
     def make(folder: Path) -> None:
         tell(f"building the release, {precision}")
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-            archive_model.build_release(str(model), str(folder / "whole"), NAME, precision, sources, scratch)
+            packed = str(Path(scratch) / "packed")
+            archive_model.pack_model(str(model), packed, precision, sources)
+            archive_model.build_release(str(model), str(folder / "whole"), NAME, packed, 8)
 
     return kept("release", key, make) / "whole"
 

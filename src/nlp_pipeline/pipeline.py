@@ -79,7 +79,8 @@ def nlp_pipeline(
     max_steps: int = 0,
     seed: int = 42,
     min_accuracy: float = 0.5,
-    precision: str = "int8",
+    precision: str = "auto",
+    max_quantisation_drop: float = 0.005,
     validation_rows: int = 500,
     min_agreement: float = 0.97,
     max_accuracy_drop: float = 0.01,
@@ -132,7 +133,8 @@ def nlp_pipeline(
         max_steps: Stop after so many training steps; 0 for no cap.
         seed: Seed of the split, of the new head, of the order of rows and of dropout.
         min_accuracy: Floor of the accuracy, from 0 to 1; below it, nothing is archived.
-        precision: Number format of the archive's weights: int8 or fp32.
+        precision: Number format of the archive's weights: int8, fp32, or auto for the fastest that is good enough.
+        max_quantisation_drop: By how much int8 may lower the accuracy, as a fraction, to be chosen.
         validation_rows: Ask the served model for so many evaluation rows; 0 for all.
         min_agreement: Least share of rows on which the served and the offline model must agree.
         max_accuracy_drop: By how much the served model's accuracy may be lower, as a fraction.
@@ -213,7 +215,12 @@ def nlp_pipeline(
             model=trained.outputs["model"],
             metrics=evaluated.outputs["metrics"],
             train=loaded.outputs["train"],
+            predictions=evaluated.outputs["predictions"],
+            evaluation_report=evaluated.outputs["report"],
             precision=precision,
+            max_quantisation_drop=max_quantisation_drop,
+            min_agreement=min_agreement,
+            serving_gpus=serving_gpus,
             max_length=max_length,
             handler=HANDLER,
             requirements="\n".join(packages.SERVING),

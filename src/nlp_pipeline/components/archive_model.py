@@ -5,84 +5,29 @@ from typing import Any
 from kfp import dsl
 
 from nlp_pipeline import packages
+from nlp_pipeline.components.agreement import compare_answers, spread_rows
+from nlp_pipeline.components.archive_model_graph import HELPERS as GRAPH_HELPERS
+from nlp_pipeline.components.archive_model_graph import export_onnx, first_token_only, forget_origins, quantise_onnx
+from nlp_pipeline.components.archive_model_precision import HELPERS as PRECISION_HELPERS
+from nlp_pipeline.components.archive_model_precision import (
+    add_to_report,
+    candidates,
+    choose_precision,
+    precision_section,
+    try_archive,
+)
 from nlp_pipeline.components.archive_model_release import HELPERS as RELEASE_HELPERS
 from nlp_pipeline.components.archive_model_release import publish_release, seal_release
+from nlp_pipeline.components.evaluate_model_report import (
+    format_number,
+    format_share,
+    safe_text,
+    section_html,
+    table_html,
+)
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
-from nlp_pipeline.components.volume import run_folder
-
-
-def export_onnx(model_path: str, target: str, precision: str, scratch: str) -> None:
-    """Exports a classifier to ONNX; batch and sequence length stay open.
-
-    Opset 18 and IR version 10 are what ONNX Runtime 1.19 reads, the last one for the Python 3.9 of KServe's stock
-    TorchServe image. int8 means weights quantised per output channel, activations quantised as they come.
-
-    Args:
-        model_path: A folder as save_pretrained writes it.
-        target: The ONNX file to write.
-        precision: "int8" or "fp32".
-        scratch: A folder for what lies between.
-
-    Raises:
-        ValueError: The precision is unknown.
-    """
-    import inspect
-    import logging
-    import os
-    import shutil
-    import warnings
-
-    import torch
-    import transformers
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    check_parameters(precision=precision)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        model_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-    ).eval()
-    # Some tokenizers give token_type_ids to models that take none.
-    known = inspect.signature(model.forward).parameters
-    tokens = tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt")
-    example = {name: tensor for name, tensor in tokens.items() if name in known}
-    full = os.path.join(scratch, "fp32.onnx")
-    logging.disable(logging.WARNING)  # of operators for images, and of optimisations not asked for
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                (),
-                full,
-                kwargs=example,
-                input_names=list(example),
-                output_names=["logits"],
-                dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in example},
-                opset_version=18,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        forget_origins(full)
-        if precision == "fp32":
-            shutil.copyfile(full, target)
-        else:
-            quantize_dynamic(full, target, weight_type=QuantType.QInt8, per_channel=True)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def forget_origins(path: str) -> None:
-    """Removes the notes of an ONNX file of which line of which file each node came from: they name this machine."""
-    import onnx
-
-    graph = onnx.load(path)
-    for part in [graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.input]:
-        del part.metadata_props[:]
-    for node in graph.graph.node:
-        node.doc_string = ""
-    onnx.save(graph, path)
+from nlp_pipeline.components.volume import put_on_volume, run_folder
 
 
 def build_mar(folder: str, model_name: str, target: str) -> None:
@@ -137,7 +82,7 @@ def build_mar(folder: str, model_name: str, target: str) -> None:
                 archive.writestr(zipfile.ZipInfo(name), file.read(), zipfile.ZIP_DEFLATED)
 
 
-def torchserve_config(model_name: str) -> str:
+def torchserve_config(model_name: str, batch_size: int) -> str:
     """Returns the `config.properties` that KServe's TorchServe runtime reads from the release.
 
     KServe's wrapper in the runtime's image reads inference_address and management_address (it listens on 8080 itself
@@ -145,6 +90,7 @@ def torchserve_config(model_name: str) -> str:
 
     Args:
         model_name: The model's name in TorchServe, and of the archive.
+        batch_size: How many requests the handler may get at once; it takes those that wait, and waits for none.
     """
     import json
 
@@ -158,8 +104,7 @@ def torchserve_config(model_name: str) -> str:
                     "marName": f"{model_name}.mar",
                     "minWorkers": 1,
                     "maxWorkers": 1,
-                    # KServe's envelope answers the first request of a batch only.
-                    "batchSize": 1,
+                    "batchSize": batch_size,
                     "maxBatchDelay": 1,
                     "responseTimeout": 120,
                 }
@@ -176,24 +121,25 @@ def torchserve_config(model_name: str) -> str:
         "metrics_mode=prometheus",
         "disable_token_authorization=true",
         "install_py_dep_per_model=true",
+        # KServe's envelope, which the environment could ask for, answers the first request of a batch only.
+        "enable_envvars_config=false",
+        # More than this many requests that wait are refused with a 503; TorchServe's own limit is 100.
+        "job_queue_size=1000",
         "model_store=/mnt/models/model-store",
         f"model_snapshot={json.dumps(snapshot, separators=(',', ':'))}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def build_release(
-    model_path: str, folder: str, model_name: str, precision: str, sources: dict[str, str], scratch: str
-) -> None:
-    """Builds all of a release but its `release.json`: config/, model-store/ and huggingface/.
+def pack_model(model_path: str, folder: str, precision: str, sources: dict[str, str]) -> None:
+    """Puts together what goes into an archive.
 
     Args:
         model_path: The model as save_pretrained writes it.
-        folder: The release's folder, which is made.
-        model_name: The model's name.
+        folder: The folder to fill, which is made: model.onnx, handler.py, requirements.txt, tokenizer.json,
+            serving.json.
         precision: "int8" or "fp32".
         sources: `handler.py` and `requirements.txt` as texts, and `max_length` in tokens as text.
-        scratch: A folder for what lies between.
     """
     import json
     import os
@@ -201,30 +147,52 @@ def build_release(
 
     import transformers
 
-    for name in ("config", "model-store"):
-        os.makedirs(os.path.join(folder, name))
-    shutil.copytree(model_path, os.path.join(folder, "huggingface"), copy_function=shutil.copyfile)
+    os.makedirs(folder)
     config = transformers.AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     serving = {
         "labels": [config.id2label[number] for number in range(config.num_labels)],
         "max_length": int(sources["max_length"]),
         "pad_token_id": config.pad_token_id or 0,
+        "precision": precision,
     }
     texts = {
         "handler.py": sources["handler.py"],
         "requirements.txt": sources["requirements.txt"],
         "serving.json": json.dumps(serving, indent=1),
     }
-    packing = os.path.join(scratch, "packing")
-    os.makedirs(packing)
     for name, text in texts.items():
-        with open(os.path.join(packing, name), "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             file.write(text)
-    shutil.copyfile(os.path.join(model_path, "tokenizer.json"), os.path.join(packing, "tokenizer.json"))
-    export_onnx(model_path, os.path.join(packing, "model.onnx"), precision, scratch)
-    build_mar(packing, model_name, os.path.join(folder, "model-store", f"{model_name}.mar"))
+    shutil.copyfile(os.path.join(model_path, "tokenizer.json"), os.path.join(folder, "tokenizer.json"))
+    target = os.path.join(folder, "model.onnx")
+    full = target if precision == "fp32" else os.path.join(folder, "fp32.onnx")
+    export_onnx(model_path, full)
+    forget_origins(full)
+    first_token_only(full)
+    if precision == "int8":
+        quantise_onnx(full, target)
+        os.remove(full)
+
+
+def build_release(model_path: str, folder: str, model_name: str, packed: str, batch_size: int) -> None:
+    """Builds all of a release but its `release.json`: config/, model-store/ and huggingface/.
+
+    Args:
+        model_path: The model as save_pretrained writes it.
+        folder: The release's folder, which is made.
+        model_name: The model's name.
+        packed: What goes into the archive, as `pack_model` puts it together.
+        batch_size: How many requests the handler may get at once.
+    """
+    import os
+    import shutil
+
+    for name in ("config", "model-store"):
+        os.makedirs(os.path.join(folder, name))
+    shutil.copytree(model_path, os.path.join(folder, "huggingface"), copy_function=shutil.copyfile)
+    build_mar(packed, model_name, os.path.join(folder, "model-store", f"{model_name}.mar"))
     with open(os.path.join(folder, "config", "config.properties"), "w", encoding="utf-8") as file:
-        file.write(torchserve_config(model_name))
+        file.write(torchserve_config(model_name, batch_size))
 
 
 @dsl.component(
@@ -233,10 +201,18 @@ def build_release(
     additional_funcs=[
         *VOLUME_HELPERS,
         *RELEASE_HELPERS,
-        export_onnx,
-        forget_origins,
+        *GRAPH_HELPERS,
+        *PRECISION_HELPERS,
+        spread_rows,
+        compare_answers,
+        format_number,
+        format_share,
+        safe_text,
+        section_html,
+        table_html,
         build_mar,
         torchserve_config,
+        pack_model,
         build_release,
     ],
 )
@@ -244,7 +220,12 @@ def archive_model(
     model: dsl.Input[dsl.Model],
     metrics: dsl.Input[dsl.Metrics],
     train: dsl.Input[dsl.Dataset],
+    predictions: dsl.Input[dsl.Dataset],
+    evaluation_report: dsl.Input[dsl.HTML],
     precision: str,
+    max_quantisation_drop: float,
+    min_agreement: float,
+    serving_gpus: int,
     max_length: int,
     handler: str,
     requirements: str,
@@ -252,14 +233,22 @@ def archive_model(
     model_name: str,
     run_id: str,
     release: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
 ) -> None:
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release.
+
+    It tries the archive in each number format on evaluation rows and takes the fastest that answers as the model does.
 
     Args:
         model: The model and its tokenizer as save_pretrained writes them.
         metrics: What evaluate_model told, for the release's record.
         train: The rows trained on, whose source is noted in the release's record.
-        precision: Number format of the archive's weights: int8 or fp32.
+        predictions: What the offline model said: Parquet with text, label and predicted label.
+        evaluation_report: The report of evaluate_model.
+        precision: Number format of the archive's weights: int8, fp32, or auto to choose by trial.
+        max_quantisation_drop: By how much int8 may lower the accuracy, as a fraction, and still be chosen.
+        min_agreement: Least share of rows on which int8 must give the offline model's label to be chosen.
+        serving_gpus: GPUs that the archive is served with; int8 is for CPUs.
         max_length: Tokens at which a text is cut.
         handler: Source of the TorchServe handler.
         requirements: Lines of pip requirements that the handler needs.
@@ -267,6 +256,7 @@ def archive_model(
         model_name: Name of the model, of the archive and of the InferenceService: a DNS-1035 label.
         run_id: The pipeline run's id.
         release: The release: release.json, config/, model-store/, huggingface/.
+        report: The report, with a section on the number format.
     """
     import json
     import os
@@ -276,10 +266,27 @@ def archive_model(
     import transformers
 
     transformers.logging.disable_progress_bar()
-    run_folder(volume_path, model_name, run_id)
+    check_parameters(precision=precision, max_quantisation_drop=max_quantisation_drop, min_agreement=min_agreement)
+    folder = run_folder(volume_path, model_name, run_id)
     sources = {"handler.py": handler, "requirements.txt": requirements, "max_length": str(max_length)}
+    rows = spread_rows(predictions.path, 2000)
+    names, why = candidates(precision, serving_gpus)
     with tempfile.TemporaryDirectory() as scratch:
-        build_release(model.path, release.path, model_name, precision, sources, scratch)
+        tried: dict[str, dict[str, Any]] = {}
+        for name in names:
+            pack_model(model.path, os.path.join(scratch, name), name, sources)
+            tried[name] = try_archive(os.path.join(scratch, name), rows)
+        chosen, reason = (names[0], why) if why else choose_precision(tried, max_quantisation_drop, min_agreement)
+        # On a GPU, requests share model calls; on a CPU each CPU takes a request.
+        packed, batch_size = os.path.join(scratch, chosen), 32 if serving_gpus else 8
+        build_release(model.path, release.path, model_name, packed, batch_size)
+    print(f"{chosen}: {reason}", flush=True)
+    compared = {"chosen": chosen, "reason": reason, "tried": tried}
+    with open(evaluation_report.path, encoding="utf-8") as file:
+        page = add_to_report(file.read(), precision_section(compared))
+    with open(report.path, "w", encoding="utf-8") as file:
+        file.write(page)
+    put_on_volume(report.path, os.path.join(folder, "report.html"))
     with open(metrics.path, encoding="utf-8") as file:
         evaluated = json.load(file)
     record: dict[str, Any] = {
@@ -288,6 +295,7 @@ def archive_model(
         "labels": [one["label"] for one in evaluated["per_class"]],
         "metrics": {key: value for key, value in evaluated.items() if not isinstance(value, list)},
         "parameters": {"precision": precision, "max_length": max_length, **model.metadata},
+        "precision": compared,
         "packages": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")},
         "source": train.metadata.get("source"),
         "source_sha256": train.metadata.get("source_sha256"),
@@ -296,6 +304,6 @@ def archive_model(
     published = publish_release(release.path, os.path.join(volume_path, model_name), digest)
     archive = os.path.join(published, "model-store", f"{model_name}.mar")
     release.metadata.update(
-        digest=digest, release=published, archive=archive, archive_bytes=os.path.getsize(archive), precision=precision
+        digest=digest, release=published, archive=archive, archive_bytes=os.path.getsize(archive), precision=chosen
     )
-    print(f"release {published}, archive of {os.path.getsize(archive) / 1e6:.1f} MB in {precision}")
+    print(f"release {published}, archive of {os.path.getsize(archive) / 1e6:.1f} MB in {chosen}")
