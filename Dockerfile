@@ -33,7 +33,7 @@ RUN python packages.py torch > torch.txt \
  && python -c "import os, sys, torch; found = 'cuda' if torch.version.cuda else 'cpu'; wanted = os.environ['ACCELERATOR']; sys.exit(found != wanted and f'this torch is for {found}, not for {wanted}: is TORCH_INDEX right?')"
 
 FROM base AS torchserve
-RUN python packages.py torchserve > torchserve.txt \
+RUN python packages.py "torchserve-$ACCELERATOR" > torchserve.txt \
  && pip install --constraint constraints.txt --requirement torchserve.txt
 COPY src/nlp_pipeline/__init__.py nlp_pipeline/
 COPY src/nlp_pipeline/serving/__init__.py src/nlp_pipeline/serving/runtime.py src/nlp_pipeline/serving/torchserve.py nlp_pipeline/serving/

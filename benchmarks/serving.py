@@ -19,7 +19,10 @@ from benchmarks.servers import Server
 FP32, BF16 = "eager fp32", "eager bf16"
 TEXTS = 1024
 # By how much ours shall be better, for reviews in requests of one instance.
-TARGETS = {"requests/s": 4.0, "p50": 3.0}
+TARGETS = {"requests/s": 8.0, "p50": 6.0}
+OF_CEILING = 0.95  # of what the model does in one process, all threads a call
+TAIL = 3.0  # times the median, at most
+SMALLER = 5.0  # times, the archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +123,11 @@ def measure_points(quick: bool, folder: Path, servers: dict[str, Server]) -> lis
         rates = {who: [round(one["requests_per_second"], 1) for one in each] for who, each in samples.items()}
         tell(f"{point}: requests/s {rates}")
         aimed = {1: {"p50": TARGETS["p50"]}, 32: {"requests/s": TARGETS["requests/s"]}}
-        targets = aimed.get(point.clients, {}) if (point.texts, point.instances) == ("reviews", 1) else {}
-        figures += figures_of(str(point), samples, targets)
+        usual = (point.texts, point.instances) == ("reviews", 1)
+        figures += figures_of(str(point), samples, aimed.get(point.clients, {}) if usual else {})
+        if usual and point.clients == 32:
+            tails = {who: [one["p99_ms"] / one["p50_ms"] for one in each] for who, each in samples.items()}
+            figures.append(Figure(f"{point}: p99 against p50", "times", tails, False, limit=TAIL))
     return figures
 
 
@@ -142,7 +148,9 @@ def measure_ceilings(folder: Path, ours: Server) -> list[Figure]:
         values = {who: [one["requests_per_second"] for one in each] for who, each in samples.items()}
         rates = {who: [round(one, 1) for one in each] for who, each in values.items()}
         tell(f"{texts}, the ceiling: requests/s {rates}")
-        figures.append(Figure(f"{point}, against the ceiling: requests/s", "requests/s", values, shown=True))
+        aimed = {next(iter(kinds)): OF_CEILING} if texts == "reviews" else {}
+        about: dict[str, Any] = {"targets": aimed, "shown": True}
+        figures.append(Figure(f"{point}, against the ceiling: requests/s", "requests/s", values, **about))
     return figures
 
 
@@ -178,5 +186,5 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
         *figures,
         Figure("seconds to ready", "s", booted, higher_is_better=False, shown=True),
         Figure("server's memory, the most", "MB", memory, higher_is_better=False, exact=True, shown=True),
-        Figure("archive", "MB", size, higher_is_better=False, exact=True, shown=True),
+        Figure("archive", "MB", size, higher_is_better=False, targets={FP32: SMALLER}, exact=True, shown=True),
     ]

@@ -74,7 +74,9 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
 
 def test_every_list_of_pins_is_one_of_packages_and_held_to_the_constraints() -> None:
     runs = [rest for word, rest in INSTRUCTIONS if word == "RUN"]
-    assert {name for run in runs for name in re.findall(r"packages\.py (\w+)", run)} == set(packages.IMAGES)
+    read = {name for run in runs for name in re.findall(r'packages\.py "?([\w$-]+)', run)}
+    both = {name.replace("$ACCELERATOR", accelerator) for name in read for accelerator in ("cpu", "cuda")}
+    assert both == set(packages.IMAGES)
     installs = [part for run in runs for part in run.split("&&") if "pip install" in part]
     assert len(installs) == 4
     for part in installs:

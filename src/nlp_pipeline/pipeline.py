@@ -15,6 +15,7 @@ from nlp_pipeline.components.validate_archive import validate_archive
 
 NAME = "nlp-pipeline"
 VOLUME_PATH = "/mnt/nlp-pipeline"
+GPU = "nvidia.com/gpu"
 # The keys of the Secrets are the names of the variables that the steps read.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 HUB_KEYS = ("HF_TOKEN",)
@@ -30,6 +31,7 @@ def dress(
     volume_claim: str | None = None,
     s3_secret: str | None = None,
     hub_secret: str | None = None,
+    gpus: str | None = None,
 ) -> dsl.PipelineTask:
     """Gives a step its name in the dashboard, its resources, and the volume and the Secrets that it uses.
 
@@ -43,6 +45,8 @@ def dress(
         s3_secret: The Secret with the S3 credentials, for a step that reads or writes s3://; it need not exist.
         hub_secret: The Secret with the token of the Hugging Face hub, for a step that downloads from there; nor need
             this one.
+        gpus: GPUs, for a step that can use one; a limit of 0 is met by every node. A string, as the others are: of a
+            number, KFP's driver makes an empty one, and leaves the GPU out without a word.
 
     Returns:
         The step.
@@ -50,6 +54,8 @@ def dress(
     task.set_display_name(display_name)
     task.set_cpu_request(cpu).set_cpu_limit(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)
+    if gpus is not None:
+        task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
     if volume_claim is not None:
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, pvc_name=volume_claim, mount_path=VOLUME_PATH)
@@ -88,6 +94,7 @@ def nlp_pipeline(
     volume_path: str = VOLUME_PATH,
     train_cpu: str = "4",
     train_memory: str = "12Gi",
+    train_gpus: str = "0",
     deploy: bool = True,
     namespace: str = "",
     serving_runtime: str = "torchserve",
@@ -142,6 +149,7 @@ def nlp_pipeline(
         volume_path: Where the steps find the volume; change it only for a local run, where a folder takes its place.
         train_cpu: CPUs of the training and evaluation steps.
         train_memory: Memory of the training and evaluation steps.
+        train_gpus: GPUs of the training and evaluation steps: 0 or 1.
         deploy: Whether to deploy the release with KServe; without, the pipeline ends at a validated release.
         namespace: Namespace of the InferenceService; empty for the pod's own.
         serving_runtime: What serves: torchserve (the archive) or huggingface (the model folder).
@@ -194,7 +202,7 @@ def nlp_pipeline(
         seed=seed,
         **run,
     )
-    dress(trained, "Train model", train_cpu, train_memory, volume_claim, hub_secret=hub_secret)
+    dress(trained, "Train model", train_cpu, train_memory, volume_claim, hub_secret=hub_secret, gpus=train_gpus)
     # A pod that was evicted goes on from its last checkpoint.
     trained.set_retry(num_retries=2)
 
@@ -205,7 +213,7 @@ def nlp_pipeline(
         max_length=max_length,
         **run,
     )
-    dress(evaluated, "Evaluate model", train_cpu, train_memory, volume_claim)
+    dress(evaluated, "Evaluate model", train_cpu, train_memory, volume_claim, gpus=train_gpus)
 
     passed = gate(metrics=evaluated.outputs["metrics"], min_accuracy=min_accuracy)
     dress(passed, "Gate: is it better?", "500m", "512Mi")

@@ -29,6 +29,7 @@ def check_parameters(**values: Any) -> None:
         "volume_claim": (lambda value: re.fullmatch(dns, value) is not None, "the name of a PersistentVolumeClaim"),
         "train_cpu": cpus,
         "train_memory": memory,
+        "train_gpus": (lambda value: value in ("0", "1"), "0 or 1"),
         "train_data": (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
         "text_column": (lambda value: value != "", "the name of a column"),
         "label_column": (lambda value: value != "", "the name of a column"),

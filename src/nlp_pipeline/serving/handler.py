@@ -138,6 +138,8 @@ class TextClassificationHandler:
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
         provider, reason = choose_provider(settings["precision"], onnxruntime.get_available_providers())
+        if provider != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA's libraries, which may lie in pip's nvidia packages
         cpus = usable_cpus()
         self.together = self.load(folder / "model.onnx", provider, cpus)
         if provider not in self.together.get_providers():
