@@ -120,7 +120,7 @@ def train(folder: Path, options: dict[str, Any]) -> None:
 
 def release(quick: bool) -> Path:
     """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
-    from nlp_pipeline.components import archive_model
+    from nlp_pipeline.components import archive_model, archive_model_graph
     from nlp_pipeline.pipeline import HANDLER
 
     model = trained_model(quick)
@@ -135,7 +135,8 @@ def release(quick: bool) -> Path:
         tell(f"building the release, {precision}")
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             packed = str(Path(scratch) / "packed")
-            archive_model.pack_model(str(model), packed, precision, sources)
+            archive_model_graph.onnx_model(str(model), f"{scratch}/fp32.onnx")
+            archive_model.pack_model(str(model), f"{scratch}/fp32.onnx", packed, precision, sources)
             archive_model.build_release(str(model), str(folder / "whole"), NAME, packed, 8)
 
     return kept("release", key, make) / "whole"

@@ -75,7 +75,7 @@ ROOT = Path(__file__).parents[1]
         ("--local --set epoch=1", "did you mean 'epochs'?"),
         ("--local --set train_data=nowhere.csv", "train_data=nowhere.csv: there is no such file"),
         ("--local --set evaluation_data=nowhere.csv", "evaluation_data is set but train_data is not"),
-        ("--local --set precision=int4", "precision is 'int4': it must be int8 or fp32"),
+        ("--local --set precision=int4", "precision is 'int4': it must be auto, int8 or fp32"),
         (
             "--local --set min_agreement=97",
             "min_agreement is 97.0: it must be a share from 0 to 1, such as 0.05 for 5%",

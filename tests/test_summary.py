@@ -9,6 +9,7 @@ RESULT: dict[str, Any] = {
     "training": {"samples_per_second": 12.3, "dtype": "float32", "device": "cpu"},
     "metrics": {"accuracy": 0.9, "majority_accuracy": 0.5},
     "archive_bytes": 18_000_000,
+    "precision": "int8",
     "validation": {"agreement": 0.99, "p50_ms": 6.1, "requests_per_second": 180.0},
     "predictions": [{"label": "[/neg]", "score": 0.9, "text": "see [/url] and [red]x[/red]\n" + "y" * 100}],
     "seconds": dict.fromkeys(

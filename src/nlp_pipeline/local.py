@@ -245,6 +245,7 @@ def run_locally(
         "training": done["train_model"]["training"],
         "metrics": done["evaluate_model"]["metrics"],
         "archive_bytes": done["archive_model"]["release"]["archive_bytes"],
+        "precision": done["archive_model"]["release"]["precision"],
         "validation": done["validate_archive"]["validation"],
         "predictions": predictions,
         "seconds": {**progress.seconds, "total": time.monotonic() - began},

@@ -21,7 +21,7 @@ def main_figures(result: dict[str, Any]) -> dict[str, str]:
         "train_model": f"{training['samples_per_second']:.0f} samples/s, {training['dtype']} on {training['device']}",
         "evaluate_model": f"accuracy {metrics['accuracy']:.3f} (majority class {metrics['majority_accuracy']:.3f})",
         "gate": "passed",
-        "archive_model": f"archive of {result['archive_bytes'] / 1e6:.1f} MB",
+        "archive_model": f"archive of {result['archive_bytes'] / 1e6:.1f} MB in {result['precision']}",
         "validate_archive": f"{validation['agreement']:.1%} as offline, {validation['p50_ms']:.1f} ms at the median, "
         f"{validation['requests_per_second']:.0f} requests/s",
         "serve": f"{len(result['predictions'])} predictions",

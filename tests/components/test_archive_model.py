@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 
 from nlp_pipeline import packages
-from nlp_pipeline.components.archive_model import archive_model, build_mar, build_release, export_onnx
+from nlp_pipeline.components.archive_model import archive_model, build_mar, build_release, pack_model
+from nlp_pipeline.components.archive_model_graph import onnx_model
 from nlp_pipeline.components.archive_model_release import release_files
 from nlp_pipeline.pipeline import HANDLER
-from tests.serving.conftest import MAX_LENGTH, load_handler, made_release, make_context, run_in_local_runner
+from tests.serving.conftest import (
+    LIMITS,
+    MAX_LENGTH,
+    archived,
+    load_handler,
+    made_release,
+    make_context,
+    run_in_local_runner,
+)
 
 
 def archive_of(release: Path) -> Path:
@@ -44,7 +53,8 @@ def test_the_archive_holds_what_the_handler_needs(model: Path) -> None:
     assert content["handler.py"].decode() == HANDLER
     assert content["requirements.txt"].decode().splitlines() == packages.SERVING
     assert content["tokenizer.json"] == (model / "tokenizer.json").read_bytes()
-    assert json.loads(content["serving.json"]) == {"labels": ["0", "4"], "max_length": MAX_LENGTH, "pad_token_id": 0}
+    settings = {"labels": ["0", "4"], "max_length": MAX_LENGTH, "pad_token_id": 0, "precision": "int8"}
+    assert json.loads(content["serving.json"]) == settings
     manifest = json.loads(content["MAR-INF/MANIFEST.json"])
     assert manifest["model"]["modelName"] == "tiny"
     assert manifest["model"]["handler"] == "handler.py"
@@ -69,8 +79,8 @@ def test_the_export_is_small_reproducible_and_old_enough(model: Path) -> None:
 
 
 def test_an_unknown_precision_is_one_line(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^precision is 'fp16': it must be int8 or fp32$"):
-        build_release(str(model), str(tmp_path / "release"), "tiny", "fp16", SOURCES, str(tmp_path))
+    with pytest.raises(ValueError, match=r"^precision is 'fp16': it must be auto, int8 or fp32$"):
+        archived(model, tmp_path / "archived", "fp16")
 
 
 SOURCES = {"handler.py": "class Handler: pass\n", "requirements.txt": "", "max_length": "8"}
@@ -103,9 +113,9 @@ def test_labels_of_any_characters_reach_the_answer(model: Path, tmp_path: Path) 
     labels = ['"no", he\nsaid', "jä 文 🙂 \u2028 ' \\ {}"]
     config |= {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
     (odd / "config.json").write_text(json.dumps(config))
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    build_release(str(odd), str(tmp_path / "x" / "release" / "1"), "tiny", "fp32", SOURCES, str(scratch))
+    onnx_model(str(odd), str(tmp_path / "fp32.onnx"))
+    pack_model(str(odd), str(tmp_path / "fp32.onnx"), str(tmp_path / "packed"), "fp32", SOURCES)
+    build_release(str(odd), str(tmp_path / "x" / "release" / "1"), "tiny", str(tmp_path / "packed"), 8)
     handler = load_handler(tmp_path / "x" / "release" / "1")
     assert [one["label"] for one in handler.classify(["awful", "superb"])] == labels
 
@@ -147,13 +157,14 @@ def test_architectures_give_the_same_in_onnx(encoder: Path, tmp_path: Path, name
             weights.mul_(8 if weights.ndim > 1 and name != "modernbert" else 1)
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
-    export_onnx(str(folder), str(tmp_path / "model.onnx"), "fp32", str(tmp_path))
-    shutil.copy(folder / "tokenizer.json", tmp_path)
-    (tmp_path / "serving.json").write_text('{"labels": ["a", "b", "c"], "max_length": 60, "pad_token_id": 0}')
+    onnx_model(str(folder), str(tmp_path / "fp32.onnx"))
+    pack_model(
+        str(folder), str(tmp_path / "fp32.onnx"), str(tmp_path / "packed"), "fp32", {**SOURCES, "max_length": "60"}
+    )
     handler = TextClassificationHandler()
-    handler.initialize(make_context(1, tmp_path))
+    handler.initialize(make_context(1, tmp_path / "packed"))
     texts = ["superb", "the film was awful and " * 9, "a story it is with music of long scene"]
-    found = handler.probabilities(handler.tokenizer.encode_batch(texts))
+    found = handler.probabilities(handler.tokenizer.encode_batch(texts), handler.together)
     assert np.abs(found - predict(str(folder), texts, 60)).max() < 1e-5
     assert np.ptp(found, axis=0).max() > 3e-4  # or the texts do not matter
 
@@ -167,13 +178,15 @@ def test_in_kfps_local_runner_the_same_model_gives_the_same_bytes(model: Path, t
     inputs = expected.parents[3]
 
     @dsl.pipeline(name="archive")
-    def pipeline(model_uri: str, metrics_uri: str, train_uri: str) -> None:
+    def pipeline(model_uri: str, metrics_uri: str, predictions_uri: str, report_uri: str) -> None:
         archive_model(
             model=dsl.importer(artifact_uri=model_uri, artifact_class=dsl.Model).output,
             metrics=dsl.importer(artifact_uri=metrics_uri, artifact_class=dsl.Metrics).output,
-            train=dsl.importer(artifact_uri=train_uri, artifact_class=dsl.Dataset).output,
+            train=dsl.importer(artifact_uri=metrics_uri, artifact_class=dsl.Dataset).output,
+            predictions=dsl.importer(artifact_uri=predictions_uri, artifact_class=dsl.Dataset).output,
+            evaluation_report=dsl.importer(artifact_uri=report_uri, artifact_class=dsl.HTML).output,
             precision="int8",
-            max_length=MAX_LENGTH,
+            **LIMITS,
             handler=HANDLER,
             requirements="\n".join(packages.SERVING),
             volume_path=str(tmp_path / "volume"),
@@ -186,7 +199,8 @@ def test_in_kfps_local_runner_the_same_model_gives_the_same_bytes(model: Path, t
         {
             "model_uri": str(model),
             "metrics_uri": str(inputs / "metrics.json"),
-            "train_uri": str(inputs / "metrics.json"),
+            "predictions_uri": str(inputs / "predictions.parquet"),
+            "report_uri": str(inputs / "evaluation.html"),
         },
         tmp_path,
     )

@@ -223,15 +223,17 @@ def test_an_interrupted_run_leaves_nothing_running(folder: Path, encoder: Path, 
 def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> None:
     import shutil
 
-    from nlp_pipeline.components.archive_model import build_release
+    from nlp_pipeline.components.archive_model import build_release, pack_model
+    from nlp_pipeline.components.archive_model_graph import onnx_model
     from nlp_pipeline.components.archive_model_release import publish_release, seal_release
     from nlp_pipeline.pipeline import HANDLER
     from nlp_pipeline.serving.torchserve import free_ports
 
     volume = folder / "outputs" / "volume" / "tiny"
-    (folder / "scratch").mkdir()
     sources = {"handler.py": HANDLER, "requirements.txt": "", "max_length": "32"}
-    build_release(str(model), str(folder / "release"), "tiny", "int8", sources, str(folder / "scratch"))
+    onnx_model(str(model), str(folder / "fp32.onnx"))
+    pack_model(str(model), str(folder / "fp32.onnx"), str(folder / "scratch"), "int8", sources)
+    build_release(str(model), str(folder / "release"), "tiny", str(folder / "scratch"), 8)
     digest = seal_release(str(folder / "release"), {"model_name": "tiny"})
     publish_release(str(folder / "release"), str(volume), digest)
     (volume / "latest.json").write_text(json.dumps({"digest": digest, "run_id": "run"}))

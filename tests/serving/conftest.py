@@ -17,31 +17,61 @@ from nlp_pipeline.components.archive_model import archive_model
 from nlp_pipeline.components.archive_model_release import seal_release
 from nlp_pipeline.pipeline import HANDLER
 from nlp_pipeline.serving.handler import TextClassificationHandler
+from tests.conftest import make_rows, write_parquet
 
 MAX_LENGTH = 32
+LIMITS: dict[str, Any] = {
+    "max_length": MAX_LENGTH,
+    "max_quantisation_drop": 0.005,
+    "min_agreement": 0.97,
+    "serving_gpus": 0,
+}
+REPORT = "<!doctype html>\n<html><body><h1>Evaluation</h1><footer>the end</footer></body></html>\n"
 
 
 @functools.cache
 def made_release(model: Path, precision: str, model_name: str = "tiny") -> Path:
     """Returns a release of the model, made once a session; a volume of its own lies around it."""
-    folder = model.parent / f"archived-{model_name}-{precision}"
+    return Path(archived(model, model.parent / f"archived-{model_name}-{precision}", precision, model_name)["release"])
+
+
+def archived(
+    model: Path, folder: Path, precision: str, model_name: str = "tiny", predicted: list[str] | None = None, **other: Any
+) -> dict[str, Any]:
+    """Runs the step, with its inputs and a volume in a folder that is made, and returns what it notes of the release.
+
+    Args:
+        model: A classifier of "0" and "4".
+        folder: The folder.
+        precision: The parameter.
+        model_name: The parameter.
+        predicted: What the offline model said of `make_rows(100, seed=21)`; by default what is right.
+        other: More parameters.
+    """
     (folder / "volume").mkdir(parents=True)
     (folder / "metrics.json").write_text('{"accuracy": 1.0, "per_class": [{"label": "0"}, {"label": "4"}]}')
+    (folder / "evaluation.html").write_text(REPORT)
+    rows = make_rows(100, seed=21)
+    labels = [label for _, label in rows]
+    predictions = write_parquet(folder / "predictions.parquet", rows, predicted=predicted or labels)
     release = dsl.Model(uri=str(folder / "release"))
     archive_model.python_func(
         model=dsl.Model(uri=str(model), metadata={"base_model": "tiny-encoder"}),
         metrics=dsl.Metrics(uri=str(folder / "metrics.json")),
         train=dsl.Dataset(uri=str(folder / "train"), metadata={"source": "train.csv", "source_sha256": "ab12"}),
+        predictions=dsl.Dataset(uri=str(predictions)),
+        evaluation_report=dsl.HTML(uri=str(folder / "evaluation.html")),
         precision=precision,
-        max_length=MAX_LENGTH,
         handler=HANDLER,
         requirements="\n".join(packages.SERVING),
         volume_path=str(folder / "volume"),
         model_name=model_name,
         run_id="run",
         release=release,
+        report=dsl.HTML(uri=str(folder / "report.html")),
+        **{**LIMITS, **other},
     )
-    return Path(release.metadata["release"])
+    return dict(release.metadata)
 
 
 @pytest.fixture(scope="session")

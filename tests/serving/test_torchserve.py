@@ -235,7 +235,7 @@ def test_the_configuration_has_what_kserve_reads(release: Path) -> None:
     assert keys["model_store"] == "/mnt/models/model-store"
     assert keys["disable_token_authorization"] == keys["install_py_dep_per_model"] == "true"
     [(name, versions)] = json.loads(keys["model_snapshot"])["models"].items()
-    assert (name, versions["1.0"]["marName"], versions["1.0"]["batchSize"]) == ("tiny", "tiny.mar", 1)
+    assert (name, versions["1.0"]["marName"], versions["1.0"]["batchSize"]) == ("tiny", "tiny.mar", 8)
 
     local = dict(line.split("=", 1) for line in local_config(str(release), [1, 2, 3, 4, 5]).splitlines())
     assert {key for key in keys if keys[key] != local[key]} == {

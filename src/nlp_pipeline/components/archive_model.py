@@ -7,7 +7,7 @@ from kfp import dsl
 from nlp_pipeline import packages
 from nlp_pipeline.components.agreement import compare_answers, spread_rows
 from nlp_pipeline.components.archive_model_graph import HELPERS as GRAPH_HELPERS
-from nlp_pipeline.components.archive_model_graph import export_onnx, first_token_only, forget_origins, quantise_onnx
+from nlp_pipeline.components.archive_model_graph import onnx_model, quantise_onnx
 from nlp_pipeline.components.archive_model_precision import HELPERS as PRECISION_HELPERS
 from nlp_pipeline.components.archive_model_precision import (
     add_to_report,
@@ -21,6 +21,7 @@ from nlp_pipeline.components.archive_model_release import publish_release, seal_
 from nlp_pipeline.components.evaluate_model_report import (
     format_number,
     format_share,
+    is_finite,
     safe_text,
     section_html,
     table_html,
@@ -131,11 +132,12 @@ def torchserve_config(model_name: str, batch_size: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pack_model(model_path: str, folder: str, precision: str, sources: dict[str, str]) -> None:
+def pack_model(model_path: str, full: str, folder: str, precision: str, sources: dict[str, str]) -> None:
     """Puts together what goes into an archive.
 
     Args:
         model_path: The model as save_pretrained writes it.
+        full: The model in ONNX and fp32, as `onnx_model` writes it.
         folder: The folder to fill, which is made: model.onnx, handler.py, requirements.txt, tokenizer.json,
             serving.json.
         precision: "int8" or "fp32".
@@ -164,14 +166,8 @@ def pack_model(model_path: str, folder: str, precision: str, sources: dict[str, 
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             file.write(text)
     shutil.copyfile(os.path.join(model_path, "tokenizer.json"), os.path.join(folder, "tokenizer.json"))
-    target = os.path.join(folder, "model.onnx")
-    full = target if precision == "fp32" else os.path.join(folder, "fp32.onnx")
-    export_onnx(model_path, full)
-    forget_origins(full)
-    first_token_only(full)
-    if precision == "int8":
-        quantise_onnx(full, target)
-        os.remove(full)
+    write = quantise_onnx if precision == "int8" else shutil.copyfile
+    write(full, os.path.join(folder, "model.onnx"))
 
 
 def build_release(model_path: str, folder: str, model_name: str, packed: str, batch_size: int) -> None:
@@ -207,6 +203,7 @@ def build_release(model_path: str, folder: str, model_name: str, packed: str, ba
         compare_answers,
         format_number,
         format_share,
+        is_finite,
         safe_text,
         section_html,
         table_html,
@@ -272,9 +269,11 @@ def archive_model(
     rows = spread_rows(predictions.path, 2000)
     names, why = candidates(precision, serving_gpus)
     with tempfile.TemporaryDirectory() as scratch:
+        full = os.path.join(scratch, "fp32.onnx")
+        onnx_model(model.path, full)
         tried: dict[str, dict[str, Any]] = {}
         for name in names:
-            pack_model(model.path, os.path.join(scratch, name), name, sources)
+            pack_model(model.path, full, os.path.join(scratch, name), name, sources)
             tried[name] = try_archive(os.path.join(scratch, name), rows)
         chosen, reason = (names[0], why) if why else choose_precision(tried, max_quantisation_drop, min_agreement)
         # On a GPU, requests share model calls; on a CPU each CPU takes a request.

@@ -77,7 +77,7 @@ def choose_precision(tried: dict[str, dict[str, Any]], max_drop: float, min_agre
         The number format, and the reason as a sentence.
     """
     fastest = sorted(tried, key=lambda name: -tried[name]["texts_per_second"])
-    refused = []
+    refused: list[str] = []
     for name in fastest:
         one = tried[name]
         # Differences of decimal fractions are not exact.

@@ -97,6 +97,11 @@ def text_of(instance: Any, number: int) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def last_word(encoding: Any) -> int:
+    """Returns the number of the last word, as the tokenizer counts them, that has a token in an encoding."""
+    return max((word for word in encoding.word_ids if word is not None), default=-1)
+
+
 def choose_provider(precision: str, available: list[str]) -> tuple[str, str]:
     """Returns the execution provider that a model runs by, and the reason.
 
@@ -190,12 +195,13 @@ class TextClassificationHandler:
     def encode(self, text: str) -> Any:
         """Returns what the tokenizer makes of a text, cut at `max_length` tokens, special ones included.
 
-        Of a long text it looks at the beginning first: words do not change what comes before them.
+        Of a long text it looks at the beginning first: words do not change what comes before them. The last one it
+        sees there may be cut itself, such as a run of spaces.
         """
         end = text.rfind(" ", 0, CHARACTERS * self.max_length) if len(text) > CHARACTERS * self.max_length else -1
         if end > 0:
             encoding = self.tokenizer.encode(text[:end])
-            if encoding.overflowing:
+            if encoding.overflowing and last_word(encoding) < last_word(encoding.overflowing[-1]):
                 return encoding
         return self.tokenizer.encode(text)
 
