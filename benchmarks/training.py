@@ -93,6 +93,8 @@ def rounds(max_length: int, rows: dict[str, int], held_out: int) -> dict[str, li
     samples: dict[str, list[dict[str, float]]] = {who: [] for who in rows}
     with contextlib.ExitStack() as stack:
         processes = {who: stack.enter_context(ProcessPoolExecutor(1, spawn)) for who in rows}
+        for who, process in processes.items():  # the first step of a process is a slow one
+            process.submit(sample, who, {**OPTIONS, "max_length": max_length, "seed": 0}, BATCH, BATCH).result()
         for seed in range(1, FEWEST + 1):
             options = {**OPTIONS, "max_length": max_length, "seed": seed}
             for who, process in processes.items():

