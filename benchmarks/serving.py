@@ -171,10 +171,10 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     booted: dict[str, list[float]] = {who: [] for who in releases}
     try:
         for turn in range(1 if quick else FEWEST):
-            for who, path in releases.items():
+            for number, (who, path) in enumerate(releases.items()):
                 if who in servers:
                     servers.pop(who).end()
-                server = Server(path, folder / f"{len(booted)}{turn}{len(servers)}")
+                server = Server(path, folder / f"server-{number}-{turn}")
                 booted[who].append(server.boot())
                 servers[who] = server
         figures = measure_points(quick, folder, servers)
