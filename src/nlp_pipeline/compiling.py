@@ -9,23 +9,59 @@ from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 
+PLATFORMS = ("kubeflow", "vertex")
 COMPILED = Path("compiled") / "nlp_pipeline.yaml"
 
 
-def compile_pipeline(image: str | None = None) -> str:
-    """Returns the pipeline's IR: two YAML documents, the pipeline and its Kubernetes platform spec.
+def compiled_path(platform: str) -> Path:
+    """Returns where a platform's compiled file lies, relative to the repository.
+
+    Args:
+        platform: One of PLATFORMS.
+    """
+    return {"kubeflow": COMPILED, "vertex": COMPILED.with_name("nlp_pipeline_vertex.yaml")}[platform]
+
+
+def load_pipeline(platform: str) -> Any:
+    """Returns a platform's pipeline, as kfp made it.
+
+    Args:
+        platform: One of PLATFORMS.
+
+    Raises:
+        UsageError: What the platform needs is not installed.
+    """
+    if platform == "kubeflow":
+        from nlp_pipeline.pipeline import nlp_pipeline
+
+        return nlp_pipeline
+    try:
+        import google_cloud_pipeline_components  # noqa: F401
+    except ModuleNotFoundError:
+        raise UsageError(
+            "google-cloud-pipeline-components is not installed: pip install -c constraints.txt -e '.[vertex]'"
+        ) from None
+    from nlp_pipeline.pipeline_vertex import nlp_pipeline_vertex
+
+    return nlp_pipeline_vertex
+
+
+def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> str:
+    """Returns the pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
 
     Args:
         image: An image that holds the packages of every step, for steps that install nothing; None for steps that
             install their packages on a plain Python image.
+        platform: One of PLATFORMS.
+
+    Raises:
+        UsageError: What the platform needs is not installed.
     """
     from kfp import compiler
 
-    from nlp_pipeline.pipeline import nlp_pipeline
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(nlp_pipeline, str(path))
+        compiler.Compiler().compile(load_pipeline(platform), str(path))
         ir = path.read_text(encoding="utf-8")
     return with_image(ir, image) if image is not None else ir
 
@@ -87,17 +123,18 @@ def check_image(image: str, flag: str = "--image") -> None:
         )
 
 
-def write_compiled(target: Path, image: str | None = None) -> None:
+def write_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> None:
     """Writes the pipeline's IR.
 
     Args:
         target: The file.
         image: The steps' image; see `compile_pipeline`.
+        platform: One of PLATFORMS.
 
     Raises:
         UsageError: The file can't be written.
     """
-    text = compile_pipeline(image)
+    text = compile_pipeline(image, platform)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8", newline="\n")
@@ -105,12 +142,13 @@ def write_compiled(target: Path, image: str | None = None) -> None:
         raise UsageError(f"{target} can't be written ({error.strerror}): name another file with --output") from None
 
 
-def check_compiled(target: Path, image: str | None = None) -> str:
+def check_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> str:
     """Compares a compiled file with the code.
 
     Args:
         target: The file.
         image: The steps' image; see `compile_pipeline`.
+        platform: One of PLATFORMS.
 
     Returns:
         The difference as a unified diff; empty where the file is current.
@@ -121,7 +159,6 @@ def check_compiled(target: Path, image: str | None = None) -> str:
     if not target.is_file():
         raise PipelineError(f"{target} is not there: write it with --compile")
     former = target.read_text(encoding="utf-8")
-    diff = difflib.unified_diff(
-        former.splitlines(), compile_pipeline(image).splitlines(), str(target), "the code", lineterm="", n=1
-    )
+    current = compile_pipeline(image, platform).splitlines()
+    diff = difflib.unified_diff(former.splitlines(), current, str(target), "the code", lineterm="", n=1)
     return "\n".join(diff)

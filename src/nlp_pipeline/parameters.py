@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nlp_pipeline.compiling import load_pipeline
 from nlp_pipeline.errors import UsageError
 
 KINDS: dict[str, type] = {"String": str, "Integer": int, "Float": float, "Boolean": bool}
@@ -27,19 +28,25 @@ class Parameter:
     description: str
 
 
-def pipeline_parameters() -> dict[str, Parameter]:
-    """Returns the pipeline's parameters by name, in the order of its signature."""
-    from nlp_pipeline.pipeline import nlp_pipeline
+def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
+    """Returns the pipeline's parameters by name, in the order of its signature.
 
-    inputs = nlp_pipeline.component_spec.inputs or {}
+    Args:
+        platform: One of `compiling.PLATFORMS`.
+
+    Raises:
+        UsageError: What the platform needs is not installed.
+    """
+    inputs = load_pipeline(platform).component_spec.inputs or {}
     return {name: Parameter(name, KINDS[one.type], one.default, one.description or "") for name, one in inputs.items()}
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
     """Reads what `--set` was given.
 
     Args:
         settings: `NAME=VALUE` each; of a name that stands twice the last counts.
+        platform: One of `compiling.PLATFORMS`.
 
     Returns:
         The values, in the parameters' types.
@@ -48,7 +55,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         UsageError: There is no "=", the name is unknown (the message has the nearest one), or the value is not of the
             parameter's type.
     """
-    parameters = pipeline_parameters()
+    parameters = pipeline_parameters(platform)
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -85,11 +92,12 @@ def refuse_passwords(values: dict[str, Any]) -> None:
             )
 
 
-def check_ranges(values: dict[str, Any]) -> None:
+def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
 
     Args:
         values: Some of the pipeline's arguments.
+        platform: One of `compiling.PLATFORMS`.
 
     Raises:
         UsageError: One is not in its range.
