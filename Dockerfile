@@ -1,7 +1,8 @@
 # Two images, by target:
 #
 #   steps        every step's packages, so that pods install nothing: --compile --image IMAGE
-#   torchserve   what serves the archives with KServe: --manifests --runtime-image IMAGE
+#   torchserve   what serves the archives: with KServe (--manifests --runtime-image IMAGE), and on Vertex AI
+#                (--set serving_image=IMAGE)
 #
 #   docker build --build-arg TORCH_INDEX=ADDRESS --target steps --tag nlp-pipeline-steps:0.1.0 .
 #   docker build --build-arg ACCELERATOR=cuda --target steps --tag nlp-pipeline-steps:0.1.0-cuda .
@@ -36,7 +37,7 @@ FROM base AS torchserve
 RUN python packages.py "torchserve-$ACCELERATOR" > torchserve.txt \
  && pip install --constraint constraints.txt --requirement torchserve.txt
 COPY src/nlp_pipeline/__init__.py nlp_pipeline/
-COPY src/nlp_pipeline/serving/__init__.py src/nlp_pipeline/serving/runtime.py src/nlp_pipeline/serving/torchserve.py nlp_pipeline/serving/
+COPY src/nlp_pipeline/serving/__init__.py src/nlp_pipeline/serving/cloud_storage.py src/nlp_pipeline/serving/runtime.py src/nlp_pipeline/serving/torchserve.py nlp_pipeline/serving/
 ENV PYTHONPATH=/opt/nlp-pipeline
 EXPOSE 8080 8082
 # A number, by which Kubernetes can tell that it is not root.

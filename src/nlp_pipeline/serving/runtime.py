@@ -1,15 +1,25 @@
-"""What the TorchServe image runs, on the release that KServe mounts; `ServingRuntime` names both ways to call it.
+"""What the TorchServe image runs: KServe mounts the release, Vertex AI names a folder in Cloud Storage.
 
 `python -m nlp_pipeline.serving.runtime [RELEASE]` becomes TorchServe: no process stands between, and so a SIGTERM
-reaches it. `python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded.
+reaches it. Without RELEASE it serves what AIP_STORAGE_URI names (Vertex AI sets it), else /mnt/models (KServe's mount).
+`python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded: KServe runs it
+by the `ServingRuntime`, Vertex AI by the `healthProbe` and `startupProbe` of the Model's container specification.
 
 No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 and "Healthy" as
-soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; GET
-/v1/models/NAME is a 404, before and after; GET /v1/models/NAME:predict waits while the model loads, and then is a 400,
-for want of instances. Its management address does tell, the state of each worker, and is for localhost only.
+soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; it is a
+500 only when TorchServe has given up, which takes five minutes (`maxRetryTimeoutInSec`). GET /v1/models/NAME,
+/v2/health/ready and /v2/models/NAME/ready are a 404, before and after. GET /v1/models/NAME:predict waits while the
+model loads, and then is a 400, for want of instances; a probe that is a prediction would stand in line with the others
+and take a busy server out of traffic. The management address does tell, the state of each worker, and is for localhost
+only.
+
+Where a platform asks /ping nevertheless, as Vertex AI does for a Model without a `healthProbe`, traffic comes early. No
+request is lost by that: it waits while the model loads (seen: 11 seconds), and is answered then. Of a model that can't
+be loaded, users would get a 500.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -45,15 +55,17 @@ def chosen_ports(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the ports, by the names of `PORTS`.
 
     Args:
-        environment: The environment, which may change them.
+        environment: The environment, which may change them; AIP_HTTP_PORT is Vertex AI's word for the first.
 
     Raises:
         RuntimeError: One is no number.
     """
-    ports = {name: environment.get(name, str(port)) for name, port in PORTS.items()}
-    for name, port in ports.items():
-        if not port.isdecimal():
-            raise RuntimeError(f"{name} is {port!r}: it must be the number of a port")
+    ports = {}
+    for name, port in PORTS.items():
+        source = "AIP_HTTP_PORT" if name == "PORT_INFERENCE" and "AIP_HTTP_PORT" in environment else name
+        ports[name] = environment.get(source, str(port))
+        if not ports[name].isdecimal():
+            raise RuntimeError(f"{source} is {ports[name]!r}: it must be the number of a port")
     return ports
 
 
@@ -118,6 +130,30 @@ def check_ready(model_name: str) -> str:
     return f"model {model_name!r} is not loaded: {found}; the log of the container tells more"
 
 
+def fetch_release(uri: str) -> Path:
+    """Downloads the release of a Model of Vertex AI into a new folder, which is returned.
+
+    Args:
+        uri: AIP_STORAGE_URI: where Vertex AI has copied what the Model's artifactUri names.
+
+    Raises:
+        RuntimeError: There is no whole release, or predictions are to be asked where TorchServe has none.
+    """
+    # KServe's pods have no use for Google's client.
+    from nlp_pipeline.serving.cloud_storage import download_release
+
+    folder = Path(tempfile.mkdtemp(prefix="release-"))
+    try:
+        model_name = download_release(uri, folder)["model_name"]
+        wanted, route = f"/v1/models/{model_name}:predict", os.environ.get("AIP_PREDICT_ROUTE", "")
+        if route not in ("", wanted):
+            raise RuntimeError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return folder
+
+
 def serve(release: Path) -> None:
     """Becomes TorchServe on a release.
 
@@ -139,12 +175,12 @@ def serve(release: Path) -> None:
 
 
 def main() -> None:
-    """Serves the release in /mnt/models, or in the folder that is given; with --ready, tells whether it is loaded."""
-    arguments = sys.argv[1:]
+    """Serves a release; with --ready, tells whether it is loaded."""
+    arguments, uri = sys.argv[1:], os.environ.get("AIP_STORAGE_URI", "")
     try:
         if arguments[:1] == ["--ready"] and len(arguments) == 2:
             sys.exit(check_ready(arguments[1]) or 0)
-        serve(Path(arguments[0] if arguments else RELEASE).absolute())
+        serve(fetch_release(uri) if uri and not arguments else Path(arguments[0] if arguments else RELEASE).absolute())
     except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
 
