@@ -79,7 +79,9 @@ def download(bucket: Any, name: str, target: Path) -> None:
     try:
         bucket.blob(name).download_to_filename(str(target))
     except NotFound:
-        raise RuntimeError(f"{address} is not there: the Model's artifactUri must be the folder of a whole release") from None
+        raise RuntimeError(
+            f"{address} is not there: the Model's artifactUri must be the folder of a whole release"
+        ) from None
     except Forbidden as error:
         advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
         raise RuntimeError(f"{address} may not be read: {advice}; {one_line(error)}") from None

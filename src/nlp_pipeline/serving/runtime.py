@@ -2,8 +2,8 @@
 
 `python -m nlp_pipeline.serving.runtime [RELEASE]` becomes TorchServe: no process stands between, and so a SIGTERM
 reaches it. Without RELEASE it serves what AIP_STORAGE_URI names (Vertex AI sets it), else /mnt/models (KServe's mount).
-`python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded: KServe runs it
-by the `ServingRuntime`, Vertex AI by the `healthProbe` and `startupProbe` of the Model's container specification.
+`python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded: KServe runs
+it by the `ServingRuntime`, Vertex AI by the `healthProbe` and `startupProbe` of the Model's container specification.
 
 No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 and "Healthy" as
 soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; it is a
