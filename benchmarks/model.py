@@ -121,7 +121,7 @@ def train(folder: Path, options: dict[str, Any]) -> None:
 def release(quick: bool) -> Path:
     """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
     from nlp_pipeline.components import archive_model, archive_model_graph
-    from nlp_pipeline.pipeline import HANDLER
+    from nlp_pipeline.graph import HANDLER
 
     model = trained_model(quick)
     precision = "int8"

@@ -1,6 +1,7 @@
 """The pipeline as IR YAML, the file that the dashboard takes."""
 
 import difflib
+import importlib.util
 import itertools
 import re
 import tempfile
@@ -35,12 +36,8 @@ def load_pipeline(platform: str) -> Any:
         from nlp_pipeline.pipeline import nlp_pipeline
 
         return nlp_pipeline
-    try:
-        import google_cloud_pipeline_components  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError(
-            "google-cloud-pipeline-components is not installed: pip install -c constraints.txt -e '.[vertex]'"
-        ) from None
+    if importlib.util.find_spec("google_cloud_pipeline_components") is None:
+        raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
     from nlp_pipeline.pipeline_vertex import nlp_pipeline_vertex
 
     return nlp_pipeline_vertex

@@ -13,7 +13,7 @@ from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model, build_mar, build_release, pack_model
 from nlp_pipeline.components.archive_model_graph import onnx_model
 from nlp_pipeline.components.archive_model_release import release_files
-from nlp_pipeline.pipeline import HANDLER
+from nlp_pipeline.graph import HANDLER
 from tests.serving.conftest import (
     LIMITS,
     MAX_LENGTH,

@@ -49,6 +49,13 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     assert seal_release(str(tmp_path / "a"), {"model_name": "a", "run_id": "other"}) == digests[0]
 
 
+def test_without_a_volume_the_release_is_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    digest = make_folder(tmp_path / "a")
+    assert publish_release(str(tmp_path / "a"), "", digest) == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
 def test_the_same_content_twice_is_a_no_op(tmp_path: Path) -> None:
     digest = make_folder(tmp_path / "a")
     first = Path(publish_release(str(tmp_path / "a"), str(tmp_path / "volume"), digest))

@@ -13,6 +13,7 @@ from nlp_pipeline.components.load_data_fetch import (
     fetch_source,
     file_path,
     file_sha256,
+    mounted_path,
     shown_url,
 )
 from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
@@ -80,9 +81,20 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("source", ["ftp://me:hunter2@host/x.csv", "htps://me:hunter2@host/x.csv", "://hunter2"])
 def test_an_unknown_scheme(source: str) -> None:
-    with pytest.raises(ValueError, match="use a path, file://, http://, https:// or s3://") as caught:
+    with pytest.raises(ValueError, match=r"use a path, file://, http\(s\)://, s3:// or gs://") as caught:
         fetch_source(source, "unused")
     assert repr(source.partition("://")[0]) in one_line(caught, ValueError, "hunter2")
+
+
+def test_a_file_in_cloud_storage_is_read_through_its_mount(tmp_path: Path) -> None:
+    (tmp_path / "bucket" / "folder").mkdir(parents=True)
+    path = tmp_path / "bucket" / "folder" / "x.csv"
+    path.touch()
+    assert mounted_path("gs://bucket/folder/x.csv", str(tmp_path)) == str(path)
+    with pytest.raises(ValueError, match=r"'gs://bucket/y\.csv' is not there, or the run's service account may not"):
+        mounted_path("gs://bucket/y.csv", str(tmp_path))
+    with pytest.raises(ValueError, match="where Vertex AI mounts buckets, and here is none"):
+        mounted_path("gs://bucket/x.csv", str(tmp_path / "none"))
 
 
 def test_sha256(tmp_path: Path) -> None:

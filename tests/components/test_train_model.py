@@ -163,6 +163,14 @@ def test_other_inputs_have_other_checkpoints_and_a_busy_folder_is_left_alone(tmp
     lock.close()
 
 
+def test_without_a_volume_checkpoints_are_a_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = [step.checkpoint_folder("", "m", run, {"epochs": 1.0}) for run in ("run1", "run2")]
+    assert found[0][0] != found[1][0] and all(Path(folder).is_relative_to(tmp_path) for folder, _ in found)
+    for _, lock in found:
+        lock.close()
+
+
 def test_the_last_whole_checkpoint_is_by_number_not_by_name(tmp_path: Path) -> None:
     assert step.last_checkpoint(str(tmp_path)) is None
     for number in (9, 10, 100):

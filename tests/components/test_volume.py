@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 
 
 @pytest.mark.parametrize("name", ["a", "movie-reviews", "a" * 63, "a1"])
@@ -34,11 +34,21 @@ def test_a_volume_that_cannot_be_written_to(tmp_path: Path) -> None:
         run_folder(str(tmp_path), "model", "run")
 
 
+def test_without_a_volume_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source").touch()
+    assert run_folder("", "model", "run") == model_folder("", "model") == ""
+    assert put_on_volume("source", "", "deep/target") == "source"
+    assert list(tmp_path.iterdir()) == [tmp_path / "source"]
+    with pytest.raises(ValueError, match="model_name is 'No Name'"):
+        run_folder("", "No Name", "run")
+
+
 def test_a_file_is_copied_and_replaced(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "volume" / "deep" / "target"
     for content in ("one", "two"):
         source.write_text(content)
-        put_on_volume(str(source), str(target))
+        assert put_on_volume(str(source), str(tmp_path / "volume"), "deep/target") == str(target)
         assert target.read_text() == content
         assert list(target.parent.iterdir()) == [target]
     assert source.exists()
@@ -49,13 +59,13 @@ def test_a_folder_is_copied_and_replaced(tmp_path: Path) -> None:
     (source / "sub" / "empty").mkdir(parents=True)
     (source / "sub" / "file").write_text("one")
     (source / "link").symlink_to(source / "sub" / "file")
-    put_on_volume(str(source), str(target))
+    put_on_volume(str(source), str(target.parent), target.name)
     (source / "sub" / "file").unlink()
     (source / "link").unlink()
     (source / "other").write_text("two")
     assert (target / "sub" / "file").read_text() == (target / "link").read_text() == "one"
     assert (target / "sub" / "empty").is_dir()
-    put_on_volume(str(source), str(target))
+    put_on_volume(str(source), str(target.parent), target.name)
     assert sorted(path.name for path in target.iterdir()) == ["other", "sub"]
     assert list((target / "sub").iterdir()) == [target / "sub" / "empty"]
     assert list(target.parent.iterdir()) == [target]
@@ -76,7 +86,7 @@ def test_a_failed_copy_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space left"):
-        put_on_volume(str(source), str(target))
+        put_on_volume(str(source), str(target.parent), target.name)
     assert list(target.parent.iterdir()) == [target]
     assert (target / "a").read_text() == "former"
 
@@ -91,5 +101,5 @@ def test_a_volume_with_fixed_modes_and_times(tmp_path: Path, monkeypatch: pytest
 
     for name in ("chmod", "utime", "chown"):
         monkeypatch.setattr(os, name, refuse)
-    put_on_volume(str(source), str(target))
+    put_on_volume(str(source), str(target.parent), target.name)
     assert (target / "sub" / "file").read_text() == "one"

@@ -226,7 +226,7 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
     from nlp_pipeline.components.archive_model import build_release, pack_model
     from nlp_pipeline.components.archive_model_graph import onnx_model
     from nlp_pipeline.components.archive_model_release import publish_release, seal_release
-    from nlp_pipeline.pipeline import HANDLER
+    from nlp_pipeline.graph import HANDLER
     from nlp_pipeline.serving.torchserve import free_ports
 
     volume = folder / "outputs" / "volume" / "tiny"

@@ -15,7 +15,7 @@ from kfp import dsl
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model
 from nlp_pipeline.components.archive_model_release import seal_release
-from nlp_pipeline.pipeline import HANDLER
+from nlp_pipeline.graph import HANDLER
 from nlp_pipeline.serving.handler import TextClassificationHandler
 from tests.conftest import make_rows, write_parquet
 

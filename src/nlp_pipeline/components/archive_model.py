@@ -28,7 +28,7 @@ from nlp_pipeline.components.evaluate_model_report import (
 )
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
-from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 
 
 def build_mar(folder: str, model_name: str, target: str) -> None:
@@ -249,7 +249,7 @@ def archive_model(
         max_length: Tokens at which a text is cut.
         handler: Source of the TorchServe handler.
         requirements: Lines of pip requirements that the handler needs.
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: Name of the model, of the archive and of the InferenceService: a DNS-1035 label.
         run_id: The pipeline run's id.
         release: The release: release.json, config/, model-store/, huggingface/.
@@ -285,7 +285,7 @@ def archive_model(
         page = add_to_report(file.read(), precision_section(compared))
     with open(report.path, "w", encoding="utf-8") as file:
         file.write(page)
-    put_on_volume(report.path, os.path.join(folder, "report.html"))
+    put_on_volume(report.path, folder, "report.html")
     with open(metrics.path, encoding="utf-8") as file:
         evaluated = json.load(file)
     record: dict[str, Any] = {
@@ -300,7 +300,7 @@ def archive_model(
         "source_sha256": train.metadata.get("source_sha256"),
     }
     digest = seal_release(release.path, record)
-    published = publish_release(release.path, os.path.join(volume_path, model_name), digest)
+    published = publish_release(release.path, model_folder(volume_path, model_name), digest)
     archive = os.path.join(published, "model-store", f"{model_name}.mar")
     release.metadata.update(
         digest=digest, release=published, archive=archive, archive_bytes=os.path.getsize(archive), precision=chosen

@@ -60,11 +60,11 @@ def publish_release(folder: str, model_folder: str, digest: str) -> str:
 
     Args:
         folder: The sealed release.
-        model_folder: The model's folder on the volume.
+        model_folder: The model's folder on the volume; empty where there is no volume.
         digest: The release's digest.
 
     Returns:
-        The published folder.
+        The published folder; the sealed release itself where there is no volume.
     """
     import contextlib
     import os
@@ -72,6 +72,8 @@ def publish_release(folder: str, model_folder: str, digest: str) -> str:
     import tempfile
     import time
 
+    if not model_folder:
+        return folder
     target = os.path.join(model_folder, "releases", digest)
     if os.path.exists(os.path.join(target, "release.json")):
         return target

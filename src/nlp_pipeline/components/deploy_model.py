@@ -241,7 +241,7 @@ def deploy_model(
     for artifact, name in ((endpoint, "endpoint.json"), (deployment, "deployment.json")):
         with open(artifact.path, "w", encoding="utf-8") as file:
             json.dump(artifact.metadata, file, indent=1)
-        put_on_volume(artifact.path, os.path.join(folder, name))
+        put_on_volume(artifact.path, folder, name)
     if done["outcome"] not in ("deployed", "unchanged"):
         raise RuntimeError(f"{done['outcome']}: {done['reason']}")
     print(f"{done['outcome']}: {endpoint.metadata['url']}", flush=True)

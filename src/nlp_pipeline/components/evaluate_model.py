@@ -161,7 +161,7 @@ def evaluate_model(
         evaluation: Rows to evaluate on: Parquet with the string columns text and label.
         training: What train_model told, the loss curve among it.
         max_length: Tokens at which a text is cut.
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: Name of the model, a DNS-1035 label.
         run_id: The pipeline run's id.
         metrics: Accuracy, macro F1, log loss, calibration error and the majority class's; the file holds all of it.
@@ -170,7 +170,6 @@ def evaluate_model(
         report: The report, one self-contained page.
     """
     import json
-    import os
 
     import pyarrow
     import pyarrow.parquet
@@ -203,8 +202,7 @@ def evaluate_model(
     rows = list(zip(texts, names, predicted, scores, strict=True))
     with open(report.path, "w", encoding="utf-8") as file:
         file.write(render_report(model_name, run_id, result, trained, rows))
-    metrics.metadata["report"] = os.path.join(folder, "report.html")
-    put_on_volume(report.path, metrics.metadata["report"])
-    put_on_volume(metrics.path, os.path.join(folder, "metrics.json"))
-    put_on_volume(predictions.path, os.path.join(folder, "datasets", "predictions.parquet"))
+    metrics.metadata["report"] = put_on_volume(report.path, folder, "report.html")
+    put_on_volume(metrics.path, folder, "metrics.json")
+    put_on_volume(predictions.path, folder, "datasets/predictions.parquet")
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")

@@ -151,14 +151,14 @@ def load_data(
     """Loads labelled text, checks it and hands it on as Parquet.
 
     Args:
-        train_data: Path or URL (file, http, https, s3) of CSV, TSV, JSONL or Parquet, plain or gzipped.
+        train_data: Path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, plain or gzipped.
         evaluation_data: The same for evaluation; empty to split a share off the training data.
         text_column: Name of the text's column.
         label_column: Name of the label's column.
         evaluation_share: Share of each class to split off where there is no evaluation_data.
         max_bad_share: Share of rows, from 0 to 1, that may lack a text or a label before the step fails.
         seed: Seed of the split.
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: Name of the model, a DNS-1035 label.
         run_id: The pipeline run's id.
         train: Rows to train on: string columns text and label.
@@ -199,10 +199,10 @@ def load_data(
             source=sources[part]["name"],
             source_sha256=sums[part].result(),
         )
-        put_on_volume(artifact.path, os.path.join(folder, "datasets", f"{part}.parquet"))
+        put_on_volume(artifact.path, folder, f"datasets/{part}.parquet")
     train.metadata["run_dir"] = folder
     text = summarise(counted, {part: source["name"] for part, source in sources.items()})
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(text)
-    put_on_volume(summary.path, os.path.join(folder, "datasets", "summary.md"))
+    put_on_volume(summary.path, folder, "datasets/summary.md")
     print(text)

@@ -1,4 +1,4 @@
-"""How `load_data` brings a source to a local file: a path, `file://`, `http(s)://` or `s3://`.
+"""How `load_data` brings a source to a local file: a path, `file://`, `http(s)://`, `s3://` or `gs://`.
 
 Hermetic helpers, inlined into the step as `additional_funcs`.
 """
@@ -13,7 +13,7 @@ def fetch_source(source: str, folder: str) -> tuple[str, str]:
     """Makes a source available as a local file.
 
     Args:
-        source: A path, or a URL that starts with file://, http://, https:// or s3://.
+        source: A path, or a URL that starts with file://, http://, https://, s3:// or gs://.
         folder: Where a download is put.
 
     Returns:
@@ -32,6 +32,8 @@ def fetch_source(source: str, folder: str) -> tuple[str, str]:
     if not is_url or scheme == "file":
         path = file_path(source)
         return path, path
+    if scheme == "gs":
+        return mounted_path(source), source
     target = os.path.join(folder, "download")
     if scheme in ("http", "https"):
         name = shown_url(source)
@@ -46,7 +48,7 @@ def fetch_source(source: str, folder: str) -> tuple[str, str]:
         download_s3(bucket, key, target)
     else:
         # The rest of an address that isn't understood may hold a password, so it isn't shown.
-        raise ValueError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http://, https:// or s3://")
+        raise ValueError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3:// or gs://")
     return target, name
 
 
@@ -75,6 +77,28 @@ def file_path(source: str) -> str:
         raise ValueError(f"{source!r} is {kind}: give the path of a CSV, TSV, JSONL or Parquet file")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{source!r} may not be read by this user: change its permissions")
+    return path
+
+
+def mounted_path(source: str, mount: str = "/gcs") -> str:
+    """Returns the path of an object in Cloud Storage, whose buckets Vertex AI mounts into every step.
+
+    Args:
+        source: gs://bucket/object.
+        mount: The folder that holds the buckets.
+
+    Raises:
+        ValueError: Buckets are not mounted here, or the object is not there.
+    """
+    import os
+
+    if not os.path.isdir(mount):
+        raise ValueError(
+            f"{source!r} is read through {mount}, where Vertex AI mounts buckets, and here is none: copy it"
+        )
+    path = os.path.join(mount, source.partition("://")[2])
+    if not os.path.isfile(path):
+        raise ValueError(f"{source!r} is not there, or the run's service account may not read it")
     return path
 
 
@@ -195,4 +219,4 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-HELPERS = [*S3_HELPERS, fetch_source, file_path, shown_url, download_http, download_s3, file_sha256]
+HELPERS = [*S3_HELPERS, fetch_source, file_path, mounted_path, shown_url, download_http, download_s3, file_sha256]

@@ -8,7 +8,7 @@ from nlp_pipeline import packages
 from nlp_pipeline.components.labels import label_order
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
-from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 
 
 def choose_device() -> dict[str, str]:
@@ -156,12 +156,14 @@ def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int
 def checkpoint_folder(volume_path: str, model_name: str, run_id: str, inputs: dict[str, Any]) -> tuple[str, Any]:
     """Returns a folder for checkpoints that a repeated run with the same inputs finds again, locked for this process.
 
+    Where there is no volume, it is a temporary one, which no other run finds.
+
     The folder is named by the digest of all that determines the training, so that checkpoints of another data set or
     of other parameters are never gone on from. Where another process trains the very same now, or the volume knows
     no locks, the run gets a folder of its own, which its own retries find again.
 
     Args:
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: The model's name.
         run_id: The pipeline run's id.
         inputs: All that determines the training, as JSON values.
@@ -173,9 +175,10 @@ def checkpoint_folder(volume_path: str, model_name: str, run_id: str, inputs: di
     import hashlib
     import json
     import os
+    import tempfile
 
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    folder = os.path.join(volume_path, model_name, "checkpoints", digest)
+    folder = os.path.join(model_folder(volume_path, model_name) or tempfile.mkdtemp(), "checkpoints", digest)
     os.makedirs(folder, exist_ok=True)
     lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115, the caller closes it
     try:
@@ -421,7 +424,7 @@ def train_model(
         max_train_rows: Train on so many rows, chosen at random; 0 for all.
         max_steps: Stop after so many steps; 0 for no cap.
         seed: Seed of the new head, the order of rows and dropout.
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: Name of the model, a DNS-1035 label.
         run_id: The pipeline run's id.
         model: The model as save_pretrained writes it, in safetensors, with its tokenizer.
@@ -429,7 +432,6 @@ def train_model(
     """
     import hashlib
     import json
-    import os
     import shutil
     import tempfile
 
@@ -475,6 +477,6 @@ def train_model(
         training.metadata.update(facts)
         with open(training.path, "w", encoding="utf-8") as file:
             json.dump({**facts, "loss_curve": result["loss_curve"]}, file, indent=1)
-        put_on_volume(model.path, os.path.join(folder, "model"))
-        put_on_volume(training.path, os.path.join(folder, "training.json"))
+        put_on_volume(model.path, folder, "model")
+        put_on_volume(training.path, folder, "training.json")
         shutil.rmtree(checkpoints)

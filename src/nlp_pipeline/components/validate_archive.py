@@ -9,7 +9,7 @@ from nlp_pipeline.components.agreement import HELPERS as AGREEMENT_HELPERS
 from nlp_pipeline.components.agreement import compare_answers, require_agreement, spread_rows
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
-from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 from nlp_pipeline.serving.client import HELPERS as CLIENT_HELPERS
 from nlp_pipeline.serving.client import replay
 from nlp_pipeline.serving.torchserve import HELPERS as TORCHSERVE_HELPERS
@@ -92,13 +92,12 @@ def validate_archive(
         validation_rows: Ask for so many rows, spread evenly; 0 for all.
         min_agreement: Least share of rows on which both must give the same label.
         max_accuracy_drop: By how much the served model's accuracy may be lower, as a fraction.
-        volume_path: Where the volume is mounted.
+        volume_path: Where the volume is mounted; empty where there is none.
         model_name: Name of the model, a DNS-1035 label.
         run_id: The pipeline run's id.
         validation: Agreement, accuracy, latency in milliseconds and requests per second.
     """
     import json
-    import os
     import tempfile
 
     folder = run_folder(volume_path, model_name, run_id)
@@ -111,11 +110,11 @@ def validate_archive(
     validation.metadata.update(facts)
     with open(validation.path, "w", encoding="utf-8") as file:
         json.dump(facts, file, indent=1)
-    put_on_volume(validation.path, os.path.join(folder, "validation.json"))
+    put_on_volume(validation.path, folder, "validation.json")
     print(", ".join(f"{key} {value:.4g}" for key, value in facts.items()), flush=True)
     require_agreement(compared, **limits)
     # What --serve takes: the release that was found good last.
     with tempfile.NamedTemporaryFile("w", suffix=".json") as latest:
         json.dump({"digest": release.metadata["digest"], "run_id": run_id}, latest)
         latest.flush()
-        put_on_volume(latest.name, os.path.join(volume_path, model_name, "latest.json"))
+        put_on_volume(latest.name, model_folder(volume_path, model_name), "latest.json")
