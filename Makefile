@@ -21,7 +21,7 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.local
-	$(PIP) --editable '.[local,deploy,test,lint]'
+	$(PIP) --editable '.[local,deploy,vertex,test,lint]'
 	@touch $@
 
 demo: setup  ## reviews in, checked predictions out
@@ -40,16 +40,16 @@ lint: setup-test  ## style, types, and what is generated against its source
 	$(VENV)/bin/python pipeline_v2.py --compile --check
 	$(VENV)/bin/python -m nlp_pipeline.readme --check
 
-compile: setup  ## write compiled/nlp_pipeline.yaml
+compile: setup-test  ## write the files in compiled/
 	$(VENV)/bin/python pipeline_v2.py --compile
 
-readme: setup  ## write the README's generated parts
+readme: setup-test  ## write the README's generated parts
 	$(VENV)/bin/python -m nlp_pipeline.readme
 
 # The newest versions that fit pyproject.toml, from a new environment; run the tests before you commit them.
 lock:  ## write constraints.txt anew
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[local,deploy,test,lint]'
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[local,deploy,vertex,test,lint]'
 	(echo '# What the project is tested with, on Python 3.11: written by `make lock`.'; \
 	 build/lock/bin/python -m pip freeze | grep -v '^nlp-pipeline' | sed 's/+cpu$$//') > constraints.txt
 

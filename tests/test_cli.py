@@ -137,12 +137,12 @@ def test_help_imports_nothing_that_takes_time() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *help_text, modules = done.stdout.splitlines()
-    slow = {"kfp", "torch", "transformers", "datasets", "pyarrow", "numpy", "httpx", "rich", "yaml", "pydantic"}
+    slow = {"kfp", "torch", "transformers", "datasets", "pyarrow", "numpy", "httpx", "rich", "yaml", "pydantic", "requests"}
     assert slow.isdisjoint(json.loads(modules))
     # In groups, with examples and exit codes.
     for heading in (
         "on this machine:",
-        "on Kubeflow Pipelines:",
+        "on Kubeflow Pipelines, or with --platform vertex on Vertex AI:",
         "on the cluster, by the kubeconfig:",
         "the run:",
         "serving:",
@@ -177,7 +177,8 @@ def test_what_compiling_and_manifests_give_as_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"compiled": "compiled/nlp_pipeline.yaml"}
+    both = {"compiled": "compiled/nlp_pipeline.yaml", "compiled_vertex": "compiled/nlp_pipeline_vertex.yaml"}
+    assert json.loads(capsys.readouterr().out) == both
     assert main(["--compile", "--check", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"stale": False}
     (tmp_path / "compiled" / "nlp_pipeline.yaml").write_text("# old\n")

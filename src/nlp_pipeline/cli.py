@@ -1,5 +1,6 @@
 """The command line: flags in, one command run, results on stdout, all else on stderr."""
 
+import argparse
 import json
 import os
 import sys
@@ -7,14 +8,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nlp_pipeline import commands, commands_kubeflow
+from nlp_pipeline import commands, commands_client, commands_kubeflow, commands_vertex
 from nlp_pipeline.errors import PipelineError, StoppedWaitingError
-from nlp_pipeline.flags import CLIENT, check_arguments, make_parser
+from nlp_pipeline.flags import BY_PLATFORM, CLIENT, check_arguments, check_platform, make_parser
 
 INTERRUPTED = 130
 SENDING = {f"--{name}" for name in CLIENT}
 DEPLOYING = {"--deploy", "--rollback", "--undeploy"}
-# Each returns its exit code, where that is not 0.
+# Each returns its exit code, where that is not 0. What is done on Vertex AI instead, stands in commands_vertex.py.
 RUN: dict[str, Callable[..., int | None]] = {
     "local": commands.run_local,
     "serve": commands.run_serve,
@@ -31,7 +32,7 @@ RUN: dict[str, Callable[..., int | None]] = {
     "runs": commands_kubeflow.run_runs,
     "download": commands_kubeflow.run_download,
     "doctor": commands_kubeflow.run_doctor,
-    "print_config": commands_kubeflow.run_print_config,
+    "print_config": commands_client.run_print_config,
     "completion": commands.run_completion,
     "manifests": commands.run_manifests,
     "deploy": commands.run_deployment,
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts: dict[str, Any] = {}
     try:
         arguments = make_parser().parse_args(argv)
-        code = RUN[check_arguments(arguments)](arguments) or 0
+        command = check_arguments(arguments)
+        code = chosen(command, arguments)(arguments) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # while what goes wrong with it can still be told
         return code
@@ -82,6 +84,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--json" in given:
         print(json.dumps({**facts, "error": told.removeprefix("error: ")}, indent=2, default=str))
     return code
+
+
+def chosen(command: str, arguments: argparse.Namespace) -> Callable[..., int | None]:
+    """Returns what does a command: on the platform that a flag or a setting names, where there is a choice.
+
+    Raises:
+        UsageError: The settings are wrong, or a flag means nothing on this platform.
+    """
+    if command not in BY_PLATFORM:
+        return RUN[command]
+    platform = commands_client.read_settings(arguments, ask=False)[0].platform
+    check_platform(arguments, platform)
+    return (commands_vertex.RUN if platform == "vertex" else RUN)[command]
 
 
 def show_traceback(given: Sequence[str]) -> None:

@@ -119,20 +119,34 @@ def print_deployment(result: dict[str, Any]) -> None:
 
 
 def run_compile(arguments: argparse.Namespace) -> None:
-    """`--compile` and `--compile --check`."""
-    from nlp_pipeline.compiling import COMPILED, check_compiled, check_image, write_compiled
+    """`--compile` and `--compile --check`: of one platform, or of all where none is named, so that none goes stale."""
+    from nlp_pipeline.compiling import PLATFORMS, check_compiled, check_image, compiled_path, write_compiled
 
-    target = arguments.output or COMPILED
     if arguments.image is not None:
         check_image(arguments.image)
+    if arguments.output:
+        targets = {arguments.platform or PLATFORMS[0]: arguments.output}
+    else:
+        platforms = (arguments.platform,) if arguments.platform else PLATFORMS
+        targets = {platform: compiled_path(platform) for platform in platforms}
     if not arguments.check:
-        write_compiled(target, arguments.image)
-        print(json.dumps({"compiled": str(target)}) if arguments.json else target)
-    elif diff := check_compiled(target, arguments.image):
+        for platform, target in targets.items():
+            write_compiled(target, arguments.image, platform)
+            if not arguments.json:
+                print(target)
+        if arguments.json:
+            first, *others = targets.items()
+            print(json.dumps({"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}))
+        return
+    diffs = {target: check_compiled(target, arguments.image, platform) for platform, target in targets.items()}
+    stale = [str(target) for target, diff in diffs.items() if diff]
+    if stale:
+        difference = "\n".join(filter(None, diffs.values()))
         if not arguments.json:
-            print(diff)
-        raise PipelineError(f"{target} is stale: write it anew with --compile", {"stale": True, "difference": diff})
-    elif arguments.json:
+            print(difference)
+        told = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
+        raise PipelineError(f"{told} anew with --compile", {"stale": True, "difference": difference})
+    if arguments.json:
         print(json.dumps({"stale": False}))
 
 

@@ -1,39 +1,22 @@
 """What each command does that speaks to Kubeflow Pipelines."""
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import StoppedWaitingError, UsageError
+from nlp_pipeline.commands_client import (
+    print_checks,
+    print_end,
+    print_result,
+    print_rows,
+    read_settings,
+    stopped_waiting,
+)
+from nlp_pipeline.errors import UsageError
 
 # Imports that take time stay inside what needs them: --help answers at once.
-
-FLAGS = ("host", "namespace", "experiment", "username", "ca_cert", "insecure", "image", "service_account")
-
-
-def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any, dict[str, str]]:
-    """Returns the settings, and where each came from; asks for the password on a terminal, where it is needed."""
-    import getpass
-
-    from pydantic import SecretStr
-
-    from nlp_pipeline.compiling import check_image
-    from nlp_pipeline.settings import load_settings
-
-    settings, origins = load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
-    if settings.image:
-        check_image(settings.image)
-    told = any(one.get_secret_value() for one in (settings.password, settings.token, settings.cookies))
-    if ask and settings.username and not told and sys.stdin.isatty():
-        try:
-            settings.password = SecretStr(getpass.getpass(f"password of {settings.username}: ", sys.stderr))
-        except EOFError:
-            raise UsageError("no password was given") from None
-        origins["password"] = "the terminal"  # noqa: S105
-    return settings, origins
 
 
 def check_names(settings: Any) -> None:
@@ -66,40 +49,6 @@ def compiled(settings: Any) -> str:
     from nlp_pipeline.compiling import compile_pipeline
 
     return compile_pipeline(settings.image or None)
-
-
-def print_result(arguments: argparse.Namespace, result: Any) -> None:
-    """Prints what a command gives: as JSON, or a line for each fact."""
-    if arguments.json:
-        print(json.dumps(result, indent=2, default=str))
-        return
-    for key, value in result.items():
-        if isinstance(value, (dict, list)):
-            inner = value.items() if isinstance(value, dict) else zip(range(1, len(value) + 1), value, strict=True)
-            for name, one in inner:
-                print(f"{key:<17} {name}: {one}")
-        elif value not in ("", None):
-            print(f"{key:<17} {value}")
-
-
-def print_rows(arguments: argparse.Namespace, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    """Prints a list: as JSON, or as a table of some columns."""
-    if arguments.json:
-        print(json.dumps(rows, indent=2, default=str))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file or a pipe has no width that lines had to be broken to
-    # An id that is cut can't be given to another command: a narrow terminal breaks the line instead.
-    console.width = max(console.width, 160)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
-    console.print(table)
 
 
 def run_submit(arguments: argparse.Namespace) -> None:
@@ -144,9 +93,8 @@ def follow_run(arguments: argparse.Namespace, connection: Any, run_id: str) -> N
     try:
         result = told(connection, follow(connection, run_id, arguments.timeout))
     except KeyboardInterrupt:
-        facts = {"run_id": run_id, "url": run_url(connection, run_id)}
-        raise StoppedWaitingError(f"the run goes on: --wait {run_id} comes back to it", facts) from None
-    print_result(arguments, result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")})
+        raise stopped_waiting(run_id, run_url(connection, run_id)) from None
+    print_end(arguments, result)
 
 
 def run_wait(arguments: argparse.Namespace) -> None:
@@ -259,31 +207,7 @@ def run_download(arguments: argparse.Namespace) -> None:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
-    from dataclasses import asdict
-
-    from nlp_pipeline.client.doctor import doctor, print_checks
+    from nlp_pipeline.client.doctor import doctor
     from nlp_pipeline.parameters import parse_settings
 
-    checks = doctor(read_settings(arguments)[0], parse_settings(arguments.set))
-    if arguments.json:
-        print(json.dumps([asdict(one) for one in checks], indent=2))
-    else:
-        print_checks(checks)
-    missing = [one.name for one in checks if one.required and one.ok is False]
-    if missing:
-        print(f"error: not ready for a run: {', '.join(missing)}", file=sys.stderr)
-    return UsageError.exit_code if missing else 0
-
-
-def run_print_config(arguments: argparse.Namespace) -> None:
-    """`--print-config`."""
-    from pydantic import SecretStr
-
-    settings, origins = read_settings(arguments, ask=False)
-    rows = []
-    for name, origin in origins.items():
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = "********" if value.get_secret_value() else ""
-        rows.append({"setting": name, "value": value, "from": origin})
-    print_rows(arguments, rows, ("setting", "value", "from"))
+    return print_checks(arguments, doctor(read_settings(arguments)[0], parse_settings(arguments.set)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline import __version__
-from nlp_pipeline.compiling import COMPILED
+from nlp_pipeline.compiling import PLATFORMS
 from nlp_pipeline.errors import UsageError
 
 EXAMPLES = """\
@@ -20,7 +20,10 @@ examples:
   python pipeline_v2.py --predict "what a film" "what a bore"
       asks it
   python pipeline_v2.py --compile
-      writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes
+      writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes, and nlp_pipeline_vertex.yaml beside it
+  python pipeline_v2.py --submit --wait --platform vertex --project my-project --bucket gs://my-bucket \\
+          --set train_data=gs://my-bucket/reviews.csv --set deploy=false
+      runs it on Vertex AI; with deploy=true, --undeploy --platform vertex ends what an endpoint costs
   python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -
       makes what the namespace "team" needs: volume, access, serving runtime
   python pipeline_v2.py --deploy --release outputs/volume/m/releases/0123456789abcdef \\
@@ -38,6 +41,13 @@ COMMANDS = (
     *CLIENT,
     *("doctor", "manifests", "deploy", "rollback", "undeploy", "print_config", "completion"),
 )
+# Flags that mean something on one platform only.
+OF_PLATFORM = {
+    "kubeflow": ("host", "namespace", "username", "ca-cert", "insecure"),
+    "vertex": ("project", "region", "bucket"),
+}
+# Commands that do something else on each platform; compiling goes by the flag alone.
+BY_PLATFORM = (*CLIENT, "doctor", "print_config", "deploy", "rollback", "undeploy")
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,7 +103,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--compile", action="store_true", help="write the pipeline's IR YAML to compiled/")
 
-    what = parser.add_argument_group("on Kubeflow Pipelines")
+    what = parser.add_argument_group("on Kubeflow Pipelines, or with --platform vertex on Vertex AI")
     what.add_argument("--submit", action="store_true", help="run the pipeline; with --wait, follow the run")
     what.add_argument(
         "--wait", nargs="?", const=True, metavar="RUN_ID", help="follow a run until it ends; its exit code is the run's"
@@ -108,7 +118,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--resume", metavar="NAME", help="let it go on")
     what.add_argument("--runs", action="store_true", help="list recent runs")
     what.add_argument("--download", metavar="RUN_ID", help="fetch a run's report, metrics, model and archive")
-    what.add_argument("--doctor", action="store_true", help="check what a run on Kubeflow needs, a line each")
+    what.add_argument("--doctor", action="store_true", help="check what a run needs there, a line each")
     what.add_argument("--print-config", action="store_true", help="show every setting, and where it came from")
 
     what = parser.add_argument_group("on the cluster, by the kubeconfig")
@@ -117,7 +127,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--deploy", action="store_true", help="deploy a release with KServe, by the kubeconfig's context")
     what.add_argument("--rollback", action="store_true", help="go back to the release that was deployed before")
-    what.add_argument("--undeploy", action="store_true", help="remove the InferenceService; releases stay")
+    what.add_argument(
+        "--undeploy",
+        action="store_true",
+        help="remove the InferenceService, or on Vertex AI the endpoint, which costs money by the hour; releases stay",
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -152,14 +166,21 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     compiling.add_argument(
         "--image", help="an image that holds the packages of every step, for steps that install nothing"
     )
-    compiling.add_argument("--output", type=Path, metavar="FILE", help=f"the compiled file (default: {COMPILED})")
+    compiling.add_argument(
+        "--output", type=Path, metavar="FILE", help="the compiled file of one platform (default: in compiled/)"
+    )
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of what is done on Kubeflow Pipelines. None takes a secret: see settings.py."""
     client = parser.add_argument_group(
-        "Kubeflow",
+        "Kubeflow and Vertex AI",
         "each also as NLP_PIPELINE_<NAME> in the environment or a file; secrets only so: PASSWORD, TOKEN, ...",
+    )
+    client.add_argument(
+        "--platform",
+        choices=PLATFORMS,
+        help="where runs are (default: kubeflow); --compile without it writes the files of both",
     )
     client.add_argument("--host", metavar="URL", help="Kubeflow's address, as in https://kubeflow.example.com")
     client.add_argument("--namespace", metavar="NAME", help="the namespace of your profile")
@@ -167,7 +188,10 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     client.add_argument("--username", metavar="NAME", help="who signs in, with NLP_PIPELINE_PASSWORD")
     client.add_argument("--ca-cert", metavar="FILE", help="certificates of a private authority")
     client.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
-    client.add_argument("--service-account", metavar="NAME", help="what the runs' pods run as")
+    client.add_argument("--service-account", metavar="NAME", help="what runs run as; an e-mail address on Vertex AI")
+    client.add_argument("--project", metavar="NAME", help="Vertex AI: the Google Cloud project")
+    client.add_argument("--region", metavar="NAME", help="Vertex AI: the region (default: us-central1)")
+    client.add_argument("--bucket", metavar="URI", help="Vertex AI: where runs write, as in gs://bucket/folder")
     client.add_argument("--config", type=Path, metavar="FILE", help="file of NAME=VALUE lines (default: .env)")
     client.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="for --wait: give up after so long, exit code 4"
@@ -220,7 +244,7 @@ def check_arguments(arguments: argparse.Namespace) -> str:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in COMMANDS)
         raise UsageError(f"{problem}: give one of {flags}; see --help")
     command = given[0]
-    kubeflow = (*CLIENT, "doctor", "print_config")
+    client = (*CLIENT, "doctor", "print_config")
     changes = ("submit", "upload", "schedule", "unschedule", "pause", "resume", "download")
     goes_with: dict[str, tuple[str, ...]] = {
         "check": ("compile",),
@@ -235,8 +259,10 @@ def check_arguments(arguments: argparse.Namespace) -> str:
         "json": tuple(name for name in COMMANDS if name != "completion"),
         "runtime-image": ("manifests",),
         "steps-account": ("manifests",),
-        **dict.fromkeys(("host", "namespace", "experiment", "username", "ca-cert", "insecure", "config"), kubeflow),
-        "service-account": kubeflow,
+        "platform": ("compile", *BY_PLATFORM),
+        **dict.fromkeys(("host", "namespace", "experiment", "username", "ca-cert", "insecure"), client),
+        "service-account": client,
+        **dict.fromkeys(("project", "region", "bucket", "config"), (*client, "undeploy")),
         "timeout": ("submit", "wait"),
         "to": ("download",),
         "count": ("runs",),
@@ -278,3 +304,15 @@ def check_pairs(arguments: argparse.Namespace, command: str) -> None:
         raise UsageError("--timeout takes seconds above 0, and goes with --wait")
     if arguments.count is not None and arguments.count < 1:
         raise UsageError(f"--count {arguments.count}: give 1 or more")
+
+
+def check_platform(arguments: argparse.Namespace, platform: str) -> None:
+    """Makes sure that no flag was given which means nothing on the platform that was chosen.
+
+    Raises:
+        UsageError: One was.
+    """
+    for other, flags in OF_PLATFORM.items():
+        for flag in flags:
+            if other != platform and getattr(arguments, flag.replace("-", "_")) not in (None, False):
+                raise UsageError(f"--{flag} goes with --platform {other}, not with {platform}")

@@ -1,4 +1,4 @@
-"""The settings: from flags, the environment, Kubeflow's own variables, a file, or defaults, and from where each came.
+"""The settings: from flags, the environment, Kubeflow's or Google's variables, a file, or defaults, and from where.
 
 Secrets have no flag, as what stands in a process's arguments can be read by all on the machine.
 """
@@ -7,7 +7,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
@@ -18,12 +18,13 @@ from nlp_pipeline.errors import UsageError
 PREFIX = "NLP_PIPELINE_"
 SIGN_IN = "NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE"
 ODD = "has a blank, a line break or another odd character in it: set it anew without"
-# Variables that Kubeflow itself sets or reads; of two for the same setting the last counts.
+# Variables that Kubeflow and Google's libraries themselves set or read; of two for one setting the last counts.
 KUBEFLOW = {
     "KF_PIPELINES_ENDPOINT": "host",
     "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME": "experiment",
     "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME": "experiment",
 }
+GOOGLE = {"GOOGLE_CLOUD_PROJECT": "project", "GOOGLE_CLOUD_REGION": "region"}
 SECRET = SecretStr("")
 
 
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
+    platform: Literal["kubeflow", "vertex"] = Field(default="kubeflow", description="where runs are: kubeflow, vertex")
     host: str = Field(default="", description="Kubeflow's address, as in https://kubeflow.example.com")
     namespace: str = Field(default="", description="namespace of your profile, where Kubeflow has several users")
     experiment: str = Field(default="nlp-pipeline", description="experiment of the runs")
@@ -44,7 +46,13 @@ class Settings(BaseSettings):
     ca_cert: str = Field(default="", description="file with the certificates of a private authority")
     insecure: bool = Field(default=False, description="do not verify the server's certificate")
     image: str = Field(default="", description="image that holds every step's packages")
-    service_account: str = Field(default="", description="service account that runs' pods have")
+    service_account: str = Field(default="", description="service account that runs have; an e-mail on Vertex AI")
+    project: str = Field(default="", description="Google Cloud project of the runs on Vertex AI")
+    region: str = Field(default="us-central1", description="region of the runs on Vertex AI")
+    bucket: str = Field(default="", description="where runs on Vertex AI write, as in gs://bucket/folder")
+    vertex_endpoint: str = Field(
+        default="", description="address to reach all of Google's APIs at, as a gateway's; empty for Google's own"
+    )
     s3_endpoint: str = Field(default="", description="address of the object store that holds the runs' artifacts")
     s3_access_key: SecretStr = Field(default=SECRET, description="access key of the object store")
     s3_secret_key: SecretStr = Field(default=SECRET, description="secret key of the object store")
@@ -191,11 +199,15 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
     if file is not None and not file.is_file():
         raise UsageError(f"--config {file}: there is no such file")
     path = file or Path(".env")
-    of_kubeflow = {name: os.environ[variable] for variable, name in KUBEFLOW.items() if os.environ.get(variable)}
+    of_kubeflow, of_google = (
+        {name: os.environ[variable] for variable, name in variables.items() if os.environ.get(variable)}
+        for variables in (KUBEFLOW, GOOGLE)
+    )
     sources = {
         "a flag": {name: value for name, value in flags.items() if value not in (None, False)},
         "the environment": EnvSettingsSource(Settings)(),
         "Kubeflow's environment": of_kubeflow,
+        "Google's environment": of_google,
         str(path): read_file(path),
     }
     values: dict[str, Any] = {}
@@ -204,7 +216,7 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
         for name, value in found.items():
             if name in Settings.model_fields and name not in values:
                 values[name], origins[name] = value, origin
-    for name in ("host", "s3_endpoint"):
+    for name in ("host", "s3_endpoint", "vertex_endpoint"):
         checked_address(f"{name}, from {origins[name]}", str(values.get(name, "")))
     try:
         return Settings.model_validate(values), origins

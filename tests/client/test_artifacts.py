@@ -19,7 +19,8 @@ import pytest
 from nlp_pipeline.client import object_store
 from nlp_pipeline.client.artifacts import NOTES, download
 from nlp_pipeline.client.artifacts_plan import Item, Place, check_names, parse_root, plan, present
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.object_store import MIB, check_content, open_store
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import Settings

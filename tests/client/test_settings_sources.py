@@ -56,7 +56,8 @@ def test_all_settings_are_shown_and_secrets_masked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in Settings.model_fields:
-        monkeypatch.setenv(f"NLP_PIPELINE_{name.upper()}", "true" if name == "insecure" else f"s3cret/{name}")
+        value = {"insecure": "true", "platform": "kubeflow"}.get(name, f"s3cret/{name}")
+        monkeypatch.setenv(f"NLP_PIPELINE_{name.upper()}", value)
     found = shown(capsys)
     assert list(found) == list(Settings.model_fields)
     assert {found[name] for name in SECRETS} == {("********", "the environment")} and len(SECRETS) == 7

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nlp_pipeline.client.artifacts_plan import KINDS, Item, find_place, parse_root, plan, possible_roots, present
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.object_store import AlteredError, Store, check_content, open_store
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import Settings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from nlp_pipeline.client.connection import NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
 from nlp_pipeline.client.object_store import Store
 from nlp_pipeline.errors import PipelineError, UsageError
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
 
+from nlp_pipeline.client.calls import ConflictError, NotFoundError, UnansweredError, make_once
 from nlp_pipeline.client.pages import Page
 from nlp_pipeline.client.sign_in import TRANSIENT, SignIn, choose_sign_in, fetch
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -29,18 +30,6 @@ HEALTH = "/apis/v2beta1/healthz"
 # Of these, KFP's API server or its user interface says at least one.
 HEALTHY = {"multi_user", "commit_sha", "tag_name", "pipeline_store", "apiServerReady"}
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-
-
-class NotFoundError(PipelineError):
-    """What was asked for is not there."""
-
-
-class ConflictError(PipelineError):
-    """What was to be made is there already."""
-
-
-class UnansweredError(PipelineError):
-    """No answer came in time; what was asked for may still be done."""
 
 
 @cache
@@ -345,41 +334,17 @@ class Connection:
             method: A method of one of the services.
             find: Looks for it; returns None where it is not there.
             *values: The method's arguments.
-            unique: Whether there can't be two of its name. What is not so isn't made again after a silence, as the
-                server may still be making it.
+            unique: Whether there can't be two of its name.
             **named: Its named arguments.
 
         Returns:
             What the method or `find` returned.
 
         Raises:
-            PipelineError: See `call`.
+            PipelineError: See `call` and `make_once`.
         """
-        failed: PipelineError | None = None
-        for wait in WAITS:
-            try:
-                if unique or not isinstance(failed, UnansweredError):
-                    return self.call(doing, method, *values, repeat=False, **named)
-            except (UsageError, NotFoundError):
-                raise
-            except PipelineError as error:
-                failed = error
-            is_taken = isinstance(failed, ConflictError)
-            if not is_taken:
-                time.sleep(wait or 0)
-            try:
-                found = find()
-            except PipelineError as error:
-                told = str(failed).removeprefix(f"{doing}: ")
-                raise PipelineError(f"{doing}: {told}; whether it was done is not known: {error}") from None
-            if found is not None:
-                return found
-            if is_taken and failed:
-                raise failed
-        if isinstance(failed, UnansweredError):
-            told = str(failed).removeprefix(f"{doing}: ")
-            failed = PipelineError(f"{doing}: {told}; it may yet be done: look before you do it again")
-        raise failed or AssertionError("unreachable")
+        send = partial(self.call, doing, method, *values, repeat=False, **named)
+        return make_once(doing, send, find, WAITS, unique)
 
     def _sign_in_again(self, renew: Callable[[], SignIn]) -> None:
         try:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -38,11 +39,12 @@ class Cron:
     """When a schedule runs.
 
     Attributes:
-        expression: Six fields, as Kubeflow gets them.
+        expression: Six fields, as Kubeflow gets them; for Vertex AI see vertex/cron.py.
         given: What the user wrote.
         became: Whether that were five fields, of Unix cron.
         note: What is odd about it; empty where nothing is.
         evaluated: The same for cronsim.
+        zone: The time zone that the fields are meant in.
     """
 
     expression: str
@@ -50,6 +52,7 @@ class Cron:
     became: bool = False
     note: str = ""
     evaluated: str = field(default="", repr=False, compare=False)
+    zone: str = "UTC"
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def from_unix(text: str, told: str, kind: Kind) -> str:
 
 
 def check_comes(cron: Cron) -> None:
-    """Makes sure that the days of an expression come, and often enough for Kubeflow.
+    """Makes sure that the days of an expression come, and often enough.
 
     Args:
         cron: The expression.
@@ -233,7 +236,7 @@ def check_comes(cron: Cron) -> None:
     if len(comes) == 1:
         raise refusal(cron.given, f"there is no such day, so that it never comes; {EXAMPLE}")
     if any(later.year - earlier.year > YEARS for earlier, later in pairwise(comes) if later.year < now.year + 40):
-        raise refusal(cron.given, f"it comes less than once in {YEARS} years, which Kubeflow can't follow; {EXAMPLE}")
+        raise refusal(cron.given, f"it comes less than once in {YEARS} years, too seldom for a scheduler; {EXAMPLE}")
 
 
 def next_times(cron: Cron, count: int, start: datetime) -> list[datetime]:
@@ -244,11 +247,11 @@ def next_times(cron: Cron, count: int, start: datetime) -> list[datetime]:
         count: How many times; there may be fewer before the end of the calendar.
         start: After when; what has no zone is meant in UTC.
     """
-    after = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
+    after = start.replace(tzinfo=UTC) if start.tzinfo is None else start
     times: list[datetime] = []
     with contextlib.suppress(OverflowError):  # the year 10000
-        for time in islice(CronSim(cron.evaluated, after), count):
-            times.append(time)
+        for time in islice(CronSim(cron.evaluated, after.astimezone(ZoneInfo(cron.zone))), count):
+            times.append(time.astimezone(UTC))
     return times
 
 

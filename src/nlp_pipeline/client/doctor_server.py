@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from nlp_pipeline.client.artifacts_plan import DEFAULT_ROOT, NAMESPACE_ROOT, parse_root
-from nlp_pipeline.client.connection import Connection, NotFoundError, explain, tls_context
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection, explain, tls_context
 from nlp_pipeline.client.doctor_cluster import may_make_runs
 from nlp_pipeline.client.doctor_findings import LEAST, OPTIONAL_SECRETS, Findings
 from nlp_pipeline.client.object_store import AlteredError, open_store

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.client.connection import NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
 

@@ -10,7 +10,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.errors import UsageError
 
 MARK = re.compile(
@@ -44,12 +45,17 @@ def known(connection: Connection, name: str) -> list[Any]:
     every = recurring_runs(connection)
     found = of_name(every, name)
     if not found:
-        names = sorted({one.display_name or "" for one in every})
-        near = difflib.get_close_matches(name, names, n=1)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}{more}"
-        raise UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
+        raise unknown(name, {one.display_name or "" for one in every})
     return found
+
+
+def unknown(name: str, known_names: set[str]) -> UsageError:
+    """Returns what to raise where there is no schedule of a name; those there are help to find the right one."""
+    names = sorted(known_names)
+    near = difflib.get_close_matches(name, names, n=1)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}{more}"
+    return UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
 
 
 def remove(connection: Connection, one: Any) -> None:

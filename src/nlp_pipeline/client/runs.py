@@ -4,7 +4,8 @@ import datetime
 import json
 from typing import Any
 
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.errors import UsageError
 
 # As many as the server gives at once.

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from nlp_pipeline.client.cron import Cron, next_times, write_time
 from nlp_pipeline.client.recurring import mark
@@ -14,34 +14,48 @@ MOST_AT_ONCE = 10
 COUNTED = 1000
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A schedule as it is wanted.
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When a schedule is wanted, wherever it is.
 
     Attributes:
         name: Its name.
         cron: When it runs.
-        pipeline_id: The pipeline's id.
-        version_id: The version's id.
-        experiment_id: The id of the runs' experiment.
-        parameters: The pipeline's arguments.
         catch_up: Whether missed runs are made up for.
         max_concurrency: How many runs there may be at once.
         start: Not before; None for at once.
         end: Not after; None for never.
-        service_account: The service account of the runs; empty for Kubeflow's choice.
     """
 
     name: str
     cron: Cron
+    catch_up: bool = False
+    max_concurrency: int
+    start: datetime | None
+    end: datetime | None
+
+    def times(self, count: int, now: datetime) -> list[datetime]:
+        """Returns the next times that it runs."""
+        times = next_times(self.cron, count, max(now, self.start or now))
+        return [time for time in times if self.end is None or time <= self.end]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Timing):
+    """A schedule as it is wanted in Kubeflow.
+
+    Attributes:
+        pipeline_id: The pipeline's id.
+        version_id: The version's id.
+        experiment_id: The id of the runs' experiment.
+        parameters: The pipeline's arguments.
+        service_account: The service account of the runs; empty for Kubeflow's choice.
+    """
+
     pipeline_id: str
     version_id: str
     experiment_id: str
     parameters: dict[str, Any]
-    catch_up: bool
-    max_concurrency: int
-    start: datetime | None
-    end: datetime | None
     service_account: str
 
     def content(self) -> str:
@@ -63,18 +77,17 @@ class Plan:
             and bool(one.no_catchup) is not self.catch_up
         )
 
-    def times(self, count: int, now: datetime) -> list[datetime]:
-        """Returns the next times that it runs."""
-        times = next_times(self.cron, count, max(now, self.start or now))
-        return [time for time in times if self.end is None or time <= self.end]
+
+TimingT = TypeVar("TimingT", bound=Timing)
 
 
-def check_plan(plan: Plan, now: datetime) -> Plan:
+def check_plan(plan: TimingT, now: datetime, platform: str = "Kubeflow") -> TimingT:
     """Makes sure that a schedule can be.
 
     Args:
         plan: The schedule.
         now: The time.
+        platform: Who allows so many runs at once, for the message.
 
     Returns:
         The schedule.
@@ -85,7 +98,7 @@ def check_plan(plan: Plan, now: datetime) -> Plan:
     if not plan.name.strip() or not plan.name.isprintable():
         raise UsageError(f"--schedule-name {plan.name!r} is no name: write a line, as in --schedule-name nightly")
     if not 1 <= plan.max_concurrency <= MOST_AT_ONCE:
-        raise UsageError(f"--concurrency {plan.max_concurrency}: Kubeflow allows 1 to {MOST_AT_ONCE} runs at once")
+        raise UsageError(f"--concurrency {plan.max_concurrency}: {platform} allows 1 to {MOST_AT_ONCE} runs at once")
     start, end = plan.start and write_time(plan.start), plan.end and write_time(plan.end)
     if plan.end is not None:
         if plan.start is not None and plan.start >= plan.end:
@@ -99,7 +112,7 @@ def check_plan(plan: Plan, now: datetime) -> Plan:
     return plan
 
 
-def note_of_start(plan: Plan, replaces: bool, now: datetime) -> str:
+def note_of_start(plan: Timing, replaces: bool, now: datetime) -> str:
     """Returns what a start in the past means; empty where it is none."""
     if plan.start is None or plan.start > now:
         return ""

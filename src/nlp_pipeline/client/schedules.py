@@ -11,7 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.cron import Cron, as_kubeflow_reads, next_times, read_cron, read_time, write_time
 from nlp_pipeline.client.recurring import (
     ENABLED,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nlp_pipeline.client.connection import ConflictError, Connection
+from nlp_pipeline.client.calls import ConflictError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.errors import UsageError
 
 

@@ -1,8 +1,12 @@
-"""`--wait`: follows a run until it ends; a server that goes away for a while is waited for."""
+"""`--wait`: follows a run until it ends; a server that goes away for a while is waited for.
+
+What is shown of a run and how its end is told is the same wherever it is; what a run of Kubeflow's says is read here.
+"""
 
 import datetime
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TextIO
@@ -12,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nlp_pipeline.client.connection import Connection, NotFoundError
+from nlp_pipeline.client.calls import NotFoundError
+from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.submitting import run_url
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, TimedOutError, UsageError
 from nlp_pipeline.local import STEPS
@@ -36,12 +41,14 @@ class Progress:
     Attributes:
         run_id: Its id.
         name: Its name.
-        state: Its state, as KFP has it.
+        state: Its state, as KFP calls it.
         canceled: Whether someone has asked for its end.
         seconds: How long it has run, or did.
         steps: State and seconds (None where unknown) of the steps that have begun, by their names.
         gate_passed: Whether the gate let the model pass; None where that is not known yet.
-        pods: Names that the pod of each step may have.
+        pods: Names that the pod of each step may have, or on Vertex AI its job.
+        all_steps: The names of all steps, in the order in which they are shown.
+        errors: What the server itself says of steps that failed.
     """
 
     run_id: str
@@ -52,6 +59,8 @@ class Progress:
     steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)
     gate_passed: bool | None = None
     pods: dict[str, list[str]] = field(default_factory=dict)
+    all_steps: tuple[str, ...] = ALL_STEPS
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def seconds_between(start: Any, end: Any) -> float | None:
@@ -103,7 +112,7 @@ def show_table(progress: Progress) -> Table:
     """Returns a run's steps as a table."""
     table = Table("step", "state", "seconds", box=None, pad_edge=False, header_style="bold")
     table.columns[2].justify = "right"
-    for step in ALL_STEPS:
+    for step in progress.all_steps:
         state, seconds = progress.steps.get(step, ("", None))
         table.add_row(step, state.lower(), "" if seconds is None else f"{seconds:.0f}")
     table.add_row(Text(progress.state.lower(), style="bold"), "", f"{progress.seconds:.0f}")
@@ -176,13 +185,36 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
         TimedOutError: It has not ended in time; it goes on.
         PipelineError: Kubeflow has been away for too long.
     """
+    return watch(
+        lambda: read_progress(get_run(connection, run_id)), run_id, run_url(connection, run_id), timeout, stream
+    )
+
+
+def watch(
+    read: Callable[[], Progress],
+    run_id: str,
+    url: str,
+    timeout: float | None,
+    stream: TextIO | None = None,
+    server: str = "Kubeflow",
+) -> Progress:
+    """Watches a run until it ends; see `follow`.
+
+    Args:
+        read: Asks how far it is.
+        run_id: The run's id.
+        url: Where it is shown.
+        timeout: Seconds to wait at most; None for no limit.
+        stream: Where its progress is shown; stderr by default.
+        server: Who is asked, for messages.
+    """
     until = None if timeout is None else time.monotonic() + timeout
     away_since = None
     comes_back = f"--wait {run_id} comes back to it"
     with Display(stream or sys.stderr) as display:
         while True:
             try:
-                progress = read_progress(get_run(connection, run_id))
+                progress = read()
             except UsageError as error:
                 # Who may not ask now may have asked before.
                 text = str(error) if isinstance(error, NoRunError) else f"{error}; the run may go on: {comes_back}"
@@ -195,14 +227,14 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
                     raise PipelineError(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
             else:
                 if away_since is not None:
-                    display.note("Kubeflow is back")
+                    display.note(f"{server} is back")
                     away_since = None
                 display.show(progress)
                 if progress.state in ENDED:
                     return progress
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                facts = {"run_id": run_id, "url": run_url(connection, run_id)}
+                facts = {"run_id": run_id, "url": url}
                 raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
             time.sleep(POLL_SECONDS if left is None else min(POLL_SECONDS, left))
 
@@ -218,11 +250,27 @@ def end_of_log(connection: Connection, pods: list[str], run_id: str) -> str:
 
 
 def told(connection: Connection, progress: Progress, stream: TextIO | None = None) -> dict[str, Any]:
-    """Returns what is told of a run that has ended.
+    """Returns what is told of a run of Kubeflow's that has ended; see `outcome`.
 
     Args:
         connection: The connection.
         progress: How it ended.
+        stream: Where the end of a failed step's log goes; stderr by default.
+    """
+
+    def log_of(step: str) -> str:
+        return end_of_log(connection, progress.pods[step], progress.run_id)
+
+    return outcome(progress, run_url(connection, progress.run_id), log_of, stream)
+
+
+def outcome(progress: Progress, url: str, log_of: Callable[[str], str], stream: TextIO | None = None) -> dict[str, Any]:
+    """Returns what is told of a run that has ended.
+
+    Args:
+        progress: How it ended.
+        url: Where it is shown.
+        log_of: Returns the end of a step's log; empty where it can't be had.
         stream: Where the end of a failed step's log goes; stderr by default.
 
     Returns:
@@ -235,18 +283,18 @@ def told(connection: Connection, progress: Progress, stream: TextIO | None = Non
     facts = {
         "run_id": progress.run_id,
         "name": progress.name,
-        "url": run_url(connection, progress.run_id),
+        "url": url,
         "state": "CANCELED" if progress.canceled else progress.state,
         "seconds": progress.seconds,
         "steps": {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()},
     }
     if progress.canceled:
-        raise PipelineError(f"the run was canceled: {facts['url']}", facts)
+        raise PipelineError(f"the run was canceled: {url}", facts)
     if progress.state != "SUCCEEDED":
         failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
-        if failed and (log := end_of_log(connection, progress.pods[failed], progress.run_id)):
+        if failed and (log := log_of(failed)):
             print(f"the end of {failed}'s log:\n{log}", file=stream or sys.stderr)
-        raise PipelineError(f"{failed or 'the run'} failed: {facts['url']}", {**facts, "failed_step": failed})
+        raise PipelineError(f"{failed or 'the run'} failed: {url}", {**facts, "failed_step": failed})
     if progress.gate_passed is False:
-        raise GateNotPassedError(f"the gate is not passed; nothing was archived: {facts['url']}", facts)
+        raise GateNotPassedError(f"the gate is not passed; nothing was archived: {url}", facts)
     return facts

@@ -1,0 +1,1 @@
+"""What the command line does on Vertex AI, through Google's own client libraries."""
