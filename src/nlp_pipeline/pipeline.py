@@ -79,7 +79,7 @@ class Kubeflow:
     first_failure: str = "stop"
     gateway: str = ""
 
-    def prepare(self, model_name: str, deploy: bool) -> None:
+    def prepare(self, model_name: str, base_model: str, deploy: bool) -> None:
         """Nothing comes before the shared steps."""
 
     def train_model(self, **arguments: Any) -> dsl.PipelineTask:
