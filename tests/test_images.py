@@ -1,9 +1,11 @@
 """The Dockerfile, as far as it can be tested without building it."""
 
 import fnmatch
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.compiling import PLATFORMS, compile_pipeline
 from nlp_pipeline.manifests import RUNTIME_IMAGE
 
 ROOT = Path(__file__).parents[1]
@@ -62,12 +64,17 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
         [sys.executable, ROOT / "src/nlp_pipeline/packages.py", "steps"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert printed == packages.IMAGES["steps"]
-    executors = next(iter(yaml.safe_load_all(compile_pipeline())))["deploymentSpec"]["executors"]
-    in_pods = {
-        pin for one in executors.values() for pin in re.findall(r"'([\w-]+==[\w.]+)'", one["container"]["command"][2])
-    }
+    compiled = [next(iter(yaml.safe_load_all(compile_pipeline(platform=platform)))) for platform in PLATFORMS]
+    containers = [
+        one["container"]
+        for document in compiled
+        for one in document["deploymentSpec"]["executors"].values()
+        if "container" in one
+    ]
+    in_pods = {pin for one in containers for pin in re.findall(r"'([\w-]+==[\w.]+)'", json.dumps(one))}
     assert in_pods == {*printed, packages.KFP}
-    base_images = {one["container"]["image"] for one in executors.values()}
+    # What calls Vertex AI has an image of Google's, and installs nothing.
+    base_images = {one["image"] for one in containers if "google-cloud-pipeline-components" not in one["image"]}
     assert base_images == {packages.BASE_IMAGE}
     assert ("ARG", f"PYTHON_IMAGE={packages.BASE_IMAGE}") in INSTRUCTIONS
 
@@ -84,6 +91,34 @@ def test_every_list_of_pins_is_one_of_packages_and_held_to_the_constraints() -> 
         assert "--constraint constraints.txt --requirement" in part or "--no-deps" in part
     environment = next(rest for word, rest in stage("base") if word == "ENV")
     assert "PIP_NO_CACHE_DIR=1" in environment and "HF_HUB_DISABLE_TELEMETRY=1" in environment
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_the_torchserve_image_has_versions_that_are_tested(accelerator: str) -> None:
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = set(packages.IMAGES[f"torchserve-{accelerator}"])
+    assert pins - set(constraints) == ({packages.ONNXRUNTIME_GPU} if accelerator == "cuda" else set())
+
+
+def test_the_torchserve_image_holds_all_that_its_entry_point_imports(tmp_path: Path) -> None:
+    for word, rest in stage("torchserve"):
+        if word == "COPY":
+            *sources, target = shlex.split(rest)
+            for source in sources:
+                (tmp_path / target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, tmp_path / target)
+    entry_point = json.loads(next(rest for word, rest in stage("torchserve") if word == "ENTRYPOINT"))
+    assert entry_point[0] == "python"
+    # Two ways in: of what KServe mounts, and of what Vertex AI names.
+    for changed, told in (
+        ({}, "/mnt/models/config/config.properties can't be read"),
+        ({"AIP_STORAGE_URI": "x"}, "AIP_STORAGE_URI is 'x'"),
+    ):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path), **changed}
+        done = subprocess.run(
+            [sys.executable, *entry_point[1:]], env=environment, cwd="/", capture_output=True, text=True
+        )
+        assert done.stderr.startswith(f"error: {told}")
 
 
 def test_no_address_of_a_package_index_is_written_down() -> None:

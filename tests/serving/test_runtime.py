@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from nlp_pipeline.serving.runtime import PORTS
-from nlp_pipeline.serving.torchserve import free_ports, group_members
+from nlp_pipeline.serving.torchserve import free_ports
+from tests.serving import containers
 from tests.serving.conftest import changed_release
+from tests.serving.containers import COMMAND, container
 
-COMMAND = [sys.executable, "-m", "nlp_pipeline.serving.runtime"]
 NO_TORCHSERVE = dict.fromkeys(PORTS, "9")
 
 
@@ -40,7 +41,7 @@ class Pod:
         return f"http://127.0.0.1:{self.environment[port]}{path}"
 
     def probe(self, model: str = "tiny") -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*COMMAND, "--ready", model], env=self.environment, capture_output=True, text=True)
+        return containers.probe(model, self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +53,8 @@ def pod(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod
     ports = {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
     with tempfile.TemporaryDirectory(prefix="nlp-") as temporary:
         environment = {**os.environ, **ports, "TMPDIR": temporary, "TS_SERVICE_ENVELOPE": "kserve"}
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*COMMAND, str(mounted)],
-                env=environment,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
+        with container([str(mounted)], environment, folder / "log") as process:
             yield Pod(process, environment, mounted, Path(temporary), folder / "log")
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, 9)
-            process.wait()
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
@@ -113,12 +100,7 @@ def test_it_serves_what_is_mounted_and_ends_at_once(pod: Pod) -> None:
     log = pod.log.read_text()
     assert "POST /v1/models/tiny:predict" in log and "MODEL_LOG" in log
     assert not list(pod.temporary.rglob("*.log"))
-    server.terminate()
-    assert pod.process.wait(timeout=10) == 128 + 15
-    until = time.monotonic() + 5
-    while group_members(pod.process.pid):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    containers.end(pod.process)
     assert snapshot(pod.release) == before
 
 
@@ -128,6 +110,9 @@ def test_it_serves_what_is_mounted_and_ends_at_once(pod: Pod) -> None:
         (["nowhere"], {}, "nowhere/config/config.properties can't be read (No such file or directory)"),
         ([], {}, "/mnt/models/config/config.properties can't be read"),
         (["x"], {"PORT_METRICS": "tcp://1"}, "PORT_METRICS is 'tcp://1': it must be the number of a port"),
+        (["x"], {"AIP_HTTP_PORT": "", "PORT_INFERENCE": "1"}, "AIP_HTTP_PORT is '': it must be the number of a port"),
+        ([], {"AIP_STORAGE_URI": ""}, "/mnt/models/config/config.properties can't be read"),
+        (["nowhere"], {"AIP_STORAGE_URI": "gs://b/x"}, "nowhere/config/config.properties can't be read"),
         (["x"], {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"}, "/config.properties can't be read"),
         (["--ready", "tiny"], NO_TORCHSERVE, "model 'tiny' is not loaded: TorchServe does not list it, or does not"),
         (["--ready", "tiny"], {"PORT_MANAGEMENT": "x"}, "PORT_MANAGEMENT is 'x': it must be"),
@@ -145,4 +130,4 @@ def test_what_it_can_not_do_is_one_line(
 def test_it_needs_the_standard_library_only_until_it_starts_the_server() -> None:
     code = "import sys, nlp_pipeline.serving.runtime; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"httpx", "torch", "kfp", "psutil", "ts", "yaml"}.isdisjoint(done.stdout.split())
+    assert {"httpx", "torch", "kfp", "psutil", "requests", "ts", "yaml"}.isdisjoint(done.stdout.split())

@@ -49,14 +49,14 @@ def open_bucket(name: str) -> Any:
         name: The bucket's name.
 
     Raises:
-        RuntimeError: There are no credentials.
+        RuntimeError: There are no credentials, or no bucket can have that name.
     """
+    import google.cloud.storage as storage
     from google.auth.exceptions import GoogleAuthError
-    from google.cloud import storage
 
     try:
         return storage.Client(project=None).bucket(name)
-    except GoogleAuthError as error:
+    except (GoogleAuthError, ValueError) as error:
         raise RuntimeError(f"gs://{name} can't be read: {one_line(error)}") from None
 
 

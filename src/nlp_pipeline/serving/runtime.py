@@ -154,16 +154,17 @@ def fetch_release(uri: str) -> Path:
     return folder
 
 
-def serve(release: Path) -> None:
+def serve(release: Path, ports: Mapping[str, str]) -> None:
     """Becomes TorchServe on a release.
 
     Args:
         release: The release's folder, an absolute path.
+        ports: See `chosen_ports`.
 
     Raises:
         RuntimeError: It can't: the message tells why.
     """
-    config = runtime_config(str(release), chosen_ports(os.environ))
+    config = runtime_config(str(release), ports)
     # The only folder that is written to, in TMPDIR: the release and all else may be read-only.
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
     (folder / "config.properties").write_text(config, encoding="utf-8")
@@ -180,7 +181,10 @@ def main() -> None:
     try:
         if arguments[:1] == ["--ready"] and len(arguments) == 2:
             sys.exit(check_ready(arguments[1]) or 0)
-        serve(fetch_release(uri) if uri and not arguments else Path(arguments[0] if arguments else RELEASE).absolute())
+        ports = chosen_ports(os.environ)
+        fetched = uri and not arguments
+        release = fetch_release(uri) if fetched else Path(arguments[0] if arguments else RELEASE).absolute()
+        serve(release, ports)
     except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
 

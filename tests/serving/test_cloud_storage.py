@@ -1,0 +1,152 @@
+"""Releases come from a stand-in for Cloud Storage, over HTTP and by Google's own client."""
+
+import json
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline.components.archive_model_release import seal_release
+from nlp_pipeline.serving.cloud_storage import download_release
+from tests.serving.cloud_storage import DENIED, TOKEN, CloudStorage
+
+MAR = "bucket/models/tiny/model-store/tiny.mar"
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
+    """An empty Cloud Storage that lets everyone in."""
+    cloud = CloudStorage()
+    cloud.host.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.host.url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    yield cloud
+    cloud.host.stop()
+    assert not cloud.host.broken
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("place", "uri"),
+    [
+        ("bucket/models/tiny", "gs://bucket/models/tiny"),
+        ("bucket/models/tiny", "gs://bucket/models/tiny/"),
+        ("bucket/a b#c?d%2Fé", "gs://bucket/a b#c?d%2Fé"),
+        ("bucket", "gs://bucket"),
+    ],
+)
+def test_what_serving_needs_is_downloaded(
+    place: str, uri: str, release: Path, cloud: CloudStorage, tmp_path: Path
+) -> None:
+    cloud.upload(release, place)
+    assert download_release(uri, tmp_path) == json.loads((release / "release.json").read_text())
+    whole = files_of(release)
+    assert files_of(tmp_path) == {name: data for name, data in whole.items() if not name.startswith("huggingface/")}
+    assert len(cloud.asked) == 3 < len(whole)
+
+
+def test_a_download_that_breaks_off_is_resumed(release: Path, cloud: CloudStorage, tmp_path: Path) -> None:
+    cloud.upload(release, "bucket/models/tiny")
+    cloud.cut.add(MAR)
+    download_release("gs://bucket/models/tiny", tmp_path)
+    assert (tmp_path / "model-store" / "tiny.mar").read_bytes() == cloud.objects[MAR]
+    assert [one.headers.get("range") for one in cloud.asked if "tiny.mar" in one.path] == [
+        None,
+        f"bytes={len(cloud.objects[MAR]) // 2}-",
+    ]
+
+
+def test_memory_does_not_grow_with_the_archive(release: Path, cloud: CloudStorage, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    shutil.copytree(release, large)
+    with (large / "model-store" / "tiny.mar").open("ab") as file:
+        file.write(bytes(48 * 1024 * 1024))
+    record = json.loads((large / "release.json").read_text())
+    seal_release(str(large), {"model_name": record["model_name"]})
+    cloud.upload(large, "bucket/models/tiny")
+    target = tmp_path / "target"
+    target.mkdir()
+    tracemalloc.start()
+    try:
+        download_release("gs://bucket/models/tiny", target)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def spoil(cloud: CloudStorage) -> None:
+    cloud.objects[MAR] = cloud.objects[MAR][:-1]
+
+
+def remove_archive(cloud: CloudStorage) -> None:
+    del cloud.objects[MAR]
+
+
+def remove_all(cloud: CloudStorage) -> None:
+    cloud.objects.clear()
+
+
+def deny(cloud: CloudStorage) -> None:
+    cloud.denied.add(MAR)
+
+
+def mix_up(cloud: CloudStorage) -> None:
+    cloud.mixed_up.add(MAR)
+
+
+def sign_in(cloud: CloudStorage) -> None:
+    cloud.signed_in = True
+
+
+def record(change: Callable[[dict[str, object]], object]) -> Callable[[CloudStorage], None]:
+    def changed(cloud: CloudStorage) -> None:
+        content = json.loads(cloud.objects["bucket/models/tiny/release.json"])
+        cloud.objects["bucket/models/tiny/release.json"] = json.dumps(change(content)).encode()
+
+    return changed
+
+
+RECORD = "gs://bucket/models/tiny/release.json"
+NO_RECORD = f"{RECORD} is not the record of a release: upload the release again"
+INCOMPLETE = f"{RECORD} does not name what serving needs, such as model-store/"
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (remove_all, f"{RECORD} is not there: the Model's artifactUri must be the folder of a whole release"),
+        (remove_archive, f"gs://{MAR} is not there: the Model's artifactUri must be the folder of a whole release"),
+        (deny, f"gs://{MAR} may not be read: the account that serves needs the role Storage Object Viewer "),
+        (sign_in, f"{RECORD} can't be read: Anonymous credentials "),
+        (spoil, "gs://bucket/models/tiny is spoilt: model-store/tiny.mar is altered; upload the release again"),
+        (mix_up, f"gs://{MAR} arrived with another checksum than Cloud Storage names: try again"),
+        (record(lambda content: []), NO_RECORD),
+        (record(lambda content: {**content, "files": ["config/x"]}), NO_RECORD),
+        (record(lambda content: {**content, "files": {"": "1"}}), NO_RECORD),
+        (record(lambda content: {"files": content["files"]}), NO_RECORD),
+        (record(lambda content: {**content, "files": {}}), INCOMPLETE + "tiny.mar"),
+        (record(lambda content: {**content, "model_name": "other"}), INCOMPLETE + "other.mar"),
+        (record(lambda content: {**content, "files": {**content["files"], "config/../../x": "1"}}), INCOMPLETE),  # type: ignore[dict-item]
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    harm: Callable[[CloudStorage], None], told: str, release: Path, cloud: CloudStorage, tmp_path: Path
+) -> None:
+    cloud.upload(release, "bucket/models/tiny")
+    harm(cloud)
+    with pytest.raises(RuntimeError) as raised:
+        download_release("gs://bucket/models/tiny", tmp_path)
+    assert told in str(raised.value) and "\n" not in str(raised.value)
+    assert harm is not deny or DENIED.strip() in str(raised.value)
+    assert TOKEN not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["/mnt/models", "s3://bucket/x", "gs://", "gs:///x", "bucket/x", ""])
+def test_an_address_must_be_one_of_cloud_storage(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="it must be a release's folder, as in gs://bucket/folder"):
+        download_release(uri, tmp_path)
