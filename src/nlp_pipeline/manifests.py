@@ -115,7 +115,7 @@ def runtime_object(image: str, namespace: str) -> dict[str, Any]:
     import kserve
     from kubernetes import client
 
-    from nlp_pipeline.serving.runtime import PORTS
+    from nlp_pipeline.serving.runtime import PORTS, READY
 
     resources = {"cpu": "1", "memory": "2Gi"}
     container = client.V1Container(
@@ -125,7 +125,7 @@ def runtime_object(image: str, namespace: str) -> dict[str, Any]:
         resources=client.V1ResourceRequirements(requests=resources, limits=resources),
         # By a command: no address that can be asked tells whether the model is loaded; see serving/runtime.py.
         readiness_probe=client.V1Probe(
-            _exec=client.V1ExecAction(command=["python", "-m", "nlp_pipeline.serving.runtime", "--ready", "{{.Name}}"]),
+            _exec=client.V1ExecAction(command=[*READY, "{{.Name}}"]),
             period_seconds=5,
             timeout_seconds=5,
             failure_threshold=3,

@@ -26,7 +26,7 @@ def download_release(uri: str, folder: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: There is no release, it can't be read, or a file is not the one that was sealed.
     """
-    parts = re.fullmatch("gs://([^/]+)(?:/+(.*?))?/*", uri, re.DOTALL)
+    parts = re.fullmatch("gs://([^/]+)(?:/(.*?))?/*", uri, re.DOTALL)
     if not parts:
         raise RuntimeError(f"AIP_STORAGE_URI is {uri!r}: it must be a release's folder, as in gs://bucket/folder")
     bucket, place = open_bucket(parts[1]), f"{parts[2]}/" if parts[2] else ""

@@ -28,6 +28,8 @@ from pathlib import Path
 from nlp_pipeline.serving.torchserve import model_workers, release_config, server_environment
 
 RELEASE = "/mnt/models"
+# The readiness probe, but for the model's name.
+READY = ["python", "-m", "nlp_pipeline.serving.runtime", "--ready"]
 # Ports by the environment variables that change them. Kubernetes itself sets variables that end in _PORT.
 PORTS = {
     "PORT_INFERENCE": 8080,
