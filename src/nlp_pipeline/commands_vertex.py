@@ -27,11 +27,11 @@ INSTEAD = {
 }
 
 
-def connect(arguments: argparse.Namespace) -> Any:
+def connect(settings: Any) -> Any:
     """Returns a connection, and says on stderr whose it is."""
     from nlp_pipeline.vertex.connection import Connection
 
-    connection = Connection(read_settings(arguments)[0])
+    connection = Connection(settings)
     who = f", as {connection.who}" if connection.who else ", by the credentials of gcloud"
     print(f"project {connection.project}, region {connection.region}{who}", file=sys.stderr)
     return connection
@@ -74,7 +74,7 @@ def run_submit(arguments: argparse.Namespace) -> None:
         sent |= {"experiment": settings.experiment, "service_account": settings.service_account}
         sent |= {"image": settings.image, "parameters": with_place(values, settings, settings.project)}
         return print_result(arguments, sent)
-    connection = connect(arguments)
+    connection = connect(settings)
     check_bucket(connection)
     run_id = start_run(connection, ir, version, values).name.rpartition("/")[2]
     result = {"run_id": run_id, "name": run_id, "url": run_url(connection, run_id)}
@@ -98,7 +98,7 @@ def follow_run(arguments: argparse.Namespace, connection: Any, run_id: str) -> N
 
 def run_wait(arguments: argparse.Namespace) -> None:
     """`--wait RUN_ID`."""
-    follow_run(arguments, connect(arguments), arguments.wait)
+    follow_run(arguments, connect(read_settings(arguments)[0]), arguments.wait)
 
 
 def run_schedule(arguments: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ def run_schedule(arguments: argparse.Namespace) -> None:
         )
     values = checked_values(arguments)
     read_zoned_cron(arguments.schedule)
-    connection = connect(arguments)
+    connection = connect(read_settings(arguments)[0])
     ir, version = compiled(connection.settings)
     name = NAME if arguments.schedule_name is None else arguments.schedule_name
     plan = schedule_plan(
@@ -135,14 +135,16 @@ def run_schedules(arguments: argparse.Namespace) -> None:
     """`--schedules`."""
     from nlp_pipeline.vertex.schedule_list import schedules
 
-    print_rows(arguments, schedules(connect(arguments)), ("name", "cron", "next", "status", "version"))
+    print_rows(
+        arguments, schedules(connect(read_settings(arguments)[0])), ("name", "cron", "next", "status", "version")
+    )
 
 
 def run_change_schedule(arguments: argparse.Namespace) -> None:
     """`--unschedule`, `--pause` and `--resume`."""
     from nlp_pipeline.vertex import schedules
 
-    connection = connect(arguments)
+    connection = connect(read_settings(arguments)[0])
     for name in ("unschedule", "pause", "resume"):
         if given := getattr(arguments, name):
             print_result(arguments, getattr(schedules, name)(connection, given, dry_run=arguments.dry_run))
@@ -152,7 +154,7 @@ def run_runs(arguments: argparse.Namespace) -> None:
     """`--runs`."""
     from nlp_pipeline.vertex.runs import recent_runs
 
-    rows = recent_runs(connect(arguments), arguments.count or 20)
+    rows = recent_runs(connect(read_settings(arguments)[0]), arguments.count or 20)
     print_rows(arguments, rows, ("id", "name", "state", "created", "seconds"))
 
 
@@ -174,7 +176,7 @@ def run_undeploy(arguments: argparse.Namespace) -> None:
 
     check_installed()
     values = parse_settings(arguments.set, "vertex")
-    print_result(arguments, undeploy(connect(arguments), values, arguments.dry_run))
+    print_result(arguments, undeploy(connect(read_settings(arguments)[0]), values, arguments.dry_run))
 
 
 def refuse(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ The clients are Google's own, over REST: a proxy lets that through where it know
 """
 
 import importlib.util
+import logging
 import re
 import time
 import warnings
@@ -122,6 +123,8 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         check_installed()
         check_settings(settings)
+        # What is tried again below, Google's libraries' own lookups in the background among it, is no one's concern.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self.settings = settings
         self.credentials, project = find_credentials()
         self.project, self.region = settings.project or project, settings.region

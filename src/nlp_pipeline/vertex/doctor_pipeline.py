@@ -24,7 +24,7 @@ def check_values(found: Findings) -> None:
     except UsageError as error:
         found.add("parameters", False, str(error))
         return
-    found.add("parameters", True, f"{len(found.given)} are set, the other {len(found.values) - len(found.given)} not")
+    found.add("parameters", True, f"{len(found.given)} set, {len(found.values) - len(found.given)} by default")
 
 
 def check_compiled_file(found: Findings) -> None:

@@ -71,7 +71,7 @@ def check_account(found: Findings) -> None:
     if connection is None or not account:
         found.add("service account", None, NOT_SIGNED_IN if connection is None else "the project's number is not known")
         return
-    path = f"/v1/projects/-/serviceAccounts/{quote(account)}"
+    path = f"/v1/projects/-/serviceAccounts/{quote(account, safe='@')}"
     ok, told = answered(connection.ask, "looking for the service account", "iam", path)
     shown = account if found.settings.service_account else f"{account}, the project's default,"
     if ok is False or (ok and told.get("disabled")):

@@ -7,7 +7,7 @@ from typing import Any
 from nlp_pipeline.vertex.connection import Connection
 from nlp_pipeline.vertex.submitting import EXPERIMENT, VERSION
 
-FIELDS = "name,display_name,state,create_time,end_time,labels,schedule_name"
+FIELDS = ("name", "display_name", "state", "create_time", "end_time", "labels")
 PAGE = 100
 # What KFP calls in another way.
 STATES = {"CANCELLED": "CANCELED", "CANCELLING": "CANCELING", "QUEUED": "PENDING"}
@@ -39,7 +39,7 @@ def recent_runs(connection: Connection, count: int, of: str = "") -> list[dict[s
         "filter": of,
         "order_by": "create_time desc",
         "page_size": min(count, PAGE),
-        "read_mask": FIELDS,
+        "read_mask": {"paths": FIELDS},
     }
     listing = connection.pipelines.list_pipeline_jobs
     found = connection.call(

@@ -61,7 +61,7 @@ def told(one: Any, now: datetime) -> dict[str, Any]:
 def last_run(connection: Connection, one: Any) -> dict[str, Any]:
     """Returns the last run that a schedule made; see `schedules`."""
     try:
-        runs = recent_runs(connection, 1, of=f'schedule_name="{one.name}"')
+        runs = recent_runs(connection, 1, of=f"schedule_name={one.name}")
     except UsageError:  # the user may not see runs
         runs = []
     last = runs[0] if runs else {"id": None, "state": None, "created": None}

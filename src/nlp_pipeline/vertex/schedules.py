@@ -69,11 +69,10 @@ def labels(one: Any) -> dict[str, str]:
 
 def every_schedule(connection: Connection, name: str | None = None) -> list[Any]:
     """Returns the schedules of pipelines, or those of a name, oldest first."""
-    found = connection.every(
-        "listing schedules", connection.schedules.list_schedules, parent=connection.parent, page_size=PAGE
-    )
-    of_pipelines = [one for one in found if "create_pipeline_job_request" in one and name in (None, one.display_name)]
-    return sorted(of_pipelines, key=lambda one: (one.create_time, one.name))
+    listing, only = connection.schedules.list_schedules, "create_pipeline_job_request:*"
+    found = connection.every("listing schedules", listing, parent=connection.parent, filter=only, page_size=PAGE)
+    of_name = [one for one in found if name in (None, one.display_name)]
+    return sorted(of_name, key=lambda one: (one.create_time, one.name))
 
 
 def known(connection: Connection, name: str) -> list[Any]:

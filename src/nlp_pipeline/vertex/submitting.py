@@ -29,10 +29,13 @@ def check_parameters(values: dict[str, Any]) -> None:
     Raises:
         UsageError: It can't.
     """
-    from nlp_pipeline.parameters import check_ranges, refuse_passwords
+    from nlp_pipeline.parameters import check_ranges, pipeline_parameters, refuse_passwords
 
     refuse_passwords(values)
-    check_ranges(values)
+    defaults = {name: one.default for name, one in pipeline_parameters("vertex").items()}
+    # Some make sense only together. Where the run is, Vertex AI itself puts in.
+    known = {name: one for name, one in defaults.items() if one is not None and name not in ("project", "location")}
+    check_ranges(known | values, "vertex")
     if "train_data" not in values:
         raise UsageError("train_data is not set: --set train_data=gs://bucket/reviews.csv")
     for name in ("train_data", "evaluation_data"):

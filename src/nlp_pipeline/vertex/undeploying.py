@@ -81,7 +81,7 @@ def undeploy(connection: Connection, values: dict[str, Any], dry_run: bool) -> d
     """
     from nlp_pipeline.parameters import check_ranges
 
-    check_ranges(values)
+    check_ranges(values, "vertex")
     if "model_name" not in values:
         raise UsageError("which model? add --set model_name=NAME, the name of the model and of its endpoint")
     name = values["model_name"]
@@ -98,7 +98,7 @@ def undeploy(connection: Connection, values: dict[str, Any], dry_run: bool) -> d
         "action": "removed",
         "dry_run": dry_run,
         "endpoint": endpoint.name,
-        "undeployed": {id: f"{one.model}@{one.model_version_id}" for id, one in ours.items()},
+        "undeployed": {id: f"{one.model.partition('@')[0]}@{one.model_version_id}" for id, one in ours.items()},
         "deleted": not others,
     }
     if others:

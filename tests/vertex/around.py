@@ -1,0 +1,140 @@
+"""Google's other services that are asked: Resource Manager, Service Usage, IAM, Storage, Artifact Registry, Logging."""
+
+import json
+import re
+import urllib.parse
+from typing import Any
+
+from tests.kubeflow.httpd import Request, Response
+from tests.vertex.rest import Json, RefusedError
+
+
+class Around:
+    """What is around Vertex AI in a project.
+
+    Attributes:
+        project: The project's id.
+        number: Its number.
+        granted: The permissions that the user has, on whatever.
+        enabled: The names of the APIs that are enabled.
+        buckets: The buckets' locations.
+        objects: What lies in buckets, by `bucket/name`.
+        accounts: The service accounts, and whether each is disabled.
+        quotas: Limits by `region/metric`; a region "" is any.
+        tags: The images that are there, as `place/project/repository/image:tag`.
+        logs: Lines by a job's id.
+    """
+
+    def __init__(self, project: str, number: str) -> None:
+        self.project, self.number = project, number
+        self.granted: set[str] = set()
+        self.enabled: set[str] = set()
+        self.state = "ACTIVE"
+        self.buckets: dict[str, str] = {}
+        self.objects: dict[str, bytes] = {}
+        self.accounts: dict[str, bool] = {}
+        self.quotas: dict[str, int] = {}
+        self.tags: set[str] = set()
+        self.logs: dict[str, list[str]] = {}
+
+    def need(self, permission: str) -> None:
+        """Makes sure that the user may do something.
+
+        Raises:
+            RefusedError: Not so.
+        """
+        if permission not in self.granted:
+            raise RefusedError(403, f"Permission '{permission}' denied on resource (or it may not exist).")
+
+    def get_project(self, request: Request) -> Json:
+        """Reads the project."""
+        self.need("resourcemanager.projects.get")
+        return {"name": f"projects/{self.number}", "projectId": self.project, "state": self.state}
+
+    def test_permissions(self, request: Request, **_: str) -> Json:
+        """Tells which of some permissions the user has."""
+        asked = json.loads(request.body)["permissions"] if request.body else [
+            value for name, value in request.query if name == "permissions"
+        ]  # fmt: skip
+        return {"permissions": [one for one in asked if one in self.granted]}
+
+    def list_services(self, request: Request) -> Json:
+        """Tells which APIs are enabled."""
+        self.need("serviceusage.services.get")
+        names = [value for name, value in request.query if name == "names"]
+        shown = []
+        for name in names:
+            api = name.removeprefix(f"projects/{self.project}/services/").removesuffix(".googleapis.com")
+            state = "ENABLED" if api in self.enabled else "DISABLED"
+            shown.append({"name": f"projects/{self.number}/services/{api}.googleapis.com", "state": state})
+        return {"services": shown}
+
+    def get_quota(self, request: Request, metric: str) -> Json:
+        """Tells a quota's limits."""
+        self.need("serviceusage.quotas.get")
+        api, _, metric = urllib.parse.unquote(metric).partition("/")
+        buckets = []
+        for name, limit in self.quotas.items():
+            region, _, known = name.partition("/")
+            if known == metric:
+                dimensions = {"dimensions": {"region": region}} if region else {}
+                buckets.append({"effectiveLimit": str(limit), "defaultLimit": "0", **dimensions})
+        if api != "aiplatform.googleapis.com" or not buckets:
+            raise RefusedError(404, f"Quota metric {metric} is not found.")
+        return {"metric": f"{api}/{metric}", "consumerQuotaLimits": [{"quotaBuckets": buckets}]}
+
+    def get_account(self, request: Request, email: str) -> Json:
+        """Reads a service account."""
+        self.need("iam.serviceAccounts.get")
+        if email not in self.accounts:
+            raise RefusedError(404, f"Unknown service account: {email}")
+        return {"email": email, **({"disabled": True} if self.accounts[email] else {})}
+
+    def get_bucket(self, request: Request, bucket: str) -> Json:
+        """Reads a bucket."""
+        if bucket not in self.buckets:
+            raise RefusedError(404, "The specified bucket does not exist.")
+        self.need("storage.buckets.get")
+        return {"name": bucket, "location": self.buckets[bucket], "locationType": "region"}
+
+    def list_objects(self, request: Request, bucket: str) -> Json:
+        """Lists what lies in a bucket below a prefix, two at a time."""
+        self.need("storage.objects.list")
+        query = dict(request.query)
+        names = [name.partition("/")[2] for name in self.objects if name.startswith(f"{bucket}/")]
+        found = sorted(name for name in names if name.startswith(query.get("prefix", "")))
+        start = int(query.get("pageToken", 0))
+        items: list[Json] = [
+            {"name": name, "bucket": bucket, "size": str(len(self.objects[f"{bucket}/{name}"]))}
+            for name in found[start : start + 2]
+        ]
+        return {"items": items, **({"nextPageToken": str(start + 2)} if start + 2 < len(found) else {})}
+
+    def read_object(self, request: Request, bucket: str, name: str) -> Response:
+        """Gives what lies in a bucket."""
+        self.need("storage.objects.get")
+        full = f"{bucket}/{urllib.parse.unquote(name)}"
+        if full not in self.objects:
+            raise RefusedError(404, f"No such object: {full}")
+        return Response(200, self.objects[full], [("Content-Type", "application/octet-stream")])
+
+    def get_image(self, request: Request, place: str, owner: str, repository: str, rest: str) -> Json:
+        """Tells whether an image is there."""
+        self.need("artifactregistry.tags.get")
+        image, _, version = rest.partition("/")
+        _, _, version = version.partition("/")
+        full = f"{place}/{owner}/{repository}/{urllib.parse.unquote(image)}:{version}"
+        if full not in self.tags:
+            raise RefusedError(404, "Requested entity was not found.")
+        return {"name": full}
+
+    def list_entries(self, request: Request) -> Json:
+        """Gives the lines that a custom job printed, the last one first."""
+        self.need("logging.logEntries.list")
+        asked: Any = json.loads(request.body)
+        parts = re.fullmatch(r'resource.type="ml_job" AND resource.labels.job_id="([\w-]+)"', asked["filter"])
+        if not parts or asked["orderBy"] != "timestamp desc" or asked["resourceNames"] != [f"projects/{self.project}"]:
+            raise RefusedError(400, f"Unparseable filter: {asked}")
+        lines = self.logs.get(parts[1], [])[::-1][: asked["pageSize"]]
+        kinds = ("textPayload", "jsonPayload")
+        return {"entries": [{kinds[at % 2]: {"message": line} if at % 2 else line} for at, line in enumerate(lines)]}

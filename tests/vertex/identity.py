@@ -1,0 +1,65 @@
+"""Google's sign-in: a service account's key file, and the server that gives tokens for what the key has signed."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import jwt
+
+from tests.kubeflow.httpd import Request, Response
+
+EMAIL = "ann@my-project.iam.gserviceaccount.com"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class Identity:
+    """A service account that may sign in, and the tokens that were given to it.
+
+    Attributes:
+        private: Its private key, as its key file has it.
+        revoked: Whether the key is not taken any more.
+    """
+
+    def __init__(self) -> None:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = serialization.Encoding.PEM
+        self.private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+        self._public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self._tokens: set[str] = set()
+        self.revoked = False
+
+    def write_key(self, path: Path, address: str) -> None:
+        """Writes the key file.
+
+        Args:
+            path: The file.
+            address: The server that gives tokens.
+        """
+        key = {"type": "service_account", "project_id": "my-project", "private_key_id": "1", "client_id": "1"}
+        key |= {"private_key": self.private, "client_email": EMAIL, "token_uri": f"{address}/token"}
+        path.write_text(json.dumps(key))
+
+    def give_token(self, request: Request) -> Response:
+        """Answers a request for a token."""
+        claims = self._claims(request.form.get("assertion", ""))
+        if claims is None or claims["scope"] != SCOPE or self.revoked:
+            told = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+            return Response(400, json.dumps(told), [("Content-Type", "application/json")])
+        token = f"ya29.S3CRET-{uuid.uuid4().hex}"
+        self._tokens.add(token)
+        told = {"access_token": token, "expires_in": "3599", "token_type": "Bearer"}
+        return Response(200, json.dumps(told), [("Content-Type", "application/json")])
+
+    def knows(self, request: Request) -> bool:
+        """Tells whether a request is signed in: by a token that was given, or by one that the key itself has signed."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return not self.revoked and (token in self._tokens or self._claims(token) is not None)
+
+    def _claims(self, token: str) -> dict[str, Any] | None:
+        try:
+            return dict(jwt.decode(token, certs=self._public))
+        except ValueError:
+            return None
