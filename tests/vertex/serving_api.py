@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
@@ -60,7 +61,7 @@ class Deployments(Serving):
     def merge_aliases(self, request: Request, name: str) -> Json:
         """Gives a version names; another one that has one loses it."""
         asked = read(aiplatform_v1.MergeVersionAliasesRequest, request)
-        versions, wanted = self._version(f"{self._place}/models/{name}")
+        versions, wanted = self._version(f"{self._place}/models/{unquote(name)}")
         for one in versions:
             one.version_aliases = [alias for alias in one.version_aliases if alias not in asked.version_aliases]
         wanted.version_aliases = [*wanted.version_aliases, *asked.version_aliases]
@@ -170,7 +171,7 @@ class DeployingCloud(Cloud):
         return [
             *super()._routes(),
             ("POST", f"{place}/models:upload", "", serving.upload),
-            ("POST", rf"{place}/models/(?P<name>[\w@-]+):mergeVersionAliases", "", serving.merge_aliases),
+            ("POST", rf"{place}/models/(?P<name>[\w%-]+):mergeVersionAliases", "", serving.merge_aliases),
             ("POST", f"{place}/endpoints", "", serving.create_endpoint),
             ("POST", f"{endpoint}:deployModel", "", serving.deploy),
             ("POST", f"{endpoint}:predict", "", serving.predict),

@@ -213,8 +213,11 @@ def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeploy
     [
         (wrong, r"the served model gives the offline model's label on 0\.6667 of 30 rows; min_agreement is 0\.97"),
         (broken, r"the new version answered 0 of 30 texts within 0\.3 s: .*The model server is not ready"),
-        (lambda texts: [{"label": "good"}] * len(texts), "does not answer 10 texts with a label and a score for each"),
-        (lambda texts: good(texts)[1:], "does not answer 10 texts with a label and a score for each"),
+        (
+            lambda texts: [{"label": "good"}] * len(texts),
+            "does not answer with a label and a score for each of 10 texts",
+        ),
+        (lambda texts: good(texts)[1:], "does not answer with a label and a score for each of 10 texts"),
     ],
 )
 def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_back(

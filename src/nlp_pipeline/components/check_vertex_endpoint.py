@@ -100,6 +100,20 @@ def retire(client: Any, endpoint: Any, new: str) -> None:
                 raise RuntimeError(f"the new version serves, but what served before still costs: {error}") from None
 
 
+def make_default(client: Any, version: str) -> None:
+    """Makes a version the one that is meant where the model is named alone; that it serves does not depend on it.
+
+    Args:
+        client: A client of the model service.
+        version: The model's resource name with the version, `...@VERSION`.
+    """
+    try:
+        aliases = {"name": version, "version_aliases": ["default"]}
+        call_vertex("making it the default version", client.merge_version_aliases, **aliases)
+    except (LookupError, RuntimeError) as error:
+        print(f"note: {error}", flush=True)
+
+
 def settle_endpoint(
     endpoint: str, version: str, former: dict[str, int], rows: dict[str, list[str]], settings: dict[str, Any]
 ) -> dict[str, Any]:
@@ -134,8 +148,7 @@ def settle_endpoint(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RuntimeError(f"rolled back: {reason}; {done}") from None
     retire(client, live, new)
-    model = vertex_client("Model", location)
-    call_vertex("making it the default", model.merge_version_aliases, name=version, version_aliases=["default"])
+    make_default(vertex_client("Model", location), version)
     return {"deployed_model": new, **facts}
 
 
@@ -155,6 +168,7 @@ def settle_endpoint(
                 put_back,
                 promote,
                 retire,
+                make_default,
                 settle_endpoint,
             ]
         )

@@ -55,7 +55,7 @@ def ask_endpoint(client: Any, endpoint: str, texts: list[str]) -> tuple[str, lis
     from google.protobuf import json_format, struct_pb2
 
     instances = [struct_pb2.Value(string_value=text) for text in texts]
-    answer = client.predict(request={"endpoint": endpoint, "instances": instances}, timeout=60, retry=None)
+    answer = client.predict(endpoint=endpoint, instances=instances, timeout=60, retry=None)
     predictions = json_format.MessageToDict(type(answer).pb(answer)).get("predictions", [])
     try:
         labels = [str(read_prediction(one, [])["label"]) for one in predictions]

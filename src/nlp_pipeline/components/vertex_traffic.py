@@ -17,8 +17,8 @@ def scaled_split(split: dict[str, int], total: int) -> dict[str, int]:
         return {}
     exact = {one: share * total / whole for one, share in split.items()}
     shares = {one: int(share) for one, share in exact.items()}
-    # What rounding down has left goes to those that it took most from.
-    by_loss = sorted(exact, key=lambda one: exact[one] - shares[one], reverse=True)
+    # What rounding down has left goes to those that it took most from; of several, to the smallest.
+    by_loss = sorted(exact, key=lambda one: (shares[one] - exact[one], exact[one], one))
     for one in by_loss[: total - sum(shares.values())]:
         shares[one] += 1
     return {one: share for one, share in shares.items() if share}
