@@ -4,7 +4,7 @@ import math
 from typing import Any
 from xml.sax.saxutils import escape
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 760, 300, 92, 34, 40
+WIDTH, LEFT, RIGHT, ROW, TOP = 800, 340, 92, 34, 40
 # GitHub shows the picture on a light or a dark page; the picture has no background of its own.
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }

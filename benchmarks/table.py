@@ -30,7 +30,23 @@ def table(results: dict[str, Any]) -> str:
     ]
     for topic in results["topics"].values():
         lines += [row(one) for one in topic["figures"] if one["shown"] or one["targets"] or one["limit"] is not None]
+    if "profile" in results["topics"]:
+        lines += ["", profile(results["topics"]["profile"]["figures"])]
     return "\n".join(lines)
+
+
+def profile(figures: list[dict[str, Any]]) -> str:
+    """Returns where the time of one client's request goes, as a sentence.
+
+    Args:
+        figures: The parts, and last the whole, whose note tells of the model's operators.
+    """
+    *parts, whole = figures
+    told = ", ".join(f"{one['name']} {number(one['medians']['ours'])}" for one in parts)
+    return (
+        f"Where the {number(whole['medians']['ours'])} ms of a review go, one client at a time, in ms: {told}; "
+        f"{whole['note']}."
+    )
 
 
 def row(figure: dict[str, Any]) -> str:

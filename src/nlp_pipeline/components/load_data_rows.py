@@ -111,6 +111,9 @@ def read_rows(
             raw = delimited_cells(path, gzipped, name, "," if form == "csv" else "\t", text_column, label_column)
         names: dict[str, str | None] = {}  # labels are few: what each is called need not be found out for every row
         for line, text, label in raw:
+            if type(label) is int:  # JSON's and Parquet's most usual label
+                yield line, clean_text(text, name, line), str(label)
+                continue
             if not isinstance(label, str):
                 yield line, clean_text(text, name, line), label_name(label, name, line)
                 continue
@@ -265,14 +268,15 @@ def jsonl_cells(
 
     number = 0
     checked = False
+    decode = json.JSONDecoder().decode
     with open_text(path, gzipped) as file:
         keys: dict[str, None] = {}
         try:
             for number, line in enumerate(file, 1):
-                if not line.strip():
+                if line.isspace():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = decode(line)
                 except (ValueError, RecursionError) as error:  # a plain ValueError is an integer too long
                     raise ValueError(
                         f"{name!r}, line {number} is no JSON ({error}): each line must be one object"
