@@ -4,9 +4,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from nlp_pipeline import packages
@@ -20,7 +18,6 @@ from tests.serving.conftest import (
     archived,
     load_handler,
     made_release,
-    make_context,
     run_in_local_runner,
 )
 
@@ -118,55 +115,6 @@ def test_labels_of_any_characters_reach_the_answer(model: Path, tmp_path: Path) 
     build_release(str(odd), str(tmp_path / "x" / "release" / "1"), "tiny", str(tmp_path / "packed"), 8)
     handler = load_handler(tmp_path / "x" / "release" / "1")
     assert [one["label"] for one in handler.classify(["awful", "superb"])] == labels
-
-
-def configurations() -> dict[str, Any]:
-    """Returns small configurations of the architectures that people fine-tune."""
-    import transformers as t
-
-    common: dict[str, Any] = {"vocab_size": 64, "num_labels": 3, "pad_token_id": 0}
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, **common}
-    return {
-        "distilbert": t.DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, **common),
-        "roberta": t.RobertaConfig(max_position_embeddings=80, **sizes),
-        "xlm-roberta": t.XLMRobertaConfig(max_position_embeddings=80, **sizes),
-        "albert": t.AlbertConfig(embedding_size=16, **sizes),
-        "electra": t.ElectraConfig(embedding_size=16, **sizes),
-        "deberta-v2": t.DebertaV2Config(relative_attention=True, pos_att_type=["p2c", "c2p"], **sizes),
-        "modernbert": t.ModernBertConfig(bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, **sizes),
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["distilbert", "roberta", "xlm-roberta", "albert", "electra", "deberta-v2", "modernbert"]
-)
-def test_architectures_give_the_same_in_onnx(encoder: Path, tmp_path: Path, name: str) -> None:
-    import torch
-    import transformers
-
-    from nlp_pipeline.components.evaluate_model import predict
-    from nlp_pipeline.serving.handler import TextClassificationHandler
-
-    torch.manual_seed(0)
-    folder = tmp_path / "model"
-    model = transformers.AutoModelForSequenceClassification.from_config(configurations()[name])
-    with torch.no_grad():
-        for weights in model.parameters():
-            # New weights are so small that the texts would hardly matter, but for ModernBERT's.
-            weights.mul_(8 if weights.ndim > 1 and name != "modernbert" else 1)
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
-    onnx_model(str(folder), str(tmp_path / "fp32.onnx"))
-    pack_model(
-        str(folder), str(tmp_path / "fp32.onnx"), str(tmp_path / "packed"), "fp32", {**SOURCES, "max_length": "60"}
-    )
-    handler = TextClassificationHandler()
-    handler.initialize(make_context(1, tmp_path / "packed"))
-    texts = ["superb", "the film was awful and " * 9, "a story it is with music of long scene"]
-    found = handler.probabilities(handler.tokenizer.encode_batch(texts), handler.together)
-    assert np.abs(found - predict(str(folder), texts, 60)).max() < 1e-5
-    assert np.ptp(found, axis=0).max() > 3e-4  # or the texts do not matter
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from kfp import compiler, components, dsl, local
 from pytest_httpserver import HTTPServer
 
+from nlp_pipeline.components.labels import label_order
 from nlp_pipeline.components.load_data import load_both, load_data, require_classes, summarise
-from nlp_pipeline.components.load_data_datasets import choose_evaluation, require_rows
+from nlp_pipeline.components.load_data_datasets import choose_evaluation, require_rows, split_rows, write_rows
 from nlp_pipeline.local import for_this_machine
 from tests.conftest import make_rows
 
@@ -33,7 +35,7 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def write(path: Path, rows: Pairs) -> str:
+def write(path: Path, rows: Sequence[tuple[str | None, str | None]]) -> str:
     """Writes rows as JSON Lines."""
     path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
     return str(path)
@@ -155,6 +157,89 @@ def test_classes_are_split_each_by_itself() -> None:
     chosen = Counter(label_of[text] for text in choose_evaluation(label_of, 0.3, 1))
     assert chosen == {"many": 30, "few": 1, "two": 1}
     assert choose_evaluation(label_of, 0.999, 1).isdisjoint({hash(("one", 0))})
+
+
+# What is counted in one pass
+
+
+BLANKS = st.sampled_from(["", "", " ", "\n", "\u2003"])
+CELLS = st.none() | BLANKS | st.tuples(BLANKS, TEXTS, BLANKS).map("".join)
+NAMES = st.none() | BLANKS | st.tuples(BLANKS, st.sampled_from(["9", "10", "a", "B"]), BLANKS).map("".join)
+
+
+def require_recount(folder: Path, cells: list[tuple[str | None, str | None]], held_out: set[str]) -> None:
+    """Makes sure that what is written and counted of some rows is what a recount finds, row by row."""
+    source = {"path": write(folder / "x", cells), "name": "x.jsonl"}
+    exclude = {hash(text): "" for text in held_out}
+    good = [(text, label.strip()) for text, label in cells if text and text.strip() and label and label.strip()]
+    kept = [(text, label) for text, label in good if text.strip() not in held_out]
+    if not kept:
+        with pytest.raises(ValueError, match=f"'x.jsonl': none of its {len(cells)} rows is left: "):
+            write_rows(source, str(folder / "y"), ("text", "label"), 1.0, exclude)
+        return
+    labels_of: dict[str, set[str]] = {}
+    duplicates = conflicts = 0
+    for text, label in kept:
+        before = labels_of.setdefault(text.strip(), set())
+        duplicates += bool(before)
+        conflicts += bool(before - {label})
+        before.add(label)
+    counted, hashes, label_of = write_rows(source, str(folder / "y"), ("text", "label"), 1.0, exclude)
+    assert pairs(folder / "y") == kept
+    assert hashes == [hash(text.strip()) for text, _ in kept]
+    assert list(label_of.items()) == [
+        (hash(text), min(labels) if len(labels) == 1 else "") for text, labels in labels_of.items()
+    ]
+    assert list(counted.pop("lengths")) == [len(text) for text, _ in kept]
+    balance = Counter(label for _, label in kept)
+    assert list(counted["labels"]) == label_order(list(balance))
+    assert counted == {
+        "rows": len(kept),
+        "bad": len(cells) - len(good),
+        "leaked": len(good) - len(kept),
+        "duplicates": duplicates,
+        "conflicts": conflicts,
+        "labels": balance,
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cells=st.lists(st.tuples(CELLS, NAMES), min_size=1, max_size=40),
+    held_out=st.sets(TEXTS.map(str.strip).filter(bool), max_size=4),
+)
+def test_what_is_counted_is_what_a_recount_finds(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str | None, str | None]], held_out: set[str]
+) -> None:
+    require_recount(tmp_path_factory.getbasetemp(), cells, held_out)
+
+
+def test_a_recount_of_several_batches_of_rows(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    texts = ["", " ", *(f"{blank}text {number}" for number in range(5000) for blank in ("", " "))]
+    cells = [(rng.choice(texts), rng.choice([*"abcd", "", " a"])) for _ in range(15_000)]
+    require_recount(tmp_path, [*cells, (None, "a"), ("text", None)], {f"text {number}" for number in range(100)})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXTS, LABELS, st.booleans()), min_size=1, max_size=60),
+    group=st.integers(1, 20),
+)
+def test_a_split_is_counted_as_a_recount_finds(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool]], group: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    texts, labels, chosen = map(list, zip(*rows, strict=True))
+    table = pyarrow.table({"text": texts, "label": labels})
+    pyarrow.parquet.write_table(table, folder / "rows", row_group_size=group)
+    targets = [str(folder / name) for name in ("train", "evaluation")]
+    counted = split_rows(str(folder / "rows"), [len(text) for text in texts], chosen, *targets)
+    for found, target, here in zip(counted, targets, (False, True), strict=True):
+        expected = [(text, label) for text, label, is_chosen in rows if is_chosen == here]
+        assert pairs(target) == expected
+        assert list(found["lengths"]) == [len(text) for text, _ in expected]
+        assert (found["rows"], found["labels"]) == (len(expected), Counter(label for _, label in expected))
 
 
 # The checks

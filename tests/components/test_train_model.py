@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,32 +235,6 @@ def test_an_unreachable_hub_says_how_to_pass_a_folder(folder: Path, tmp_path: Pa
     assert "pass a folder" in last
 
 
-@pytest.mark.parametrize("rows", [1, 15, 16, 17, 1000, 1001])
-def test_every_row_comes_once_an_epoch(rows: int) -> None:
-    lengths = [(row * 7) % 40 + 2 for row in range(rows)]
-    assert sorted(step.training_order(lengths, 1.0, 16, seed=1)) == list(range(rows))
-    assert sorted(step.training_order(lengths, 3.0, 16, seed=1)) == sorted(list(range(rows)) * 3)
-    assert len(step.training_order(lengths, 0.5, 16, seed=1)) == max(1, round(rows / 2))
-    assert max(Counter(step.training_order(lengths, 2.5, 16, seed=1)).values()) <= 3
-
-
-def test_the_order_depends_on_the_seed_alone() -> None:
-    lengths = list(range(1000))
-    assert step.training_order(lengths, 2.0, 16, seed=1) == step.training_order(lengths, 2.0, 16, seed=1)
-    assert step.training_order(lengths, 2.0, 16, seed=1) != step.training_order(lengths, 2.0, 16, seed=2)
-
-
-def test_batches_are_of_like_length_and_of_no_order() -> None:
-    lengths = [[20, 128][row % 2] for row in range(1603)]
-    order = step.training_order(lengths, 1.0, 16, seed=1)
-    batches = [[lengths[row] for row in order[at : at + 16]] for at in range(0, 1603, 16)]
-    padded = sum(max(batch) * len(batch) for batch in batches)
-    assert padded < 1.05 * sum(lengths)
-    kinds = [batch[0] for batch in batches]
-    assert 20 in kinds[:10] and 128 in kinds[:10] and 20 in kinds[50:60] and 128 in kinds[50:60]
-    assert len(batches[-1]) == 3
-
-
 @pytest.mark.slow
 def test_a_training_that_goes_on_ends_as_one_that_was_not_broken_off(folder: Path, encoder: Path) -> None:
     import torch
@@ -292,30 +265,6 @@ def test_dropout_and_number_format_of_what_is_trained(encoder: Path, tmp_path: P
     model, _ = step.load_base_model(str(tmp_path), ["0", "1"], 32)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.attention_probs_dropout_prob == 0 and model.config.hidden_dropout_prob == 0.1
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_quick_dropout_is_dropout(dtype: str) -> None:
-    import torch
-
-    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Dropout(0.1)), torch.nn.Dropout(0.0))
-    step.quick_dropout(model)
-    ones = torch.ones(1000, 1001, dtype=getattr(torch, dtype), requires_grad=True)
-    torch.manual_seed(1)
-    out = model(ones)
-    out.sum().backward()
-    out = out.detach()
-    assert ones.grad is not None and torch.equal(out, ones.grad) and out.dtype == ones.dtype
-    zeros = out == 0
-    assert abs(float(zeros.double().mean()) - 26 / 256) < 0.002
-    # As many in each row and in each column, and neighbours know nothing of each other.
-    assert zeros.double().mean(0).std() < 0.012 and zeros.double().mean(1).std() < 0.012
-    for apart in (1, 7, 8):
-        assert abs(float((zeros[:, apart:] & zeros[:, :-apart]).double().mean()) - (26 / 256) ** 2) < 0.001
-    assert abs(float(out.double().mean()) - 1) < 0.005
-    torch.manual_seed(1)
-    assert torch.equal(model(ones), out)
-    assert torch.equal(model.eval()(ones), ones)
 
 
 @pytest.mark.parametrize(

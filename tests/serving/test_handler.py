@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlp_pipeline.serving import handler as handler_module
 from nlp_pipeline.serving.handler import SEND, TextClassificationHandler
+from tests.conftest import FILLER, WORDS
 from tests.serving.conftest import MAX_LENGTH, load_handler, made_release, make_context
 
 Rows = Callable[..., list[tuple[str, str]]]
@@ -124,23 +126,129 @@ def test_requests_of_any_size_share_a_batch(handlers: Handlers, rows: Rows) -> N
     assert [[one["label"] for one in each["predictions"]] for each in answers] == expected
 
 
+@pytest.fixture(scope="module")
+def handlers_by_cpus(model: Path) -> dict[tuple[str, int], TextClassificationHandler]:
+    """Handlers that have loaded the archives on machines with so many CPUs, by precision and CPUs."""
+    found = {}
+    for precision in PRECISIONS:
+        for cpus in (1, 2, 3):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(handler_module, "usable_cpus", lambda cpus=cpus: cpus)
+                found[precision, cpus] = load_handler(made_release(model, precision))
+    return found
+
+
+KNOWN = [word for words in WORDS.values() for word in words] + FILLER
+TEXTS = (
+    st.lists(st.sampled_from(KNOWN), max_size=40).map(" ".join)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+    | st.sampled_from(["", " ", "\n\t ", "\u200b", "x" * 5000, "文" * 300, "é" * 40, "🙂 " * 50])
+    | st.builds(lambda word, count: f"{word} " * count, st.sampled_from(KNOWN), st.integers(1, 400))
+)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_order_of_texts_changes_no_answer(handlers: Handlers, rows: Rows, precision: str) -> None:
-    texts = [text for text, _ in rows(200, seed=8)]
-    order = random.Random(1).sample(range(200), 200)
-    [one], _ = answer(handlers[precision], instances(*texts))
-    [other], _ = answer(handlers[precision], instances(*(texts[at] for at in order)))
-    scores = [prediction["score"] for prediction in one["predictions"]]
-    assert [prediction["score"] for prediction in other["predictions"]] == pytest.approx(
-        [scores[at] for at in order], abs=1e-6
-    )
+@given(requests=st.lists(st.lists(TEXTS, max_size=6), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_company_and_order_change_no_bit_of_an_answer(
+    handlers_by_cpus: dict[tuple[str, int], TextClassificationHandler],
+    precision: str,
+    requests: list[list[str]],
+    data: st.DataObject,
+) -> None:
+    known: dict[str, Any] = {}
+    for cpus in (1, 2, 3):
+        handler = handlers_by_cpus[precision, cpus]
+        for text in {text for request in requests for text in request}:
+            [[alone], [status]] = answer(handler, instances(text))
+            assert status == 200
+            assert known.setdefault(text, alone["predictions"][0]) == alone["predictions"][0]
+        shuffled = [data.draw(st.permutations(request)) for request in data.draw(st.permutations(requests))]
+        for batch in (requests, shuffled, [[text for request in requests for text in request]]):
+            answers, statuses = answer(handler, *(instances(*request) for request in batch))
+            assert statuses == [200] * len(batch)
+            assert [one["predictions"] for one in answers] == [[known[text] for text in request] for request in batch]
 
 
-def test_company_changes_no_answer_in_fp32(handlers: Handlers, rows: Rows) -> None:
-    texts = [text for text, _ in rows(60, seed=9)]
-    [together], _ = answer(handlers["fp32"], instances(*texts))
-    alone = [answer(handlers["fp32"], instances(text))[0][0]["predictions"][0] for text in texts]
-    assert [one["score"] for one in together["predictions"]] == pytest.approx([one["score"] for one in alone], abs=1e-5)
+def test_answers_differ_where_texts_do(handlers: Handlers, rows: Rows) -> None:
+    """Or that they are the same would say little."""
+    for precision in PRECISIONS:
+        scores = {one["score"] for one in handlers[precision].classify([text for text, _ in rows(100, seed=8)])}
+        assert len(scores) > 90
+
+
+def test_texts_that_share_calls_on_a_gpu_are_answered_each_for_itself(
+    model: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU texts are padded to the longest beside them; the same is done here on the CPU."""
+    texts = [text for text, _ in rows(75, seed=9)] + ["", "superb " * 50, "🙂"]
+    random.Random(1).shuffle(texts)
+    handler = load_handler(made_release(model, "fp32"))
+    alone = [handler.classify([text])[0] for text in texts]
+    calls: list[list[int]] = []
+    run = handler.probabilities
+
+    def noted(encodings: list[Any], session: Any) -> Any:
+        calls.append([len(one.ids) for one in encodings])
+        return run(encodings, session)
+
+    monkeypatch.setattr(handler, "on_gpu", True)
+    monkeypatch.setattr(handler, "probabilities", noted)
+    together = handler.classify(texts)
+    assert [one["label"] for one in together] == [one["label"] for one in alone]
+    assert [one["score"] for one in together] == pytest.approx([one["score"] for one in alone], abs=1e-5)
+    # As many texts a call as are allowed, of like length.
+    assert [len(call) for call in calls] == [32, 32, 14]
+    lengths = [length for call in calls for length in call]
+    assert lengths == sorted(lengths)
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("precision", "available", "expected"),
+    [
+        ("int8", [CPU], (CPU, "this onnxruntime knows no GPU")),
+        ("fp32", [CPU], (CPU, "this onnxruntime knows no GPU")),
+        ("fp32", ["AzureExecutionProvider", CPU], (CPU, "this onnxruntime knows no GPU")),
+        ("int8", [CUDA, CPU], (CPU, "the archive is in int8, which is for CPUs; a GPU takes fp32")),
+        ("fp32", [CUDA, CPU], (CUDA, "this onnxruntime knows a GPU, and the archive is in fp32")),
+    ],
+)
+def test_the_provider_is_chosen_with_its_reason(precision: str, available: list[str], expected: Any) -> None:
+    assert handler_module.choose_provider(precision, available) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "available", "reason"),
+    [
+        ("int8", [CPU], "this onnxruntime knows no GPU"),
+        ("int8", [CUDA, CPU], "the archive is in int8, which is for CPUs; a GPU takes fp32"),
+        # This machine's onnxruntime knows no GPU: it takes the CPU, as one does that finds no driver.
+        ("fp32", [CUDA, CPU], "the GPU can't be used: see ONNX Runtime's lines above"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in available")
+def test_the_provider_and_its_reason_are_logged(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    available: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(handler_module, "usable_cpus", lambda: 3)
+    with caplog.at_level("INFO", handler_module.__name__):
+        handler = load_handler(made_release(model, precision))
+    assert caplog.messages[-1] == f"2 labels, {CPU} ({reason}), 3 CPUs"
+    assert not handler.on_gpu
+    assert handler.together.get_providers() == handler.single.get_providers() == [CPU]
+    threads = [one.get_session_options().intra_op_num_threads for one in (handler.together, handler.single)]
+    assert threads == [3, 1]
+    assert [one["label"] for one in handler.classify(["superb", "awful"])] == ["4", "0"]
 
 
 @pytest.mark.parametrize("text", ["superb \ud800", "\udfff superb", "superb \x00", "superb \U0010ffff", "superb\u2028"])

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +22,7 @@ from nlp_pipeline.serving import torchserve
 from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.local_server import served
 from nlp_pipeline.serving.torchserve import group_members, local_config, start_torchserve, stop_torchserve
-from tests.serving.conftest import changed_release
+from tests.serving.conftest import changed_release, load_handler
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,39 @@ def test_batches_and_two_servers_at_once(address: str, release: Path, tmp_path: 
         assert other != address
         assert labels(httpx.post(address, json={"instances": ["awful"]}, trust_env=False)) == ["0"]
     assert any(f"a batch of {size}" in log for size in range(2, 9)), "no requests were batched"
+
+
+SLOW = b"""
+
+def _slow(self, data, context, _handle=TextClassificationHandler.handle):
+    import time
+    time.sleep(0.1)
+    return _handle(self, data, context)
+
+
+TextClassificationHandler.handle = _slow
+"""
+
+
+def test_150_requests_at_once_get_the_answers_they_would_get_alone(release: Path, tmp_path: Path, rows: Any) -> None:
+    slow = changed_release(release, tmp_path / "slow", {"handler.py": lambda source: source + SLOW})
+    texts = [text for text, _ in rows(140, seed=13)] + ["", " ", "🙂", "文本", "superb " * 300] * 2
+    requests = [texts[at : at + 1 + at % 3 * 2] for at in range(150)]  # of one, three and five texts
+    alone = dict(zip(texts, load_handler(release).classify(texts), strict=True))
+    start = threading.Barrier(150)
+
+    def post(found: list[str]) -> httpx.Response:
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            start.wait(60)
+            return client.post(slow_address, json={"instances": found})
+
+    # One batch takes so long that all others wait in the server's queue, which by default takes 100.
+    with served(slow) as (slow_address, _), ThreadPoolExecutor(150) as pool:
+        responses = list(pool.map(post, requests))
+    assert Counter(response.status_code for response in responses) == {200: 150}
+    assert [response.json()["predictions"] for response in responses] == [
+        [alone[text] for text in request] for request in requests
+    ]
 
 
 def test_stop_leaves_nothing(release: Path, tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""The exported graph: that its last layer computes the first token only, where a classifier reads that, alters nothing.
+
+Held on tiny classifiers of many architectures, with weights made at random, and on graphs made at random.
+"""
+
+import inspect
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+
+from nlp_pipeline.components.archive_model import pack_model
+from nlp_pipeline.components.archive_model_graph import export_onnx, first_token_only, forget_origins
+from nlp_pipeline.components.evaluate_model import predict
+from nlp_pipeline.serving.handler import TextClassificationHandler
+from tests.components.architectures import make_classifier
+from tests.serving.conftest import made_release, make_context
+
+READS_MORE = {"bert, hidden states", "modernbert, mean"}  # than the first token
+
+
+def random_batch(rng: np.random.Generator, texts: int, tokens: int) -> dict[str, Any]:
+    """Returns a batch of texts of random tokens and lengths, the first of them with all tokens."""
+    lengths = rng.integers(1, tokens + 1, (texts, 1))
+    lengths[0] = tokens
+    mask = (np.arange(tokens) < lengths).astype(np.int64)
+    ids, types = rng.integers(4, 64, (texts, tokens)), rng.integers(0, 2, (texts, tokens))
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types * mask}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert", "bert, hidden states", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet",
+        "deberta-v2", "modernbert", "modernbert, mean",
+    ],
+)  # fmt: skip
+def test_architectures_give_the_same_in_onnx(encoder: Path, tmp_path: Path, name: str) -> None:
+    import torch
+    import transformers
+
+    folder, whole, first = tmp_path / "model", tmp_path / "whole.onnx", tmp_path / "first.onnx"
+    make_classifier(name).save_pretrained(folder)
+    # All that any of them takes: each takes what it knows.
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    transformers.AutoTokenizer.from_pretrained(encoder, model_input_names=names).save_pretrained(folder)
+    export_onnx(str(folder), str(whole))
+    forget_origins(str(whole))
+    first.write_bytes(whole.read_bytes())
+    first_token_only(str(first))
+    assert (first.read_bytes() == whole.read_bytes()) == (name in READS_MORE)
+
+    handler = TextClassificationHandler()
+    sessions = [handler.load(path, "CPUExecutionProvider", 1) for path in (whole, first)]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    taken = inspect.signature(model.forward).parameters
+    rng = np.random.default_rng(0)
+    for texts, tokens in ((1, 1), (1, 2), (1, 60), (2, 5), (3, 17), (7, 40)):
+        batch = random_batch(rng, texts, tokens)
+        columns = {one.name: batch[one.name] for one in sessions[0].get_inputs()}
+        assert set(columns) == {key for key in batch if key in taken}
+        with torch.inference_mode():
+            expected = model(**{key: torch.from_numpy(value) for key, value in columns.items()}).logits.numpy()
+        before, after = (session.run(["logits"], columns)[0] for session in sessions)
+        assert np.abs(after - before).max() < 1e-4
+        assert np.abs(after - expected).max() < 1e-4
+
+    sources = {"handler.py": "", "requirements.txt": "", "max_length": "60"}
+    pack_model(str(folder), str(first), str(tmp_path / "packed"), "fp32", sources)
+    handler.initialize(make_context(1, tmp_path / "packed"))
+    asked = ["superb", "the film was awful and " * 9, "a story it is with music of long scene"]
+    found = handler.probabilities(handler.tokenizer.encode_batch(asked), handler.together)
+    assert np.abs(found - predict(str(folder), asked, 60)).max() < 1e-5
+    assert np.ptp(found, axis=0).max() > 3e-4  # or the texts do not matter
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_what_is_archived_computes_the_first_token_only(model: Path, precision: str) -> None:
+    with zipfile.ZipFile(next(made_release(model, precision).glob("model-store/*.mar"))) as archive:
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(archive.read("model.onnx"))).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in graph.value_info}
+    norms = [shapes[node.output[0]] for node in graph.node if node.op_type == "LayerNormalization"]
+    # After the embeddings, and in two layers after the attention and after the rest.
+    assert [norm[1].dim_value for norm in norms] == [0, 0, 0, 1, 1]
+
+
+# Graphs made at random: of texts x tokens x 4 numbers, by steps that take one or two former results {a} and {b}.
+
+BY_TOKEN = {
+    "product": "{o} = MatMul({a}, weights)",
+    "bias": "{o} = Add(bias, {a})",
+    "number": "{o} = Div({a}, number)",
+    "sum": "{o} = Add({a}, {b})",
+    "gate": "{o} = Mul({a}, {b})",
+    "difference": "{o} = Sub({a}, {b})",
+    "gelu": "{o} = Gelu({a})",
+    "erf": "{o} = Erf({a})",
+    "relu": "{o} = Relu({a})",
+    "tanh": "{o} = Tanh({a})",
+    "sigmoid": "{o} = Sigmoid({a})",
+    "norm": "{o} = LayerNormalization<axis = -1>({a}, bias, bias)",
+    "norm, axis 2": "{o} = LayerNormalization<axis = 2>({a}, bias, bias)",
+}
+ACROSS_TOKENS = {
+    "sum so far": "{o} = CumSum({a}, one)",
+    "softmax": "{o} = Softmax<axis = 1>({a})",
+    "mean": "{o}m = ReduceMean({b}, ones) {o} = Add({a}, {o}m)",
+    "attention": "{o}t = Transpose<perm = [0, 2, 1]>({b}) {o}s = MatMul({a}, {o}t) {o}p = Softmax({o}s) "
+    "{o} = MatMul({o}p, {b})",
+}
+# For texts of four tokens: then nothing in a shape tells tokens from numbers.
+OF_FOUR_TOKENS = {
+    "positions": "{o} = Add({a}, weights)",
+    "product with itself": "{o} = MatMul({a}, {b})",
+    "product from the left": "{o} = MatMul(weights, {a})",
+    "norm of all": "{o} = LayerNormalization<axis = 1>({a}, weights, weights)",
+    "turned": "{o} = Transpose<perm = [0, 2, 1]>({a})",
+}
+ENDS = {
+    "first": "f = Gather<axis = 1>(y, zero) logits = MatMul(f, head)",
+    "first, kept": "k = Gather<axis = 1>(y, zeros) f = Squeeze(k, ones) logits = MatMul(f, head)",
+    "first, and a mean of another": "f = Gather<axis = 1>(y, zero) m = ReduceMean<keepdims = 0>({b}, ones) "
+    "s = Add(f, m) logits = MatMul(s, head)",
+}
+OTHER_ENDS = {
+    "second": "f = Gather<axis = 1>(y, one) logits = MatMul(f, head)",
+    "first and second": "f = Gather<axis = 1>(y, firsts) m = ReduceMean<keepdims = 0>(f, ones) "
+    "logits = MatMul(m, head)",
+    "first text": "f = Gather<axis = 0>(y, zero) logits = MatMul(f, head)",
+    "first number": "f = Gather<axis = 2>(y, zero) logits = Tanh(f)",
+    "mean": "f = ReduceMean<keepdims = 0>(y, ones) logits = MatMul(f, head)",
+    "mean and first": "f = Gather<axis = 1>(y, zero) m = ReduceMean<keepdims = 0>(y, ones) s = Add(f, m) "
+    "logits = MatMul(s, head)",
+    "first and second, each": "f = Gather<axis = 1>(y, zero) g = Gather<axis = 1>(y, one) s = Add(f, g) "
+    "logits = MatMul(s, head)",
+}
+STEPS = BY_TOKEN | ACROSS_TOKENS | OF_FOUR_TOKENS
+
+
+def make_graph(steps: list[str], end: str, tokens: int | str, outputs: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Returns a graph in float64: inputs `x`, steps with results t0, t1 ... the last of which is `y`, and an end."""
+    outside = "".join(f", double[B, {tokens}, 4] {name}" for name in outputs)
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> classifier (double[B, {tokens}, 4] x) '
+        f"=> (double[B, C] logits{outside}) {{ {' '.join(steps)} {end} }}"
+    )
+    rng = np.random.default_rng(0)
+    constants = {
+        "weights": rng.normal(size=(4, 4)),
+        "bias": rng.normal(size=4),
+        "number": np.array(1.5),
+        "head": rng.normal(size=(4, 2)),
+        "zero": np.array(0),
+        "zeros": np.array([0]),
+        "one": np.array(1),
+        "ones": np.array([1]),
+        "firsts": np.array([0, 1]),
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def require_the_same(model: onnx.ModelProto, folder: Path, tokens: int | str) -> onnx.ModelProto | None:
+    """Makes sure that a graph gives the same when it was rewritten; returns it where it was."""
+    path = folder / "graph.onnx"
+    onnx.save(model, path)
+    before = path.read_bytes()
+    first_token_only(str(path))
+    rewritten = onnx.load(path)
+    rng = np.random.default_rng(1)
+    for length in (2, 3, 6) if tokens == "T" else (4,):
+        texts = rng.normal(size=(3, length, 4))
+        with np.errstate(all="ignore"):
+            expected = ReferenceEvaluator(model).run(None, {"x": texts})
+            found = ReferenceEvaluator(rewritten).run(None, {"x": texts})
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+    return None if path.read_bytes() == before else rewritten
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("step", STEPS)
+def test_the_steps_before_the_first_token(tmp_path: Path, step: str, end: str) -> None:
+    tokens = 4 if step in OF_FOUR_TOKENS else "T"
+    steps = ["t0 = MatMul(x, weights) t1 = CumSum(t0, one)", STEPS[step].format(a="t0", b="t1", o="y")]
+    rewritten = require_the_same(make_graph(steps, ENDS[end].format(b="t0"), tokens), tmp_path, tokens)
+    assert (rewritten is not None) == (step in BY_TOKEN)
+    if rewritten is not None:
+        shapes = {
+            one.name: one.type.tensor_type.shape
+            for one in onnx.shape_inference.infer_shapes(rewritten).graph.value_info
+        }
+        assert [shapes[name].dim[1].dim_value for name in ("t0", "t1", "y")] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("end", OTHER_ENDS)
+def test_other_ends_leave_the_file_as_it_is(tmp_path: Path, end: str) -> None:
+    steps = ["t0 = MatMul(x, weights)", "t1 = Tanh(t0)", "y = Add(t0, t1)"]
+    assert not require_the_same(make_graph(steps, OTHER_ENDS[end], 4), tmp_path, 4)
+
+
+@st.composite
+def random_graphs(draw: st.DrawFn) -> tuple[onnx.ModelProto, int | str]:
+    """Graphs whose steps read any former results and whose end reads the last; some results may leave the graph."""
+    tokens: int | str = 4 if draw(st.booleans()) else "T"
+    known = [*BY_TOKEN, *BY_TOKEN, *ACROSS_TOKENS, *(OF_FOUR_TOKENS if tokens == 4 else ())]
+    chosen = draw(st.lists(st.sampled_from(known), min_size=1, max_size=8))
+    steps = ["t0 = MatMul(x, weights)"]
+    for number, step in enumerate(chosen):
+        a, b = (f"t{max(0, number - draw(st.integers(0, 2)))}" for _ in "ab")
+        steps.append(STEPS[step].format(a=a, b=b, o="y" if number == len(chosen) - 1 else f"t{number + 1}"))
+    end = draw(st.sampled_from([*ENDS.values()] * 4 + [*OTHER_ENDS.values()]))
+    number = draw(st.integers(0, len(chosen) - 1))
+    outputs = draw(st.lists(st.integers(0, len(chosen) - 1), max_size=1))
+    return make_graph(steps, end.format(b=f"t{number}"), tokens, tuple(f"t{at}" for at in outputs)), tokens
+
+
+@settings(max_examples=300, deadline=None)
+@given(made=random_graphs())
+def test_any_graph_gives_the_same(tmp_path_factory: pytest.TempPathFactory, made: tuple[Any, int | str]) -> None:
+    model, tokens = made
+    require_the_same(model, tmp_path_factory.getbasetemp(), tokens)

@@ -1,0 +1,200 @@
+"""A long text's tokens: those of the whole text, though the handler looks at its beginning first."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from nlp_pipeline.serving.handler import CHARACTERS, TextClassificationHandler
+
+CORPUS = [
+    "the film was superb and the plot was awful, isn't it?  We've seen 12345 films in 2024.",
+    "ein Märchen über Größe, naïve café; вот это кино — 电影很好看 映画は素晴らしい 🙂👍",
+    "very very   long   scenes\n\n\tand music " * 4,
+    *[" " * (1 << power) + "in" for power in range(8)],  # tokenizers of code have tokens for such runs
+]
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+# As GPT-4's and Qwen's tokenizers split.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+
+
+def with_ends(tokenizer: Tokenizer) -> Tokenizer:
+    """Has a tokenizer put special tokens around a text."""
+    pair = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=pair)
+    return tokenizer
+
+
+def word_pieces() -> Tokenizer:
+    letters = [chr(code) for code in (*range(33, 127), *map(ord, "电影很好"), 0x1F642)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), "the", "##ing"]
+    tokenizer = Tokenizer(models.WordPiece({piece: at for at, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", AddedToken("<mask>", lstrip=True)])
+    return tokenizer
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer
+
+
+def byte_level_split() -> Tokenizer:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+def unigram() -> Tokenizer:
+    """As XLM-R and ALBERT have it: runs of spaces become one, and NFKC may join what was apart."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.UnigramTrainer(vocab_size=150, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    )
+    return with_ends(tokenizer)
+
+
+def unigram_of_words() -> Tokenizer:
+    tokenizer = unigram()
+    tokenizer.normalizer = normalizers.NFKD()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    return tokenizer
+
+
+def pieces_of_sentences() -> Tokenizer:
+    """As Llama has it: the whole text is one word, whose tokens may depend on all of it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    spaces = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return with_ends(tokenizer)
+
+
+def letters() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Digits(True)])
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return with_ends(tokenizer)
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    make.__name__: functools.cache(make)
+    for make in (word_pieces, byte_level, byte_level_split, unigram, unigram_of_words, pieces_of_sentences, letters)
+}
+
+
+def make_handler(name: str, max_length: int) -> TextClassificationHandler:
+    """Returns a handler that can encode texts, and has no model."""
+    handler = TextClassificationHandler()
+    handler.tokenizer = Tokenizer.from_str(TOKENIZERS[name]().to_str())
+    handler.max_length = max_length
+    handler.tokenizer.enable_truncation(max_length)
+    handler.tokenizer.no_padding()
+    return handler
+
+
+WORDS = ["the", "film", "superb", "isn't", "We've", "12345", "a,b.c", "电影很好看", "naïve", "вот", "İΣς"]
+BLANKS = [" ", "  ", "     ", " " * 70, "\n", " \n ", "\t", "\u00a0", "\u2003", "\u200b", "\r\n", "\u3000"]
+COMBINING = ["e\u0301", "\u0301", "\u0308\u0323", "\u1100\u1161\u11a8", "각", "ﬁ", "¨", "½", "\u0600", "\ufeff"]
+EMOJI = ["🙂", "\U0001f469\u200d\U0001f467", "🇩🇪", "\U0001f44d\U0001f3fd"]
+MARKS = ["[SEP]", "<mask>", "</s>", "##ing", "▁", "'", "…"]
+PIECES = (
+    st.sampled_from(WORDS)
+    | st.sampled_from(BLANKS)
+    | st.sampled_from(COMBINING)
+    | st.sampled_from([*EMOJI, *MARKS])
+    | st.integers(1, 200).map(lambda count: "x" * count)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+)
+
+
+@st.composite
+def long_texts(draw: st.DrawFn) -> str:
+    """Texts of up to thousands of characters: pieces, set apart by spaces or by nothing, over and over."""
+    gaps = draw(st.sampled_from([[" "], ["", " "], ["", " ", "  ", "\n"], [""]]))
+    pieces = [piece + draw(st.sampled_from(gaps)) for piece in draw(st.lists(PIECES, min_size=1, max_size=15))]
+    return draw(st.sampled_from(["", " ", "the film "])) + "".join(pieces) * draw(st.integers(1, 12))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(text=long_texts(), max_length=st.sampled_from([3, 4, 8, 16, 32]))
+@example(text="a" + " " * 1000 + "b", max_length=4)
+@example(text="a " * 4 + " " * 1000, max_length=8)
+@example(text="the film" + "\u0301 " * 500, max_length=8)
+@example(text="x" * 40 + " film" * 100, max_length=4)
+@example(text=" " + "x" * 1000, max_length=4)
+@settings(max_examples=120, deadline=None)
+def test_a_long_texts_tokens_are_those_of_the_whole(name: str, text: str, max_length: int) -> None:
+    handler = make_handler(name, max_length)
+    found, whole = handler.encode(text), handler.tokenizer.encode(text)
+    assert (found.ids, found.type_ids) == (whole.ids, whole.type_ids)
+    assert len(found.ids) <= max_length
+
+
+class Watched:
+    """A tokenizer that notes how many characters it was given."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.seen: list[int] = []
+
+    def encode(self, text: str) -> Any:
+        self.seen.append(len(text))
+        return self.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_of_a_long_text_only_the_beginning_is_looked_at(name: str) -> None:
+    """But where all of a text is one word to the tokenizer: then the whole is looked at."""
+    handler: Any = make_handler(name, 32)
+    handler.tokenizer = watched = Watched(handler.tokenizer)
+    handler.encode("the film was very long and " * 1000)
+    if name in ("pieces_of_sentences", "letters"):
+        assert watched.seen[1:] == [27_000]
+    else:
+        [seen] = watched.seen
+        assert 32 < seen <= CHARACTERS * 32
+    watched.seen.clear()
+    handler.encode("the film")
+    assert watched.seen == [8]
