@@ -30,7 +30,7 @@ demo: setup  ## reviews in, checked predictions out
 test: setup-test lint  ## every check and test
 	$(VENV)/bin/python -m pytest
 
-bench: setup  ## ours against the former pipeline's way, as ratios; QUICK=1 for a first look
+bench: setup-test  ## ours against the former pipeline's way, as ratios; QUICK=1 for a first look
 	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: setup-test  ## style, types, and what is generated against its source

@@ -5,18 +5,19 @@ import difflib
 import io
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from nlp_pipeline.flags import make_parser
-from nlp_pipeline.parameters import pipeline_parameters
+from nlp_pipeline.parameters import Parameter, pipeline_parameters
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def parameter_table() -> str:
-    """Returns the table of the pipeline's parameters, as Markdown."""
+def parameter_table(parameters: Iterable[Parameter]) -> str:
+    """Returns a table of parameters, as Markdown."""
     lines = ["| parameter | type | default | what it is |", "| --- | --- | --- | --- |"]
-    for one in pipeline_parameters().values():
+    for one in parameters:
         default = "(must be given)" if one.default is None else f"`{one.default}`" if one.default != "" else ""
         lines.append(f"| `{one.name}` | {one.kind.__name__} | {default} | {one.description} |")
     return "\n".join(lines)
@@ -46,7 +47,13 @@ def generate(text: str) -> str:
     Args:
         text: The README.
     """
-    parts = {"parameters": parameter_table(), "performance": performance(), "help": help_text()}
+    kubeflow, vertex = pipeline_parameters(), pipeline_parameters("vertex")
+    parts = {
+        "vertex parameters": parameter_table(one for one in vertex.values() if one not in kubeflow.values()),
+        "parameters": parameter_table(kubeflow.values()),
+        "performance": performance(),
+        "help": help_text(),
+    }
     for name, part in parts.items():
         before, marker, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
