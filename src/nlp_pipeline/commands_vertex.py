@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.commands_client import (
@@ -158,6 +159,15 @@ def run_runs(arguments: argparse.Namespace) -> None:
     print_rows(arguments, rows, ("id", "name", "state", "created", "seconds"))
 
 
+def run_download(arguments: argparse.Namespace) -> None:
+    """`--download RUN_ID`."""
+    from nlp_pipeline.vertex.downloading import download
+
+    target = arguments.to or Path("outputs") / "runs" / arguments.download
+    connection = connect(read_settings(arguments)[0])
+    print_result(arguments, download(connection, arguments.download, target, arguments.dry_run))
+
+
 def run_doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
     from nlp_pipeline.parameters import parse_settings
@@ -195,6 +205,7 @@ RUN: dict[str, Callable[..., int | None]] = {
     "pause": run_change_schedule,
     "resume": run_change_schedule,
     "runs": run_runs,
+    "download": run_download,
     "doctor": run_doctor,
     "undeploy": run_undeploy,
     "print_config": run_print_config,

@@ -1,12 +1,21 @@
 """Google's other services that are asked: Resource Manager, Service Usage, IAM, Storage, Artifact Registry, Logging."""
 
+import base64
+import hashlib
 import json
 import re
 import urllib.parse
 from typing import Any
 
+import google_crc32c
+
 from tests.kubeflow.httpd import Request, Response
 from tests.vertex.rest import Json, RefusedError
+
+
+def md5(content: bytes) -> str:
+    """Returns the MD5 of an object as Cloud Storage writes it."""
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 class Around:
@@ -19,6 +28,8 @@ class Around:
         enabled: The names of the APIs that are enabled.
         buckets: The buckets' locations.
         objects: What lies in buckets, by `bucket/name`.
+        composed: The names of objects without an MD5.
+        spoilt: What comes otherwise than it is, as in `objects`.
         accounts: The service accounts, and whether each is disabled.
         quotas: Limits by `region/metric`; a region "" is any.
         tags: The images that are there, as `place/project/repository/image:tag`.
@@ -32,6 +43,8 @@ class Around:
         self.state = "ACTIVE"
         self.buckets: dict[str, str] = {}
         self.objects: dict[str, bytes] = {}
+        self.composed: set[str] = set()
+        self.spoilt: set[str] = set()
         self.accounts: dict[str, bool] = {}
         self.quotas: dict[str, int] = {}
         self.tags: set[str] = set()
@@ -104,10 +117,12 @@ class Around:
         names = [name.partition("/")[2] for name in self.objects if name.startswith(f"{bucket}/")]
         found = sorted(name for name in names if name.startswith(query.get("prefix", "")))
         start = int(query.get("pageToken", 0))
-        items: list[Json] = [
-            {"name": name, "bucket": bucket, "size": str(len(self.objects[f"{bucket}/{name}"]))}
-            for name in found[start : start + 2]
-        ]
+        items: list[Json] = []
+        for name in found[start : start + 2]:
+            content = self.objects[f"{bucket}/{name}"]
+            about = {"name": name, "bucket": bucket, "size": str(len(content)), "generation": "7"}
+            # What was put together of others has no MD5.
+            items.append(about if name in self.composed else {**about, "md5Hash": md5(content)})
         return {"items": items, **({"nextPageToken": str(start + 2)} if start + 2 < len(found) else {})}
 
     def read_object(self, request: Request, bucket: str, name: str) -> Response:
@@ -116,7 +131,12 @@ class Around:
         full = f"{bucket}/{urllib.parse.unquote(name)}"
         if full not in self.objects:
             raise RefusedError(404, f"No such object: {full}")
-        return Response(200, self.objects[full], [("Content-Type", "application/octet-stream")])
+        content = self.objects[full]
+        checksum = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+        sent = content[:-1] + b"x" if full in self.spoilt else content
+        return Response(
+            200, sent, [("Content-Type", "application/octet-stream"), ("X-Goog-Hash", f"crc32c={checksum}")]
+        )
 
     def get_image(self, request: Request, place: str, owner: str, repository: str, rest: str) -> Json:
         """Tells whether an image is there."""

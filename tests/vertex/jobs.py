@@ -166,7 +166,7 @@ class Progress:
             elif inner is not None and states[name] == "NOT_TRIGGERED":
                 self._walk(inner, at, reached=False)
             elif states[name] == "RUNNING":
-                states[name] = self._run(name, detail)
+                states[name] = self._run(name, task, detail)
             detail.state = Task.State[states[name]]
         whole = set(states.values())
         for state in ("FAILED", "RUNNING", "PENDING", "WAITING"):
@@ -177,7 +177,7 @@ class Progress:
     def _told(self, name: str, task: Json) -> str:
         return str(task.get("taskInfo", {}).get("name", name)) if self.fate.display_names else name
 
-    def _run(self, name: str, detail: Any) -> str:
+    def _run(self, name: str, task: Json, detail: Any) -> str:
         """Runs a task that is no graph, and returns its state."""
         if self._left < 0:
             return "PENDING"
@@ -192,4 +192,9 @@ class Progress:
             detail.error = {"code": 13, "message": self.fate.reason}
             self._left = -1
             return "FAILED"
+        component = self._spec["components"][task["componentRef"]["name"]]
+        root = self.job.runtime_config.gcs_output_directory
+        place = f"{root}/1/{self.job.name.rpartition('/')[2]}/{name}_{detail.task_id}"
+        for output in component.get("outputDefinitions", {}).get("artifacts", {}):
+            detail.outputs[output] = {"artifacts": [{"uri": f"{place}/{output}"}]}
         return "SKIPPED" if name in self.fate.cached else "SUCCEEDED"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,29 @@ def download(
     store = open_store(settings, amazon=root.startswith("s3://"))
     place = find_place(store, run, namespace, pipeline_name(run))
     items, left_out = plan(place)
+    about = {"run_id": run_id, "state": run.state or "", "source": place.uri}
+    return {**about, **fetch_missing(run_id, items, left_out, target, partial(fetch, store, place.bucket), dry_run)}
+
+
+Fetch = Callable[[Item, "Target", Callable[[int], None]], str]
+
+
+def fetch_missing(
+    run_id: str, items: list[Item], left_out: list[str], target: Path, fetch_one: Fetch, dry_run: bool
+) -> dict[str, Any]:
+    """Fetches the files of a run that are not in a folder yet.
+
+    Args:
+        run_id: The run's id.
+        items: The files.
+        left_out: What can't be a file here.
+        target: The folder.
+        fetch_one: Fetches a file, tells how many of its bytes are there, and returns by what it was found right.
+        dry_run: Whether to tell only what would be fetched.
+
+    Returns:
+        See `download`; what it tells of the folder.
+    """
     for key in left_out:
         print_line(f"left out, as it can't be the name of a file: {key}")
     with told_of_files(target):
@@ -127,12 +151,9 @@ def download(
         wanted = [item for item in items if not kept.is_whole(item)]
         if not dry_run and wanted:
             check_folder(kept, wanted)
-            fetch_all(store, place.bucket, wanted, kept)
+            fetch_all(fetch_one, wanted, kept)
     artifacts = present(items)
     return {
-        "run_id": run_id,
-        "state": run.state or "",
-        "source": place.uri,
         "folder": str(target),
         "files": len(items),
         "bytes": sum(item.size for item in items),
@@ -189,7 +210,7 @@ def check_folder(target: Target, wanted: list[Item]) -> None:
         raise UsageError(f"{target.folder} has room for {free:,} bytes, and {needed:,} are to be fetched")
 
 
-def fetch_all(store: Store, bucket: str, wanted: list[Item], target: Target) -> None:
+def fetch_all(fetch_one: Fetch, wanted: list[Item], target: Target) -> None:
     """Fetches files, and shows on stderr how far it is."""
     console = Console(file=sys.stderr, highlight=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -202,7 +223,7 @@ def fetch_all(store: Store, bucket: str, wanted: list[Item], target: Target) -> 
             def show(size: int, before: int = before) -> None:
                 bar.update(task, completed=before + size)
 
-            how = fetch(store, bucket, item, target, show)
+            how = fetch_one(item, target, show)
             before += item.size
             console.print(f"{item.path}: {item.size:,} bytes, checked by {how}", markup=False, soft_wrap=True)
 

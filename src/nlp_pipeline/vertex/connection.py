@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from nlp_pipeline.client.calls import make_once
 from nlp_pipeline.errors import TimedOutError, UsageError
 from nlp_pipeline.settings import PREFIX, Settings
-from nlp_pipeline.vertex.failures import SIGN_IN, explain, one_line
+from nlp_pipeline.vertex.failures import SIGN_IN, explain, explain_answer, one_line
 
 TIMEOUT = 60.0
 WAITS = (0.5, 1.0, 2.0, 4.0, None)
@@ -123,7 +123,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         check_installed()
         check_settings(settings)
-        # What is tried again below, Google's libraries' own lookups in the background among it, is no one's concern.
+        # It would warn of each attempt, even of what Google's library looks up in the background for its own purposes.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self.settings = settings
         self.credentials, project = find_credentials()
@@ -232,8 +232,10 @@ class Connection:
         """
         return make_once(doing, lambda: self.call(doing, method, repeat=False, **named), find, WAITS, unique)
 
-    def finish(self, doing: str, operation: Any) -> Any:
-        """Waits for a long-running operation, and returns what it gives.
+    def finish(self, doing: str, operation: Any) -> None:
+        """Waits for a long-running operation.
+
+        Google's client would ask for it at an address below /ui/, of which the API's reference does not tell.
 
         Args:
             doing: What is done, for messages.
@@ -243,12 +245,15 @@ class Connection:
             TimedOutError: It has not ended in time; it goes on.
             PipelineError: It failed.
         """
+        from google.api_core.exceptions import from_grpc_status
+
         until = time.monotonic() + PATIENCE_SECONDS
-        while not self.call(doing, lambda timeout: operation.done()):
+        while not (told := self.ask(doing, "aiplatform", f"/v1/{operation.operation.name}")).get("done"):
             if time.monotonic() > until:
                 raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS / 60:.0f} minutes; it goes on")
             time.sleep(POLL_SECONDS)
-        return self.call(doing, lambda timeout: operation.result(), repeat=False)
+        if error := told.get("error"):
+            raise explain_answer(doing, from_grpc_status(error.get("code", 2), error.get("message", "")), self.project)
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
         """Asks an API of which no client library is installed.

@@ -119,7 +119,7 @@ def schedule_plan(
         bucket=bucket_of(settings),
         service_account=settings.service_account,
     )
-    return check_plan(plan, datetime.now(UTC), "this")
+    return check_plan(plan, datetime.now(UTC), "Vertex AI")
 
 
 def schedule(connection: Connection, plan: Plan, ir: str, dry_run: bool = False) -> dict[str, Any]:

@@ -40,19 +40,28 @@ def needs(task: Any) -> list[str]:
     return list(task.get("dependentTasks", []))
 
 
+def task_names(run: Any) -> dict[str, str]:
+    """Returns the names of a run's tasks by what the API may call them: that, or their display names.
+
+    Args:
+        run: What the API says of the run.
+    """
+    from google.protobuf.json_format import MessageToDict
+
+    spec, names = MessageToDict(type(run).pb(run).pipeline_spec), {}
+    for name, display_name in tasks_of(spec, spec["root"]["dag"]):
+        names[display_name] = names[name] = name
+    return names
+
+
 def read_progress(run: Any) -> Progress:
     """Reads how far a run is.
 
     Args:
-        run: What the API says of it. A task is told by its name in the spec, or by its display name.
+        run: What the API says of it.
     """
-    from google.protobuf.json_format import MessageToDict
-
-    spec = MessageToDict(type(run).pb(run).pipeline_spec)
     state = state_of(run)
-    names: dict[str, str] = {}
-    for name, display_name in tasks_of(spec, spec["root"]["dag"]):
-        names[display_name] = names[name] = name.replace("-", "_")
+    names = {told: name.replace("-", "_") for told, name in task_names(run).items()}
     progress = Progress(
         run_id=run.name.rpartition("/")[2],
         name=run.display_name,

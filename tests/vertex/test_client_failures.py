@@ -1,0 +1,247 @@
+"""What goes wrong with Google Cloud: one line that says what to do, the right exit code, and never a secret."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline.cli import main
+from nlp_pipeline.client import waiting
+from nlp_pipeline.vertex import connection
+from tests.kubeflow.httpd import Request, Response
+from tests.vertex.cloud import Cloud
+from tests.vertex.conftest import TRAIN, Run
+from tests.vertex.jobs import Fate
+
+SIGN_IN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+COMMANDS: list[tuple[str, ...]] = [
+    ("--submit", *TRAIN),
+    ("--submit", "--wait", *TRAIN),
+    ("--wait", "unknown"),
+    ("--schedule", "0 0 2 * * *", *TRAIN),
+    ("--schedules",),
+    ("--unschedule", "unknown"),
+    ("--pause", "unknown"),
+    ("--resume", "unknown"),
+    ("--runs",),
+    ("--download", "unknown"),
+    ("--undeploy", "--set", "model_name=films"),
+    ("--doctor", *TRAIN),
+    ("--print-config",),
+]
+LIVE = COMMANDS[:-2]
+# Whatever is no request for a token.
+API = "/v|/storage"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No one is waited for who does not come back."""
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.01)
+
+
+def page(request: Request) -> Response:
+    return Response(200, "<html>Sign in</html>", [("Content-Type", "text/html")])
+
+
+def bad_gateway(request: Request) -> Response:
+    return Response(502, "<html>Bad gateway</html>", [("Content-Type", "text/html")])
+
+
+FAILURES: dict[str, tuple[Callable[[Cloud], None], int, str]] = {
+    "disabled": (
+        lambda cloud: cloud.refuse(
+            403, "API not used.", 999, API, reason="SERVICE_DISABLED", service="aiplatform.googleapis.com"
+        ),
+        2,
+        "the API aiplatform.googleapis.com is not enabled in project my-project: "
+        "gcloud services enable aiplatform.googleapis.com --project my-project",
+    ),
+    "billing": (
+        lambda cloud: cloud.refuse(403, "This API method requires billing.", 999, API, reason="BILLING_DISABLED"),
+        2,
+        "project my-project has no billing account: link one in the console",
+    ),
+    "denied": (
+        lambda cloud: cloud.refuse(403, "Permission denied.", 999, API),
+        2,
+        "403: Permission denied.; --doctor shows what is missing",
+    ),
+    "401": (
+        lambda cloud: cloud.refuse(401, "Invalid credentials.", 999, API),
+        2,
+        f"401: Invalid credentials.: {SIGN_IN}",
+    ),
+    "400": (lambda cloud: cloud.refuse(400, "Some field\nis wrong.", 999, API), 2, "400: Some field is wrong."),
+    "429": (
+        lambda cloud: cloud.refuse(429, "Quota exceeded.", 999, API),
+        1,
+        "429: Quota exceeded.; a quota is used up, or too much was asked at once: "
+        "https://console.cloud.google.com/iam-admin/quotas?project=my-project",
+    ),
+    "500": (lambda cloud: cloud.refuse(500, "Internal error.", 999, API), 1, "500: Internal error."),
+    "dropped": (lambda cloud: cloud.drop(999), 1, "can't be reached: "),
+    "away": (lambda cloud: cloud.stop(), 1, "can't be reached: "),
+    "a page": (lambda cloud: cloud.say(page, 999, API), 1, "what answers is not Google's API; is a proxy in"),
+    "a gateway": (lambda cloud: cloud.say(bad_gateway, 999, API), 1, "502: a page, not an answer"),
+    "no token": (
+        lambda cloud: setattr(cloud.identity, "revoked", True),
+        2,
+        f": {SIGN_IN}",
+    ),
+    "no token now": (lambda cloud: cloud.refuse(503, "away", 999, "/token|/v1/|/v2/"), 1, "503"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("command", LIVE, ids=" ".join)
+def test_each_failure_is_one_line(command: tuple[str, ...], failure: str, cloud: Cloud, run: Run) -> None:
+    fail, code, message = FAILURES[failure]
+    fail(cloud)
+    found, out, err = run(*command)
+    assert (found, out) == (code, "")
+    assert err.splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
+    assert "Traceback" not in err and "127.0.0.1:9" not in err
+    found, out, err = run(*command, "--json")
+    assert found == code and err.splitlines()[-1] == f"error: {json.loads(out)['error']}"
+    assert cloud.pipelines.jobs == {} and cloud.pipelines.schedules == {}
+
+
+@pytest.mark.parametrize("command", LIVE, ids=" ".join)
+def test_what_passes_is_waited_for(command: tuple[str, ...], cloud: Cloud, run: Run) -> None:
+    cloud.pipelines.fate = Fate(not_triggered=("condition-5", "condition-8"))
+    well = run(*command)[0]
+    again = (lambda: cloud.drop(), lambda: cloud.refuse(503, "away"), lambda: cloud.refuse(429, "slowly"))
+    for fail in again:
+        fail()
+        code, _, err = run(*command)
+        assert code == well, err
+
+
+def test_an_answer_that_does_not_come(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    monkeypatch.setattr(connection, "TIMEOUT", 0.05)
+    hold = threading.Event()
+
+    def wait(request: Request) -> None:
+        hold.wait(30)
+
+    cloud.say(wait, 999)
+    try:
+        code, _, err = run("--runs")
+    finally:
+        hold.set()
+    assert code == 1 and err.splitlines()[-1].endswith(" does not answer in time")
+
+
+def test_an_address_that_is_none(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("http://vertex.example.com", "ftp://x", "x:80", "us-central1-aiplatform.googleapis.com"):
+        monkeypatch.setenv("NLP_PIPELINE_VERTEX_ENDPOINT", address)
+        code, _, err = run("--runs")
+        assert code == 2 and "it must be an address that begins with https://" in err
+    monkeypatch.setenv("NLP_PIPELINE_VERTEX_ENDPOINT", "https://ann:S3CRET@x")
+    code, _, err = run("--runs")
+    assert code == 2 and "an address with a user name or a password" in err and "S3CRET" not in err
+
+
+def test_googles_own_address(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no way out of here: the proxy that the fixture names answers no one.
+    monkeypatch.delenv("NLP_PIPELINE_VERTEX_ENDPOINT")
+    code, _, err = run("--runs", "--region", "europe-west4")
+    assert code == 1 and "listing runs: europe-west4-aiplatform.googleapis.com can't be reached: " in err
+    code, _, err = run("--submit", *TRAIN)
+    assert code == 1 and "looking for bucket films: storage.googleapis.com can't be reached: " in err
+
+
+CREDENTIALS = {
+    "none": (None, "Your default credentials were not found"),
+    "no file": ("", "was not found"),
+    "no JSON": ("S3CRET {", "is not a valid json file"),
+    "of no kind": ('{"type": "S3CRET"}', "type"),
+    "without a key": ('{"type": "service_account"}', "Failed to load service account credentials"),
+    "a spoilt key": (
+        '{"type": "service_account", "client_email": "a@b", "token_uri": "http://x", "private_key": "S3CRET"}',
+        "no credentials for Google Cloud",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CREDENTIALS)
+def test_credentials_that_are_none(
+    kind: str, cloud: Cloud, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, message = CREDENTIALS[kind]
+    path = tmp_path / "other.json"
+    if text:
+        path.write_text(text)
+    if text is None:
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    else:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    code, out, err = run("--runs")
+    assert (code, out) == (2, "") and err.startswith("error: no credentials for Google Cloud: ")
+    assert message in err and err.endswith(f": {SIGN_IN}\n") and err.count("\n") == 1
+    assert "S3CRET {" not in err and cloud.requests == []
+
+
+def test_a_users_credentials(cloud: Cloud, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of gcloud: a token is asked for at Google alone, where there is no way to from here."""
+    path = tmp_path / "home" / ".config" / "gcloud" / "application_default_credentials.json"
+    path.parent.mkdir(parents=True)
+    user = {"type": "authorized_user", "client_id": "x", "client_secret": "S3CRET", "refresh_token": "S3CRET"}
+    path.write_text(json.dumps(user))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    code, _, err = run("--runs")
+    assert code == 1 and err.startswith("project my-project, region us-central1, by the credentials of gcloud\n")
+    assert "error: listing runs: oauth2.googleapis.com can't be reached: " in err and "S3CRET" not in err
+
+
+def test_where_the_libraries_are_not_installed(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = connection.importlib.util.find_spec
+    monkeypatch.setattr(
+        connection.importlib.util, "find_spec", lambda name: None if name == "google.cloud.aiplatform" else real(name)
+    )
+    for command in (*LIVE, ("--doctor", *TRAIN)):
+        code, out, err = run(*command)
+        line = "--platform vertex needs Google's client libraries: pip install 'nlp-pipeline[vertex]'"
+        assert (code, out, err) == (2, "", f"error: {line}\n")
+
+
+def echo(request: Request) -> Response:
+    """Tells what was sent, as a careless server may."""
+    message = f"bad request: {request.headers} {request.body!r}"
+    return Response(400, json.dumps({"error": {"code": 400, "message": message}}), [("Content-Type", "text/json")])
+
+
+LEAKS: dict[str, Callable[[Cloud], None]] = {
+    "none": lambda cloud: None,
+    "echo": lambda cloud: cloud.say(echo, 999),
+    "echo but for tokens": lambda cloud: cloud.say(echo, 999, "/v|/storage"),
+    "no token": lambda cloud: setattr(cloud.identity, "revoked", True),
+    "dropped": lambda cloud: cloud.drop(999),
+}
+
+
+@pytest.mark.parametrize(("command", "failure"), list(itertools.product(COMMANDS, LEAKS)), ids=str)
+def test_no_secret_is_shown_or_left(
+    command: tuple[str, ...],
+    failure: str,
+    cloud: Cloud,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    LEAKS[failure](cloud)
+    key = cloud.identity.private.splitlines()[1]
+    for more in ([], ["--json"]):
+        main([*command, "--debug", *more])
+        said = capfd.readouterr()
+        seen = said.out + said.err + caplog.text
+        assert seen and "S3CRET" not in seen and "eyJ" not in seen and key not in seen
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and file.name != "key.json":
+            assert b"S3CRET" not in file.read_bytes() and key.encode() not in file.read_bytes()
