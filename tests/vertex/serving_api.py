@@ -3,11 +3,12 @@
 import contextlib
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from google.cloud import aiplatform_v1
+from google.cloud import aiplatform_v1, aiplatform_v1beta1
 from google.protobuf import json_format
 
 from tests.kubeflow.httpd import Request
@@ -26,14 +27,14 @@ class Deployments(Serving):
     Attributes:
         versions: How a version answers, by its number; others answer each text with its second word as the label.
         jobs: The custom jobs, by name.
-        run_job: Runs a custom job, and tells whether it succeeded.
+        run_job: Runs a custom job; it failed where this raises an error.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.versions: dict[str, Version] = {}
         self.jobs: dict[str, Any] = {}
-        self.run_job: Callable[[Any], bool] = lambda job: True
+        self.run_job: Callable[[Any], None] = lambda job: None
         self._random = random.Random(0)
 
     def upload(self, request: Request) -> Json:
@@ -122,17 +123,25 @@ class Deployments(Serving):
         }
 
     def create_job(self, request: Request) -> Json:
-        """Makes a custom job, and runs it."""
-        job = read(aiplatform_v1.CustomJob, request)
+        """Makes a custom job, and begins to run it."""
+        job = read(aiplatform_v1beta1.CustomJob, request)
         for pool in job.job_spec.worker_pool_specs:
             machine = pool.machine_spec
             if bool(machine.accelerator_type) != bool(machine.accelerator_count):
                 raise RefusedError(400, "Both accelerator_type and accelerator_count should be specified or none.")
         job.name = f"{self._place}/customJobs/{4000 + len(self.jobs)}"
         self.jobs[job.name] = job
-        states = aiplatform_v1.JobState
-        job.state = states.JOB_STATE_SUCCEEDED if self.run_job(job) else states.JOB_STATE_FAILED
+        job.state = aiplatform_v1beta1.JobState.JOB_STATE_PENDING
+        threading.Thread(target=self._run, args=(job,)).start()
         return told(job)
+
+    def _run(self, job: Any) -> None:
+        try:
+            self.run_job(job)
+            job.state = aiplatform_v1beta1.JobState.JOB_STATE_SUCCEEDED
+        except Exception as error:  # noqa: BLE001 whatever it is, whoever waits for the job must be told
+            job.error = {"code": 13, "message": str(error)}
+            job.state = aiplatform_v1beta1.JobState.JOB_STATE_FAILED
 
     def get_job(self, request: Request, name: str) -> Json:
         """Reads a custom job."""
@@ -166,7 +175,7 @@ class DeployingCloud(Cloud):
 
     def _routes(self) -> list[tuple[str, str, str, Callable[..., Any]]]:
         place = rf"/v1/projects/(?P<project>[^/]+)/locations/(?P<region>{REGION})"
-        endpoint, jobs = rf"{place}/endpoints/(?P<name>[\w-]+)", f"{place}/customJobs"
+        endpoint, jobs = rf"{place}/endpoints/(?P<name>[\w-]+)", place.replace("/v1/", "/v1beta1/", 1) + "/customJobs"
         serving = self.serving
         return [
             *super()._routes(),

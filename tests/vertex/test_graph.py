@@ -1,0 +1,332 @@
+"""The compiled pipeline for Vertex AI, task by task, beside the one for Kubeflow."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from nlp_pipeline import packages
+from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.parameters import pipeline_parameters
+
+Json = dict[str, Any]
+SHARED = ["load-data", "gate", "archive-model", "validate-archive"]
+JOBS = ["train-model", "evaluate-model"]
+OWN = ["prepare-vertex", "plan-vertex-deployment", "check-vertex-endpoint"]
+GOOGLES = ["model-upload", "model-upload-2", "endpoint-create", "model-deploy"]
+IMPORTERS = ["importer", "importer-2", "importer-3"]
+GOOGLES_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components:2.22.0"
+
+
+@cache
+def compiled(platform: str) -> str:
+    return compile_pipeline(platform=platform)
+
+
+@pytest.fixture(scope="module")
+def ir() -> Json:
+    (document,) = yaml.safe_load_all(compiled("vertex"))
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.fixture(scope="module")
+def kubeflow() -> Json:
+    document: Json = next(iter(yaml.safe_load_all(compiled("kubeflow"))))
+    return document
+
+
+def groups(ir: Json) -> dict[str, Json]:
+    """Returns the tasks of each group, by the group's name; the outermost one's is empty."""
+    inner = {name: one["dag"]["tasks"] for name, one in ir["components"].items() if "dag" in one}
+    return {"": ir["root"]["dag"]["tasks"], **inner}
+
+
+def tasks(ir: Json) -> dict[str, Json]:
+    """Returns all tasks by name."""
+    return {name: task for group in groups(ir).values() for name, task in group.items()}
+
+
+def container(ir: Json, step: str) -> Json:
+    """Returns a step's container; of a custom job, the one that runs the step."""
+    inputs = ir["components"][f"comp-{step}"].get("inputDefinitions", {}).get("parameters", {})
+    if "worker_pool_specs" in inputs:
+        (pool,) = inputs["worker_pool_specs"]["defaultValue"]
+        found: Json = pool["container_spec"]
+        return found
+    executor: Json = ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+    return executor
+
+
+# The document
+
+
+def test_one_document_that_kfp_and_the_api_read(ir: Json) -> None:
+    assert ir["pipelineInfo"]["name"] == "nlp-pipeline"
+    json_format.ParseDict(ir, pipeline_spec_pb2.PipelineSpec())
+    assert components.load_component_from_text(compiled("vertex")).pipeline_spec.pipeline_info.name == "nlp-pipeline"
+
+
+def test_nothing_of_kubernetes_is_in_it(ir: Json) -> None:
+    assert sorted(ir) == ["components", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion"]
+    parameters = " ".join(ir["root"]["inputDefinitions"]["parameters"])
+    assert not [word for word in ("volume", "secret", "namespace", "cpu", "memory") if word in parameters]
+    for name, task in tasks(ir).items():
+        if "volume_path" in task.get("inputs", {}).get("parameters", {}):
+            assert task["inputs"]["parameters"]["volume_path"] == {"runtimeValue": {"constant": ""}}, name
+
+
+def test_the_tasks_are_these(ir: Json) -> None:
+    assert {name: sorted(group) for name, group in groups(ir).items()} == {
+        "": ["condition-1", "evaluate-model", "gate", "load-data", "prepare-vertex", "train-model"],
+        "comp-condition-1": ["archive-model", "condition-2", "validate-archive"],
+        "comp-condition-2": [
+            *("check-vertex-endpoint", "condition-branches-3", "condition-branches-6", "importer", "model-deploy"),
+            "plan-vertex-deployment",
+        ],
+        "comp-condition-branches-3": ["condition-4", "condition-5"],
+        "comp-condition-branches-6": ["condition-7", "condition-8"],
+        "comp-condition-4": ["model-upload"],
+        "comp-condition-5": ["importer-2", "model-upload-2"],
+        "comp-condition-7": ["endpoint-create"],
+        "comp-condition-8": ["importer-3"],
+    }
+    executors = [f"exec-{name}" for name in (*SHARED, *JOBS, *OWN, *GOOGLES, *IMPORTERS)]
+    assert sorted(ir["deploymentSpec"]["executors"]) == sorted(executors)
+
+
+def test_the_order_of_what_costs(ir: Json) -> None:
+    after = {name: task.get("dependentTasks", []) for name, task in tasks(ir).items()}
+    assert "prepare-vertex" in after["train-model"] and "prepare-vertex" in after["evaluate-model"]
+    assert "validate-archive" in after["plan-vertex-deployment"] or "validate-archive" in after["condition-2"]
+    assert {"condition-branches-3", "condition-branches-6", "plan-vertex-deployment"} <= set(after["model-deploy"])
+    assert "model-deploy" in after["check-vertex-endpoint"]
+
+
+def test_conditions(ir: Json) -> None:
+    found = {name: task["triggerPolicy"]["condition"] for name, task in tasks(ir).items() if "triggerPolicy" in task}
+    plan = "inputs.parameter_values['pipelinechannel--plan-vertex-deployment-{}'] == ''"
+    assert found == {
+        "condition-1": "inputs.parameter_values['pipelinechannel--gate-Output'] == true",
+        "condition-2": "inputs.parameter_values['pipelinechannel--deploy'] == true",
+        "condition-4": plan.format("parent_model"),
+        "condition-5": f"!({plan.format('parent_model')})",
+        "condition-7": plan.format("endpoint"),
+        "condition-8": f"!({plan.format('endpoint')})",
+    }
+
+
+def test_no_step_is_taken_from_the_cache_but_the_gate(ir: Json) -> None:
+    for name in (*SHARED, *JOBS, *OWN, *GOOGLES):
+        assert tasks(ir)[name]["cachingOptions"].get("enableCache", False) is (name == "gate"), name
+
+
+def test_no_step_is_tried_again(ir: Json) -> None:
+    """Nothing of a training is kept for a second one, and what is outside might be done twice."""
+    assert not [name for name, task in tasks(ir).items() if "retryPolicy" in task]
+
+
+def test_every_step_has_a_name_in_the_console(ir: Json) -> None:
+    for name in (*SHARED, *JOBS, *OWN, *GOOGLES, *IMPORTERS):
+        assert tasks(ir)[name]["taskInfo"]["name"] not in (name, ""), name
+
+
+# Containers
+
+
+@pytest.mark.parametrize("step", [*SHARED, *JOBS])
+def test_shared_steps_have_the_same_source_on_both_platforms(ir: Json, kubeflow: Json, step: str) -> None:
+    ours, theirs = container(ir, step), container(kubeflow, step)
+    assert ours["command"] == theirs["command"]
+    escaped = {"{{$}}": "{{$.json_escape[1]}}"} if step in JOBS else {}
+    assert ours["args"] == [escaped.get(one, one) for one in theirs["args"]]
+    assert ours.get("image", ours.get("image_uri")) == theirs["image"] == packages.BASE_IMAGE
+
+
+@pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
+def test_steps_install_exactly_their_pins(ir: Json, step: str) -> None:
+    command = container(ir, step)["command"]
+    pins = getattr(packages, step.replace("-", "_").upper())
+    assert [pin for pin in pins if f"'{pin}'" not in command[2]] == []
+    assert command[2].count("==") == len(pins) + 1  # kfp's own
+
+
+@pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
+def test_no_source_holds_what_vertex_ai_would_take_for_a_variable(ir: Json, step: str) -> None:
+    source = container(ir, step)["command"][-1]
+    assert "{{$" not in source and len(source.encode()) < 100_000
+
+
+@pytest.mark.parametrize("step", [*SHARED, *OWN])
+def test_steps_ask_for_cpus_and_memory_as_vertex_ai_knows_them(ir: Json, step: str) -> None:
+    resources = container(ir, step)["resources"]
+    assert sorted(resources) == ["cpuLimit", "memoryLimit", "resourceCpuLimit", "resourceMemoryLimit"]
+
+
+@pytest.mark.parametrize("step", JOBS)
+def test_custom_jobs(ir: Json, step: str) -> None:
+    component = ir["components"][f"comp-{step}"]
+    inputs = component["inputDefinitions"]["parameters"]
+    (pool,) = inputs["worker_pool_specs"]["defaultValue"]
+    of_input = "{{{{$.inputs.parameters['{}']}}}}".format
+    names = ("machine_type", "accelerator_type", "accelerator_count")
+    assert pool["machine_spec"] == {name: of_input(name) for name in names}
+    assert pool["disk_spec"] == {name: of_input(name) for name in ("boot_disk_size_gb", "boot_disk_type")}
+    assert pool["replica_count"] == 1
+    assert pool["container_spec"]["env"] == [
+        {"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}
+    ]
+    launcher = ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+    assert launcher["image"] == GOOGLES_IMAGE
+    assert launcher["command"][-1] == "google_cloud_pipeline_components.container.preview.custom_job.launcher"
+    given = tasks(ir)[step]["inputs"]["parameters"]
+    prepared = {name: one["taskOutputParameter"] for name, one in given.items() if "taskOutputParameter" in one}
+    assert {name: one["outputParameterKey"] for name, one in prepared.items()} == {
+        "machine_type": "train_machine_type",
+        "accelerator_type": "train_accelerator",
+        "service_account": "job_service_account",
+        "project": "project",
+        "location": "location",
+    }
+    assert {one["producerTask"] for one in prepared.values()} == {"prepare-vertex"}
+    assert given["accelerator_count"] == {"componentInputParameter": "train_gpus"}
+    assert "worker_pool_specs" not in given
+
+
+def test_googles_steps_run_googles_image(ir: Json) -> None:
+    for step in GOOGLES:
+        found = container(ir, step)
+        assert found["image"] == GOOGLES_IMAGE and ".container.v1." in found["command"][-1]
+
+
+def test_the_container_that_serves(ir: Json) -> None:
+    importers = {name: ir["deploymentSpec"]["executors"][f"exec-{name}"]["importer"] for name in IMPORTERS}
+    spec = importers["importer"]["metadata"]["containerSpec"]
+    ready = ["python", "-m", "nlp_pipeline.serving.runtime", "--ready", "{{$.inputs.parameters['metadata-3']}}"]
+    for probe in (spec.pop("startupProbe"), spec.pop("healthProbe")):
+        assert probe["exec"] == {"command": ready} and probe["periodSeconds"] > 0 and probe["failureThreshold"] > 0
+    assert spec == {
+        "imageUri": "{{$.inputs.parameters['metadata']}}",
+        "ports": [{"containerPort": 8080}],
+        "predictRoute": "{{$.inputs.parameters['metadata-2']}}",
+        "healthRoute": "/ping",
+    }
+    given = tasks(ir)["importer"]["inputs"]["parameters"]
+    assert given["metadata"] == {"componentInputParameter": "pipelinechannel--prepare-vertex-serving_image"}
+    assert given["metadata-2"]["taskOutputParameter"]["outputParameterKey"] == "predict_route"
+    assert given["metadata-3"] == {"componentInputParameter": "pipelinechannel--prepare-vertex-model_name"}
+    assert given["uri"]["taskOutputParameter"]["outputParameterKey"] == "artifact_uri"
+    titles = {name: one["typeSchema"]["schemaTitle"] for name, one in importers.items()}
+    assert titles == {
+        "importer": "google.UnmanagedContainerModel",
+        "importer-2": "google.VertexModel",
+        "importer-3": "google.VertexEndpoint",
+    }
+
+
+# Artifacts and parameters
+
+
+def titles(ir: Json, step: str, kind: str) -> dict[str, str]:
+    """Returns the types of a step's artifacts; `kind` is inputDefinitions or outputDefinitions."""
+    artifacts = ir["components"][f"comp-{step}"][kind].get("artifacts", {})
+    return {name: one["artifactType"]["schemaTitle"] for name, one in artifacts.items()}
+
+
+def test_googles_types_from_end_to_end(ir: Json) -> None:
+    both = {"model": "google.VertexModel", "endpoint": "google.VertexEndpoint"}
+    assert titles(ir, "model-upload", "outputDefinitions") == {"model": "google.VertexModel"}
+    assert titles(ir, "model-upload-2", "inputDefinitions") == {
+        "parent_model": "google.VertexModel",
+        "unmanaged_container_model": "google.UnmanagedContainerModel",
+    }
+    assert titles(ir, "endpoint-create", "outputDefinitions") == {"endpoint": "google.VertexEndpoint"}
+    assert titles(ir, "model-deploy", "inputDefinitions") == both
+    assert titles(ir, "check-vertex-endpoint", "inputDefinitions") == {**both, "predictions": "system.Dataset"}
+    for group, title in (
+        ("condition-branches-3", "google.VertexModel"),
+        ("condition-branches-6", "google.VertexEndpoint"),
+    ):
+        assert list(titles(ir, group, "outputDefinitions").values()) == [title]
+
+
+@pytest.mark.parametrize("step", [*SHARED, *JOBS])
+def test_shared_steps_have_the_same_artifacts_on_both_platforms(ir: Json, kubeflow: Json, step: str) -> None:
+    for kind in ("inputDefinitions", "outputDefinitions"):
+        assert titles(ir, step, kind) == titles(kubeflow, step, kind)
+        ours, theirs = (one["components"][f"comp-{step}"][kind].get("parameters", {}) for one in (ir, kubeflow))
+        assert {name: ours[name]["parameterType"] for name in theirs} == {
+            name: one["parameterType"] for name, one in theirs.items()
+        }
+
+
+def origins(ir: Json, group: str, source: Json) -> set[str]:
+    """Returns where a task's input comes from: "pipeline:NAME", "constant", or "STEP:OUTPUT"."""
+    if "runtimeValue" in source:
+        return {"constant"}
+    if "taskOutputParameter" in source:
+        one = source["taskOutputParameter"]
+        return {f"{one['producerTask']}:{one['outputParameterKey']}"}
+    name = source["componentInputParameter"]
+    if not group:
+        return {f"pipeline:{name}"}
+    outer = [(key, task) for key, some in groups(ir).items() for task in some.values()]
+    used = [(key, task) for key, task in outer if task["componentRef"]["name"] == group]
+    return {one for key, task in used for one in origins(ir, key, task["inputs"]["parameters"][name])}
+
+
+def test_no_text_of_a_user_goes_into_what_googles_steps_send(ir: Json) -> None:
+    texts = {name for name, one in pipeline_parameters("vertex").items() if one.kind is str}
+    found: dict[str, set[str]] = {}
+    for group, some in groups(ir).items():
+        for step, task in some.items():
+            if step not in GOOGLES + JOBS:
+                continue
+            # What the step of a custom job takes reaches it in the executor input, as escaped JSON.
+            argument = next(
+                one for one in ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["args"] if "{" in one
+            )
+            for name, source in task["inputs"]["parameters"].items():
+                if (
+                    step in GOOGLES
+                    or f"parameters['{name}']" in argument
+                    or name in ("machine_type", "accelerator_type")
+                ):
+                    found.setdefault(step, set()).update(origins(ir, group, source))
+    assert sorted(found) == sorted(GOOGLES + JOBS)
+    for step, sources in found.items():
+        assert not {one for one in sources if one.removeprefix("pipeline:") in texts}, step
+        steps = {one.partition(":")[0] for one in sources}
+        assert steps <= {"pipeline", "constant", "prepare-vertex", "plan-vertex-deployment"}, step
+
+
+def test_parameters_that_platforms_share_are_the_same(ir: Json) -> None:
+    ours, theirs = pipeline_parameters("vertex"), pipeline_parameters("kubeflow")
+    shared = list(ours)[: list(ours).index("endpoint_rows") + 1]
+    assert shared == list(theirs)[: len(shared)] and len(shared) == 25
+    assert all(ours[name] == theirs[name] for name in shared)
+    # Names that mean nearly the same; the others are one platform's own.
+    assert sorted(set(ours) & set(theirs) - set(shared)) == [
+        *("canary_percent", "max_replicas", "min_replicas", "serving_gpus", "train_gpus"),
+    ]
+
+
+def test_every_parameter_is_described_and_only_the_data_has_no_default(ir: Json) -> None:
+    parameters = ir["root"]["inputDefinitions"]["parameters"]
+    assert all(one.get("description", "").endswith(".") for one in parameters.values())
+    assert [name for name, one in parameters.items() if "defaultValue" not in one] == ["train_data"]
+
+
+def test_the_place_is_the_runs_own_unless_it_is_told(ir: Json) -> None:
+    parameters = ir["root"]["inputDefinitions"]["parameters"]
+    assert parameters["project"]["defaultValue"] == "{{$.pipeline_google_cloud_project_id}}"
+    assert parameters["location"]["defaultValue"] == "{{$.pipeline_google_cloud_location}}"
+    for group, some in groups(ir).items():
+        for name in set(some) & {*JOBS, "model-upload", "model-upload-2", "endpoint-create"}:
+            for place in ("project", "location"):
+                source = some[name]["inputs"]["parameters"][place]
+                assert origins(ir, group, source) == {f"prepare-vertex:{place}"}, name

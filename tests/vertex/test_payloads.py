@@ -1,0 +1,300 @@
+"""What Google's steps send: JSON, and what it should say, whatever a user writes into a parameter."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud import aiplatform_v1, aiplatform_v1beta1
+from google.protobuf import json_format
+from google_cloud_pipeline_components.container.preview.custom_job import remote_runner as job_runner
+from google_cloud_pipeline_components.container.v1.custom_job import remote_runner as former_job_runner
+from google_cloud_pipeline_components.container.v1.gcp_launcher.utils import json_util
+from google_cloud_pipeline_components.container.v1.model.upload_model import remote_runner as upload_runner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nlp_pipeline.compiling import compile_pipeline
+from nlp_pipeline.components.prepare_vertex import prepare_vertex
+from tests.vertex.backend import Backend
+from tests.vertex.cloud import PLACE, PROJECT, REGION
+
+Json = dict[str, Any]
+GOOD: Json = {
+    "project": PROJECT,
+    "location": REGION,
+    "model_name": "reviews",
+    "base_model": "distilbert/distilbert-base-uncased",
+    "deploy": True,
+    "train_machine_type": "n1-standard-8",
+    "train_accelerator": "NVIDIA_TESLA_T4",
+    "train_gpus": 2,
+    "job_service_account": "jobs@my-project.iam.gserviceaccount.com",
+    "serving_image": "us-central1-docker.pkg.dev/my-project/models/torchserve:1",
+    "serving_machine_type": "g2-standard-4",
+    "serving_accelerator": "NVIDIA_L4",
+    "serving_gpus": 1,
+    "serving_service_account": "123456-compute@developer.gserviceaccount.com",
+    "endpoint": f"projects/{PROJECT}/locations/{REGION}/endpoints/12345",
+    "canary_percent": 10,
+    "min_replicas": 1,
+    "max_replicas": 3,
+    "endpoint_timeout": 600,
+}
+TEXTS = sorted(name for name, value in GOOD.items() if isinstance(value, str))
+HOSTILE = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text("azAZ09-._/:@", max_size=40),
+    st.sampled_from(
+        [
+            '"',
+            '", "service_account": "x@y.z',
+            "\\",
+            "a\\",
+            "\n",
+            "n1-standard-8\n",
+            "{{$}}",
+            "{{$.pipeline_job_uuid}}",
+            "{{$.inputs.parameters['project']}}",
+            "{}",
+            "}}",
+            "'",
+            "\u2028",
+            "\0",
+            "é",
+            "a" * 3000,
+            " ",
+            "../x",
+            "a b",
+        ]
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """The compiled pipeline's command lines."""
+    ir = yaml.safe_load(compile_pipeline(platform="vertex"))
+    yield Backend(ir, tmp_path_factory.mktemp("payloads"))
+
+
+def prepared(values: Json) -> Json:
+    """Returns the outputs of the step that checks parameters."""
+    found = prepare_vertex.python_func(**values)
+    return dict(zip(prepare_vertex.component_spec.outputs, found, strict=True))
+
+
+def artifact(name: str, **metadata: Any) -> Json:
+    """Returns an artifact as a step's input has it."""
+    return {"name": name, "uri": f"gs://films/{name}", "metadata": metadata}
+
+
+def argument(command: list[str], flag: str) -> str:
+    """Returns what stands behind a flag in a command line."""
+    return command[command.index(flag) + 1]
+
+
+def job_of(command: list[str]) -> Any:
+    """Returns the custom job that Google's launcher makes of a command line, as the API's message."""
+    payload = job_runner.insert_system_labels_into_payload(
+        job_runner.parse_nested_json_strings(argument(command, "--payload"))
+    )
+    return aiplatform_v1beta1.CustomJob(json_util.recursive_remove_empty(json.loads(payload, strict=False)))
+
+
+def message(kind: Any, fields: Json) -> Any:
+    """Returns JSON as the API's message; a field that it does not have is an error."""
+    return kind(json_format.ParseDict(fields, kind.pb(kind())))
+
+
+def train(values: Json, **inputs: Any) -> Json:
+    """Returns the inputs of the training step."""
+    checked = prepared(values)
+    return {
+        "train": artifact("train", rows=3),
+        **{"base_model": values["base_model"], "model_name": "reviews", "run_id": "1", "volume_path": ""},
+        **{"epochs": 2.0, "learning_rate": 5e-5, "batch_size": 32, "max_length": 128, "weight_decay": 0.01},
+        **{"warmup_share": 0.1, "max_train_rows": 0, "max_steps": 0, "seed": 42},
+        "machine_type": checked["train_machine_type"],
+        "accelerator_type": checked["train_accelerator"],
+        "accelerator_count": values["train_gpus"],
+        "service_account": checked["job_service_account"],
+        "project": checked["project"],
+        "location": checked["location"],
+        **inputs,
+    }
+
+
+def check_job(backend: Backend, values: Json) -> None:
+    """Makes sure that the training job is what the parameters say."""
+    command, _ = backend.command("comp-train-model", train(values))
+    job = job_of(command)
+    (pool,) = job.job_spec.worker_pool_specs
+    machine = pool.machine_spec
+    assert machine.machine_type == values["train_machine_type"]
+    assert machine.accelerator_type.name == (values["train_accelerator"] or "ACCELERATOR_TYPE_UNSPECIFIED")
+    assert machine.accelerator_count == values["train_gpus"]
+    assert job.job_spec.service_account == values["job_service_account"]
+    assert (argument(command, "--project"), argument(command, "--location")) == (values["project"], values["location"])
+    assert inputs_of(pool)["parameterValues"]["base_model"] == values["base_model"]
+
+
+def inputs_of(pool: Any) -> Json:
+    """Returns the inputs that a custom job's container finds in its command line."""
+    found: Json = json.loads(argument(list(pool.container_spec.args), "--executor_input"))["inputs"]
+    return found
+
+
+def check_upload(backend: Backend, values: Json) -> None:
+    """Makes sure that the uploaded model is what the parameters say."""
+    checked = prepared(values)
+    container = {"imageUri": checked["serving_image"], "ports": [{"containerPort": 8080}], "healthRoute": "/ping"}
+    inputs = {
+        "display_name": checked["model_name"],
+        "labels": {"nlp-pipeline-release": "0123456789abcdef"},
+        "project": checked["project"],
+        "location": checked["location"],
+        "unmanaged_container_model": artifact("release", containerSpec=container),
+    }
+    for name, parent in (("comp-model-upload", ""), ("comp-model-upload-2", f"{PLACE}/models/7")):
+        more = {"parent_model": artifact("parent", resourceName=parent)} if parent else {}
+        command, _ = backend.command(name, {**inputs, **more})
+        assert ("--parent_model_name" in command) is bool(parent)
+        assert not parent or argument(command, "--parent_model_name") == parent
+        model = upload_runner.append_unmanaged_model_artifact_into_payload(
+            argument(command, "--executor_input"), json.loads(argument(command, "--payload"), strict=False)
+        )
+        found = message(aiplatform_v1.UploadModelRequest, {"model": json_util.recursive_remove_empty(model)}).model
+        assert found.display_name == values["model_name"] and dict(found.labels) == inputs["labels"]
+        assert found.container_spec.image_uri == values["serving_image"]
+        assert found.artifact_uri == "gs://films/release"
+
+
+def check_endpoint(backend: Backend, values: Json) -> None:
+    """Makes sure that the endpoint, and what is deployed to it, are what the parameters say."""
+    checked = prepared(values)
+    place = {"project": checked["project"], "location": checked["location"]}
+    command, _ = backend.command("comp-endpoint-create", {"display_name": checked["model_name"], **place})
+    made = json_util.recursive_remove_empty(json.loads(argument(command, "--payload"), strict=False))
+    assert message(aiplatform_v1.Endpoint, made).display_name == values["model_name"]
+    inputs = {
+        "model": artifact("model", resourceName=f"{PLACE}/models/7@2"),
+        "endpoint": artifact("endpoint", resourceName=f"{PLACE}/endpoints/5"),
+        "traffic_split": {"0": "10", "3": "90"},
+        "dedicated_resources_machine_type": checked["serving_machine_type"],
+        "dedicated_resources_accelerator_type": checked["serving_accelerator"],
+        "dedicated_resources_accelerator_count": values["serving_gpus"],
+        "dedicated_resources_min_replica_count": values["min_replicas"],
+        "dedicated_resources_max_replica_count": values["max_replicas"],
+        "service_account": checked["serving_service_account"],
+    }
+    command, _ = backend.command("comp-model-deploy", inputs)
+    asked = message(
+        aiplatform_v1.DeployModelRequest,
+        json_util.recursive_remove_empty(json.loads(argument(command, "--payload"), strict=False)),
+    )
+    assert asked.endpoint == f"{PLACE}/endpoints/5" and dict(asked.traffic_split) == {"0": 10, "3": 90}
+    deployed = asked.deployed_model
+    assert deployed.model == f"{PLACE}/models/7@2" and deployed.service_account == values["serving_service_account"]
+    resources, machine = deployed.dedicated_resources, deployed.dedicated_resources.machine_spec
+    assert machine.machine_type == values["serving_machine_type"]
+    assert machine.accelerator_type.name == (values["serving_accelerator"] or "ACCELERATOR_TYPE_UNSPECIFIED")
+    assert machine.accelerator_count == values["serving_gpus"]
+    assert (resources.min_replica_count, resources.max_replica_count) == (1, 3)
+    assert not deployed.automatic_resources and not deployed.explanation_spec
+
+
+def test_with_accelerators(backend: Backend) -> None:
+    for check in (check_job, check_upload, check_endpoint):
+        check(backend, GOOD)
+
+
+def test_without_accelerators_and_accounts(backend: Backend) -> None:
+    empty = {name: "" for name in TEXTS if name.endswith(("_accelerator", "_account")) or name == "endpoint"}
+    for check in (check_job, check_upload, check_endpoint):
+        check(backend, {**GOOD, **empty, "train_gpus": 0, "serving_gpus": 0})
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changed=st.dictionaries(st.sampled_from(TEXTS), HOSTILE, min_size=1, max_size=3))
+def test_a_hostile_text_is_refused_in_one_line_or_arrives_as_it_is(backend: Backend, changed: dict[str, str]) -> None:
+    values = {**GOOD, **changed}
+    try:
+        prepared(values)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(error).startswith((*changed, "train_", "serving_"))
+        return
+    # What is taken has no sign that means something in JSON, or to Vertex AI.
+    assert not any(sign in text for text in changed.values() for sign in '"\\\n{}$')
+    if values["train_accelerator"] == GOOD["train_accelerator"]:
+        check_job(backend, values)
+    check_upload(backend, values)
+    if values["serving_accelerator"] == GOOD["serving_accelerator"]:
+        check_endpoint(backend, values)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_text_is_checked(name: str) -> None:
+    for text in ('"', '", "x": "', "a\\", "{{$.pipeline_job_uuid}}", "a\nb", "a b"):
+        with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+            prepared({**GOOD, name: text})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train_gpus": 0}, "train_accelerator is 'NVIDIA_TESLA_T4' and train_gpus 0: set both, or none of them"),
+        ({"serving_accelerator": ""}, "serving_accelerator is '' and serving_gpus 1: set both, or none of them"),
+        ({"min_replicas": 4}, "min_replicas is 4 and max_replicas 3: the first must not be the greater one"),
+        ({"serving_image": ""}, "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact"),
+        ({"canary_percent": 0}, "canary_percent is 0: it must be from 1 to 100"),
+        ({"min_replicas": 0}, "min_replicas is 0: it must be 1 or more"),
+        ({"model_name": "No"}, "model_name is 'No': it must be lower-case letters"),
+        ({"train_gpus": -1}, "train_gpus is -1: it must be 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_costs(changes: Json, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{says}"):
+        prepared({**GOOD, **changes})
+
+
+def test_without_a_deployment_no_image_is_needed() -> None:
+    assert prepared({**GOOD, "deploy": False, "serving_image": ""})["serving_image"] == ""
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=HOSTILE)
+def test_what_a_step_is_told_reaches_its_custom_job_as_it_is(backend: Backend, text: str) -> None:
+    """Labels and the like come from a user's data, by the artifacts' metadata."""
+    data = artifact("train", source=text, label_names=[text])
+    (pool,) = job_of(
+        backend.command("comp-train-model", train(GOOD, train=data, base_model=text))[0]
+    ).job_spec.worker_pool_specs
+    found = inputs_of(pool)
+    assert found["artifacts"]["train"]["artifacts"] == [data]
+    assert found["parameterValues"]["base_model"] == text
+
+
+@pytest.mark.parametrize("step", ["train-model", "evaluate-model"])
+def test_a_custom_job_fits_a_command_line(backend: Backend, step: str) -> None:
+    """Linux takes 131,072 bytes a part; the executor input has the step's source once more, as a default."""
+    given = train(GOOD, **{name: artifact(name) for name in ("train", "model", "evaluation", "training")})
+    command, _ = backend.command(f"comp-{step}", given)
+    (pool,) = job_of(command).job_spec.worker_pool_specs
+    for part in [*command, *pool.container_spec.command, *pool.container_spec.args]:
+        assert len(part.encode()) < 131_072
+
+
+def test_why_custom_jobs_are_made_with_the_preview(backend: Backend) -> None:
+    """The launcher of `v1` hands a count that comes from a parameter on as a text, which the API's client refuses."""
+    command, _ = backend.command("comp-train-model", train(GOOD))
+    payload = former_job_runner.insert_system_labels_into_payload(argument(command, "--payload"))
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+        aiplatform_v1.CustomJob(json_util.recursive_remove_empty(json.loads(payload)))
+
+
+def test_nothing_is_written_by_looking_at_command_lines(backend: Backend) -> None:
+    assert not Path(backend.buckets).exists()
