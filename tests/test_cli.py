@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline import __version__
+from nlp_pipeline import __version__, commands_vertex
 from nlp_pipeline.cli import RUN, main
-from nlp_pipeline.flags import COMMANDS, make_parser
+from nlp_pipeline.flags import BY_PLATFORM, COMMANDS, make_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,7 +137,19 @@ def test_help_imports_nothing_that_takes_time() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *help_text, modules = done.stdout.splitlines()
-    slow = {"kfp", "torch", "transformers", "datasets", "pyarrow", "numpy", "httpx", "rich", "yaml", "pydantic", "requests"}
+    slow = {
+        "kfp",
+        "torch",
+        "transformers",
+        "datasets",
+        "pyarrow",
+        "numpy",
+        "httpx",
+        "rich",
+        "yaml",
+        "pydantic",
+        "requests",
+    }
     assert slow.isdisjoint(json.loads(modules))
     # In groups, with examples and exit codes.
     for heading in (
@@ -189,8 +201,43 @@ def test_what_compiling_and_manifests_give_as_json(
     assert listed["kind"] == "List" and "Role" in [one["kind"] for one in listed["items"]]
 
 
+def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {
+        name: Path("compiled") / f"nlp_pipeline{end}.yaml" for name, end in (("kubeflow", ""), ("vertex", "_vertex"))
+    }
+    assert main(["--compile"]) == 0
+    assert capsys.readouterr().out.split() == [str(file) for file in files.values()]
+    texts = {name: file.read_text() for name, file in files.items()}
+    assert all(texts[name] == (ROOT / file).read_text() for name, file in files.items())
+    for name, file in files.items():
+        file.write_text("# old\n")
+        assert main(["--compile", "--check"]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"error: {file} is stale: write it anew with --compile\n" and "-# old" in said.out
+        other = next(one for one in files if one != name)
+        assert main(["--compile", "--check", "--platform", other]) == 0
+        assert main(["--compile", "--platform", name]) == 0 and file.read_text() == texts[name]
+    for file in files.values():
+        file.write_text("# old\n")
+    capsys.readouterr()
+    assert main(["--compile", "--check", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["stale"] is True and told["error"].endswith(
+        "nlp_pipeline_vertex.yaml are stale: write them anew with --compile"
+    )
+    assert (
+        main(["--compile", "--output", "k.yaml"])
+        == main(["--compile", "--output", "v.yaml", "--platform", "vertex"])
+        == 0
+    )
+    assert Path("k.yaml").read_text() == texts["kubeflow"] and Path("v.yaml").read_text() == texts["vertex"]
+
+
 def test_every_command_is_run_by_something() -> None:
-    assert set(RUN) == set(COMMANDS)
+    assert set(RUN) == set(COMMANDS) and set(commands_vertex.RUN) == set(BY_PLATFORM)
 
 
 @pytest.mark.parametrize("flags", [["--completion", "bash"], ["--print-config", "--json"], ["--print-config"]])

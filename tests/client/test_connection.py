@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.client import connection as module
-from nlp_pipeline.client.connection import (
-    ConflictError,
-    Connection,
-    NotFoundError,
-    UnansweredError,
-    explain,
-    read_host,
-)
+from nlp_pipeline.client.calls import ConflictError, NotFoundError, UnansweredError
+from nlp_pipeline.client.connection import Connection, explain, read_host
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import Settings
 from tests.client.signed_in import BY_PASSWORD, TOKEN, connected, list_experiments, passwords_sent, team

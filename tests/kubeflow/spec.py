@@ -92,7 +92,7 @@ def of_struct(told: Json) -> Template:
 
 def template(documents: list[Any]) -> Template:
     """Returns the pipeline of a file's documents."""
-    from google.protobuf import json_format  # type: ignore[import-untyped]
+    from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     pipeline: Json = {}

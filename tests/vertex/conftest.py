@@ -14,8 +14,10 @@ from nlp_pipeline.settings import settings
 from nlp_pipeline.vertex import connection
 from tests.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud
 
-SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "GOOGLE_", "CLOUDSDK_", "GCLOUD_", "CLOUD_ML_", "GCE_")
-SAID += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "STORAGE_EMULATOR")
+SAID = (
+    *("NLP_PIPELINE_", "KF_PIPELINES_", "GOOGLE_", "CLOUDSDK_", "GCLOUD_", "CLOUD_ML_", "GCE_"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "STORAGE_EMULATOR"),
+)
 # What a run can't do without.
 TRAIN = ("--set", "train_data=gs://films/reviews.csv", "--set", "serving_image=registry.example.com/torchserve:1")
 Run = Callable[..., tuple[int, str, str]]

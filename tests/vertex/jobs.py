@@ -139,7 +139,7 @@ class Progress:
             self._end("FAILED" if state == "FAILED" else str(self.fate.ends))
 
     def _end(self, state: str) -> None:
-        self.job.state = State[f"PIPELINE_STATE_{state}"]
+        self.job.state = getattr(State, f"PIPELINE_STATE_{state}")
         self.job.end_time = self._started + timedelta(seconds=60)
 
     def _walk(self, dag: Json, parent: int, reached: bool) -> str:
@@ -167,7 +167,7 @@ class Progress:
                 self._walk(inner, at, reached=False)
             elif states[name] == "RUNNING":
                 states[name] = self._run(name, task, detail)
-            detail.state = Task.State[states[name]]
+            detail.state = getattr(Task.State, states[name])
         whole = set(states.values())
         for state in ("FAILED", "RUNNING", "PENDING", "WAITING"):
             if state in whole:

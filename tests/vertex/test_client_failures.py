@@ -1,5 +1,6 @@
 """What goes wrong with Google Cloud: one line that says what to do, the right exit code, and never a secret."""
 
+import importlib.util
 import itertools
 import json
 from collections.abc import Callable
@@ -113,8 +114,8 @@ def test_each_failure_is_one_line(command: tuple[str, ...], failure: str, cloud:
 def test_what_passes_is_waited_for(command: tuple[str, ...], cloud: Cloud, run: Run) -> None:
     cloud.pipelines.fate = Fate(not_triggered=("condition-5", "condition-8"))
     well = run(*command)[0]
-    again = (lambda: cloud.drop(), lambda: cloud.refuse(503, "away"), lambda: cloud.refuse(429, "slowly"))
-    for fail in again:
+    faults: list[Callable[[], None]] = [cloud.drop, lambda: cloud.refuse(503, "away"), lambda: cloud.refuse(429, "no")]
+    for fail in faults:
         fail()
         code, _, err = run(*command)
         assert code == well, err
@@ -200,10 +201,9 @@ def test_a_users_credentials(cloud: Cloud, run: Run, tmp_path: Path, monkeypatch
 
 
 def test_where_the_libraries_are_not_installed(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = connection.importlib.util.find_spec
-    monkeypatch.setattr(
-        connection.importlib.util, "find_spec", lambda name: None if name == "google.cloud.aiplatform" else real(name)
-    )
+    real = importlib.util.find_spec
+    missing = "google.cloud.aiplatform"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else real(name))
     for command in (*LIVE, ("--doctor", *TRAIN)):
         code, out, err = run(*command)
         line = "--platform vertex needs Google's client libraries: pip install 'nlp-pipeline[vertex]'"
