@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,14 +8,15 @@ import pytest
 import yaml
 
 from nlp_pipeline.cli import main
-from nlp_pipeline.compiling import COMPILED, check_image, compile_pipeline
+from nlp_pipeline.compiling import PLATFORMS, check_image, compile_pipeline, compiled_path
 from nlp_pipeline.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_committed_file_is_current() -> None:
-    assert (ROOT / COMPILED).read_text(encoding="utf-8") == compile_pipeline()
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_committed_files_are_current(platform: str) -> None:
+    assert (ROOT / compiled_path(platform)).read_text(encoding="utf-8") == compile_pipeline(platform=platform)
 
 
 def test_the_same_bytes_from_another_folder_language_and_hash_seed(tmp_path: Path) -> None:
@@ -22,29 +24,40 @@ def test_the_same_bytes_from_another_folder_language_and_hash_seed(tmp_path: Pat
     subprocess.run(
         [sys.executable, str(ROOT / "pipeline_v2.py"), "--compile"], cwd=tmp_path, env=environment, check=True
     )
-    assert (tmp_path / COMPILED).read_bytes() == (ROOT / COMPILED).read_bytes()
+    for platform in PLATFORMS:
+        assert (tmp_path / compiled_path(platform)).read_bytes() == (ROOT / compiled_path(platform)).read_bytes()
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_check_tells_what_is_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--check"]) == 1
     assert "is not there: write it with --compile" in capsys.readouterr().err
     assert main(["--compile"]) == 0
     assert main(["--compile", "--check"]) == 0
-    text = COMPILED.read_text(encoding="utf-8")
-    COMPILED.write_text(text.replace("Defines the", "").replace("defaultValue: 0.97", "defaultValue: 0.5"))
+    target = compiled_path(platform)
+    text = target.read_text(encoding="utf-8")
+    target.write_text(text.replace("Defines the", "").replace("defaultValue: 0.97", "defaultValue: 0.5"))
     capsys.readouterr()
     assert main(["--compile", "--check"]) == 1
     said = capsys.readouterr()
     assert "-        defaultValue: 0.5" in said.out and "+        defaultValue: 0.97" in said.out
-    assert said.err == "error: compiled/nlp_pipeline.yaml is stale: write it anew with --compile\n"
+    assert said.err == f"error: {target} is stale: write it anew with --compile\n"
 
 
-def test_no_path_of_this_machine_is_compiled_in() -> None:
-    text = (ROOT / COMPILED).read_text(encoding="utf-8")
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_no_path_of_this_machine_is_compiled_in(platform: str) -> None:
+    text = (ROOT / compiled_path(platform)).read_text(encoding="utf-8")
     assert str(ROOT) not in text and str(Path.home()) not in text and sys.prefix not in text
+
+
+def test_what_a_platform_needs_and_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("google") else find(name))
+    with pytest.raises(UsageError, match=r"^--platform vertex needs more packages: pip install "):
+        compile_pipeline(platform="vertex")
 
 
 IMAGE = "registry.example:5000/team/nlp-pipeline:1"
@@ -61,6 +74,24 @@ def test_with_an_image_no_step_installs_anything() -> None:
         assert executor["container"]["command"][:2] == ["sh", "-ec"]
         assert not any("-m pip install" in part for part in executor["container"]["command"])
         former["image"], former["command"] = IMAGE, executor["container"]["command"]
+    assert imaged == plain  # nothing else has changed
+
+
+def test_with_an_image_custom_jobs_have_it_too_and_googles_steps_keep_theirs() -> None:
+    plain, imaged = (yaml.safe_load(compile_pipeline(image, "vertex")) for image in (None, IMAGE))
+    for name in ("train-model", "evaluate-model"):
+        pools = [
+            one["components"][f"comp-{name}"]["inputDefinitions"]["parameters"]["worker_pool_specs"]["defaultValue"]
+            for one in (plain, imaged)
+        ]
+        former, container = (pool[0]["container_spec"] for pool in pools)
+        assert container == {**former, "image_uri": IMAGE, "command": former["command"][3:]}
+        former["image_uri"], former["command"] = IMAGE, container["command"]
+    for name, executor in imaged["deploymentSpec"]["executors"].items():
+        former = plain["deploymentSpec"]["executors"][name].get("container", {})
+        if "--function_to_execute" in former.get("args", []):
+            assert executor["container"] == {**former, "image": IMAGE, "command": former["command"][3:]}, name
+            former["image"], former["command"] = IMAGE, executor["container"]["command"]
     assert imaged == plain  # nothing else has changed
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from nlp_pipeline.errors import PipelineError, UsageError
 
 PLATFORMS = ("kubeflow", "vertex")
-COMPILED = Path("compiled") / "nlp_pipeline.yaml"
 
 
 def compiled_path(platform: str) -> Path:
@@ -20,7 +19,7 @@ def compiled_path(platform: str) -> Path:
     Args:
         platform: One of PLATFORMS.
     """
-    return {"kubeflow": COMPILED, "vertex": COMPILED.with_name("nlp_pipeline_vertex.yaml")}[platform]
+    return Path("compiled") / {"kubeflow": "nlp_pipeline.yaml", "vertex": "nlp_pipeline_vertex.yaml"}[platform]
 
 
 def load_pipeline(platform: str) -> Any:

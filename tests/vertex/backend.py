@@ -256,7 +256,7 @@ class Backend:
         for key, one in told.get("artifacts", {}).items():
             found[key] |= one["artifacts"][0]
         found |= {key: (folder / key).read_text() for key in declared["parameters"] if (folder / key).exists()}
-        return found | told.get("parameterValues", {})
+        return {**found, **told.get("parameterValues", {})}
 
 
 def through(cloud_url: str, patch: Callable[..., None]) -> None:
@@ -276,7 +276,7 @@ def through(cloud_url: str, patch: Callable[..., None]) -> None:
     scopes = ["https://www.googleapis.com/auth/cloud-platform"]
     patch(google.auth, "default", lambda **named: default(**{"scopes": scopes, **named}))
     # The client's own choice is gRPC.
-    options = {"transport": "rest", "client_options": {"api_endpoint": cloud_url}}
+    options: Json = {"transport": "rest", "client_options": {"api_endpoint": cloud_url}}
     service = aiplatform_v1beta1.JobServiceClient
     patch(job_remote_runner, "_POLLING_INTERVAL_IN_SECONDS", 0.1)
     patch(aiplatform_v1beta1, "JobServiceClient", lambda **_: service(**options))

@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from tests.vertex.cloud import PLACE, PROJECT, REGION
 from tests.vertex.rest import RefusedError
 from tests.vertex.serving_api import DeployingCloud, deploying_cloud, good
 
+ROOT = Path(__file__).parents[2]
 NAME = "reviews"
 ROWS = [(f"{number} {'good' if number % 3 else 'bad'} film", "good" if number % 3 else "bad") for number in range(30)]
 SETTINGS = {"endpoint_timeout": 20, "poll_seconds": 0.001, "min_agreement": 0.97, "max_accuracy_drop": 0.01}
@@ -45,7 +50,10 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploying
         one.identity.write_key(tmp_path / "key.json", one.url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
         monkeypatch.setenv("VERTEX_ENDPOINT", one.url)
+        # The checking step listens for the end of its run.
+        former = signal.getsignal(signal.SIGTERM)
         yield one
+        signal.signal(signal.SIGTERM, former)
 
 
 def plan(cloud: DeployingCloud, endpoint: str = "", canary_percent: int = 10, **changes: Any) -> dict[str, Any]:
@@ -345,3 +353,31 @@ def test_the_step_checks_its_parameters_before_it_asks(
     with pytest.raises(ValueError, match=f"^{parameter} is {re.escape(str(value))}: it must be"):
         run_check(tmp_path, "unused", **{parameter: value})
     assert not cloud.requests
+
+
+CANCELLED = """
+import json, sys
+from tests.vertex.test_steps import run_check
+from pathlib import Path
+run_check(Path(sys.argv[1]), sys.argv[2], endpoint_timeout=300)
+"""
+
+
+def test_a_run_that_is_cancelled_while_the_version_is_asked(cloud: DeployingCloud, tmp_path: Path) -> None:
+    cloud.serving.versions = {"9": broken}
+    name = deployed(cloud, {"a": ("1", 90)}, 10)
+    command = [sys.executable, "-c", CANCELLED, str(tmp_path), name]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        until = time.monotonic() + 60
+        while not any(one.endswith(":predict") for one in cloud.changes):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "rolled back: the run was cancelled; the new version has been undeployed, and the former one" in said
+    assert dict(cloud.serving.endpoints[name].traffic_split) == {"a": 100}
+    assert [one.id for one in cloud.serving.endpoints[name].deployed_models] == ["a"]
