@@ -236,6 +236,18 @@ def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(
     assert Path("k.yaml").read_text() == texts["kubeflow"] and Path("v.yaml").read_text() == texts["vertex"]
 
 
+def test_without_googles_components_one_platform_can_be_compiled_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "google_cloud_pipeline_components", None)
+    assert main(["--compile"]) == main(["--compile", "--platform", "vertex"]) == 2
+    plain, vertex = capsys.readouterr().err.splitlines()
+    assert vertex.startswith("error: google-cloud-pipeline-components is not installed: pip install ")
+    assert plain == f"{vertex}; or name one platform, as in --platform kubeflow" and not Path("compiled").exists()
+    assert main(["--compile", "--platform", "kubeflow"]) == 0 and Path("compiled/nlp_pipeline.yaml").is_file()
+
+
 def test_every_command_is_run_by_something() -> None:
     assert set(RUN) == set(COMMANDS) and set(commands_vertex.RUN) == set(BY_PLATFORM)
 

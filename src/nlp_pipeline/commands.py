@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.errors import PipelineError, UsageError
 
 # Imports that take time stay inside what needs them: --help answers at once.
 
@@ -118,36 +118,67 @@ def print_deployment(result: dict[str, Any]) -> None:
             print(f"{key:<17} {f'{value:.4g}' if isinstance(value, float) else value}")
 
 
-def run_compile(arguments: argparse.Namespace) -> None:
-    """`--compile` and `--compile --check`: of one platform, or of all where none is named, so that none goes stale."""
-    from nlp_pipeline.compiling import PLATFORMS, check_compiled, check_image, compiled_path, write_compiled
+def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Returns the compiled files that are meant, by platform: all of them where none is named, so that none goes stale.
 
-    if arguments.image is not None:
-        check_image(arguments.image)
+    Raises:
+        UsageError: What a platform needs is not installed; nothing is written then.
+    """
+    from nlp_pipeline.compiling import PLATFORMS, compiled_path, load_pipeline
+
     if arguments.output:
         targets = {arguments.platform or PLATFORMS[0]: arguments.output}
     else:
         platforms = (arguments.platform,) if arguments.platform else PLATFORMS
         targets = {platform: compiled_path(platform) for platform in platforms}
-    if not arguments.check:
-        for platform, target in targets.items():
-            write_compiled(target, arguments.image, platform)
-            if not arguments.json:
-                print(target)
-        if arguments.json:
-            first, *others = targets.items()
-            print(json.dumps({"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}))
-        return
-    diffs = {target: check_compiled(target, arguments.image, platform) for platform, target in targets.items()}
-    stale = [str(target) for target, diff in diffs.items() if diff]
-    if stale:
-        difference = "\n".join(filter(None, diffs.values()))
+    try:
+        for platform in targets:
+            load_pipeline(platform)
+    except UsageError as error:
+        others = "" if arguments.platform else f"; or name one platform, as in --platform {PLATFORMS[0]}"
+        raise UsageError(f"{error}{others}") from None
+    return targets
+
+
+def run_compile(arguments: argparse.Namespace) -> None:
+    """`--compile` and `--compile --check`."""
+    from nlp_pipeline.compiling import check_compiled, check_image, write_compiled
+
+    if arguments.image is not None:
+        check_image(arguments.image)
+    targets = compile_targets(arguments)
+    if arguments.check:
+        difference = {target: check_compiled(target, arguments.image, name) for name, target in targets.items()}
+        return tell_stale(arguments, difference)
+    for platform, target in targets.items():
+        write_compiled(target, arguments.image, platform)
         if not arguments.json:
-            print(difference)
-        told = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
-        raise PipelineError(f"{told} anew with --compile", {"stale": True, "difference": difference})
+            print(target)
     if arguments.json:
-        print(json.dumps({"stale": False}))
+        first, *others = targets.items()
+        print(json.dumps({"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}))
+
+
+def tell_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> None:
+    """Says which compiled files are stale.
+
+    Args:
+        arguments: The arguments.
+        differences: The difference of each file and the code; empty where it is current.
+
+    Raises:
+        PipelineError: One is stale.
+    """
+    stale = [str(target) for target, one in differences.items() if one]
+    if not stale:
+        if arguments.json:
+            print(json.dumps({"stale": False}))
+        return
+    difference = "\n".join(filter(None, differences.values()))
+    if not arguments.json:
+        print(difference)
+    told = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
+    raise PipelineError(f"{told} anew with --compile", {"stale": True, "difference": difference})
 
 
 def run_manifests(arguments: argparse.Namespace) -> None:

@@ -92,7 +92,6 @@ FAILURES: dict[str, tuple[Callable[[Cloud], None], int, str]] = {
         2,
         f": {SIGN_IN}",
     ),
-    "no token now": (lambda cloud: cloud.refuse(503, "away", 999, "/token|/v1/|/v2/"), 1, "503"),
 }
 
 
@@ -136,6 +135,13 @@ def test_an_answer_that_does_not_come(cloud: Cloud, run: Run, monkeypatch: pytes
     finally:
         hold.set()
     assert code == 1 and err.splitlines()[-1].endswith(" does not answer in time")
+
+
+def test_a_token_that_does_not_come_now(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # as Google's library does between its own attempts
+    cloud.refuse(503, "away", 999, "/token")
+    code, _, err = run("--submit", *TRAIN)
+    assert code == 1 and "looking for bucket films: Google gives no token now (" in err and cloud.tokens > 1
 
 
 def test_an_address_that_is_none(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

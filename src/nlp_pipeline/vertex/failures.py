@@ -47,8 +47,8 @@ def explain(doing: str, error: Exception, project: str) -> tuple[PipelineError, 
         return failed, not isinstance(failed, UsageError)
     if isinstance(error, RefreshError):
         told = one_line(error.args[0] if error.args else "")
-        if error.retryable:
-            return PipelineError(f"{doing}: Google gives no token now ({told})"), True
+        if error.retryable:  # the library has tried again itself
+            return PipelineError(f"{doing}: Google gives no token now ({told})"), False
         return UsageError(f"{doing}: Google gives no token for these credentials ({told}): {SIGN_IN}"), False
     if isinstance(error, GoogleAuthError):
         return UsageError(f"{doing}: {one_line(error)}: {SIGN_IN}"), False
