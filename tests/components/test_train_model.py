@@ -123,7 +123,7 @@ def test_a_killed_step_goes_on_from_its_checkpoint(folder: Path, encoder: Path, 
 def test_a_step_killed_after_its_last_checkpoint_has_nothing_left_to_train(
     folder: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(source: str, target: str) -> None:
+    def fail(source: str, folder: str, name: str) -> str:
         raise OSError("the volume is gone")
 
     with monkeypatch.context() as patch:

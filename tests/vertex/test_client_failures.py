@@ -212,7 +212,7 @@ def test_where_the_libraries_are_not_installed(cloud: Cloud, run: Run, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else real(name))
     for command in (*LIVE, ("--doctor", *TRAIN)):
         code, out, err = run(*command)
-        line = "--platform vertex needs Google's client libraries: pip install 'nlp-pipeline[vertex]'"
+        line = "--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'"
         assert (code, out, err) == (2, "", f"error: {line}\n")
 
 

@@ -52,7 +52,7 @@ def check_installed() -> None:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            raise UsageError("--platform vertex needs Google's client libraries: pip install 'nlp-pipeline[vertex]'")
+            raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
 
 
 def check_settings(settings: Settings) -> None:
