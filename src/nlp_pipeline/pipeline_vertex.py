@@ -19,12 +19,11 @@ from nlp_pipeline.components.plan_vertex_deployment import plan_vertex_deploymen
 from nlp_pipeline.components.prepare_vertex import prepare_vertex
 from nlp_pipeline.components.train_model import train_model
 from nlp_pipeline.graph import make_pipeline
-from nlp_pipeline.serving.runtime import PORTS, READY
 
 # What Vertex AI itself puts in when a run begins.
 PROJECT, LOCATION = "{{$.pipeline_google_cloud_project_id}}", "{{$.pipeline_google_cloud_location}}"
-# Vertex AI wants a path too. It tells that TorchServe listens; that the model is loaded is what the probes find out.
-HEALTH_ROUTE = "/ping"
+# The paths and the port of the image that serves; the port is Vertex AI's own choice too.
+PORT, HEALTH_ROUTE = 8080, "/ping"
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
 ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
 
@@ -196,15 +195,11 @@ class Vertex:
         Returns:
             The model with its version.
         """
-        probe = {"exec": {"command": [*READY, self.prepared["model_name"]]}, "periodSeconds": 10, "timeoutSeconds": 15}
         container = {
             "imageUri": self.prepared["serving_image"],
-            "ports": [{"containerPort": PORTS["PORT_INFERENCE"]}],
+            "ports": [{"containerPort": PORT}],
             "predictRoute": plan["predict_route"],
             "healthRoute": HEALTH_ROUTE,
-            # Ten minutes to fetch and load the release; until then, no other probe would restart the container.
-            "startupProbe": {**probe, "failureThreshold": 60},
-            "healthProbe": {**probe, "failureThreshold": 3},
         }
         release = dsl.importer(
             artifact_uri=plan["artifact_uri"],

@@ -109,9 +109,6 @@ def check_first_version(cloud: DeployingCloud, jobs: list[Any]) -> None:
     assert version.display_name == "tiny" and version.container_spec.image_uri == IMAGE
     assert version.container_spec.predict_route == "/v1/models/tiny:predict"
     assert version.container_spec.health_route == "/ping" and version.container_spec.ports[0].container_port == 8080
-    for probe in (version.container_spec.startup_probe, version.container_spec.health_probe):
-        assert list(probe.exec_.command) == ["python", "-m", "nlp_pipeline.serving.runtime", "--ready", "tiny"]
-        assert probe.period_seconds == 10
     assert version.artifact_uri == "gs://bucket/runs/archive-model/release"
     assert len(version.labels["nlp-pipeline-release"]) == 16
     (endpoint,) = cloud.serving.endpoints.values()

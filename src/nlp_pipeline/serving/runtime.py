@@ -3,7 +3,8 @@
 `python -m nlp_pipeline.serving.runtime [RELEASE]` becomes TorchServe: no process stands between, and so a SIGTERM
 reaches it. Without RELEASE it serves what AIP_STORAGE_URI names (Vertex AI sets it), else /mnt/models (KServe's mount).
 `python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded: KServe runs
-it by the `ServingRuntime`, Vertex AI by the `healthProbe` and `startupProbe` of the Model's container specification.
+it by the `ServingRuntime`. Vertex AI could by a `healthProbe` of the Model's container specification; but the pipeline
+hands that on in an artifact of type google.UnmanagedContainerModel, whose schema has none.
 
 No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 and "Healthy" as
 soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; it is a
@@ -13,7 +14,7 @@ model loads, and then is a 400, for want of instances; a probe that is a predict
 and take a busy server out of traffic. The management address does tell, the state of each worker, and is for localhost
 only.
 
-Where a platform asks /ping nevertheless, as Vertex AI does for a Model without a `healthProbe`, traffic comes early. No
+Where a platform asks /ping nevertheless, as Vertex AI does, traffic comes early. No
 request is lost by that: it waits while the model loads (seen: 11 seconds), and is answered then. Of a model that can't
 be loaded, users would get a 500.
 """
