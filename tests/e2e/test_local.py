@@ -89,7 +89,8 @@ def test_ones_own_data_with_five_integer_classes_and_other_column_names(folder: 
     arguments = [
         "--local",
         "--json",
-        *settings(**FAST, base_model=encoder, train_data="train.csv", evaluation_data="evaluation.csv"),
+        *settings(**{**FAST, "epochs": 8}, base_model=encoder),
+        *settings(train_data="train.csv", evaluation_data="evaluation.csv"),
         *settings(text_column="review", label_column="stars", model_name="stars"),
     ]
     code, out, err = finished(folder, *arguments)
@@ -207,7 +208,7 @@ def test_a_killed_training_step_goes_on_when_it_is_run_again(folder: Path, encod
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_running(folder: Path, encoder: Path, number: signal.Signals) -> None:
     write_csv(folder / "rows.csv", make_rows(200))
-    process = started(folder, "--local", *settings(**FAST, base_model=encoder, train_data="rows.csv"))
+    process = started(folder, "--local", *settings(**FAST, min_accuracy=0, base_model=encoder, train_data="rows.csv"))
     try:
         # When TorchServe has been booted by validate_archive.
         wait_for(lambda: [one for one in processes_of(folder) if one.name() == "java"], process)

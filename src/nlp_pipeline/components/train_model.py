@@ -144,8 +144,10 @@ def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int
         shuffled += rng.sample(range(len(lengths)), len(lengths))
     shuffled = shuffled[: max(1, round(len(lengths) * epochs))]
     order: list[int] = []
-    for start in range(0, len(shuffled), 50 * batch_size):
-        pool = sorted(shuffled[start : start + 50 * batch_size], key=lambda row: lengths[row])
+    # No pool has more than an epoch's rows: the same row twice in a batch would teach no more than once.
+    size = batch_size * max(1, min(50, len(lengths) // batch_size))
+    for start in range(0, len(shuffled), size):
+        pool = sorted(shuffled[start : start + size], key=lambda row: lengths[row])
         batches = [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
         rest = batches.pop() if len(batches[-1]) < batch_size else []  # it must stay the last, or all others shift
         rng.shuffle(batches)
