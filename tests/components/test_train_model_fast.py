@@ -63,7 +63,9 @@ def test_any_order(rows: int, longest: int, epochs: float, batch_size: int, seed
     assert order == step.training_order(lengths, epochs, batch_size, seed)
     assert len(order) == max(1, round(len(lengths) * epochs))
     assert set(order) <= set(range(len(lengths)))
-    pool = 50 * batch_size
+    pool = batch_size * max(1, min(50, rows // batch_size))
+    if rows % pool == 0:  # pools do not go across epochs, and so hold no row twice
+        assert all(len(set(order[at : at + pool])) == len(order[at : at + pool]) for at in range(0, len(order), pool))
     for end in {*range(pool, len(order), pool), len(order)}:
         # So far each row has come as often as any other, or once more.
         times = Counter(order[:end])

@@ -125,7 +125,7 @@ def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int
     """Returns the rows to train on, one after the other, so that rows of a batch are of like length.
 
     A batch is padded to its longest row, so mixed lengths are mostly padding. Rows are shuffled, epoch after epoch,
-    then sorted by length within pools of 50 batches, and the pool's batches shuffled: each batch still holds rows
+    then sorted by length within pools of up to 50 batches, and their batches shuffled: each batch still holds rows
     from everywhere, and no stretch of the training sees only short or only long ones. The order is that of all epochs,
     and fixed by the seed alone, so that a training that was killed goes on with the very next row.
 
