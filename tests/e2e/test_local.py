@@ -19,7 +19,7 @@ from tests.conftest import make_rows
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "pipeline_v2.py"
-FAST = {"epochs": 3, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 40}
+FAST = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 40}
 
 
 def settings(**values: Any) -> list[str]:
@@ -89,9 +89,10 @@ def test_ones_own_data_with_five_integer_classes_and_other_column_names(folder: 
     arguments = [
         "--local",
         "--json",
-        *settings(**{**FAST, "epochs": 8}, base_model=encoder),
+        *settings(**FAST, base_model=encoder),
         *settings(train_data="train.csv", evaluation_data="evaluation.csv"),
-        *settings(text_column="review", label_column="stars", model_name="stars"),
+        # For a model as small as this, which number format is the faster one is noise.
+        *settings(text_column="review", label_column="stars", model_name="stars", precision="int8"),
     ]
     code, out, err = finished(folder, *arguments)
     assert code == 0, err

@@ -65,7 +65,7 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
         "base_model": str(encoder),
         "model_name": "tiny",
     }
-    parameters |= {"epochs": 3.0, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 20}
+    parameters |= {"epochs": 8.0, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 20}
     parameters |= {"serving_image": IMAGE, "endpoint_rows": 20, "train_accelerator": "NVIDIA_TESLA_T4", "train_gpus": 1}
     parameters |= {"job_service_account": "jobs@my-project.iam.gserviceaccount.com"}
 
