@@ -121,11 +121,15 @@ def train(folder: Path, options: dict[str, Any]) -> None:
 def release(quick: bool) -> Path:
     """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
     from nlp_pipeline.components import archive_model, archive_model_graph
-    from nlp_pipeline.graph import HANDLER
+    from nlp_pipeline.serving.handler import __file__ as handler_file
 
     model = trained_model(quick)
     precision = "int8"
-    sources = {"handler.py": HANDLER, "requirements.txt": "", "max_length": str(MAX_LENGTH)}
+    sources = {
+        "handler.py": Path(handler_file).read_text(encoding="utf-8"),
+        "requirements.txt": "",
+        "max_length": str(MAX_LENGTH),
+    }
     code = [
         path.read_text(encoding="utf-8") for path in sorted(Path(archive_model.__file__).parent.glob("archive_model*"))
     ]

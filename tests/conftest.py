@@ -114,7 +114,7 @@ def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("model")
     train = write_parquet(folder / "train.parquet", make_rows(400))
-    train_model.python_func(
+    train_model(
         train=dsl.Dataset(uri=str(train)),
         model=dsl.Model(uri=str(folder / "model")),
         training=dsl.Metrics(uri=str(folder / "training.json")),

@@ -110,7 +110,7 @@ def test_an_endpoint_that_can_not_be_reached_is_a_failure_not_bad_usage(capsys: 
 def test_what_no_one_has_thought_of_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nlp_pipeline.compiling.write_compiled", lambda *_: 1 / 0)
+    monkeypatch.setattr("nlp_pipeline.pipeline.compiling.write_compiled", lambda *_: 1 / 0)
     assert main(["--compile"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: unexpected ZeroDivisionError: ") and said.endswith("--debug shows where\n")

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from nlp_pipeline.cli import main
-from nlp_pipeline.compiling import PLATFORMS, check_image, compile_pipeline, compiled_path
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline, compiled_path
+from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.compiling import PLATFORMS, compile_pipeline
 from nlp_pipeline.manifests import RUNTIME_IMAGE
+from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 INSTRUCTIONS = [

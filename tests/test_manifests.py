@@ -10,8 +10,8 @@ import yaml
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main
 from nlp_pipeline.components.deploy_model_access import needed_access
-from nlp_pipeline.parameters import pipeline_parameters
-from nlp_pipeline.pipeline import S3_KEYS
+from nlp_pipeline.pipeline.kubeflow import S3_KEYS
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from tests.cluster.admission import admit, needs_schemas
 
 Json = dict[str, Any]

@@ -1,7 +1,7 @@
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import parse_settings, pipeline_parameters, refuse_passwords
+from nlp_pipeline.pipeline.parameters import parse_settings, pipeline_parameters, refuse_passwords
 
 
 def test_values_get_their_parameters_types() -> None:

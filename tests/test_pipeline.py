@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from nlp_pipeline import packages
-from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.local import STEPS
-from nlp_pipeline.pipeline import HUB_KEYS, S3_KEYS, VOLUME_PATH, nlp_pipeline
+from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH, nlp_pipeline
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
 ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]

@@ -15,7 +15,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 def run_local(arguments: argparse.Namespace) -> None:
     """`--local`."""
     from nlp_pipeline.local import run_locally
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.processes import nothing_left_running
     from nlp_pipeline.summary import print_summary
 
@@ -31,7 +31,7 @@ def run_local(arguments: argparse.Namespace) -> None:
 def chosen_release(arguments: argparse.Namespace) -> Path:
     """Returns the release that `--release` names, or the one that was validated last."""
     from nlp_pipeline.local import OUTPUTS
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.serving.local_server import find_release
 
     values = parse_settings(arguments.set)
@@ -65,7 +65,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """`--predict`."""
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.processes import nothing_left_running
     from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release, release_labels
 
@@ -94,7 +94,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 def run_deployment(arguments: argparse.Namespace) -> None:
     """`--deploy`, `--rollback` and `--undeploy`."""
     from nlp_pipeline.deploying import deploy, rollback, undeploy
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
 
     values = parse_settings(arguments.set)
     if arguments.deploy:
@@ -124,7 +124,8 @@ def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
     Raises:
         UsageError: What a platform needs is not installed; nothing is written then.
     """
-    from nlp_pipeline.compiling import PLATFORMS, compiled_path, load_pipeline
+    from nlp_pipeline.pipeline.compiling import compiled_path, load_pipeline
+    from nlp_pipeline.pipeline.parameters import PLATFORMS
 
     if arguments.output:
         targets = {arguments.platform or PLATFORMS[0]: arguments.output}
@@ -142,7 +143,7 @@ def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
 
 def run_compile(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
-    from nlp_pipeline.compiling import check_compiled, check_image, write_compiled
+    from nlp_pipeline.pipeline.compiling import check_compiled, check_image, write_compiled
 
     if arguments.image is not None:
         check_image(arguments.image)
@@ -183,9 +184,9 @@ def tell_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> N
 
 def run_manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from nlp_pipeline.compiling import check_image
     from nlp_pipeline.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, manifests
-    from nlp_pipeline.parameters import check_ranges, parse_settings
+    from nlp_pipeline.pipeline.compiling import check_image
+    from nlp_pipeline.pipeline.parameters import check_ranges, parse_settings
 
     values = parse_settings(arguments.set)
     check_ranges(values)

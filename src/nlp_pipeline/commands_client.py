@@ -22,7 +22,7 @@ def read_settings(arguments: argparse.Namespace, ask: bool = True) -> tuple[Any,
 
     from pydantic import SecretStr
 
-    from nlp_pipeline.compiling import check_image
+    from nlp_pipeline.pipeline.compiling import check_image
     from nlp_pipeline.settings import load_settings
 
     settings, origins = load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)

@@ -46,7 +46,7 @@ def connect(settings: Any) -> Any:
 
 def compiled(settings: Any) -> str:
     """Returns the pipeline's IR with the settings' image."""
-    from nlp_pipeline.compiling import compile_pipeline
+    from nlp_pipeline.pipeline.compiling import compile_pipeline
 
     return compile_pipeline(settings.image or None)
 
@@ -61,8 +61,8 @@ def run_submit(arguments: argparse.Namespace) -> None:
         upload,
         version_name,
     )
-    from nlp_pipeline.parameters import parse_settings
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
+    from nlp_pipeline.pipeline.parameters import parse_settings
 
     values = parse_settings(arguments.set)
     check_parameters(values)
@@ -105,7 +105,7 @@ def run_wait(arguments: argparse.Namespace) -> None:
 def run_upload(arguments: argparse.Namespace) -> None:
     """`--upload`."""
     from nlp_pipeline.client.submitting import upload, version_name
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
 
     settings, _ = read_settings(arguments, ask=not arguments.dry_run)
     ir = compiled(settings)
@@ -121,8 +121,8 @@ def run_schedule(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.client.cron import read_cron
     from nlp_pipeline.client.schedules import schedule
     from nlp_pipeline.client.submitting import check_parameters, get_experiment, upload, version_name
-    from nlp_pipeline.parameters import parse_settings
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
+    from nlp_pipeline.pipeline.parameters import parse_settings
 
     values = parse_settings(arguments.set)
     check_parameters(values)
@@ -158,7 +158,7 @@ def run_schedule(arguments: argparse.Namespace) -> None:
 def known_ids(connection: Any, version: str, experiment: str) -> dict[str, Any]:
     """Returns the ids of the pipeline, a version of it and an experiment; empty for what is not there yet."""
     from nlp_pipeline.client.submitting import find_experiment, find_pipeline, find_version
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
 
     pipeline = find_pipeline(connection, NAME)
     found = pipeline and find_version(connection, pipeline.pipeline_id, version)
@@ -208,6 +208,6 @@ def run_download(arguments: argparse.Namespace) -> None:
 def run_doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
     from nlp_pipeline.client.doctor import doctor
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
 
     return print_checks(arguments, doctor(read_settings(arguments)[0], parse_settings(arguments.set)))

@@ -41,8 +41,8 @@ def connect(settings: Any) -> Any:
 def compiled(settings: Any) -> tuple[str, str]:
     """Returns the pipeline's IR with the settings' image, and the name of this version of it."""
     from nlp_pipeline.client.submitting import version_name
-    from nlp_pipeline.compiling import compile_pipeline
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.compiling import compile_pipeline
+    from nlp_pipeline.pipeline.kubeflow import NAME
 
     ir = compile_pipeline(settings.image or None, "vertex")
     return ir, version_name(ir, NAME)
@@ -50,7 +50,7 @@ def compiled(settings: Any) -> tuple[str, str]:
 
 def checked_values(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the parameters that the user set, where a run can begin with them."""
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.vertex.connection import check_installed
     from nlp_pipeline.vertex.submitting import check_parameters
 
@@ -104,7 +104,7 @@ def run_wait(arguments: argparse.Namespace) -> None:
 
 def run_schedule(arguments: argparse.Namespace) -> None:
     """`--schedule CRON`."""
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
     from nlp_pipeline.vertex.cron import read_zoned_cron
     from nlp_pipeline.vertex.schedules import schedule, schedule_plan
     from nlp_pipeline.vertex.submitting import check_bucket
@@ -170,7 +170,7 @@ def run_download(arguments: argparse.Namespace) -> None:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.vertex.connection import check_installed
     from nlp_pipeline.vertex.doctor import doctor
 
@@ -180,7 +180,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_undeploy(arguments: argparse.Namespace) -> None:
     """`--undeploy`."""
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.vertex.connection import check_installed
     from nlp_pipeline.vertex.undeploying import undeploy
 

@@ -13,7 +13,7 @@ from typing import Any
 from nlp_pipeline.deploying_releases import ANY_TEXT, check_credentials, find_record, find_rows
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 from nlp_pipeline.kserve_sdk import import_kserve
-from nlp_pipeline.parameters import pipeline_parameters, refuse_passwords
+from nlp_pipeline.pipeline.parameters import pipeline_parameters, refuse_passwords
 from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
 
@@ -56,7 +56,7 @@ def step_settings(values: dict[str, Any]) -> dict[str, Any]:
     Args:
         values: The parameters that the user set.
     """
-    from nlp_pipeline.components.deploy_model import deploy_model
+    from nlp_pipeline.pipeline.components import deploy_model
 
     refuse_passwords(values)
     defaults = {name: one.default for name, one in pipeline_parameters().items()}

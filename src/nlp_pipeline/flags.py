@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline import __version__
-from nlp_pipeline.compiling import PLATFORMS
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 EXAMPLES = """\
 examples:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline import demo, packages
-from nlp_pipeline.compiling import compile_pipeline, drop_installs
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
-from nlp_pipeline.parameters import check_ranges, pipeline_parameters
+from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers, step_name
+from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
 
@@ -89,10 +89,13 @@ def for_this_machine(ir: str) -> str:
     """
     import yaml
 
+    from nlp_pipeline.pipeline.embedding import INSTALLED
+
     # The loader and the dumper in C, which PyYAML's wheels have, take a tenth of the time of those in Python.
     loader, dumper = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     documents = list(yaml.load_all(ir, loader))
-    drop_installs(documents[0])
+    for container in step_containers(documents[0]):
+        container["command"] = INSTALLED[step_name(container)]
     for task in documents[0]["root"]["dag"]["tasks"].values():
         task.pop("retryPolicy", None)
     return str(yaml.dump_all(documents, Dumper=dumper, sort_keys=False))

@@ -30,7 +30,7 @@ def manifests(values: dict[str, Any], runtime_image: str, steps_account: str) ->
     """
     import yaml
 
-    from nlp_pipeline.parameters import pipeline_parameters
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
     settings = {name: one.default for name, one in pipeline_parameters().items()} | values
     namespace, bucket = settings["namespace"], settings["model_store"].startswith("s3://")
@@ -165,7 +165,7 @@ The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a
 
 def secret_object(name: str, namespace: str) -> dict[str, Any]:
     """Returns the template of the Secret with the S3 credentials: the steps read its keys, KServe its annotations."""
-    from nlp_pipeline.pipeline import S3_KEYS
+    from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 
     region = "us-east-1"
     values = {"AWS_ENDPOINT_URL": f"http://{PLACEHOLDER}:9000", "AWS_REGION": region}

@@ -1,112 +1,92 @@
-"""The pipeline's parameters: what there is, and what `--set NAME=VALUE` makes of it."""
+"""How a parameter of the pipeline is declared: in one line, in the settings of the step that takes it.
 
-import difflib
-import math
-from dataclasses import dataclass
+A step's settings are a frozen dataclass derived from `Settings`, whose fields are declared by `parameter`. All else is
+derived from that line: the component's signature (`flatten`), the pipeline's, `--set`, the checks before a run is
+submitted and at the start of the step, and the table of parameters in the documentation.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from nlp_pipeline.compiling import load_pipeline
 from nlp_pipeline.errors import UsageError
 
-KINDS: dict[str, type] = {"String": str, "Integer": int, "Float": float, "Boolean": bool}
+# Whether a value is allowed, and what is, as a sentence ends that begins with "it must be".
+Range = tuple[Callable[[Any], bool], str]
+
+REQUIRED: Any = MISSING
+ANYTHING: Range = (lambda value: True, "")
+NOT_BLANK: Range = (lambda value: value.strip() != "", "given")
+SHARE: Range = (lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.05 for 5%")
+COUNT: Range = (lambda value: value >= 0, "0 or more")
+POSITIVE: Range = (lambda value: value >= 1, "1 or more")
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of the pipeline.
-
-    Attributes:
-        name: Its name.
-        kind: `str`, `int`, `float` or `bool`.
-        default: Its default; None where a value must be given.
-        description: What it is, a sentence.
-    """
-
-    name: str
-    kind: type
-    default: Any
-    description: str
+def matches(pattern: str, meaning: str) -> Range:
+    """Returns the range of texts that a regular expression matches whole."""
+    return (lambda value: re.fullmatch(pattern, value, re.ASCII) is not None, meaning)
 
 
-def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
-    """Returns the pipeline's parameters by name, in the order of its signature.
-
-    Args:
-        platform: One of `compiling.PLATFORMS`.
-
-    Raises:
-        UsageError: What the platform needs is not installed.
-    """
-    inputs = load_pipeline(platform).component_spec.inputs or {}
-    return {name: Parameter(name, KINDS[one.type], one.default, one.description or "") for name, one in inputs.items()}
+def one_of(*values: str) -> Range:
+    """Returns the range of a few texts, the empty one among them perhaps."""
+    shown = [value or "empty" for value in values]
+    return (lambda value: value in values, " or ".join([", ".join(shown[:-1]), shown[-1]]))
 
 
-def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
-    """Reads what `--set` was given.
+def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
+    """Declares a parameter of the pipeline, as a field of settings.
 
     Args:
-        settings: `NAME=VALUE` each; of a name that stands twice the last counts.
-        platform: One of `compiling.PLATFORMS`.
+        default: Its default; REQUIRED where a value must be given.
+        description: What it is, a sentence, with unit or range where they are not plain.
+        allowed: Its range.
+    """
+    return field(default=default, metadata={"description": description, "allowed": allowed})
 
-    Returns:
-        The values, in the parameters' types.
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of a step's settings.
 
     Raises:
-        UsageError: There is no "=", the name is unknown (the message has the nearest one), or the value is not of the
-            parameter's type.
+        UsageError: A value is not in its range; the message names it, and what it may be.
     """
-    parameters = pipeline_parameters(platform)
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting!r} has no '=': write --set NAME=VALUE, as in --set epochs=3")
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the parameters are {', '.join(parameters)}"
-            raise UsageError(f"--set {setting!r}: the pipeline has no parameter {name!r}; {hint}")
-        kind = parameters[name].kind
-        try:
-            values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-            if kind is float and not math.isfinite(values[name]):
-                raise ValueError
-        except (ValueError, KeyError):
-            what = {int: "an integer", float: "a number", bool: "true or false"}[kind]
-            raise UsageError(
-                f"--set {setting!r}: {name} is {what}, as in --set {name}={str(parameters[name].default).lower()}"
-            ) from None
-    return values
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value, (is_allowed, meaning) = getattr(self, one.name), one.metadata.get("allowed", ANYTHING)
+            if not is_allowed(value):
+                raise UsageError(f"{one.name} is {value!r}: it must be {meaning}")
 
 
-def refuse_passwords(values: dict[str, Any]) -> None:
-    """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
+def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a component's function a parameter for each field of the settings that it takes.
 
-    Raises:
-        UsageError: One does; the message does not show it.
-    """
-    for name, value in values.items():
-        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
-            raise UsageError(
-                f"{name} holds a user or a password, and parameters are stored and shown: leave it out of the address; "
-                "for s3:// put it into the Secret that s3_secret names"
-            )
-
-
-def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
-    """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
+    kfp knows neither dataclasses nor their fields. The function is called with the settings made anew.
 
     Args:
-        values: Some of the pipeline's arguments.
-        platform: One of `compiling.PLATFORMS`.
-
-    Raises:
-        UsageError: One is not in its range.
+        function: A function whose parameters' annotations are types that kfp knows, or classes of settings.
     """
-    from nlp_pipeline.components.ranges import check_parameters
-    from nlp_pipeline.components.vertex_ranges import check_vertex_settings
+    signature = inspect.signature(function)
+    settings = {
+        name: one.annotation
+        for name, one in signature.parameters.items()
+        if inspect.isclass(one.annotation) and issubclass(one.annotation, Settings)
+    }
 
-    check = {"kubeflow": check_parameters, "vertex": check_vertex_settings}[platform]
-    try:
-        check(**values)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    def call(**given: Any) -> Any:
+        for name, kind in settings.items():
+            given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+        return function(**given)
+
+    own = {name: one.annotation for name, one in signature.parameters.items() if name not in settings}
+    types = {one.name: one.type for kind in settings.values() for one in fields(kind)} | own
+    call.__name__, call.__doc__ = function.__name__, None
+    call.__annotations__ = types | {"return": signature.return_annotation}
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=types[name]) for name in types]
+    )
+    call.__wrapped__ = function  # type: ignore[attr-defined]  # whose source kfp takes
+    return call

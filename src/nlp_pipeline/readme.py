@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nlp_pipeline.flags import make_parser
-from nlp_pipeline.parameters import Parameter, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline import compiling
 from nlp_pipeline.cli import main
 from nlp_pipeline.client import waiting
+from nlp_pipeline.pipeline import compiling
 from tests.client.signed_in import ANN, PASSWORD, TOKEN, passwords_sent, team
 from tests.kubeflow.emulator import Fate, Kubeflow
 from tests.kubeflow.tls import Authority

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline import compiling
 from nlp_pipeline.cli import main
 from nlp_pipeline.client import waiting
+from nlp_pipeline.pipeline import compiling
 from tests.client.signed_in import ANN, team
 from tests.client.test_commands_kubeflow import COMMANDS, compile_once
 from tests.kubeflow.emulator import Kubeflow, kubeflow

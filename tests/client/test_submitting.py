@@ -11,7 +11,7 @@ from nlp_pipeline.client import connection as module
 from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.submitting import check_parameters, get_experiment, run_url, start_run, upload, version_name
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline import NAME
+from nlp_pipeline.pipeline.kubeflow import NAME
 from nlp_pipeline.settings import Settings
 from tests.client.signed_in import BY_PASSWORD, TOKEN, connected, passwords_sent, team
 from tests.kubeflow.emulator import Kubeflow, kubeflow
@@ -248,7 +248,7 @@ def test_a_name_that_differs_in_case_alone(k: Kubeflow) -> None:
 
 
 def test_parameters_of_all_types_arrive(k: Kubeflow) -> None:
-    from nlp_pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings
 
     given = ["train_data=s3://b/ä ö 日本 🎬.csv", "epochs=2", "learning_rate=0.00003", "batch_size=8", "deploy=false",
              "label_column=Ein \"Wort\" = 'x'\\n", "seed=0"]  # fmt: skip

@@ -16,7 +16,7 @@ from nlp_pipeline.client.connection import Connection
 from nlp_pipeline.client.submitting import get_experiment, start_run, upload
 from nlp_pipeline.client.waiting import LOG_LINES, follow, pod_names, seconds_between, told
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, TimedOutError, UsageError
-from nlp_pipeline.pipeline import NAME
+from nlp_pipeline.pipeline.kubeflow import NAME
 from tests.client.signed_in import TOKEN, connected, passwords_sent, team
 from tests.kubeflow.emulator import Fate, Kubeflow
 

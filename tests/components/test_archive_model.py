@@ -11,7 +11,7 @@ from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model, build_mar, build_release, pack_model
 from nlp_pipeline.components.archive_model_graph import onnx_model
 from nlp_pipeline.components.archive_model_release import release_files
-from nlp_pipeline.graph import HANDLER
+from nlp_pipeline.serving.handler import __file__ as handler_file
 from tests.serving.conftest import (
     LIMITS,
     MAX_LENGTH,
@@ -47,7 +47,7 @@ def test_the_archive_holds_what_the_handler_needs(model: Path) -> None:
     with zipfile.ZipFile(archive_of(made_release(model, "int8"))) as archive:
         assert archive.testzip() is None
         content = {name: archive.read(name) for name in archive.namelist()}
-    assert content["handler.py"].decode() == HANDLER
+    assert content["handler.py"].decode() == Path(handler_file).read_text(encoding="utf-8")
     assert content["requirements.txt"].decode().splitlines() == packages.SERVING
     assert content["tokenizer.json"] == (model / "tokenizer.json").read_bytes()
     settings = {"labels": ["0", "4"], "max_length": MAX_LENGTH, "pad_token_id": 0, "precision": "int8"}
@@ -135,7 +135,7 @@ def test_in_kfps_local_runner_the_same_model_gives_the_same_bytes(model: Path, t
             evaluation_report=dsl.importer(artifact_uri=report_uri, artifact_class=dsl.HTML).output,
             precision="int8",
             **LIMITS,
-            handler=HANDLER,
+            handler=Path(handler_file).read_text(encoding="utf-8"),
             requirements="\n".join(packages.SERVING),
             volume_path=str(tmp_path / "volume"),
             model_name="tiny",

@@ -66,7 +66,7 @@ def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
     with contextlib.ExitStack() as stack:
         # What is on the volume and in the artifacts is the same, whether it was deployed or not.
         stack.callback(lambda: agrees(volume, endpoint, deployment) if endpoint.metadata else None)
-        deploy_model.python_func(
+        deploy_model(
             release=dsl.Model(uri=str(volume.parent / "release"), metadata={"digest": release.name}),
             predictions=dsl.Dataset(uri=str(predictions(volume.parent))),
             endpoint=endpoint,

@@ -1,8 +1,6 @@
 """A release reaches the object store whole, and no byte is sent that is there already."""
 
-import http.client
 import json
-import os
 import re
 import shutil
 import signal
@@ -24,7 +22,6 @@ from werkzeug import Request, Response
 
 from nlp_pipeline.components.archive_model_release import release_files, seal_release
 from nlp_pipeline.components.deploy_model_storage import (
-    HELPERS,
     check_release_folder,
     release_uri,
     split_model_store,
@@ -466,51 +463,6 @@ def test_two_send_the_same_at_once(release: Path, tmp_path: Path, store: Store) 
 
 
 @pytest.mark.slow
-def test_the_helpers_need_nothing_else(release: Path, store: Store, tmp_path: Path) -> None:
-    """As a step holds them: their sources in one file, after what kfp imports there."""
-    import inspect
-
-    helpers: list[Any] = HELPERS
-    source = "from typing import *\n\n" + "\n\n".join(inspect.getsource(helper) for helper in helpers)
-    assert source.isascii() and len({helper.__name__ for helper in helpers}) == len(helpers)
-    step = tmp_path / "step.py"
-    call = f"release_uri('tiny', {place_of(release)[-16:]!r}, {store.address!r}, 'claim')"
-    step.write_text(f"{source}\n\nuri, *place = {call}\nupload_release({str(release)!r}, *place)\nprint(uri)\n")
-    done = subprocess.run([sys.executable, "-I", str(step)], env=os.environ, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{store.address}/{place_of(release)}"
-    assert store.whole(release, place_of(release))
-
-
-# What goes wrong on the way
-
-
-class Proxy:
-    """A server between client and object store that passes requests on, unless it is told what to do instead."""
-
-    def __init__(self, target: str) -> None:
-        self.target = target
-        self.requests: list[Request] = []
-        self.instead: Callable[[Request], Response | None] = lambda request: None
-
-    def __call__(self, request: Request) -> Response:
-        self.requests.append(request)
-        body = request.get_data()
-        answer = self.instead(request)
-        if answer is not None:
-            return answer
-        connection = http.client.HTTPConnection(self.target, timeout=30)
-        headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
-        connection.request(request.method, request.environ["REQUEST_URI"], body, headers)
-        reply = connection.getresponse()
-        response = Response(reply.read(), status=reply.status)
-        for name, value in reply.getheaders():
-            if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
-                response.headers[name] = value
-        connection.close()
-        return response
-
-
-@pytest.fixture
 def proxy(store: Store, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     made = Proxy(store.server.address)
     httpserver.expect_request(re.compile(".*")).respond_with_handler(made)

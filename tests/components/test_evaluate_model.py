@@ -61,7 +61,7 @@ def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: P
     rows = [*make_rows(40, seed=5), ("<b>dreadful</b> & boring \x00", "4")]
     write_parquet(tmp_path / "evaluation.parquet", rows)
     metrics, confusion = dsl.Metrics(uri=str(tmp_path / "m")), dsl.ClassificationMetrics(uri=str(tmp_path / "c"))
-    evaluate_model.python_func(
+    evaluate_model(
         model=dsl.Model(uri=str(model)),
         evaluation=dsl.Dataset(uri=str(tmp_path / "evaluation.parquet")),
         training=dsl.Metrics(uri=str(model.parent / "training.json")),

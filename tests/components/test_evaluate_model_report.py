@@ -1,14 +1,10 @@
-import copy
 import html.parser
-import inspect
 import math
 from typing import Any
 
 import pytest
 
-from nlp_pipeline.components import evaluate_model_report
 from nlp_pipeline.components.evaluate_model_report import (
-    HELPERS,
     format_number,
     format_share,
     nice_ticks,
@@ -342,23 +338,3 @@ def test_nice_ticks(low: float, high: float, ticks: list[float]) -> None:
 
 def test_nice_ticks_of_steps_are_whole() -> None:
     assert nice_ticks(0, 2, least_step=1.0) == [0, 1, 2]
-
-
-def test_functions_work_where_only_typing_is_known() -> None:
-    helpers: list[Any] = list(HELPERS)
-    space: dict[str, Any] = {}
-    exec("from typing import *\n" + "\n\n".join(inspect.getsource(helper) for helper in helpers), space)
-    for result in (TWO, many(14), many(40)):
-        alone = space["render_report"]("films", "run-1", result, TRAINED, ROWS)
-        assert alone == render(result)
-
-
-def test_helpers_list_every_function() -> None:
-    functions = [name for name, _ in inspect.getmembers(evaluate_model_report, inspect.isfunction)]
-    assert sorted(helper.__name__ for helper in HELPERS) == functions
-
-
-def test_result_and_rows_are_left_as_they_are() -> None:
-    result, rows = copy.deepcopy(many(40)), list(ROWS)
-    render(result, rows)
-    assert result == many(40) and rows == ROWS

@@ -28,5 +28,5 @@ def test_gate(
 ) -> None:
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     Path(metrics.path).write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority}))
-    assert gate.python_func(metrics=metrics, min_accuracy=floor) is passes
+    assert gate(metrics=metrics, min_accuracy=floor) is passes
     assert capsys.readouterr().out.startswith(says)

@@ -55,7 +55,7 @@ def load_step(folder: Path, **parameters: Any) -> dict[str, Any]:
         "evaluation": dsl.Dataset(uri=str(folder / "evaluation.out")),
         "summary": dsl.Markdown(uri=str(folder / "summary.out")),
     }
-    load_data.python_func(**PARAMETERS | {"volume_path": str(folder / "volume")} | parameters, **outputs)
+    load_data(**PARAMETERS | {"volume_path": str(folder / "volume")} | parameters, **outputs)
     return outputs
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
 GOOD: dict[str, list[Any]] = {
     "volume_path": ["/mnt"],

@@ -20,7 +20,7 @@ import json, sys
 from kfp import dsl
 from nlp_pipeline.components.train_model import train_model
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
-train_model.python_func(
+train_model(
     train=dsl.Dataset(uri=folder + "/train.parquet"), model=dsl.Model(uri=folder + "/model"),
     training=dsl.Metrics(uri=folder + "/training"), volume_path=folder, model_name="tiny", **settings)
 """
@@ -29,7 +29,7 @@ train_model.python_func(
 def train(folder: Path, **settings: Any) -> dict[str, Any]:
     """Runs the step as a function; returns what its metrics file holds."""
     training = dsl.Metrics(uri=str(folder / "training"))
-    step.train_model.python_func(
+    step.train_model(
         train=dsl.Dataset(uri=str(folder / "train.parquet")),
         model=dsl.Model(uri=str(folder / "model")),
         training=training,

@@ -31,7 +31,7 @@ def validate(release: Path, predictions: Path, volume: Path, **changed: Any) -> 
     volume.mkdir(exist_ok=True)
     validation = dsl.Metrics(uri=str(volume / "metrics.json"))
     options: dict[str, Any] = {"validation_rows": 0, "min_agreement": 0.97, "max_accuracy_drop": 0.01} | changed
-    validate_archive.python_func(
+    validate_archive(
         release=dsl.Model(uri=str(release), metadata={"digest": release.name}),
         predictions=dsl.Dataset(uri=str(predictions)),
         volume_path=str(volume),

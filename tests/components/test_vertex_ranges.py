@@ -5,7 +5,7 @@ import pytest
 
 from nlp_pipeline.components.vertex_ranges import check_vertex_parameters, check_vertex_settings
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import check_ranges, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 
 GOOD: dict[str, list[Any]] = {
     "project": ["my-project", "example.com:my-project", "123456789012"],

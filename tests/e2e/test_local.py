@@ -228,11 +228,11 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
     from nlp_pipeline.components.archive_model import build_release, pack_model
     from nlp_pipeline.components.archive_model_graph import onnx_model
     from nlp_pipeline.components.archive_model_release import publish_release, seal_release
-    from nlp_pipeline.graph import HANDLER
+    from nlp_pipeline.serving.handler import __file__ as handler_file
     from nlp_pipeline.serving.torchserve import free_ports
 
     volume = folder / "outputs" / "volume" / "tiny"
-    sources = {"handler.py": HANDLER, "requirements.txt": "", "max_length": "32"}
+    sources = {"handler.py": Path(handler_file).read_text(encoding="utf-8"), "requirements.txt": "", "max_length": "32"}
     onnx_model(str(model), str(folder / "fp32.onnx"))
     pack_model(str(model), str(folder / "fp32.onnx"), str(folder / "scratch"), "int8", sources)
     build_release(str(model), str(folder / "release"), "tiny", str(folder / "scratch"), 8)

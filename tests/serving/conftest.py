@@ -15,8 +15,8 @@ from kfp import dsl
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model
 from nlp_pipeline.components.archive_model_release import seal_release
-from nlp_pipeline.graph import HANDLER
 from nlp_pipeline.serving.handler import TextClassificationHandler
+from nlp_pipeline.serving.handler import __file__ as handler_file
 from tests.conftest import make_rows, write_parquet
 
 MAX_LENGTH = 32
@@ -60,14 +60,14 @@ def archived(
     labels = [label for _, label in rows]
     predictions = write_parquet(folder / "predictions.parquet", rows, predicted=predicted or labels)
     release = dsl.Model(uri=str(folder / "release"))
-    archive_model.python_func(
+    archive_model(
         model=dsl.Model(uri=str(model), metadata={"base_model": "tiny-encoder"}),
         metrics=dsl.Metrics(uri=str(folder / "metrics.json")),
         train=dsl.Dataset(uri=str(folder / "train"), metadata={"source": "train.csv", "source_sha256": "ab12"}),
         predictions=dsl.Dataset(uri=str(predictions)),
         evaluation_report=dsl.HTML(uri=str(folder / "evaluation.html")),
         precision=precision,
-        handler=HANDLER,
+        handler=Path(handler_file).read_text(encoding="utf-8"),
         requirements="\n".join(packages.SERVING),
         volume_path=str(folder / "volume"),
         model_name=model_name,

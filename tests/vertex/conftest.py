@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline import compiling
 from nlp_pipeline.cli import main
 from nlp_pipeline.client import waiting
+from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.settings import settings
 from nlp_pipeline.vertex import connection
 from tests.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud

@@ -10,8 +10,8 @@ from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from nlp_pipeline import packages
-from nlp_pipeline.compiling import compile_pipeline
-from nlp_pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
 Json = dict[str, Any]
 SHARED = ["load-data", "gate", "archive-model", "validate-archive"]

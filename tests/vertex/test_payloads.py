@@ -16,8 +16,8 @@ from google_cloud_pipeline_components.container.v1.model.upload_model import rem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlp_pipeline.compiling import compile_pipeline
 from nlp_pipeline.components.prepare_vertex import prepare_vertex
+from nlp_pipeline.pipeline.compiling import compile_pipeline
 from tests.vertex.backend import Backend
 from tests.vertex.cloud import PLACE, PROJECT, REGION
 
@@ -82,7 +82,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 def prepared(values: Json) -> Json:
     """Returns the outputs of the step that checks parameters."""
-    found = prepare_vertex.python_func(**values)
+    found = prepare_vertex(**values)
     return dict(zip(prepare_vertex.component_spec.outputs, found, strict=True))
 
 

@@ -60,9 +60,7 @@ def plan(cloud: DeployingCloud, endpoint: str = "", canary_percent: int = 10, **
     """Runs the planning step, and returns its outputs by name."""
     release = dsl.Model(uri="gs://films/runs/release", metadata={"digest": "0123456789abcdef"})
     values = {"project": PROJECT, "location": REGION, "model_name": NAME, **changes}
-    found = plan_vertex_deployment.python_func(
-        release=release, endpoint=endpoint, canary_percent=canary_percent, **values
-    )
+    found = plan_vertex_deployment(release=release, endpoint=endpoint, canary_percent=canary_percent, **values)
     return dict(zip(plan_vertex_deployment.component_spec.outputs, found, strict=True))
 
 
@@ -190,7 +188,7 @@ def test_what_cannot_be_planned_is_said_in_one_line(
 def test_a_release_that_is_not_in_cloud_storage() -> None:
     release = dsl.Model(uri="/somewhere/release", metadata={"digest": "0"})
     with pytest.raises(ValueError, match="the release lies at '/somewhere/release'"):
-        plan_vertex_deployment.python_func(release, PROJECT, REGION, NAME, "", 10)
+        plan_vertex_deployment(release, PROJECT, REGION, NAME, "", 10)
 
 
 # The check
@@ -332,7 +330,7 @@ def run_check(tmp_path: Path, name: str, **changes: Any) -> Any:
         "endpoint_rows": 12,
         **{key: SETTINGS[key] for key in ("endpoint_timeout", "min_agreement", "max_accuracy_drop")},
     }
-    check_vertex_endpoint.python_func(**{**values, **changes}, deployment=told)
+    check_vertex_endpoint(**{**values, **changes}, deployment=told)
     return told
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from nlp_pipeline.compiling import compile_pipeline, drop_installs
+from nlp_pipeline.pipeline.compiling import compile_pipeline, drop_installs
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows
 from tests.vertex.backend import Backend, FailedError, through

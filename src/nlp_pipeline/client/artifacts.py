@@ -168,7 +168,7 @@ def fetch_missing(
 
 def pipeline_name(run: Any) -> str:
     """Returns the name of a run's pipeline, as its spec has it; the project's own where the run doesn't tell."""
-    from nlp_pipeline.pipeline import NAME
+    from nlp_pipeline.pipeline.kubeflow import NAME
 
     spec = run.pipeline_spec if isinstance(run.pipeline_spec, dict) else {}
     info = spec.get("pipeline_spec", spec).get("pipelineInfo")

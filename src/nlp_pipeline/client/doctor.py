@@ -48,7 +48,7 @@ def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
     Raises:
         UsageError: A parameter is not in its range.
     """
-    from nlp_pipeline.parameters import check_ranges, pipeline_parameters
+    from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 
     check_ranges(values)
     defaults = {name: one.default for name, one in pipeline_parameters().items()}

@@ -140,7 +140,7 @@ def check_secrets(found: Findings) -> None:
     from kubernetes import client
 
     from nlp_pipeline.components.deploy_model_cluster import call
-    from nlp_pipeline.pipeline import HUB_KEYS, S3_KEYS
+    from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 
     read, namespace = client.CoreV1Api().read_namespaced_secret, found.namespace
     for parameter, keys in (("s3_secret", S3_KEYS), ("hub_secret", HUB_KEYS)):

@@ -190,7 +190,7 @@ def check_object_store(found: Findings) -> None:
 
 def check_image_name(found: Findings) -> None:
     """Looks at the image's name; that it can be pulled is known on the nodes alone."""
-    from nlp_pipeline.compiling import check_image
+    from nlp_pipeline.pipeline.compiling import check_image
 
     image = found.settings.image
     if not image:

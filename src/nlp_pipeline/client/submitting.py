@@ -158,8 +158,8 @@ def check_parameters(values: dict[str, Any]) -> None:
     Raises:
         UsageError: It can't.
     """
-    from nlp_pipeline.parameters import check_ranges, refuse_passwords
-    from nlp_pipeline.pipeline import VOLUME_PATH
+    from nlp_pipeline.pipeline.kubeflow import VOLUME_PATH
+    from nlp_pipeline.pipeline.parameters import check_ranges, refuse_passwords
 
     refuse_passwords(values)
     check_ranges(values)

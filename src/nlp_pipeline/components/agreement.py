@@ -61,6 +61,3 @@ def require_agreement(compared: dict[str, float], min_agreement: float, max_accu
             f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline model's; "
             f"max_accuracy_drop is {max_accuracy_drop}: try precision=fp32"
         )
-
-
-HELPERS = [spread_rows, compare_answers, require_agreement]

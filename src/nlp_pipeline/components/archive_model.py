@@ -4,11 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.agreement import compare_answers, spread_rows
-from nlp_pipeline.components.archive_model_graph import HELPERS as GRAPH_HELPERS
+from nlp_pipeline.components.agreement import spread_rows
 from nlp_pipeline.components.archive_model_graph import onnx_model, quantise_onnx
-from nlp_pipeline.components.archive_model_precision import HELPERS as PRECISION_HELPERS
 from nlp_pipeline.components.archive_model_precision import (
     add_to_report,
     candidates,
@@ -16,18 +13,8 @@ from nlp_pipeline.components.archive_model_precision import (
     precision_section,
     try_archive,
 )
-from nlp_pipeline.components.archive_model_release import HELPERS as RELEASE_HELPERS
 from nlp_pipeline.components.archive_model_release import publish_release, seal_release
-from nlp_pipeline.components.evaluate_model_report import (
-    format_number,
-    format_share,
-    is_finite,
-    safe_text,
-    section_html,
-    table_html,
-)
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 
 
@@ -191,28 +178,6 @@ def build_release(model_path: str, folder: str, model_name: str, packed: str, ba
         file.write(torchserve_config(model_name, batch_size))
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.ARCHIVE_MODEL,
-    additional_funcs=[
-        *VOLUME_HELPERS,
-        *RELEASE_HELPERS,
-        *GRAPH_HELPERS,
-        *PRECISION_HELPERS,
-        spread_rows,
-        compare_answers,
-        format_number,
-        format_share,
-        is_finite,
-        safe_text,
-        section_html,
-        table_html,
-        build_mar,
-        torchserve_config,
-        pack_model,
-        build_release,
-    ],
-)
 def archive_model(
     model: dsl.Input[dsl.Model],
     metrics: dsl.Input[dsl.Metrics],

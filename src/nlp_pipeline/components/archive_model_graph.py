@@ -207,16 +207,3 @@ def onnx_model(model_path: str, target: str) -> None:
     export_onnx(model_path, target)
     forget_origins(target)
     first_token_only(target)
-
-
-HELPERS = [
-    onnx_model,
-    export_onnx,
-    quantise_onnx,
-    forget_origins,
-    graph_facts,
-    takes_first_token,
-    works_by_token,
-    first_token_nodes,
-    first_token_only,
-]

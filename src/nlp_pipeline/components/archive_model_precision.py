@@ -118,6 +118,3 @@ def add_to_report(report: str, section: str) -> str:
     """Returns a report with one more section, before its footer."""
     before, footer, after = report.rpartition("<footer>")
     return f"{before}{section}{footer}{after}" if footer else report + section
-
-
-HELPERS = [candidates, try_archive, choose_precision, precision_section, add_to_report]

@@ -129,6 +129,3 @@ def sync_folder(folder: str) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-HELPERS = [release_files, release_digest, seal_release, publish_release, copy_durably, sync_folder]

@@ -6,15 +6,10 @@ from typing import Any
 from google_cloud_pipeline_components.types.artifact_types import VertexEndpoint, VertexModel
 from kfp import dsl
 
-from nlp_pipeline import packages
 from nlp_pipeline.components.agreement import spread_rows
-from nlp_pipeline.components.check_vertex_endpoint_answers import HELPERS as ANSWERS_HELPERS
 from nlp_pipeline.components.check_vertex_endpoint_answers import ask_version, check_version
-from nlp_pipeline.components.vertex_api import HELPERS as API_HELPERS
 from nlp_pipeline.components.vertex_api import call_vertex, vertex_client
-from nlp_pipeline.components.vertex_ranges import HELPERS as RANGES_HELPERS
 from nlp_pipeline.components.vertex_ranges import check_vertex_parameters
-from nlp_pipeline.components.vertex_traffic import HELPERS as TRAFFIC_HELPERS
 from nlp_pipeline.components.vertex_traffic import former_split
 
 
@@ -152,28 +147,6 @@ def settle_endpoint(
     return {"deployed_model": new, **facts}
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.CHECK_VERTEX_ENDPOINT,
-    # Several lists name the same helper: each is inlined once.
-    additional_funcs=list(
-        dict.fromkeys(
-            [
-                *RANGES_HELPERS,
-                *API_HELPERS,
-                *TRAFFIC_HELPERS,
-                spread_rows,
-                *ANSWERS_HELPERS,
-                deployed_id,
-                put_back,
-                promote,
-                retire,
-                make_default,
-                settle_endpoint,
-            ]
-        )
-    ),
-)
 def check_vertex_endpoint(
     model: dsl.Input[VertexModel],
     endpoint: dsl.Input[VertexEndpoint],

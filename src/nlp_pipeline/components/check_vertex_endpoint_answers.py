@@ -144,15 +144,3 @@ def check_version(
     print(", ".join(f"{key} {value:.4g}" for key, value in facts.items()), flush=True)
     require_agreement(compared, settings["min_agreement"], settings["max_accuracy_drop"])
     return facts
-
-
-HELPERS = [
-    batch_texts,
-    ask_endpoint,
-    ask_version,
-    check_version,
-    compare_answers,
-    require_agreement,
-    line_of_vertex,
-    read_prediction,
-]

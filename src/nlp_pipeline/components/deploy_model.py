@@ -4,10 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.agreement import HELPERS as AGREEMENT_HELPERS
 from nlp_pipeline.components.agreement import spread_rows
-from nlp_pipeline.components.deploy_model_cluster import HELPERS as CLUSTER_HELPERS
 from nlp_pipeline.components.deploy_model_cluster import (
     check_access,
     check_kserve,
@@ -17,17 +14,11 @@ from nlp_pipeline.components.deploy_model_cluster import (
     own_namespace,
     refuse_access,
 )
-from nlp_pipeline.components.deploy_model_object import HELPERS as OBJECT_HELPERS
 from nlp_pipeline.components.deploy_model_object import huggingface_args, lower_cased, mode_of, service_object
-from nlp_pipeline.components.deploy_model_rollout import HELPERS as ROLLOUT_HELPERS
-from nlp_pipeline.components.deploy_model_storage import HELPERS as STORAGE_HELPERS
 from nlp_pipeline.components.deploy_model_storage import check_release_folder, release_uri, upload_release
-from nlp_pipeline.components.deploy_model_transaction import HELPERS as TRANSACTION_HELPERS
 from nlp_pipeline.components.deploy_model_transaction import deploy_service
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import put_on_volume, run_folder
-from nlp_pipeline.serving.client import read_prediction
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -136,29 +127,6 @@ def endpoint_facts(done: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.DEPLOY_MODEL,
-    # Several lists name the same helper: each is inlined once.
-    additional_funcs=list(
-        dict.fromkeys(
-            [
-                *VOLUME_HELPERS,
-                *AGREEMENT_HELPERS,
-                *STORAGE_HELPERS,
-                read_prediction,
-                *CLUSTER_HELPERS,
-                *OBJECT_HELPERS,
-                *ROLLOUT_HELPERS,
-                *TRANSACTION_HELPERS,
-                check_settings,
-                ready_cluster,
-                deploy_release,
-                endpoint_facts,
-            ]
-        )
-    ),
-)
 def deploy_model(
     release: dsl.Input[dsl.Model],
     predictions: dsl.Input[dsl.Dataset],

@@ -38,6 +38,3 @@ def role_objects(namespace: str, account: str, account_namespace: str) -> list[d
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": account_namespace}],
     }
     return [role, binding]
-
-
-HELPERS = [needed_access, role_objects]

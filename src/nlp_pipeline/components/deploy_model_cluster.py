@@ -268,20 +268,3 @@ def describe(service: dict[str, Any] | None, name: str, namespace: str) -> str:
     for event in sorted(of_service, key=lambda one: str(one.last_timestamp or one.event_time))[-5:]:
         lines.append(f"  event {event.involved_object.name}: {event.reason} {' '.join((event.message or '').split())}")
     return "\n".join(lines)
-
-
-HELPERS = [
-    needed_access,
-    role_objects,
-    connect,
-    own_namespace,
-    call,
-    read_service,
-    check_kserve,
-    own_account,
-    refuse_access,
-    check_access,
-    choose_runtime,
-    check_place,
-    describe,
-]

@@ -310,25 +310,3 @@ def restored(former: dict[str, Any], name: str, namespace: str) -> dict[str, Any
         "metadata": metadata,
         "spec": kept["spec"],
     }
-
-
-HELPERS = [
-    lower_cased,
-    huggingface_args,
-    service_spec,
-    service_object,
-    mark_of,
-    release_of,
-    is_stopped,
-    is_unfinished,
-    covers,
-    matches,
-    is_same,
-    former_of,
-    formers_of,
-    formers_after,
-    kept_metadata,
-    successor,
-    mode_of,
-    restored,
-]

@@ -436,30 +436,3 @@ def watch_canary(client: Any, wanted: dict[str, Any], settings: dict[str, Any], 
         service = read_own(client, wanted)
         if failure := load_failure(service):
             raise RuntimeError(f"it failed with {percent}% of the traffic: {failure}")
-
-
-HELPERS = [
-    ask,
-    title,
-    typed,
-    write,
-    rehearse,
-    send,
-    own,
-    read_own,
-    set_share,
-    load_failure,
-    pod_failure,
-    list_pods,
-    is_pod_of,
-    own_pods,
-    progress_of,
-    wait_until_ready,
-    endpoint_of,
-    check_way,
-    ask_rows,
-    check_answers,
-    share_of_newest,
-    wait_for_share,
-    watch_canary,
-]

@@ -7,7 +7,6 @@ from typing import Any, Callable
 
 from nlp_pipeline.components.archive_model_release import release_digest, release_files
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.s3 import HELPERS as S3_HELPERS
 from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
 
 
@@ -316,21 +315,3 @@ def send_file(client: Any, bucket: str, key: str, release: str, name: str, sha25
         return os.path.getsize(path)
     except OSError as error:
         raise RuntimeError(f"{path} can't be read ({error.strerror or error}): may this user read it?") from None
-
-
-HELPERS = [
-    check_parameters,
-    release_files,
-    release_digest,
-    *S3_HELPERS,
-    release_uri,
-    split_model_store,
-    check_release_folder,
-    upload_release,
-    send_missing,
-    find_problems,
-    same_record,
-    read_object,
-    object_problem,
-    send_file,
-]

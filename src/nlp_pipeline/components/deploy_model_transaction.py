@@ -255,14 +255,3 @@ def deploy_service(
         "facts": facts,
         "service": live,
     }
-
-
-HELPERS = [
-    check_mode,
-    put_back,
-    undo,
-    line_of,
-    stop_service,
-    bring_up,
-    deploy_service,
-]

@@ -4,10 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.evaluate_model_report import HELPERS as REPORT_HELPERS
 from nlp_pipeline.components.evaluate_model_report import render_report
-from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import put_on_volume, run_folder
 
 
@@ -136,11 +133,6 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
     }
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.EVALUATE_MODEL,
-    additional_funcs=[*VOLUME_HELPERS, *REPORT_HELPERS, predict, calibration_bins, compute_metrics],
-)
 def evaluate_model(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Dataset],

@@ -373,27 +373,3 @@ def render_report(
         f'<div class="pair">{calibration_section(result)}{loss_section(trained)}</div>'
         f"{mistakes_section(rows)}{training_section(trained)}</main></body></html>\n"
     )
-
-
-HELPERS = [
-    render_report,
-    safe_text,
-    is_finite,
-    format_number,
-    format_share,
-    label_html,
-    section_html,
-    table_html,
-    stylesheet,
-    stat_tiles,
-    confusion_section,
-    confused_pairs,
-    class_bars,
-    nice_ticks,
-    chart_point,
-    chart,
-    calibration_section,
-    loss_section,
-    mistakes_section,
-    training_section,
-]

@@ -2,11 +2,9 @@
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.ranges import HELPERS, check_parameters
+from nlp_pipeline.components.ranges import check_parameters
 
 
-@dsl.component(base_image=packages.BASE_IMAGE, packages_to_install=packages.GATE, additional_funcs=HELPERS)
 def gate(metrics: dsl.Input[dsl.Metrics], min_accuracy: float) -> bool:
     """Says whether the accuracy is at or above a floor, and above that of always naming the most frequent class.
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components import load_data_datasets, load_data_fetch, load_data_rows, volume
 from nlp_pipeline.components.load_data_datasets import choose_evaluation, split_rows, write_rows
 from nlp_pipeline.components.load_data_fetch import fetch_source, file_sha256
 from nlp_pipeline.components.ranges import check_parameters
@@ -120,19 +118,6 @@ def summarise(counted: dict[str, dict[str, Any]], sources: dict[str, str]) -> st
     return "\n".join(lines) + "\n"
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.LOAD_DATA,
-    additional_funcs=[
-        *volume.HELPERS,
-        *load_data_fetch.HELPERS,
-        *load_data_rows.HELPERS,
-        *load_data_datasets.HELPERS,
-        require_classes,
-        load_both,
-        summarise,
-    ],
-)
 def load_data(
     train_data: str,
     evaluation_data: str,

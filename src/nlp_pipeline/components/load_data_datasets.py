@@ -244,16 +244,3 @@ def parquet_writer(path: str, compression: str) -> Any:
 def in_order(labels: Mapping[str, int]) -> dict[str, int]:
     """Returns how many rows each label has, in the labels' order."""
     return {label: labels[label] for label in label_order(list(labels))}
-
-
-HELPERS = [
-    label_order,
-    in_order,
-    good_batches,
-    one_ahead,
-    parquet_writer,
-    write_rows,
-    require_rows,
-    choose_evaluation,
-    split_rows,
-]

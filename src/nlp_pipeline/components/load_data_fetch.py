@@ -5,7 +5,6 @@ Hermetic helpers, inlined into the step as `additional_funcs`.
 
 from nlp_pipeline.components.load_data_rows import format_of_name
 from nlp_pipeline.components.retries import with_retries
-from nlp_pipeline.components.s3 import HELPERS as S3_HELPERS
 from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
 
 
@@ -217,6 +216,3 @@ def file_sha256(path: str) -> str:
 
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-HELPERS = [*S3_HELPERS, fetch_source, file_path, mounted_path, shown_url, download_http, download_s3, file_sha256]

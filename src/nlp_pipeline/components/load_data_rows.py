@@ -335,19 +335,3 @@ def parquet_cells(
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{name!r} is a broken Parquet file ({reason}): write it anew") from None
-
-
-HELPERS = [
-    read_rows,
-    format_of_name,
-    check_content,
-    kind_of,
-    clean_text,
-    label_name,
-    find_columns,
-    open_text,
-    wrong_encoding,
-    delimited_cells,
-    jsonl_cells,
-    parquet_cells,
-]

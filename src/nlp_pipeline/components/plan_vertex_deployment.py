@@ -4,10 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.vertex_api import HELPERS as API_HELPERS
 from nlp_pipeline.components.vertex_api import call_vertex, vertex_client
-from nlp_pipeline.components.vertex_traffic import HELPERS as TRAFFIC_HELPERS
 from nlp_pipeline.components.vertex_traffic import split_with_new
 
 
@@ -75,11 +72,6 @@ def find_endpoint(parent: str, location: str, model_name: str, endpoint: str) ->
     return found[0]
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.PLAN_VERTEX_DEPLOYMENT,
-    additional_funcs=[*API_HELPERS, *TRAFFIC_HELPERS, find_model, find_endpoint],
-)
 def plan_vertex_deployment(
     release: dsl.Input[dsl.Model],
     project: str,

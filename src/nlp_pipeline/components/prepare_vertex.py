@@ -2,13 +2,9 @@
 
 from typing import NamedTuple
 
-from kfp import dsl
-
-from nlp_pipeline import packages
-from nlp_pipeline.components.vertex_ranges import HELPERS, check_vertex_settings
+from nlp_pipeline.components.vertex_ranges import check_vertex_settings
 
 
-@dsl.component(base_image=packages.BASE_IMAGE, packages_to_install=packages.PREPARE_VERTEX, additional_funcs=HELPERS)
 def prepare_vertex(
     project: str,
     location: str,

@@ -93,6 +93,3 @@ def check_parameters(**values: Any) -> None:
     for key, value in values.items():
         if key in ranges and not ranges[key][0](value):
             raise ValueError(f"{key} is {value!r}: it must be {ranges[key][1]}")
-
-
-HELPERS = [check_parameters]

@@ -37,6 +37,3 @@ def with_retries(
         before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
         reraise=True,
     )(call)
-
-
-HELPERS = [with_retries]

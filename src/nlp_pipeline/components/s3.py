@@ -119,6 +119,3 @@ def s3_call(call: Callable[[], Any], shown: str, task: str, attempts: int, first
         status = f"status {s3_status(error)}, " if s3_status(error) else ""
         reason = str(error) if isinstance(error, urllib3.exceptions.HTTPError) else f"{status}its answer is not S3's"
         raise RuntimeError(f"{shown} could not be {task} ({reason}): is AWS_ENDPOINT_URL right?") from None
-
-
-HELPERS = [with_retries, s3_endpoint, s3_client, s3_status, s3_transient, s3_call]

@@ -4,10 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
 from nlp_pipeline.components.labels import label_order
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 
 
@@ -376,24 +374,6 @@ def run_trainer(model: Any, tokenizer: Any, rows: Any, folder: str, options: dic
     }
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.TRAIN_MODEL,
-    additional_funcs=[
-        *VOLUME_HELPERS,
-        label_order,
-        choose_device,
-        load_base_model,
-        tokenise,
-        training_order,
-        checkpoint_folder,
-        last_checkpoint,
-        base_model_identity,
-        quick_dropout,
-        progress,
-        run_trainer,
-    ],
-)
 def train_model(
     train: dsl.Input[dsl.Dataset],
     base_model: str,

@@ -4,15 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.agreement import HELPERS as AGREEMENT_HELPERS
 from nlp_pipeline.components.agreement import compare_answers, require_agreement, spread_rows
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.volume import HELPERS as VOLUME_HELPERS
 from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
-from nlp_pipeline.serving.client import HELPERS as CLIENT_HELPERS
 from nlp_pipeline.serving.client import replay
-from nlp_pipeline.serving.torchserve import HELPERS as TORCHSERVE_HELPERS
 from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
 
 
@@ -62,17 +57,6 @@ def ask_torchserve(release: str, model_name: str, texts: list[str], timeout: flo
     }
 
 
-@dsl.component(
-    base_image=packages.BASE_IMAGE,
-    packages_to_install=packages.VALIDATE_ARCHIVE,
-    additional_funcs=[
-        *VOLUME_HELPERS,
-        *TORCHSERVE_HELPERS,
-        *CLIENT_HELPERS,
-        *AGREEMENT_HELPERS,
-        ask_torchserve,
-    ],
-)
 def validate_archive(
     release: dsl.Input[dsl.Model],
     predictions: dsl.Input[dsl.Dataset],

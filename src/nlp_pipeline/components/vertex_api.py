@@ -60,6 +60,3 @@ def line_of_vertex(error: BaseException) -> str:
     if code in (401, 403):
         return f"{said} (the run's service account needs the role Vertex AI User, roles/aiplatform.user)"
     return said
-
-
-HELPERS = [vertex_client, call_vertex, line_of_vertex]

@@ -91,6 +91,3 @@ def check_vertex_settings(**values: Any) -> None:
             "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact Registry and name it "
             "here; or set deploy=false"
         )
-
-
-HELPERS = [check_parameters, check_vertex_parameters, check_vertex_settings]

@@ -43,6 +43,3 @@ def former_split(former: dict[str, int], left: list[str]) -> dict[str, int]:
         left: The ids of those that are deployed still.
     """
     return scaled_split({one: share for one, share in former.items() if one in left}, 100)
-
-
-HELPERS = [scaled_split, split_with_new, former_split]

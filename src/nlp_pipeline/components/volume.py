@@ -84,6 +84,3 @@ def put_on_volume(source: str, folder: str, name: str) -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
-
-
-HELPERS = [check_parameters, model_folder, run_folder, put_on_volume]

@@ -121,6 +121,3 @@ def replay(
     seconds = time.perf_counter() - began
     answers = [parts[at % clients][at // clients] for at in range(len(texts))]
     return [label for label, _ in answers], [each for _, each in answers], seconds
-
-
-HELPERS = [read_prediction, ask, replay]

@@ -254,17 +254,3 @@ def log_tail(folder: str, lines: int = 25) -> str:
     with open(os.path.join(folder, "server.log"), encoding="utf-8", errors="replace") as file:
         kept = [line.rstrip() for line in file if "ACCESS_LOG" not in line and "TS_METRICS" not in line]
     return "\n".join(kept[-lines:])
-
-
-HELPERS = [
-    free_ports,
-    release_config,
-    local_config,
-    server_environment,
-    start_torchserve,
-    model_workers,
-    wait_until_ready,
-    stop_torchserve,
-    group_members,
-    log_tail,
-]

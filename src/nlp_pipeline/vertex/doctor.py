@@ -35,7 +35,7 @@ def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
     Returns:
         The checks, in the order in which they depend on each other.
     """
-    from nlp_pipeline.parameters import pipeline_parameters
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
     defaults = {name: one.default for name, one in pipeline_parameters("vertex").items()}
     found = Findings(settings, values, defaults | values)

@@ -29,7 +29,7 @@ def check_values(found: Findings) -> None:
 
 def check_compiled_file(found: Findings) -> None:
     """Looks whether the compiled file, which the console takes, is that of the code; --submit compiles anew."""
-    from nlp_pipeline.compiling import check_compiled, compiled_path
+    from nlp_pipeline.pipeline.compiling import check_compiled, compiled_path
 
     path = compiled_path("vertex")
     if not path.is_file():

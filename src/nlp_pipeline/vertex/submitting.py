@@ -29,7 +29,7 @@ def check_parameters(values: dict[str, Any]) -> None:
     Raises:
         UsageError: It can't.
     """
-    from nlp_pipeline.parameters import check_ranges, pipeline_parameters, refuse_passwords
+    from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters, refuse_passwords
 
     refuse_passwords(values)
     defaults = {name: one.default for name, one in pipeline_parameters("vertex").items()}
@@ -55,7 +55,7 @@ def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict
         settings: The settings.
         project: The project.
     """
-    from nlp_pipeline.parameters import pipeline_parameters
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
     told = {"project": project, "location": settings.region, "job_service_account": settings.service_account}
     known = pipeline_parameters("vertex")

@@ -79,7 +79,7 @@ def undeploy(connection: Connection, values: dict[str, Any], dry_run: bool) -> d
         UsageError: The model is not named, or has no endpoint.
         PipelineError: Google refuses or fails; `facts` tells what was done until then.
     """
-    from nlp_pipeline.parameters import check_ranges
+    from nlp_pipeline.pipeline.parameters import check_ranges
 
     check_ranges(values, "vertex")
     if "model_name" not in values:

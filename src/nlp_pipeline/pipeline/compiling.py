@@ -10,8 +10,6 @@ from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 
-PLATFORMS = ("kubeflow", "vertex")
-
 
 def compiled_path(platform: str) -> Path:
     """Returns where a platform's compiled file lies, relative to the repository.
@@ -32,12 +30,12 @@ def load_pipeline(platform: str) -> Any:
         UsageError: What the platform needs is not installed.
     """
     if platform == "kubeflow":
-        from nlp_pipeline.pipeline import nlp_pipeline
+        from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
 
         return nlp_pipeline
     if importlib.util.find_spec("google_cloud_pipeline_components") is None:
         raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
-    from nlp_pipeline.pipeline_vertex import nlp_pipeline_vertex
+    from nlp_pipeline.pipeline.vertex import nlp_pipeline_vertex
 
     return nlp_pipeline_vertex
 
@@ -63,7 +61,7 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> st
 
 
 def with_image(ir: str, image: str) -> str:
-    """Returns the IR with an image for all steps, which install nothing any more.
+    """Returns the IR with an image for all steps that holds their packages, and this one: nothing is embedded any more.
 
     Args:
         ir: The pipeline's IR.
@@ -71,34 +69,33 @@ def with_image(ir: str, image: str) -> str:
     """
     import yaml
 
+    from nlp_pipeline.pipeline.embedding import IN_IMAGE
+
     documents = list(yaml.safe_load_all(ir))
-    for container in drop_installs(documents[0]):
+    for container in step_containers(documents[0]):
         container["image_uri" if "image_uri" in container else "image"] = image
+        container["command"] = IN_IMAGE[step_name(container)]
     # The file begins with comments that list the parameters.
     comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True)))
     return comments + str(yaml.safe_dump_all(documents))
 
 
-def drop_installs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes the installing of packages out of the steps' commands.
+def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the steps' containers, those that custom jobs start on Vertex AI among them; none of Google's components.
 
     Args:
-        pipeline: The first document of the IR, which is changed.
-
-    Returns:
-        The steps' containers, those that custom jobs start on Vertex AI among them; not those of Google's components.
+        pipeline: The first document of the IR.
     """
     executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
     inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
     pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
     jobs = [pool["container_spec"] for pool in pools]
-    containers = [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
-    for container in containers:
-        command = container["command"]
-        # kfp puts ["sh", "-c", "... pip install ... && "$0" "$@""] before the command proper.
-        if command[:2] == ["sh", "-c"] and "pip install" in command[2]:
-            container["command"] = command[3:]
-    return containers
+    return [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
+
+
+def step_name(container: dict[str, Any]) -> str:
+    """Returns the name of the component's function that a step's container runs."""
+    return str(container["args"][container["args"].index("--function_to_execute") + 1])
 
 
 def check_image(image: str, flag: str = "--image") -> None:

@@ -1,0 +1,92 @@
+"""What deploying can be told: by the pipeline's parameters, and by `--set` for `--deploy` and the like."""
+
+from dataclasses import dataclass
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, matches, one_of, parameter
+
+DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
+CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
+MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploySettings(Settings):
+    """Where and how a release is served by KServe."""
+
+    namespace: str = parameter(
+        "",
+        "Namespace of the InferenceService; empty for the pod's own.",
+        matches(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a namespace, or empty for the pod's own"),
+    )
+    serving_runtime: str = parameter(
+        "torchserve",
+        "What serves: torchserve (the archive) or huggingface (the model folder).",
+        one_of("torchserve", "huggingface"),
+    )
+    runtime_name: str = parameter(
+        "",
+        "Name of the ServingRuntime; empty for nlp-pipeline-torchserve where that is installed.",
+        matches(f"|{DNS_NAME}", "the name of a ServingRuntime, or empty"),
+    )
+    model_store: str = parameter(
+        "",
+        "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
+        (lambda value: value == "" or value.startswith("s3://"), "s3://bucket/folder, or empty for pvc"),
+    )
+    volume_claim: str = parameter(
+        "nlp-pipeline",
+        "Name of an existing PersistentVolumeClaim, mounted into the steps.",
+        matches(DNS_NAME, "the name of a PersistentVolumeClaim"),
+    )
+    service_account: str = parameter(
+        "",
+        "Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.",
+        matches(f"|{DNS_NAME}", "the name of a service account, or empty"),
+    )
+    deployment_mode: str = parameter(
+        "",
+        "KServe's deployment mode: Knative, Standard, or empty for the cluster's default.",
+        one_of("Knative", "Standard", ""),
+    )
+    min_replicas: int = parameter(1, "Least number of serving pods; 0, on Knative, for none while no one asks.", COUNT)
+    max_replicas: int = parameter(1, "Greatest number of serving pods; 0 for no limit on Knative.", COUNT)
+    scale_metric: str = parameter(
+        "",
+        "What scaling looks at: concurrency or rps (Knative), cpu or memory; empty for KServe's own choice.",
+        one_of("concurrency", "rps", "cpu", "memory", ""),
+    )
+    scale_target: int = parameter(0, "Value of the metric for each pod; 0 for KServe's own choice.", COUNT)
+    serving_cpu: str = parameter("1", "CPUs of a serving pod.", CPU)
+    serving_memory: str = parameter("2Gi", "Memory of a serving pod.", MEMORY)
+    serving_gpus: int = parameter(0, "GPUs of a serving pod.", COUNT)
+    istio_sidecar: bool = parameter(False, "Whether serving pods get an Istio sidecar.")
+    canary_percent: int = parameter(
+        0,
+        "Share of the traffic, in percent, that a new release gets first; 0 for none; Knative only.",
+        (lambda value: 0 <= value < 100, "from 0 for no canary share to 99"),
+    )
+    canary_minutes: float = parameter(
+        10.0, "How long it has that share.", (lambda value: 0 <= value < float("inf"), "0 or more")
+    )
+    deploy_timeout: int = parameter(900, "Seconds within which a release must be ready.", POSITIVE)
+    first_failure: str = parameter(
+        "stop",
+        "What becomes of a first deployment that fails: stop keeps the object without pods, or delete.",
+        one_of("stop", "delete"),
+    )
+    gateway: str = parameter(
+        "",
+        "Address of an ingress gateway to ask through, by Host header; empty to ask the endpoint itself.",
+        matches(r"|https?://[^/\s]+/?", "http://host:port, https://host or empty"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.max_replicas < self.min_replicas:
+            raise UsageError(
+                f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}: the first must not be the "
+                "greater one"
+            )
+        if self.scale_target and not self.scale_metric:
+            raise UsageError(f"scale_target is {self.scale_target}: of what? set scale_metric too")

@@ -1,0 +1,159 @@
+"""The steps as KFP sees them: signatures, in the order of the graph. What they do stands in `nlp_pipeline.steps`."""
+
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+
+from nlp_pipeline import packages
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.pipeline.embedding import component
+from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.gate import GateSettings
+from nlp_pipeline.steps.load_data.settings import LoadSettings
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.volume import Run
+
+
+@component(packages.LOAD_DATA)
+def load_data(
+    settings: LoadSettings,
+    run: Run,
+    train: Output[Dataset],
+    evaluation: Output[Dataset],
+    summary: Output[Markdown],
+) -> None:
+    """Loads labelled text, checks it, splits it and hands it on as Parquet."""
+    from nlp_pipeline.components.load_data import load_data
+
+    load_data(**vars(settings), **vars(run), train=train, evaluation=evaluation, summary=summary)
+
+
+@component(packages.TRAIN_MODEL)
+def train_model(
+    train: Input[Dataset],
+    settings: TrainSettings,
+    seed: int,
+    run: Run,
+    model: Output[Model],
+    training: Output[Metrics],
+) -> None:
+    """Fine-tunes an encoder on labelled rows."""
+    from nlp_pipeline.components.train_model import train_model
+
+    train_model(train, **vars(settings), seed=seed, **vars(run), model=model, training=training)
+
+
+@component(packages.EVALUATE_MODEL)
+def evaluate_model(
+    model: Input[Model],
+    evaluation: Input[Dataset],
+    training: Input[Metrics],
+    max_length: int,
+    run: Run,
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
+    predictions: Output[Dataset],
+    report: Output[HTML],
+) -> None:
+    """Evaluates a classifier on rows that it has not seen."""
+    from nlp_pipeline.components.evaluate_model import evaluate_model
+
+    evaluate_model(
+        model,
+        evaluation,
+        training,
+        max_length,
+        **vars(run),
+        metrics=metrics,
+        confusion=confusion,
+        predictions=predictions,
+        report=report,
+    )
+
+
+@component(packages.GATE)
+def gate(metrics: Input[Metrics], settings: GateSettings) -> bool:
+    """Says whether a model is good enough to be archived."""
+    from nlp_pipeline.steps.gate import passes_gate
+
+    return passes_gate(metrics.path, settings)
+
+
+@component(packages.ARCHIVE_MODEL)
+def archive_model(
+    model: Input[Model],
+    metrics: Input[Metrics],
+    train: Input[Dataset],
+    predictions: Input[Dataset],
+    evaluation_report: Input[HTML],
+    settings: ArchiveSettings,
+    max_length: int,
+    min_agreement: float,
+    serving_gpus: int,
+    run: Run,
+    release: Output[Model],
+    report: Output[HTML],
+) -> None:
+    """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release."""
+    from pathlib import Path
+
+    from nlp_pipeline import packages
+    from nlp_pipeline.components.archive_model import archive_model
+    from nlp_pipeline.serving import handler
+
+    archive_model(
+        model,
+        metrics,
+        train,
+        predictions,
+        evaluation_report,
+        **vars(settings),
+        min_agreement=min_agreement,
+        serving_gpus=serving_gpus,
+        max_length=max_length,
+        handler=Path(handler.__file__).read_text(encoding="utf-8"),
+        requirements="\n".join(packages.SERVING),
+        **vars(run),
+        release=release,
+        report=report,
+    )
+
+
+@component(packages.VALIDATE_ARCHIVE)
+def validate_archive(
+    release: Input[Model],
+    predictions: Input[Dataset],
+    validation_rows: int,
+    limits: AgreementLimits,
+    run: Run,
+    validation: Output[Metrics],
+) -> None:
+    """Serves a release with the real server and holds its answers against the offline model's."""
+    from nlp_pipeline.components.validate_archive import validate_archive
+
+    validate_archive(release, predictions, validation_rows, **vars(limits), **vars(run), validation=validation)
+
+
+@component(packages.DEPLOY_MODEL)
+def deploy_model(
+    release: Input[Model],
+    predictions: Input[Dataset],
+    settings: DeploySettings,
+    endpoint_rows: int,
+    limits: AgreementLimits,
+    run: Run,
+    endpoint: Output[Artifact],
+    deployment: Output[Metrics],
+) -> None:
+    """Creates or updates the InferenceService of a release, asks it, gives it the traffic, or puts back what was."""
+    from nlp_pipeline.components.deploy_model import deploy_model
+
+    deploy_model(
+        release,
+        predictions,
+        **vars(settings),
+        endpoint_rows=endpoint_rows,
+        **vars(limits),
+        **vars(run),
+        endpoint=endpoint,
+        deployment=deployment,
+    )

@@ -1,0 +1,175 @@
+"""How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
+
+The archive is a JSON object of paths and texts, packed by bzip2 (which packs sources tighter than gzip and xz, and
+whose output has been the same, to the byte, for decades) and written in base 85. Docstrings and comments are left out;
+their lines stay, empty, so that a traceback's line numbers are those of the repository.
+"""
+
+import ast
+import base64
+import bz2
+import inspect
+import io
+import json
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kfp import dsl
+
+from nlp_pipeline import __version__, packages
+from nlp_pipeline.parameters import Settings, flatten
+
+PACKAGE = "nlp_pipeline"
+ROOT = Path(__file__).parents[1]
+# Six signs of Python's base 85 stand for others where the text travels: Kubernetes expands "$", Argo "{{", and Go
+# writes "<", ">" and "&" in JSON with six letters each.
+SIGNS = ("$&<>{}", ",./:[]")
+# Puts the archive's files into a temporary folder and hands over to kfp's executor. The level of logging is set first,
+# and thereby for kfp too: a step's log is what the step prints.
+PROGRAM = f"""\
+import base64, bz2, json, logging, os, pathlib, sys, tempfile
+logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+os.environ["_KFP_RUNTIME"] = "true"
+folder = pathlib.Path(tempfile.mkdtemp())
+code = "CODE".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))
+for name, text in json.loads(bz2.decompress(base64.b85decode(code))).items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+sys.path.insert(0, str(folder))
+sys.argv += ["--component_module_path", str(folder / "component.py")]
+from kfp.dsl.executor_main import executor_main
+executor_main()
+"""
+# In an image that holds the package, nothing travels but the component itself.
+CHECK = f"""\
+import importlib.metadata, sys
+try:
+    found = importlib.metadata.version("nlp-pipeline")
+except importlib.metadata.PackageNotFoundError:
+    found = "no nlp-pipeline"
+if found != "{__version__}":
+    sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
+             "compile with --image and one that fits")
+"""
+# For each component's function: the command that runs it where its packages are installed already (this machine), and
+# where the package itself is installed (an image of ours).
+INSTALLED: dict[str, list[str]] = {}
+IN_IMAGE: dict[str, list[str]] = {}
+
+
+def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], Any]:
+    """Makes a function a component whose step's modules travel with it; used as a decorator.
+
+    The function's parameters are artifacts, values that kfp knows, and classes of settings, which are taken apart. Its
+    body imports the step and calls it. Its docstring does not travel: KFP would store it many times over.
+
+    Args:
+        packages_to_install: Pinned requirements of the step.
+    """
+
+    def make(function: Callable[..., Any]) -> Any:
+        made = dsl.component(flatten(function), base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
+        container = made.component_spec.implementation.container
+        # kfp's own command ends with its program: imports, and the function's source.
+        *install, _, _, _, source = container.command
+        program = component_source(function, source)
+        INSTALLED[function.__name__] = ["python3", "-c", with_code({"component.py": program, **needed_files(program)})]
+        IN_IMAGE[function.__name__] = ["python3", "-c", with_code({"component.py": strip_source(CHECK) + program})]
+        container.command = [*install, *INSTALLED[function.__name__]]
+        return made
+
+    return make
+
+
+def component_source(function: Callable[..., Any], source: str) -> str:
+    """Returns the program of a component, which kfp's executor imports.
+
+    Args:
+        function: The component's function.
+        source: The program as kfp writes it.
+    """
+    kinds = [one.annotation for one in inspect.signature(function).parameters.values()]
+    imports = [
+        f"from {kind.__module__} import {kind.__name__}\n"
+        for kind in kinds
+        if inspect.isclass(kind) and issubclass(kind, Settings)
+    ]
+    flattened = f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
+    return "".join(imports) + strip_source(source.strip() + "\n") + flattened
+
+
+def with_code(files: dict[str, str]) -> str:
+    """Returns the program that unpacks files and runs the component among them.
+
+    Args:
+        files: Texts by their paths.
+    """
+    packed = bz2.compress(json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+    return PROGRAM.replace("CODE", base64.b85encode(packed).decode().translate(str.maketrans(*SIGNS)))
+
+
+def needed_files(program: str) -> dict[str, str]:
+    """Returns the files of the package that a program needs, by their paths below the package's folder's parent.
+
+    Args:
+        program: A program that imports modules of the package, also within functions.
+
+    Returns:
+        The sources, stripped, of the modules and of all that they import in turn; and what else lies in the folders of
+        those that have files which are no modules, such as templates.
+    """
+    found: dict[str, str] = {}
+    waiting = list(imported_modules(program))
+    while waiting:
+        path = waiting.pop()
+        name = str(path.relative_to(ROOT.parent))
+        if name in found:
+            continue
+        text = path.read_text(encoding="utf-8")
+        found[name] = strip_source(text)
+        waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
+        waiting += imported_modules(text)
+        if path.parent != ROOT:
+            beside = [one for one in sorted(path.parent.iterdir()) if one.is_file() and one.suffix != ".py"]
+            found |= {str(one.relative_to(ROOT.parent)): one.read_text(encoding="utf-8") for one in beside}
+    return found
+
+
+def imported_modules(text: str) -> Iterator[Path]:
+    """Yields the files of the package's modules that a source imports, anywhere but under `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        node = waiting.pop()
+        names: list[str] = []
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # What is imported may be a module itself.
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        for name in names:
+            if name.split(".")[0] == PACKAGE:
+                place = ROOT.parent.joinpath(*name.split("."))
+                yield from [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+        waiting += ast.iter_child_nodes(node)
+
+
+def strip_source(text: str) -> str:
+    """Returns a source without docstrings and comments; all other lines keep their numbers."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            first, last = docstring.lineno - 1, docstring.end_lineno or 0
+            lines[first:last] = [""] * (last - first)
+            if len(node.body) == 1 and not isinstance(node, ast.Module):
+                lines[first] = " " * docstring.col_offset + "pass"
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]].rstrip()
+    return "\n".join(lines).rstrip("\n") + "\n"

@@ -1,0 +1,119 @@
+"""The graph that every platform shares: labelled text in, a validated release out, and from there to what serves.
+
+What differs between the platforms (how a task is configured, where outputs go, what serves) is a `Platform`:
+kubeflow.py and vertex.py. A parameter stands in the settings of the step that takes it; see parameters.py.
+"""
+
+import inspect
+from typing import Any, Protocol
+
+from kfp import dsl
+
+from nlp_pipeline.pipeline.components import archive_model, gate, load_data, validate_archive
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
+
+NAME = "nlp-pipeline"
+
+
+class Values:
+    """The values of the pipeline's parameters, by name, while the graph is made."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def of(self, component: Any) -> dict[str, Any]:
+        """Returns those that a component takes."""
+        return {name: self.values[name] for name in component.component_spec.inputs if name in self.values}
+
+
+class Platform(Protocol):
+    """What differs between the platforms."""
+
+    def prepare(self, values: Values) -> None:
+        """Adds what comes before the shared steps, where there is something."""
+
+    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the training step as it runs on the platform."""
+
+    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the evaluation step as it runs on the platform."""
+
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
+        """Gives a task its name in the dashboard, its resources, and all else that it needs on the platform."""
+
+    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+        """Adds what brings a release to an endpoint and checks it, after the step that must have succeeded before."""
+
+
+def add_steps(platform: Platform, values: Values) -> None:
+    """Adds the steps to the pipeline that is being made."""
+    platform.prepare(values)
+
+    loaded = load_data(**values.of(load_data))
+    platform.configure_task(loaded, "Load data", "1", "4Gi")
+
+    trained = platform.train_model(values, train=loaded.outputs["train"])
+
+    evaluated = platform.evaluate_model(
+        values,
+        model=trained.outputs["model"],
+        evaluation=loaded.outputs["evaluation"],
+        training=trained.outputs["training"],
+    )
+    predictions = evaluated.outputs["predictions"]
+
+    passed = gate(metrics=evaluated.outputs["metrics"], **values.of(gate))
+    platform.configure_task(passed, "Gate: is it better?", "500m", "512Mi")
+
+    with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
+        archived = archive_model(
+            model=trained.outputs["model"],
+            metrics=evaluated.outputs["metrics"],
+            train=loaded.outputs["train"],
+            predictions=predictions,
+            evaluation_report=evaluated.outputs["report"],
+            **values.of(archive_model),
+        )
+        platform.configure_task(archived, "Archive model", "2", "8Gi")
+        release = archived.outputs["release"]
+
+        validated = validate_archive(release=release, predictions=predictions, **values.of(validate_archive))
+        platform.configure_task(validated, "Validate archive", "2", "4Gi")
+
+        with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712
+            platform.deploy(values, validated, release=release, predictions=predictions)
+
+
+def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], display_name: str, does: str) -> Any:
+    """Returns the pipeline of a platform, as kfp makes it.
+
+    Args:
+        platform: The platform.
+        name: Its name, one of `parameters.PLATFORMS`.
+        constants: What the steps are told besides the pipeline's parameters, by name.
+        display_name: The pipeline's name in the dashboard.
+        does: What it does, a sentence.
+    """
+    parameters = pipeline_parameters(name)
+
+    def pipeline(*values: Any) -> None:
+        add_steps(platform, Values({**constants, **dict(zip(parameters, values, strict=True))}))
+
+    # kfp reads a pipeline's parameters and their descriptions from these.
+    pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=inspect.Parameter.empty if one.default is None else one.default,
+                annotation=one.kind,
+            )
+            for one in parameters.values()
+        ]
+    )
+    described = "\n".join(f"    {one.name}: {one.description}" for one in parameters.values())
+    pipeline.__doc__ = f"{does}\n\nArgs:\n{described}"
+    return dsl.pipeline(name=NAME, display_name=display_name)(pipeline)

@@ -1,0 +1,77 @@
+"""The pipeline on Kubeflow, and on this machine: steps are pods with a volume, and KServe serves the release."""
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
+from nlp_pipeline.pipeline.graph import NAME, Values, make_pipeline
+from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+
+__all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "VOLUME_PATH", "nlp_pipeline"]
+
+GPU = "nvidia.com/gpu"
+# The keys of the Secrets are the names of the variables that the steps read.
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
+HUB_KEYS = ("HF_TOKEN",)
+
+
+class Kubeflow:
+    """What is Kubeflow's own; see `graph.Platform`."""
+
+    def prepare(self, values: Values) -> None:
+        """Takes note of the values; nothing comes before the shared steps."""
+        self.values = values
+
+    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the training step; a pod that was evicted goes on from its last checkpoint."""
+        task = train_model(**artifacts, **values.of(train_model)).set_retry(num_retries=2)
+        return self.configure_training(task, "Train model")
+
+    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the evaluation step."""
+        return self.configure_training(evaluate_model(**artifacts, **values.of(evaluate_model)), "Evaluate model")
+
+    def configure_training(self, task: dsl.PipelineTask, display_name: str) -> dsl.PipelineTask:
+        """Gives a task the training's resources; a limit of 0 GPUs is met by every node."""
+        # The limit is a string, as the others are: of a number, KFP's driver makes an empty one, and leaves the GPU
+        # out without a word.
+        task.set_accelerator_type(GPU).set_accelerator_limit(self.values["train_gpus"])
+        self.configure_task(task, display_name, self.values["train_cpu"], self.values["train_memory"])
+        return task
+
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
+        """Gives a task its name in the dashboard, its resources, and the volume and the Secrets that it uses.
+
+        Args:
+            task: The task.
+            display_name: Its name in the dashboard.
+            cpu: CPUs requested, and the limit, as Kubernetes writes them.
+            memory: Memory requested, and the limit.
+        """
+        task.set_display_name(display_name)
+        task.set_cpu_request(cpu).set_cpu_limit(cpu)
+        task.set_memory_request(memory).set_memory_limit(memory)
+        if task.name != "gate":
+            # It writes to the volume; taken from the cache, it would leave nothing there.
+            task.set_caching_options(False)
+            kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)
+        if task.name in ("load-data", "deploy-model"):
+            kubernetes.use_secret_as_env(task, self.values["s3_secret"], {key: key for key in S3_KEYS}, optional=True)
+        if task.name == "train-model":
+            kubernetes.use_secret_as_env(task, self.values["hub_secret"], {key: key for key in HUB_KEYS}, optional=True)
+
+    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+        """Adds the step that makes the release an InferenceService, asks it and gives it the traffic."""
+        task = deploy_model(**artifacts, **values.of(deploy_model)).after(validated)
+        self.configure_task(task, "Deploy model", "500m", "2Gi")
+
+
+nlp_pipeline = make_pipeline(
+    Kubeflow(),
+    "kubeflow",
+    {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
+    display_name="NLP pipeline: text to endpoint",
+    does="Fine-tunes a text classifier on labelled text, packs it, asks it in the real server, and deploys it "
+    "with KServe.",
+)

@@ -1,0 +1,172 @@
+"""The pipeline's parameters: which settings a platform's pipeline has, and what `--set NAME=VALUE` makes of them."""
+
+import difflib
+import math
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import POSITIVE, Settings, matches, one_of, parameter
+from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.gate import GateSettings
+from nlp_pipeline.steps.load_data.settings import LoadSettings
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.vertex.settings import VertexSettings, check_together
+from nlp_pipeline.volume import Run
+
+VOLUME_PATH = "/mnt/nlp-pipeline"
+SECRET = matches(DNS_NAME, "the name of a Secret, which need not exist")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSettings(Settings):
+    """How far the pipeline goes, and how much is asked on the way."""
+
+    validation_rows: int = parameter(
+        500,
+        "Ask the served model for so many evaluation rows; 0 for all.",
+        (lambda value: value >= 0, "0 for all, or a number above"),
+    )
+    deploy: bool = parameter(True, "Whether to deploy the release; without, the pipeline ends at a validated release.")
+    endpoint_rows: int = parameter(100, "Ask the deployed model for so many evaluation rows.", POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeflowSettings(Settings):
+    """What the steps' pods get."""
+
+    volume_path: str = parameter(
+        VOLUME_PATH,
+        "Where the steps find the volume; change it only for a local run, where a folder takes its place.",
+        (lambda value: value.strip() != "", "the folder where the volume is mounted"),
+    )
+    train_cpu: str = parameter("4", "CPUs of the training and evaluation steps.", CPU)
+    train_memory: str = parameter("12Gi", "Memory of the training and evaluation steps.", MEMORY)
+    train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
+    s3_secret: str = parameter(
+        "nlp-pipeline-s3",
+        "Name of the Secret with the S3 credentials and endpoint; it need not exist where no S3 is used.",
+        SECRET,
+    )
+    hub_secret: str = parameter(
+        "nlp-pipeline-hub",
+        "Name of the Secret whose HF_TOKEN opens private models of the Hugging Face hub; it need not exist.",
+        SECRET,
+    )
+
+
+SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
+# By platform, in the order of the pipeline's signature.
+SETTINGS: dict[str, tuple[type[Any], ...]] = {
+    "kubeflow": (*SHARED, KubeflowSettings, DeploySettings),
+    "vertex": (*SHARED, VertexSettings),
+}
+PLATFORMS = tuple(SETTINGS)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the pipeline.
+
+    Attributes:
+        name: Its name.
+        kind: `str`, `int`, `float` or `bool`.
+        default: Its default; None where a value must be given.
+        description: What it is, a sentence.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    description: str
+
+
+def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
+    """Returns the pipeline's parameters by name, in the order of its signature.
+
+    Args:
+        platform: One of PLATFORMS.
+    """
+    declared = [one for kind in SETTINGS[platform] for one in fields(kind) if "description" in one.metadata]
+    return {
+        one.name: Parameter(
+            one.name,
+            one.type,  # type: ignore[arg-type]  # a class, where annotations are not postponed
+            None if one.default is MISSING else one.default,
+            one.metadata["description"],
+        )
+        for one in declared
+    }
+
+
+def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
+    """Reads what `--set` was given.
+
+    Args:
+        settings: `NAME=VALUE` each; of a name that stands twice the last counts.
+        platform: One of PLATFORMS.
+
+    Returns:
+        The values, in the parameters' types.
+
+    Raises:
+        UsageError: There is no "=", the name is unknown (the message has the nearest one), or the value is not of the
+            parameter's type.
+    """
+    parameters = pipeline_parameters(platform)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} has no '=': write --set NAME=VALUE, as in --set epochs=3")
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the parameters are {', '.join(parameters)}"
+            raise UsageError(f"--set {setting!r}: the pipeline has no parameter {name!r}; {hint}")
+        kind = parameters[name].kind
+        try:
+            values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+            if kind is float and not math.isfinite(values[name]):
+                raise ValueError
+        except (ValueError, KeyError):
+            what = {int: "an integer", float: "a number", bool: "true or false"}[kind]
+            raise UsageError(
+                f"--set {setting!r}: {name} is {what}, as in --set {name}={str(parameters[name].default).lower()}"
+            ) from None
+    return values
+
+
+def refuse_passwords(values: dict[str, Any]) -> None:
+    """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
+
+    Raises:
+        UsageError: One does; the message does not show it.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+            raise UsageError(
+                f"{name} holds a user or a password, and parameters are stored and shown: leave it out of the address; "
+                "for s3:// put it into the Secret that s3_secret names"
+            )
+
+
+def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
+    """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
+
+    Args:
+        values: Some of the pipeline's arguments; the others have their defaults.
+        platform: One of PLATFORMS.
+
+    Raises:
+        UsageError: One is not in its range.
+    """
+    # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
+    known: dict[str, Any] = {
+        one.name: "-" if one.default is None else one.default for one in pipeline_parameters(platform).values()
+    }
+    known = {"run_id": "-", "volume_path": "-", **known, **values}
+    made = [kind(**{one.name: known[one.name] for one in fields(kind)}) for kind in SETTINGS[platform]]
+    if platform == "vertex":
+        check_together(made[-1], known["base_model"], known["deploy"])

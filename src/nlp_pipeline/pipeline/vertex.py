@@ -1,0 +1,176 @@
+"""The pipeline on Vertex AI: artifacts lie in Cloud Storage, custom jobs train, and an endpoint serves the release.
+
+Google's components put texts into the JSON that they send as they are. So none of them is given a text that a user
+wrote: what they are given are constants, and outputs of the steps `prepare_vertex` and `plan_vertex_deployment`.
+"""
+
+from typing import Any
+
+from google_cloud_pipeline_components.preview.custom_job import create_custom_training_job_from_component
+from google_cloud_pipeline_components.types.artifact_types import UnmanagedContainerModel, VertexEndpoint, VertexModel
+from google_cloud_pipeline_components.v1.endpoint import EndpointCreateOp, ModelDeployOp
+from google_cloud_pipeline_components.v1.model import ModelUploadOp
+from kfp import dsl
+
+from nlp_pipeline.pipeline.components import evaluate_model, train_model
+from nlp_pipeline.pipeline.graph import Values, make_pipeline
+from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
+
+# The paths and the port of the image that serves; the port is Vertex AI's own choice too.
+PORT, HEALTH_ROUTE = 8080, "/ping"
+# Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
+ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
+
+# The versions of these in `preview` have the machine's type and accelerator as inputs; those in `v1` don't.
+train_model_job = create_custom_training_job_from_component(train_model, env=ENVIRONMENT)
+evaluate_model_job = create_custom_training_job_from_component(evaluate_model, env=ENVIRONMENT)
+
+
+class Vertex:
+    """What is Vertex AI's own; see `graph.Platform`."""
+
+    def prepare(self, values: Values) -> None:
+        """Adds the step that checks what goes into requests to Vertex AI."""
+        task = prepare_vertex(**values.of(prepare_vertex))
+        self.configure_task(task, "Check parameters", "500m", "512Mi")
+        # What Google's components are given: the texts are those that were checked.
+        self.checked = Values({**values.values, **task.outputs})
+        self.place = {"project": task.outputs["project"], "location": task.outputs["location"]}
+
+    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the training as a custom job."""
+        task = train_model_job(**artifacts, **values.of(train_model), **self.job())
+        return self.configure_google_task(task, "Train model")
+
+    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+        """Adds the evaluation as a custom job."""
+        task = evaluate_model_job(**artifacts, **values.of(evaluate_model), **self.job())
+        return self.configure_google_task(task, "Evaluate model")
+
+    def job(self) -> dict[str, Any]:
+        """Returns the inputs of a custom job besides its step's."""
+        return {
+            "machine_type": self.checked["train_machine_type"],
+            "accelerator_type": self.checked["train_accelerator"],
+            "accelerator_count": self.checked["train_gpus"],
+            "service_account": self.checked["job_service_account"],
+            **self.place,
+        }
+
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
+        """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them.
+
+        Args:
+            task: The task.
+            display_name: Its name in the console.
+            cpu: CPUs, as Kubernetes writes them.
+            memory: Memory.
+        """
+        # Its input has the run's id, or it changes what is outside of its outputs: no other run's outputs would do.
+        task.set_caching_options(task.name == "gate").set_display_name(display_name)
+        task.set_cpu_limit(cpu).set_memory_limit(memory)
+
+    def configure_google_task(self, task: dsl.PipelineTask, display_name: str) -> dsl.PipelineTask:
+        """Gives a task of Google's its name in the console; its machine, where it has one, is among its inputs."""
+        return task.set_caching_options(False).set_display_name(display_name)
+
+    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+        """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
+        planned = plan_vertex_deployment(release=artifacts["release"], **self.checked.of(plan_vertex_deployment)).after(
+            validated
+        )
+        self.configure_task(planned, "Plan deployment", "1", "2Gi")
+        model, endpoint = self.upload(planned.outputs), self.find_endpoint(planned.outputs)
+        deployed = ModelDeployOp(
+            model=model,
+            endpoint=endpoint,
+            traffic_split=planned.outputs["traffic_split"],
+            dedicated_resources_machine_type=self.checked["serving_machine_type"],
+            dedicated_resources_accelerator_type=self.checked["serving_accelerator"],
+            dedicated_resources_accelerator_count=self.checked["serving_gpus"],
+            dedicated_resources_min_replica_count=self.checked["min_replicas"],
+            dedicated_resources_max_replica_count=self.checked["max_replicas"],
+            service_account=self.checked["serving_service_account"],
+        )
+        self.configure_google_task(deployed, "Deploy version")
+        checked = check_vertex_endpoint(
+            model=model,
+            endpoint=endpoint,
+            predictions=artifacts["predictions"],
+            former_traffic=planned.outputs["former_traffic"],
+            **{name: one for name, one in values.of(check_vertex_endpoint).items() if name != "endpoint"},
+        ).after(deployed)
+        self.configure_task(checked, "Check endpoint", "1", "2Gi")
+
+    def upload(self, plan: dict[str, Any]) -> Any:
+        """Adds the upload of the release, as a new model or as a new version of the one that is there.
+
+        Args:
+            plan: Outputs of `plan_vertex_deployment`.
+
+        Returns:
+            The model with its version.
+        """
+        container = {
+            "imageUri": self.checked["serving_image"],
+            "ports": [{"containerPort": PORT}],
+            "predictRoute": plan["predict_route"],
+            "healthRoute": HEALTH_ROUTE,
+        }
+        release = dsl.importer(
+            artifact_uri=plan["artifact_uri"],
+            artifact_class=UnmanagedContainerModel,
+            metadata={"containerSpec": container},
+        )
+        release.set_display_name("Release")
+        inputs = {
+            "display_name": self.checked["model_name"],
+            "labels": plan["labels"],
+            "unmanaged_container_model": release.output,
+            **self.place,
+        }
+        with dsl.If(plan["parent_model"] == "", name="first version"):
+            first = ModelUploadOp(**inputs)
+            self.configure_google_task(first, "Upload first version")
+        with dsl.Else(name="another version"):
+            parent = dsl.importer(
+                artifact_uri=plan["parent_uri"],
+                artifact_class=VertexModel,
+                metadata={"resourceName": plan["parent_model"]},
+            )
+            parent.set_display_name("Model")
+            another = ModelUploadOp(parent_model=parent.output, **inputs)
+            self.configure_google_task(another, "Upload version")
+        return dsl.OneOf(first.outputs["model"], another.outputs["model"])
+
+    def find_endpoint(self, plan: dict[str, Any]) -> Any:
+        """Adds the making of an endpoint where there is none.
+
+        Args:
+            plan: Outputs of `plan_vertex_deployment`.
+
+        Returns:
+            The endpoint.
+        """
+        with dsl.If(plan["endpoint"] == "", name="no endpoint"):
+            made = EndpointCreateOp(display_name=self.checked["model_name"], **self.place)
+            self.configure_google_task(made, "Create endpoint")
+        with dsl.Else(name="an endpoint"):
+            found = dsl.importer(
+                artifact_uri=plan["endpoint_uri"],
+                artifact_class=VertexEndpoint,
+                metadata={"resourceName": plan["endpoint"]},
+            )
+            found.set_display_name("Endpoint")
+        return dsl.OneOf(made.outputs["endpoint"], found.output)
+
+
+nlp_pipeline_vertex = make_pipeline(
+    Vertex(),
+    "vertex",
+    # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
+    {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "volume_path": ""},
+    display_name="NLP pipeline: text to endpoint, on Vertex AI",
+    does="Fine-tunes a text classifier on labelled text, packs it, asks it in the real server, and deploys it "
+    "to a Vertex AI endpoint.",
+)

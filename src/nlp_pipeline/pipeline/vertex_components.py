@@ -1,0 +1,93 @@
+"""The steps that only Vertex AI has, as KFP sees them. None of Google's own components is given a text of a user's."""
+
+from typing import NamedTuple
+
+from google_cloud_pipeline_components.types.artifact_types import VertexEndpoint, VertexModel
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from nlp_pipeline import packages
+from nlp_pipeline.pipeline.embedding import component
+from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.vertex.settings import VertexSettings
+
+
+@component(packages.PREPARE_VERTEX)
+def prepare_vertex(
+    model_name: str,
+    base_model: str,
+    deploy: bool,
+    settings: VertexSettings,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Prepared",
+    [
+        ("project", str),
+        ("location", str),
+        ("model_name", str),
+        ("train_machine_type", str),
+        ("train_accelerator", str),
+        ("job_service_account", str),
+        ("serving_image", str),
+        ("serving_machine_type", str),
+        ("serving_accelerator", str),
+        ("serving_service_account", str),
+        ("endpoint", str),
+    ],
+):
+    """Checks the parameters, and hands on the texts among them that go into requests to Vertex AI."""
+    from nlp_pipeline.components.prepare_vertex import prepare_vertex
+
+    return prepare_vertex(model_name=model_name, base_model=base_model, deploy=deploy, **vars(settings))
+
+
+@component(packages.PLAN_VERTEX_DEPLOYMENT)
+def plan_vertex_deployment(
+    release: Input[Model],
+    project: str,
+    location: str,
+    model_name: str,
+    endpoint: str,
+    canary_percent: int,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Plan",
+    [
+        ("artifact_uri", str),
+        ("predict_route", str),
+        ("labels", dict[str, str]),
+        ("parent_model", str),
+        ("parent_uri", str),
+        ("endpoint", str),
+        ("endpoint_uri", str),
+        ("traffic_split", dict[str, str]),
+        ("former_traffic", dict[str, str]),
+    ],
+):
+    """Looks up the model and the endpoint, and says how the release becomes a version that gets a first share."""
+    from nlp_pipeline.components.plan_vertex_deployment import plan_vertex_deployment
+
+    return plan_vertex_deployment(release, project, location, model_name, endpoint, canary_percent)
+
+
+@component(packages.CHECK_VERTEX_ENDPOINT)
+def check_vertex_endpoint(
+    model: Input[VertexModel],
+    endpoint: Input[VertexEndpoint],
+    predictions: Input[Dataset],
+    former_traffic: dict[str, str],
+    endpoint_rows: int,
+    endpoint_timeout: int,
+    limits: AgreementLimits,
+    deployment: Output[Metrics],
+) -> None:
+    """Asks a new version for real predictions, and gives it all of the traffic; or puts back what was, and fails."""
+    from nlp_pipeline.components.check_vertex_endpoint import check_vertex_endpoint
+
+    check_vertex_endpoint(
+        model,
+        endpoint,
+        predictions,
+        former_traffic,
+        endpoint_rows,
+        endpoint_timeout,
+        **vars(limits),
+        deployment=deployment,
+    )

@@ -1,0 +1,77 @@
+"""Whether a served model says what the offline model said: asked where it is archived, and where it is deployed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.parameters import SHARE, Settings, parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementLimits(Settings):
+    """How far a served model may differ from the offline one."""
+
+    min_agreement: float = parameter(
+        0.97, "Least share of rows on which the served and the offline model must agree.", SHARE
+    )
+    max_accuracy_drop: float = parameter(
+        0.01, "By how much the served model's accuracy may be lower, as a fraction.", SHARE
+    )
+
+
+def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
+    """Reads predictions, or a number of them that are spread evenly.
+
+    Args:
+        path: Parquet with the columns text, label and predicted.
+        count: How many rows; 0 for all.
+
+    Returns:
+        The three columns.
+
+    Raises:
+        PipelineError: There are no rows.
+    """
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])
+    if table.num_rows == 0:
+        raise PipelineError("there are no predictions to hold the served model against")
+    rows = min(count or table.num_rows, table.num_rows)
+    columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
+    return columns
+
+
+def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
+    """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1."""
+    rows = len(truth)
+    return {
+        "rows": rows,
+        "agreement": sum(one == other for one, other in zip(served, offline, strict=True)) / rows,
+        "accuracy": sum(one == other for one, other in zip(served, truth, strict=True)) / rows,
+        "offline_accuracy": sum(one == other for one, other in zip(offline, truth, strict=True)) / rows,
+    }
+
+
+def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> None:
+    """Makes sure that a served model is as good as the offline one.
+
+    Args:
+        compared: What `compare_answers` returned.
+        limits: How far it may differ.
+
+    Raises:
+        PipelineError: It is not.
+    """
+    if compared["agreement"] < limits.min_agreement:
+        raise PipelineError(
+            f"the served model gives the offline model's label on {compared['agreement']:.4f} of {compared['rows']} "
+            f"rows; min_agreement is {limits.min_agreement}: try precision=fp32"
+        )
+    drop = compared["offline_accuracy"] - compared["accuracy"]
+    # A drop of exactly the limit is allowed, and differences of decimal fractions are not exact.
+    if drop > limits.max_accuracy_drop + 1e-9:
+        raise PipelineError(
+            f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline model's; "
+            f"max_accuracy_drop is {limits.max_accuracy_drop}: try precision=fp32"
+        )

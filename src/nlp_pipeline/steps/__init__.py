@@ -1,0 +1,1 @@
+"""What runs in the pods: plain functions of paths and values, which know nothing of kfp."""

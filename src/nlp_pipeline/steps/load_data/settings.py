@@ -1,0 +1,32 @@
+"""What `load_data` can be told."""
+
+from dataclasses import dataclass
+
+from nlp_pipeline.parameters import NOT_BLANK, REQUIRED, SHARE, Settings, parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings(Settings):
+    """Where labelled text lies, and how it is read and split."""
+
+    train_data: str = parameter(
+        REQUIRED,
+        "Path or URL (file, http, https, s3, gs) of rows to train on: CSV, TSV, JSONL or Parquet, also .gz.",
+        (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+    )
+    evaluation_data: str = parameter(
+        "", "The same for rows to evaluate on; empty to split a share off the training data."
+    )
+    text_column: str = parameter("text", "Name of the text's column.", NOT_BLANK)
+    label_column: str = parameter("label", "Name of the label's column.", NOT_BLANK)
+    evaluation_share: float = parameter(
+        0.2,
+        "Share of each class to split off where there is no evaluation_data.",
+        (lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.2"),
+    )
+    max_bad_share: float = parameter(0.01, "Share of rows, from 0 to 1, that may lack a text or a label.", SHARE)
+    seed: int = parameter(
+        42,
+        "Seed of the split, of the new head, of the order of rows and of dropout.",
+        (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+    )

@@ -1,0 +1,1 @@
+"""`train_model`: fine-tunes an encoder on labelled rows."""

@@ -1,0 +1,34 @@
+"""What `train_model` can be told."""
+
+from dataclasses import dataclass
+
+from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, parameter
+
+BELOW_1: Range = (lambda value: 0 <= value < 1, "from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What is fine-tuned, and how."""
+
+    base_model: str = parameter(
+        "distilbert/distilbert-base-uncased",
+        "Encoder to fine-tune: a Hugging Face hub id, or a folder with safetensors.",
+        (lambda value: value.strip() != "", "a Hugging Face hub id or a folder"),
+    )
+    epochs: float = parameter(2.0, "Passes over the rows.", (lambda value: 0 < value < float("inf"), "above 0"))
+    learning_rate: float = parameter(
+        5e-5,
+        "Peak learning rate; it rises over the warm-up and falls linearly to 0.",
+        (lambda value: 0 < value < 1, "between 0 and 1, such as 5e-5"),
+    )
+    batch_size: int = parameter(32, "Rows a training step.", POSITIVE)
+    max_length: int = parameter(
+        128,
+        "Tokens at which a text is cut.",
+        (lambda value: value >= 1, "1 or more, and no more than the encoder reads"),
+    )
+    weight_decay: float = parameter(0.01, "Weight decay of AdamW.", BELOW_1)
+    warmup_share: float = parameter(0.06, "Share of the training steps in which the learning rate rises.", BELOW_1)
+    max_train_rows: int = parameter(0, "Train on so many rows, chosen at random; 0 for all.", COUNT)
+    max_steps: int = parameter(0, "Stop after so many training steps; 0 for no cap.", COUNT)

@@ -1,0 +1,108 @@
+"""What is told to Vertex AI.
+
+Google's components put texts into the JSON that they send as they are: a quote in one would end its string, and what
+follows would be read as fields. So each text that goes there is held against a pattern that has no such sign.
+"""
+
+import re
+from dataclasses import dataclass
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import COUNT, POSITIVE, Settings, matches, parameter
+
+# What Vertex AI itself puts in when a run begins.
+PROJECT, LOCATION = "{{$.pipeline_google_cloud_project_id}}", "{{$.pipeline_google_cloud_location}}"
+PROJECT_NAME = r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+"
+LOCATION_NAME = r"[a-z]+-[a-z]+[0-9]+"
+ENDPOINT_ID = r"[0-9]+|[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
+MACHINE = matches(r"[a-z][a-z0-9]*(-[a-z0-9]+)+", "a machine type, as in n1-standard-8")
+ACCELERATOR = matches(r"|[A-Z][A-Z0-9_]+", "an accelerator's name, as in NVIDIA_TESLA_T4, or empty for none")
+ACCOUNT = matches(
+    r"|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\.[a-z]+",
+    "a service account's address, as in name@project.iam.gserviceaccount.com, or empty",
+)
+# Besides what a name may hold, nothing that could be a variable, which Vertex AI would expand.
+BASE_MODEL = matches(r"[\w./-]+", "a Hugging Face hub id, or a folder such as /gcs/bucket/encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VertexSettings(Settings):
+    """Where the jobs run, and what serves."""
+
+    project: str = parameter(
+        PROJECT,
+        "The project; by default the run's own.",
+        matches(f"{re.escape(PROJECT)}|{PROJECT_NAME}", "a project's id, or its number"),
+    )
+    location: str = parameter(
+        LOCATION,
+        "The region; by default the run's own.",
+        matches(f"{re.escape(LOCATION)}|{LOCATION_NAME}", "a region, as in us-central1"),
+    )
+    train_machine_type: str = parameter("n1-standard-8", "Machine type of the training and evaluation jobs.", MACHINE)
+    train_accelerator: str = parameter("", "Their accelerator, as in NVIDIA_TESLA_T4; empty for none.", ACCELERATOR)
+    train_gpus: int = parameter(0, "How many of it; 0 for none.", COUNT)
+    job_service_account: str = parameter("", "The account that these jobs run as; empty for Vertex AI's own.", ACCOUNT)
+    serving_image: str = parameter(
+        "",
+        "The image that serves, of the Dockerfile's target torchserve; needed where deploy is true.",
+        matches(
+            r"|[A-Za-z0-9][\w./:@-]*",
+            "the name of an image, as in us-central1-docker.pkg.dev/project/repository/torchserve:1",
+        ),
+    )
+    serving_machine_type: str = parameter("n1-standard-2", "Machine type that serves.", MACHINE)
+    serving_accelerator: str = parameter("", "Its accelerator; empty for none.", ACCELERATOR)
+    serving_gpus: int = parameter(0, "How many of it; 0 for none.", COUNT)
+    serving_service_account: str = parameter(
+        "", "The account that the serving containers run as; empty for Vertex AI's own.", ACCOUNT
+    )
+    endpoint: str = parameter(
+        "",
+        "Id or resource name of an existing endpoint; empty for the one with the model's name, or a new one.",
+        matches(
+            rf"|{ENDPOINT_ID}|projects/({PROJECT_NAME})/locations/{LOCATION_NAME}/endpoints/({ENDPOINT_ID})",
+            "an endpoint's id, or projects/NAME/locations/REGION/endpoints/ID, or empty",
+        ),
+    )
+    canary_percent: int = parameter(
+        10,
+        "Share of the traffic, in percent, that a new version gets until it has been asked.",
+        (lambda value: 1 <= value <= 100, "from 1 to 100"),
+    )
+    min_replicas: int = parameter(1, "Least number of serving machines, which cost for every hour.", POSITIVE)
+    max_replicas: int = parameter(1, "Greatest number of serving machines.", POSITIVE)
+    endpoint_timeout: int = parameter(600, "Seconds within which a new version must have answered.", POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for accelerator, gpus in (("train_accelerator", "train_gpus"), ("serving_accelerator", "serving_gpus")):
+            name, count = getattr(self, accelerator), getattr(self, gpus)
+            if bool(name) != bool(count):
+                raise UsageError(f"{accelerator} is {name!r} and {gpus} {count}: set both, or none of them")
+        if self.max_replicas < self.min_replicas:
+            raise UsageError(
+                f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}: the first must not be the "
+                "greater one"
+            )
+
+
+def check_together(settings: VertexSettings, base_model: str, deploy: bool) -> None:
+    """Makes sure that what all platforms share is what Vertex AI takes.
+
+    Args:
+        settings: What is Vertex AI's own.
+        base_model: The encoder to fine-tune, which becomes an argument of a custom job.
+        deploy: Whether the release will be deployed.
+
+    Raises:
+        UsageError: It is not.
+    """
+    is_allowed, meaning = BASE_MODEL
+    if not is_allowed(base_model):
+        raise UsageError(f"base_model is {base_model!r}: it must be {meaning}")
+    if deploy and not settings.serving_image:
+        raise UsageError(
+            "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact Registry and name it "
+            "here; or set deploy=false"
+        )

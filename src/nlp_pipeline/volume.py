@@ -1,0 +1,113 @@
+"""A run, and what it writes to the volume: files that appear whole or not at all.
+
+Where there is no volume, nothing is written to it: the steps' artifacts are all that there is.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.parameters import Settings, matches, parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """A run of the pipeline.
+
+    Attributes:
+        run_id: KFP's id of it.
+        volume_path: Where the volume is mounted, or the folder that takes its place; empty where there is none.
+    """
+
+    # It names the InferenceService too, and so must be a DNS-1035 label.
+    model_name: str = parameter(
+        "text-classifier",
+        "Name of the model, of the archive and of what serves it: lower case, digits, hyphens.",
+        matches(
+            r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+            "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
+        ),
+    )
+    run_id: str
+    volume_path: str
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where the model's releases and runs lie on the volume; None where there is no volume."""
+        return Path(self.volume_path, self.model_name) if self.volume_path else None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where this run's files lie on the volume; None where there is no volume."""
+        return self.model_folder / "runs" / self.run_id if self.model_folder else None
+
+    def prepare_folder(self) -> None:
+        """Makes the run's folder.
+
+        Raises:
+            UsageError: The volume is not there.
+            PipelineError: It can't be written to.
+        """
+        if self.folder is None:
+            return
+        if not Path(self.volume_path).is_dir():
+            raise UsageError(f"volume_path {self.volume_path!r} is not a folder here: is the claim mounted there?")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PipelineError(
+                f"'{self.folder}' can't be made on the volume ({error.strerror}): may it be written to?"
+            ) from None
+
+    def keep(self, source: str | Path, name: str) -> Path:
+        """Copies a file or a folder into the run's folder; see `put`.
+
+        Args:
+            source: The file or folder.
+            name: Where the copy shall lie, relative to the run's folder.
+
+        Returns:
+            Where to read it: the copy; the source where there is no volume.
+        """
+        return put(Path(source), self.folder / name) if self.folder else Path(source)
+
+
+def put(source: Path, target: Path) -> Path:
+    """Copies a file or folder so that the copy appears whole or not at all, replacing a former one.
+
+    Args:
+        source: A file or a folder.
+        target: Where the copy shall lie; what lies above it is made.
+
+    Returns:
+        The target.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+    try:
+        incoming = temporary / target.name
+        if source.is_dir():
+            copy_folder(source, incoming)
+            if target.is_dir():
+                target.rename(temporary / "former")
+        else:
+            shutil.copyfile(source, incoming)
+        incoming.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder's files.
+
+    Not shutil.copytree, which changes modes: a volume with fixed owners (NFS, CSI drivers) may refuse that.
+    """
+    target.mkdir()
+    for one in source.iterdir():
+        if one.is_dir():
+            copy_folder(one, target / one.name)
+        else:
+            shutil.copyfile(one, target / one.name)
