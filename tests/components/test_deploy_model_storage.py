@@ -462,7 +462,36 @@ def test_two_send_the_same_at_once(release: Path, tmp_path: Path, store: Store) 
         assert upload_release(str(release), store.bucket, prefix) == 0
 
 
-@pytest.mark.slow
+# What goes wrong on the way
+
+
+class Proxy:
+    """A server between client and object store that passes requests on, unless it is told what to do instead."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.requests: list[Request] = []
+        self.instead: Callable[[Request], Response | None] = lambda request: None
+
+    def __call__(self, request: Request) -> Response:
+        self.requests.append(request)
+        body = request.get_data()
+        answer = self.instead(request)
+        if answer is not None:
+            return answer
+        connection = http.client.HTTPConnection(self.target, timeout=30)
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+        connection.request(request.method, request.environ["REQUEST_URI"], body, headers)
+        reply = connection.getresponse()
+        response = Response(reply.read(), status=reply.status)
+        for name, value in reply.getheaders():
+            if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                response.headers[name] = value
+        connection.close()
+        return response
+
+
+@pytest.fixture
 def proxy(store: Store, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     made = Proxy(store.server.address)
     httpserver.expect_request(re.compile(".*")).respond_with_handler(made)
