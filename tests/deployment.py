@@ -12,7 +12,7 @@ import pytest
 
 from nlp_pipeline import deploying
 from nlp_pipeline.cli import main
-from nlp_pipeline.components.archive_model_release import seal_release
+from nlp_pipeline.release import Release, seal
 from nlp_pipeline.settings import settings
 from tests.cluster.emulator import Cluster, Fate, Mode, emulated_cluster
 from tests.cluster.httpd import Answer, serving
@@ -92,9 +92,8 @@ class Site:
         for name, text in texts.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-        facts = {"model_name": "tiny", "labels": LABELS, "metrics": {"accuracy": 0.9}, "run_id": "run-1"}
-        seal_release(str(folder), {**facts, "parameters": {"max_length": 32}, **record})
-        digest = json.loads((folder / "release.json").read_text())["digest"]
+        facts: Json = {"model_name": "tiny", "labels": LABELS, "metrics": {"accuracy": 0.9}, "run_id": "run-1"}
+        digest = seal(folder, Release(**{**facts, "parameters": {"max_length": 32}, **record})).digest
         if fate is not None:
             self.cluster.fates[digest] = fate
         return folder.rename(folder.with_name(digest))

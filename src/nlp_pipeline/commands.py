@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.release import verify
 
 # Imports that take time stay inside what needs them: --help answers at once.
 
@@ -67,7 +68,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """`--predict`."""
     from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release, release_labels
+    from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release
 
     values = parse_settings(arguments.set)
     if arguments.deployed:
@@ -78,7 +79,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         from nlp_pipeline.settings import settings
 
         address = predict_address(arguments.endpoint, values.get("model_name"))
-        labels = release_labels(Path(arguments.release)) if arguments.release else []
+        labels = verify(Path(arguments.release)).labels if arguments.release else []
         predictions = predict_at(address, arguments.predict, labels, settings().endpoint_headers())
     else:
         with nothing_left_running():

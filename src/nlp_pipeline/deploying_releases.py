@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.release import verify
 
 URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
 # Where there are no labelled rows to ask for.
@@ -29,10 +30,8 @@ def find_record(release: str, values: dict[str, Any]) -> tuple[dict[str, Any], d
         UsageError: It is none, or where KServe shall read it is not told.
         ValueError, RuntimeError: It is spoilt, or the object store does not give it.
     """
-    from nlp_pipeline.components.deploy_model_storage import check_release_folder
-
     if "://" not in release:
-        record = check_release_folder(release)
+        record = vars(verify(Path(release)))
         if not values.get("model_store") and "volume_claim" not in values:
             raise UsageError(
                 f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "

@@ -10,7 +10,7 @@ import pytest
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model, build_mar, build_release, pack_model
 from nlp_pipeline.components.archive_model_graph import onnx_model
-from nlp_pipeline.components.archive_model_release import release_files
+from nlp_pipeline.release import hash_files
 from nlp_pipeline.serving.handler import __file__ as handler_file
 from tests.serving.conftest import (
     LIMITS,
@@ -30,7 +30,7 @@ def test_a_release_is_what_the_design_says(model: Path) -> None:
     release = made_release(model, "int8")
     record = json.loads((release / "release.json").read_text())
     assert record["digest"] == release.name
-    assert record["files"] == release_files(str(release))
+    assert record["files"] == hash_files(release)
     assert set(record["files"]) == {
         "config/config.properties",
         "model-store/tiny.mar",

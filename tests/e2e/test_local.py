@@ -227,7 +227,7 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
 
     from nlp_pipeline.components.archive_model import build_release, pack_model
     from nlp_pipeline.components.archive_model_graph import onnx_model
-    from nlp_pipeline.components.archive_model_release import publish_release, seal_release
+    from nlp_pipeline.release import Release, publish, seal
     from nlp_pipeline.serving.handler import __file__ as handler_file
     from nlp_pipeline.serving.torchserve import free_ports
 
@@ -236,8 +236,8 @@ def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> Non
     onnx_model(str(model), str(folder / "fp32.onnx"))
     pack_model(str(model), str(folder / "fp32.onnx"), str(folder / "scratch"), "int8", sources)
     build_release(str(model), str(folder / "release"), "tiny", str(folder / "scratch"), 8)
-    digest = seal_release(str(folder / "release"), {"model_name": "tiny"})
-    publish_release(str(folder / "release"), str(volume), digest)
+    digest = seal(folder / "release", Release(model_name="tiny")).digest
+    publish(folder / "release", volume, digest)
     (volume / "latest.json").write_text(json.dumps({"digest": digest, "run_id": "run"}))
     shutil.rmtree(folder / "scratch")
 

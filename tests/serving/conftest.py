@@ -14,7 +14,7 @@ from kfp import dsl
 
 from nlp_pipeline import packages
 from nlp_pipeline.components.archive_model import archive_model
-from nlp_pipeline.components.archive_model_release import seal_release
+from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.handler import TextClassificationHandler
 from nlp_pipeline.serving.handler import __file__ as handler_file
 from tests.conftest import make_rows, write_parquet
@@ -137,8 +137,7 @@ def changed_release(
         text = f'{head}"{key}":{value}{tail.lstrip("0123456789")}'
     config.write_text(text)
     json.loads(text.partition("model_snapshot=")[2])
-    record = json.loads((target / "release.json").read_text())
-    seal_release(str(target), {key: record[key] for key in record if key not in ("digest", "created", "files")})
+    seal(target, verify(release))
     return target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.components.archive_model_release import seal_release
+from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.cloud_storage import download_release
 from tests.serving.cloud_storage import DENIED, TOKEN, CloudStorage
 
@@ -66,8 +66,7 @@ def test_memory_does_not_grow_with_the_archive(release: Path, cloud: CloudStorag
     shutil.copytree(release, large)
     with (large / "model-store" / "tiny.mar").open("ab") as file:
         file.write(bytes(48 * 1024 * 1024))
-    record = json.loads((large / "release.json").read_text())
-    seal_release(str(large), {"model_name": record["model_name"]})
+    seal(large, verify(release))
     cloud.upload(large, "bucket/models/tiny")
     target = tmp_path / "target"
     target.mkdir()

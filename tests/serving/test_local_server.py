@@ -18,12 +18,11 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.release import verify
 from nlp_pipeline.serving.local_server import (
-    check_release,
     find_release,
     predict_address,
     predict_at,
-    release_labels,
     served,
 )
 from nlp_pipeline.serving.torchserve import free_ports
@@ -65,7 +64,7 @@ def test_spoilt_records_are_one_line(volume: Path, content: bytes) -> None:
         find_release(volume, "b")
     (volume / "release.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"^.* is no release: it has no sound release\.json; .*$"):
-        check_release(volume)
+        verify(volume)
 
 
 PATH = "/v1/models/tiny:predict"
@@ -90,9 +89,9 @@ def test_a_server_that_answers_with_class_ids(httpserver: HTTPServer) -> None:
 
 
 def test_labels_of_a_release(release: Path, tmp_path: Path) -> None:
-    assert release_labels(release) == ["0", "4"]
+    assert verify(release).labels == ["0", "4"]
     with pytest.raises(UsageError, match="is no release"):
-        release_labels(tmp_path)
+        verify(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +233,7 @@ def test_a_spoilt_release_is_not_served(
     release: Path, tmp_path: Path, spoil: Callable[[Path], Any], message: str
 ) -> None:
     shutil.copytree(release, tmp_path / "release")
-    assert check_release(tmp_path / "release") == "tiny"
+    assert verify(tmp_path / "release").model_name == "tiny"
     spoil(tmp_path / "release" / "model-store" / "tiny.mar")
     with pytest.raises(UsageError, match=f"is spoilt: {message}; choose another release"), served(tmp_path / "release"):
         pass

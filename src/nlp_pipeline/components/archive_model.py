@@ -13,9 +13,9 @@ from nlp_pipeline.components.archive_model_precision import (
     precision_section,
     try_archive,
 )
-from nlp_pipeline.components.archive_model_release import publish_release, seal_release
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
+from nlp_pipeline.release import Release, publish, seal
 
 
 def build_mar(folder: str, model_name: str, target: str) -> None:
@@ -224,6 +224,7 @@ def archive_model(
     import os
     import tempfile
     from importlib.metadata import version
+    from pathlib import Path
 
     import transformers
 
@@ -264,8 +265,9 @@ def archive_model(
         "source": train.metadata.get("source"),
         "source_sha256": train.metadata.get("source_sha256"),
     }
-    digest = seal_release(release.path, record)
-    published = publish_release(release.path, model_folder(volume_path, model_name), digest)
+    digest = seal(Path(release.path), Release(**record)).digest
+    volume = model_folder(volume_path, model_name)
+    published = str(publish(Path(release.path), Path(volume) if volume else None, digest))
     archive = os.path.join(published, "model-store", f"{model_name}.mar")
     release.metadata.update(
         digest=digest, release=published, archive=archive, archive_bytes=os.path.getsize(archive), precision=chosen

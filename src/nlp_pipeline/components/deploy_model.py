@@ -1,5 +1,6 @@
 """`deploy_model`: a release becomes a live InferenceService that has been asked, or nothing changes."""
 
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
@@ -15,10 +16,11 @@ from nlp_pipeline.components.deploy_model_cluster import (
     refuse_access,
 )
 from nlp_pipeline.components.deploy_model_object import huggingface_args, lower_cased, mode_of, service_object
-from nlp_pipeline.components.deploy_model_storage import check_release_folder, release_uri, upload_release
+from nlp_pipeline.components.deploy_model_storage import release_uri, upload_release
 from nlp_pipeline.components.deploy_model_transaction import deploy_service
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import put_on_volume, run_folder
+from nlp_pipeline.release import verify
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ def deploy_release(release: str, settings: dict[str, Any], rows: dict[str, list[
         ValueError, PermissionError, LookupError, RuntimeError: It was refused before anything was changed.
     """
     check_settings(settings)
-    record = check_release_folder(release)
+    record = vars(verify(Path(release)))
     name = settings["model_name"]
     if record["model_name"] != name:
         raise ValueError(

@@ -3,11 +3,12 @@
 Hermetic helpers, inlined into the step as `additional_funcs`.
 """
 
+from pathlib import Path
 from typing import Any, Callable
 
-from nlp_pipeline.components.archive_model_release import release_digest, release_files
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
+from nlp_pipeline.release import verify
 
 
 def release_uri(model_name: str, digest: str, model_store: str, volume_claim: str) -> tuple[str, str, str]:
@@ -76,48 +77,6 @@ def split_model_store(model_store: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def check_release_folder(release: str) -> dict[str, Any]:
-    """Makes sure that a release is whole and as it was sealed, by the digests of its record.
-
-    Args:
-        release: The release's folder.
-
-    Returns:
-        Its record, which is what release.json holds.
-
-    Raises:
-        ValueError: The folder is no release, or a file is missing, altered or additional.
-    """
-    import json
-    import os
-
-    try:
-        with open(os.path.join(release, "release.json"), encoding="utf-8") as file:
-            record: dict[str, Any] = json.load(file)
-        named, sealed, _ = {**record["files"]}, str(record["digest"]), str(record["model_name"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise ValueError(
-            f"{release} is no release: it has no sound release.json; releases lie in <volume>/<model>/releases/"
-        ) from None
-    try:
-        there = release_files(release)
-    except OSError as error:
-        raise ValueError(
-            f"{release} can't be read ({error.strerror}: {error.filename}): may this user read it?"
-        ) from None
-    problem = ""
-    for name in sorted({*named, *there}):
-        if named.get(name) != there.get(name):
-            what = "is missing" if name not in there else "is altered" if name in named else "does not belong to it"
-            problem = f"{name} {what}"
-            break
-    if not problem and sealed != release_digest(there):
-        problem = f"release.json has the digest {sealed[:100]!r}, and its files have {release_digest(there)}"
-    if problem:
-        raise ValueError(f"{release} is spoilt: {problem}; choose another release, or make it anew")
-    return record
-
-
 def upload_release(
     release: str, bucket: str, prefix: str, part_size: int = 16 * 2**20, attempts: int = 4, first_wait: float = 0.5
 ) -> int:
@@ -151,7 +110,7 @@ def upload_release(
         )
     endpoint = s3_endpoint()
     client = s3_client(endpoint)
-    record = check_release_folder(release)
+    record = vars(verify(Path(release)))
     place = f"{record['model_name']}/releases/{record['digest']}"
     if not f"/{prefix}".endswith(f"/{place}"):
         raise ValueError(f"{release} is the release {place}: it can't be sent to {prefix!r}, which must end in that")

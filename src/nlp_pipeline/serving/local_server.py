@@ -1,7 +1,6 @@
 """`--serve` and `--predict` on this machine: which release, a TorchServe on it, and its answers."""
 
 import contextlib
-import json
 import re
 import socket
 import sys
@@ -11,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.components.deploy_model_storage import check_release_folder
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.release import latest, verify
 from nlp_pipeline.serving.client import ask
 from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
 
@@ -35,40 +34,10 @@ def find_release(volume: Path, model_name: str | None) -> Path:
             "with --release DIR"
         )
     pointer = max(pointers, key=lambda path: path.stat().st_mtime)
-    try:
-        return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UsageError(f"{pointer} names no release: name one with --release DIR") from None
-
-
-def check_release(release: Path) -> str:
-    """Makes sure that a release is whole, by the digests of its record.
-
-    Args:
-        release: The release's folder.
-
-    Returns:
-        The name of its model.
-
-    Raises:
-        UsageError: The folder is no release, or a file is missing, altered or additional.
-    """
-    try:
-        return str(check_release_folder(str(release))["model_name"])
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def release_labels(release: Path) -> list[str]:
-    """Returns a release's labels in the order of their ids.
-
-    Raises:
-        UsageError: The folder is no release.
-    """
-    try:
-        return list(check_release_folder(str(release))["labels"])
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    release = latest(pointer.parent)
+    if release is None:
+        raise UsageError(f"{pointer} names no release: name one with --release DIR")
+    return release
 
 
 @contextlib.contextmanager
@@ -87,7 +56,7 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
         UsageError: The folder is no whole release, or the port is taken.
         PipelineError: The server did not start; the end of its log goes to stderr.
     """
-    name = check_release(release)
+    name = verify(release).model_name
     if port:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,214 @@
+"""A release: a model as it is served, immutable, named by its content, and there whole or not at all.
+
+<volume>/<model_name>/
+latest.json              which release passed validation last
+releases/<digest>/
+release.json           its record, written last
+config/config.properties
+model-store/<model_name>.mar
+huggingface/
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import UsageError
+
+RECORD = "release.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is known of a release: the content of its release.json.
+
+    Attributes:
+        digest: Its name; like `created` and `files`, set by `seal`.
+        files: The SHA-256 of each other file by its path.
+    """
+
+    digest: str = ""
+    created: str = ""
+    model_name: str
+    run_id: str = ""
+    labels: list[str] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    precision: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    source_sha256: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def parse_record(content: str | bytes) -> Release | None:
+    """Returns the release that a release.json describes; None where it describes none."""
+    try:
+        values = json.loads(content)
+        release = Release(**{one.name: values[one.name] for one in fields(Release) if one.name in values})
+        texts = [release.digest, release.model_name, *release.labels, *release.files, *release.files.values()]
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return release if release.digest and all(isinstance(text, str) for text in texts) else None
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each of a release's files but release.json, by its path in the release, in order."""
+    found: dict[str, str] = {}
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    found.pop(RECORD, None)
+    return dict(sorted(found.items()))
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """Returns the name of a release with these files (path to SHA-256): 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def seal(folder: Path, release: Release) -> Release:
+    """Writes a release's release.json, its last file.
+
+    Args:
+        folder: The release's folder, with all its other files.
+        release: What shall be known of it.
+
+    Returns:
+        The same, with digest, time and files.
+    """
+    files = hash_files(folder)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    sealed = replace(release, digest=digest_of(files), created=created, files=files)
+    (folder / RECORD).write_text(json.dumps(asdict(sealed), indent=1), encoding="utf-8")
+    return sealed
+
+
+def verify(folder: Path) -> Release:
+    """Makes sure that a release is whole and as it was sealed.
+
+    Raises:
+        UsageError: The folder is no release, or a file is missing, altered or additional.
+    """
+    try:
+        release = parse_record((folder / RECORD).read_bytes())
+    except OSError:
+        release = None
+    if release is None:
+        raise UsageError(
+            f"{folder} is no release: it has no sound {RECORD}; releases lie in <volume>/<model>/releases/"
+        )
+    try:
+        found = hash_files(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} can't be read ({error.strerror}: {error.filename}): may this user read it?"
+        ) from None
+    problem = find_problem(release, found)
+    if problem:
+        raise UsageError(f"{folder} is spoilt: {problem}; choose another release, or make it anew")
+    return release
+
+
+def find_problem(release: Release, found: dict[str, str]) -> str:
+    """Returns what is wrong with a release that has these files (path to SHA-256), or nothing."""
+    for name in sorted({*release.files, *found}):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in release.files:
+            return f"{name} does not belong to it"
+        if found[name] != release.files[name]:
+            return f"{name} is altered"
+    if release.digest != digest_of(found):
+        return f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(found)}"
+    return ""
+
+
+def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:
+    """Publishes a sealed release as `<model_folder>/releases/<digest>`, in one step; a no-op where it is there.
+
+    It is first copied to `<model_folder>/staging/`, on the same volume but not under releases/, and made durable; then
+    renamed. A process that is killed leaves a folder in staging/, which the next publication removes when it is an
+    hour old.
+
+    Args:
+        folder: The sealed release.
+        model_folder: The model's folder on the volume; None where there is no volume.
+        digest: The release's digest.
+
+    Returns:
+        The published folder; the sealed release itself where there is no volume.
+    """
+    if model_folder is None:
+        return folder
+    target, staging = model_folder / "releases" / digest, model_folder / "staging"
+    if (target / RECORD).exists():
+        return target
+    for place in (staging, target.parent):
+        place.mkdir(parents=True, exist_ok=True)
+    for abandoned in staging.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run has just published it
+            if abandoned.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(abandoned, ignore_errors=True)
+    incoming = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=staging))
+    try:
+        copy_durably(folder, incoming)
+        try:
+            incoming.rename(target)
+        except OSError:  # another run has published the same release in the meantime
+            if not (target / RECORD).exists():
+                raise
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return target
+
+
+def copy_durably(folder: Path, target: Path) -> None:
+    """Copies a release into an empty folder, release.json last, readable by all, and waits until the disk has it."""
+    for name in [*hash_files(folder), RECORD]:
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for path in [target, *target.rglob("*")]:
+        # KServe reads as another user, and mkdtemp makes folders for the owner only; some volumes have fixed modes.
+        with contextlib.suppress(OSError):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_dir():
+            sync_folder(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has a folder's entries."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def set_latest(model_folder: Path, digest: str, run_id: str) -> None:
+    """Notes in latest.json which release passed validation last; the file changes in one step."""
+    staged = model_folder / f".latest-{run_id}.json"
+    staged.write_text(json.dumps({"digest": digest, "run_id": run_id}), encoding="utf-8")
+    staged.replace(model_folder / "latest.json")
+
+
+def latest(model_folder: Path) -> Path | None:
+    """Returns the folder of the release that passed validation last; None where latest.json names none."""
+    try:
+        digest = json.loads((model_folder / "latest.json").read_text(encoding="utf-8"))["digest"]
+        return model_folder / "releases" / str(digest)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
