@@ -1,5 +1,6 @@
 """The compiled pipeline, both documents of it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from nlp_pipeline import packages
 from nlp_pipeline.local import STEPS
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH, nlp_pipeline
+from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
 ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]
@@ -104,12 +105,6 @@ def test_a_training_that_was_evicted_is_tried_again(documents: list[dict[str, An
     assert tasks(documents)["train-model"]["retryPolicy"]["maxRetryCount"] == 2
 
 
-def test_no_source_is_too_long_for_a_command_line(documents: list[dict[str, Any]]) -> None:
-    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
-        for part in executor["container"]["command"]:
-            assert len(part.encode()) < 100_000, name
-
-
 def test_steps_install_exactly_their_pins(documents: list[dict[str, Any]]) -> None:
     for step in (*STEPS, "deploy_model"):
         command = documents[0]["deploymentSpec"]["executors"][f"exec-{step.replace('_', '-')}"]["container"]["command"]
@@ -124,11 +119,10 @@ def test_every_parameter_is_described_and_only_the_data_has_no_default(documents
     assert parameters["base_model"]["defaultValue"] == "distilbert/distilbert-base-uncased"
 
 
-def test_every_input_of_every_step_is_described() -> None:
-    for component in nlp_pipeline.pipeline_spec.components.values():
-        for kind in (component.input_definitions.parameters, component.input_definitions.artifacts):
-            for name, one in kind.items():
-                assert one.description or "pipelinechannel" in name, name
+def test_no_component_describes_itself(documents: list[dict[str, Any]]) -> None:
+    """KFP stores a component about nine times; the pipeline's parameters have their descriptions once."""
+    for name, component in documents[0]["components"].items():
+        assert "description" not in json.dumps(component), name
 
 
 def test_what_the_platform_takes_from_parameters_reaches_the_steps_behind_conditions(
