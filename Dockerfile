@@ -1,18 +1,21 @@
 # Two images, by target:
 #
-#   steps        every step's packages, so that pods install nothing: --compile --image IMAGE
+#   steps        every step's packages and this one, so that pods install nothing: --compile --image IMAGE
 #   torchserve   what serves the archives: with KServe (--manifests --runtime-image IMAGE), and on Vertex AI
 #                (--set serving_image=IMAGE)
 #
 #   docker build --build-arg TORCH_INDEX=ADDRESS --target steps --tag nlp-pipeline-steps:0.1.0 .
 #   docker build --build-arg ACCELERATOR=cuda --target steps --tag nlp-pipeline-steps:0.1.0-cuda .
 ARG PYTHON_IMAGE=python:3.11-slim
-
-FROM ${PYTHON_IMAGE} AS base
 # cpu or cuda: which build of torch.
 ARG ACCELERATOR=cpu
 # Address of a package index with that build; pip's own has torch with CUDA.
 ARG TORCH_INDEX=
+
+FROM ${PYTHON_IMAGE} AS base
+# A stage sees only what it declares itself.
+ARG ACCELERATOR
+ARG TORCH_INDEX
 RUN case "$ACCELERATOR,$TORCH_INDEX" in \
       cpu,) echo "pass --build-arg TORCH_INDEX=ADDRESS of PyTorch's CPU builds (pytorch.org, \"Get started\"), or ACCELERATOR=cuda" >&2; exit 1 ;; \
       cpu,*|cuda,*) ;; \
@@ -34,11 +37,12 @@ RUN python packages.py torch > torch.txt \
  && python -c "import os, sys, torch; found = 'cuda' if torch.version.cuda else 'cpu'; wanted = os.environ['ACCELERATOR']; sys.exit(found != wanted and f'this torch is for {found}, not for {wanted}: is TORCH_INDEX right?')"
 
 FROM base AS torchserve
+ARG ACCELERATOR
 RUN python packages.py "torchserve-$ACCELERATOR" > torchserve.txt \
  && pip install --constraint constraints.txt --requirement torchserve.txt
-COPY src/nlp_pipeline/__init__.py nlp_pipeline/
-COPY src/nlp_pipeline/serving/__init__.py src/nlp_pipeline/serving/cloud_storage.py src/nlp_pipeline/serving/runtime.py src/nlp_pipeline/serving/torchserve.py nlp_pipeline/serving/
-ENV PYTHONPATH=/opt/nlp-pipeline
+COPY pyproject.toml README.md ./
+COPY src src
+RUN pip install --no-deps .
 EXPOSE 8080 8082
 # A number, by which Kubernetes can tell that it is not root.
 USER 1000
@@ -48,6 +52,9 @@ FROM base AS steps
 RUN python packages.py steps > steps.txt \
  && pip install --constraint constraints.txt --requirement steps.txt \
  && pip install --no-deps "$(python packages.py kfp)"
+COPY pyproject.toml README.md ./
+COPY src src
+RUN pip install --no-deps .
 # The volume must be writable for this user; where it is not: --build-arg STEPS_USER=0.
 ARG STEPS_USER=1000
 USER ${STEPS_USER}

@@ -45,10 +45,10 @@ executor_main()
 """
 # In an image that holds the package, nothing travels but the component itself.
 CHECK = f"""\
-import importlib.metadata, sys
+import sys
 try:
-    found = importlib.metadata.version("nlp-pipeline")
-except importlib.metadata.PackageNotFoundError:
+    from nlp_pipeline import __version__ as found
+except ImportError:
     found = "no nlp-pipeline"
 if found != "{__version__}":
     sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
