@@ -152,7 +152,7 @@ def test_addresses_at_which_there_is_nothing(site: Site, store: S3Server, monkey
     refused(site, said, 1, f"{address}/release.json", "was refused (", "check AWS_ACCESS_KEY_ID and")
     assert "S3CRET" not in said.err
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    refused(site, site.deploy(address), 1, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together")
+    refused(site, site.deploy(address), 2, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     refused(site, site.deploy(address), 1, "was refused (AccessDenied): check AWS_ACCESS_KEY_ID")
 

@@ -69,17 +69,17 @@ def read_stored_record(release: str, expected: dict[str, Any]) -> dict[str, Any]
 
     Raises:
         UsageError: There is none, or it is another release's.
-        RuntimeError: The object store can't be reached or refuses.
+        PipelineError: The object store can't be reached or refuses.
     """
     from functools import partial
 
     from nlp_pipeline.components.deploy_model_storage import read_object
-    from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
+    from nlp_pipeline.storage import s3_call, s3_client, s3_endpoint
 
     endpoint = s3_endpoint()
     bucket, _, key = f"{release}/release.json".removeprefix("s3://").partition("/")
-    read = partial(read_object, s3_client(endpoint), bucket, key)
-    content = s3_call(read, f"{release}/release.json at {endpoint}", "read", 4, 0.5)
+    read = partial(read_object, s3_client(), bucket, key)
+    content = s3_call(read, f"{release}/release.json at {endpoint}", "read")
     try:
         record: dict[str, Any] = json.loads(content)
         labels, _ = record["labels"], float(record["metrics"]["accuracy"])

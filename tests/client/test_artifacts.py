@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.client import object_store
+from nlp_pipeline import storage
 from nlp_pipeline.client.artifacts import NOTES, download
 from nlp_pipeline.client.artifacts_plan import Item, Place, check_names, parse_root, plan, present
 from nlp_pipeline.client.calls import NotFoundError
@@ -66,7 +66,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_environment(monkeypatch)
-    monkeypatch.setattr(object_store, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
 
 
 @dataclass

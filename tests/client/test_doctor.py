@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.client import doctor_server, object_store
+from nlp_pipeline import storage
+from nlp_pipeline.client import doctor_server
 from nlp_pipeline.client.doctor import Check, all_required, doctor, print_checks
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.settings import Settings
@@ -55,7 +56,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     forget_environment(monkeypatch)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH", raising=False)
-    monkeypatch.setattr(object_store, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
 
 
 @pytest.fixture

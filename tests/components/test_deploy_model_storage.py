@@ -20,15 +20,16 @@ import urllib3
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from nlp_pipeline import storage
 from nlp_pipeline.components.deploy_model_storage import (
     release_uri,
     split_model_store,
     upload_release,
 )
-from nlp_pipeline.errors import UsageError
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, hash_files, seal
 from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
-from tests.components.test_load_data_fetch import one_line
+from tests.messages import one_line
 
 MIB = 2**20
 LARGE = "model-store/tiny.mar"  # the one file that is sent in parts of 5 MiB
@@ -44,6 +45,7 @@ DIGEST = "0123456789abcdef"
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_environment(monkeypatch)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
 
 
 def make_release(folder: Path, run_id: str = "") -> Path:
@@ -217,9 +219,9 @@ def store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Store:
     return made
 
 
-def upload(release: Path, store: Store, **options: Any) -> int:
+def upload(release: Path, store: Store) -> int:
     """Sends a release to the top of the bucket, the large file in parts."""
-    return upload_release(str(release), store.bucket, place_of(release), part_size=5 * MIB, first_wait=0.01, **options)
+    return upload_release(str(release), store.bucket, place_of(release), part_size=5 * MIB)
 
 
 @pytest.mark.slow
@@ -512,11 +514,11 @@ def test_what_fails_for_a_moment_is_tried_again(
 def test_what_fails_every_time_ends_soon(release: Path, store: Store, proxy: Proxy) -> None:
     proxy.instead = lambda request: s3_error(503, "SlowDown") if request.method == "PUT" else None
     with pytest.raises(
-        RuntimeError, match=r"config\.properties at http.* was refused \(SlowDown\): try later"
+        PipelineError, match=r"config\.properties at http.* was refused \(SlowDown\): try later"
     ) as caught:
-        upload(release, store, attempts=3)
-    one_line(caught, RuntimeError, "test-secret")
-    assert [request.method for request in proxy.requests].count("PUT") == 3
+        upload(release, store)
+    one_line(caught, PipelineError, "test-secret")
+    assert [request.method for request in proxy.requests].count("PUT") == 5
     assert store.objects() == {}
 
 
@@ -534,9 +536,9 @@ def test_what_is_not_allowed_is_not_tried_again(
         return s3_error(403, "AccessDenied")
 
     proxy.instead = refuse
-    with pytest.raises(RuntimeError, match=r"was refused \(AccessDenied\): check AWS_ACCESS_KEY_ID and") as caught:
+    with pytest.raises(PipelineError, match=r"was refused \(AccessDenied\): check AWS_ACCESS_KEY_ID and") as caught:
         upload(release, store)
-    assert f"{store.address}/{place_of(release)}/" in one_line(caught, RuntimeError, "test-secret", "test-key")
+    assert f"{store.address}/{place_of(release)}/" in one_line(caught, PipelineError, "test-secret", "test-key")
     assert len(refused) == 1
     assert store.objects() == {}
 
@@ -574,9 +576,9 @@ def test_what_does_not_arrive_as_it_was_sent_is_noticed(release: Path, store: St
 def test_a_bucket_that_is_not_there(release: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for region in ("", "us-east-1"):
         monkeypatch.setenv("AWS_REGION", region)
-        with pytest.raises(ValueError, match=r"^s3://nobucket/.* is not there \(NoSuchBucket\): check the") as caught:
+        with pytest.raises(UsageError, match=r"^s3://nobucket/.* is not there \(NoSuchBucket\): check the") as caught:
             upload_release(str(release), "nobucket", place_of(release))
-        one_line(caught, ValueError, "test-secret")
+        one_line(caught, UsageError, "test-secret")
     assert store.sent == []
     assert "nobucket" not in [one.name for one in store.server.client.list_buckets()]
 
@@ -593,9 +595,9 @@ def test_wrong_credentials(
     release: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capfd: Any, variable: str, value: str, code: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(RuntimeError, match=rf"was refused \({code}\): check AWS_ACCESS_KEY_ID and") as caught:
+    with pytest.raises(PipelineError, match=rf"was refused \({code}\): check AWS_ACCESS_KEY_ID and") as caught:
         upload(release, store)
-    said = one_line(caught, RuntimeError) + "".join(capfd.readouterr())
+    said = one_line(caught, PipelineError) + "".join(capfd.readouterr())
     assert not any(secret in said for secret in ("hunter2", "test-secret", "test-key"))
     assert len(store.requests) == 1
 
@@ -619,9 +621,9 @@ def test_no_credentials(release: Path, monkeypatch: pytest.MonkeyPatch, given: l
 def test_nothing_listens(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in S3Server(f"127.0.0.1:{free_ports(1)[0]}", "hunter2", "hunter2").environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RuntimeError, match=r"could not be read .*Connection refused.*: is AWS_ENDPOINT_URL") as caught:
-        upload_release(str(release), "bucket", place_of(release), first_wait=0.01)
-    one_line(caught, RuntimeError, "hunter2")
+    with pytest.raises(PipelineError, match=r"could not be read .*Connection refused.*: is AWS_ENDPOINT_URL") as caught:
+        upload_release(str(release), "bucket", place_of(release))
+    one_line(caught, PipelineError, "hunter2")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from nlp_pipeline import storage
 from nlp_pipeline.components.load_data_fetch import (
     download_http,
     download_s3,
@@ -16,7 +17,9 @@ from nlp_pipeline.components.load_data_fetch import (
     mounted_path,
     shown_url,
 )
+from nlp_pipeline.errors import PipelineError, UsageError
 from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
+from tests.messages import one_line
 
 CONTENT = b"text,label\n" + b"a film,1\n" * 10_000
 
@@ -32,16 +35,7 @@ def cut() -> Response:
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what the machine's own environment says of object stores and proxies."""
     forget_environment(monkeypatch)
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException], kind: type[Exception], *secrets: str) -> str:
-    """Returns an error's message, having made sure that it is one line, of its kind, without secrets."""
-    assert type(error.value) is kind
-    message = str(error.value)
-    assert "\n" not in message
-    for secret in secrets:
-        assert secret not in message
-    return message
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
 
 
 # Paths
@@ -185,7 +179,7 @@ def test_a_name_that_tells_no_format_shows_before_the_download(tmp_path: Path, s
 def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) -> None:
     failures = [Response(status=status) for status in (500, 408, 429)]
     url, requests = serve("/x.csv", *failures, cut(), Response(CONTENT))
-    download_http(url, str(tmp_path / "x"), first_wait=0.01)
+    download_http(url, str(tmp_path / "x"))
     assert (tmp_path / "x").read_bytes() == CONTENT
     assert len(requests) == 5
 
@@ -193,24 +187,24 @@ def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) ->
 def test_what_fails_every_time(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     url, requests = serve("/x.csv", *[Response(status=503)] * 5)
     with pytest.raises(RuntimeError, match=r"/x\.csv answered 503 5 times; try later"):
-        download_http(url, str(tmp_path / "x"), first_wait=0.01)
+        download_http(url, str(tmp_path / "x"))
     assert len(requests) == 5
     assert f"{url}: attempt 4 failed, trying again" in capsys.readouterr().out
 
 
 def test_a_body_that_is_cut_every_time(tmp_path: Path, serve: Serve) -> None:
-    url, requests = serve("/x.csv", *[cut()] * 3)
+    url, requests = serve("/x.csv", *[cut()] * 5)
     with pytest.raises(RuntimeError, match="could not be downloaded") as caught:
-        download_http(url, str(tmp_path / "x"), attempts=3, first_wait=0.01)
+        download_http(url, str(tmp_path / "x"))
     assert "received 5000 bytes, expected 90011" in one_line(caught, RuntimeError)
-    assert len(requests) == 3
+    assert len(requests) == 5
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 204, 304])
 def test_what_is_refused_is_not_tried_again(tmp_path: Path, serve: Serve, status: int) -> None:
     url, requests = serve("/x.csv", *[Response(status=status)] * 2)
     with pytest.raises(ValueError, match=rf"/x\.csv answered {status} "):
-        download_http(url, str(tmp_path / "x"), first_wait=0.01)
+        download_http(url, str(tmp_path / "x"))
     assert len(requests) == 1
 
 
@@ -228,7 +222,7 @@ def test_redirects(tmp_path: Path, serve: Serve, httpserver: HTTPServer) -> None
 def test_nothing_listens(tmp_path: Path) -> None:
     url = f"http://me:hunter2@127.0.0.1:{free_ports(1)[0]}/x.csv?signature=hunter2"
     with pytest.raises(RuntimeError, match=r"could not be downloaded .*: is its host right, and up") as caught:
-        download_http(url, str(tmp_path / "x"), attempts=2, first_wait=0.01)
+        download_http(url, str(tmp_path / "x"))
     one_line(caught, RuntimeError, "hunter2")
 
 
@@ -237,13 +231,13 @@ def test_no_secret_is_shown(
 ) -> None:
     caplog.set_level(logging.INFO)  # as kfp sets it in a step
     for status, kind in ((200, None), (404, ValueError), (500, RuntimeError)):
-        url, _ = serve(f"/{status}.csv", *[Response(status=status)] * 2)
+        url, _ = serve(f"/{status}.csv", *[Response(status=status)] * 5)
         url = url.replace("://", "://me:hunter2@") + "?signature=hunter2"
         if kind is None:
-            download_http(url, str(tmp_path / "x"), attempts=2, first_wait=0.01)
+            download_http(url, str(tmp_path / "x"))
         else:
             with pytest.raises(kind) as caught:
-                download_http(url, str(tmp_path / "x"), attempts=2, first_wait=0.01)
+                download_http(url, str(tmp_path / "x"))
             one_line(caught, kind, "hunter2")
     logged = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]  # the server's own
     assert "hunter2" not in " ".join([*logged, *capsys.readouterr()])
@@ -261,7 +255,7 @@ def test_encodings_of_a_server(tmp_path: Path, serve: Serve) -> None:
 def test_a_disk_that_takes_no_more(tmp_path: Path, serve: Serve) -> None:
     url, requests = serve("/x.csv", *[Response(CONTENT)] * 2)
     with pytest.raises(RuntimeError, match="could not be written to /dev/full: No space left"):
-        download_http(url, "/dev/full", first_wait=0.01)
+        download_http(url, "/dev/full")
     assert len(requests) == 1
 
 
@@ -283,7 +277,7 @@ def s3_error(status: int, code: str) -> Response:
 def test_s3_tries_again(tmp_path: Path, serve: Serve, endpoint: str) -> None:
     failures = [s3_error(503, "SlowDown"), Response("<html>", status=502, content_type="text/html")]
     _, requests = serve("/bucket/x.csv", *failures, cut(), Response(CONTENT))
-    download_s3("bucket", "x.csv", str(tmp_path / "x"), first_wait=0.01)
+    download_s3("bucket", "x.csv", str(tmp_path / "x"))
     assert (tmp_path / "x").read_bytes() == CONTENT
     assert len(requests) == 4
 
@@ -299,10 +293,10 @@ def test_s3_tries_again(tmp_path: Path, serve: Serve, endpoint: str) -> None:
     ],
 )
 def test_s3_fails_every_time(tmp_path: Path, serve: Serve, endpoint: str, response: Response, says: str) -> None:
-    serve("/bucket/x.csv", *[response] * 2)
-    with pytest.raises(RuntimeError, match=says) as caught:
-        download_s3("bucket", "x.csv", str(tmp_path / "x"), attempts=2, first_wait=0.01)
-    assert f"'s3://bucket/x.csv' at {endpoint}" in one_line(caught, RuntimeError)
+    serve("/bucket/x.csv", *[response] * 5)
+    with pytest.raises(PipelineError, match=says) as caught:
+        download_s3("bucket", "x.csv", str(tmp_path / "x"))
+    assert f"'s3://bucket/x.csv' at {endpoint}" in one_line(caught, PipelineError)
 
 
 def test_s3_object_that_is_declared_packed(tmp_path: Path, serve: Serve, endpoint: str) -> None:
@@ -335,9 +329,9 @@ def test_s3_a_key_that_tells_no_format(key: str) -> None:
 
 def test_s3_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
-    with pytest.raises(RuntimeError, match=r"Connection refused.*: is AWS_ENDPOINT_URL right") as caught:
-        download_s3("bucket", "x.csv", str(tmp_path / "x"), attempts=2, first_wait=0.01)
-    one_line(caught, RuntimeError)
+    with pytest.raises(PipelineError, match=r"Connection refused.*: is AWS_ENDPOINT_URL right") as caught:
+        download_s3("bucket", "x.csv", str(tmp_path / "x"))
+    one_line(caught, PipelineError)
 
 
 # S3, the real thing
@@ -373,9 +367,9 @@ def test_real_s3(tmp_path: Path, store: S3Server, key: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "code"), [("bucket/none\n.csv", "NoSuchKey"), ("nobucket/x.csv", "NoSuchBucket")])
 def test_real_s3_what_is_not_there(tmp_path: Path, store: S3Server, source: str, code: str) -> None:
-    with pytest.raises(ValueError, match=rf"is not there \({code}\): check the bucket and the key") as caught:
+    with pytest.raises(UsageError, match=rf"is not there \({code}\): check the bucket and the key") as caught:
         fetch_source(f"s3://{source}", str(tmp_path))
-    assert f"{f's3://{source}'!r} at http://{store.address}" in one_line(caught, ValueError)
+    assert f"{f's3://{source}'!r} at http://{store.address}" in one_line(caught, UsageError)
 
 
 @pytest.mark.slow
@@ -392,6 +386,6 @@ def test_real_s3_wrong_credentials(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    with pytest.raises(RuntimeError, match=rf"was refused \({code}\): check AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(PipelineError, match=rf"was refused \({code}\): check AWS_ACCESS_KEY_ID") as caught:
         fetch_source("s3://bucket/folder/x.csv", str(tmp_path))
-    one_line(caught, RuntimeError, "hunter2", "test-secret")
+    one_line(caught, PipelineError, "hunter2", "test-secret")

@@ -14,6 +14,7 @@ from typing import Any
 from nlp_pipeline.client.calls import NotFoundError
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
+from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
 
 ENDPOINT, ACCESS_KEY, SECRET_KEY, REGION = (
     f"{PREFIX}S3_{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "REGION")
@@ -25,8 +26,6 @@ FORWARD = (
 )
 SECRET = "the namespace's Secret mlpipeline-minio-artifact has them"  # noqa: S105, the name of a Secret
 AMAZON = "https://s3.amazonaws.com"
-# Attempts at each request, and seconds before the second.
-ATTEMPTS, FIRST_WAIT = 5, 0.5
 MIB = 1 << 20
 # Sizes of the parts in which clients upload: KFP's launcher and minio-py, AWS's tools, others.
 PART_SIZES = tuple(number * MIB for number in (5, 8, 10, 16, 25, 32, 50, 64, 100, 128, 256))
@@ -67,12 +66,9 @@ class Store:
         import minio
         import urllib3
 
-        from nlp_pipeline.components.retries import with_retries
-        from nlp_pipeline.components.s3 import s3_transient
-
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                return with_retries(function, s3_transient, doing, ATTEMPTS, FIRST_WAIT)
+                return retrying(s3_transient, doing)(function)()
         except minio.error.S3Error as error:
             raise self._refusal(doing, str(error.code)) from None
         except (minio.error.MinioException, SyntaxError, ValueError) as error:
@@ -99,8 +95,6 @@ class Store:
         return UsageError(f"{where} refuses ({code}): check {KEYS}, and what they are allowed; {SECRET}")
 
     def _no_store(self, doing: str, error: BaseException) -> PipelineError:
-        from nlp_pipeline.components.s3 import s3_status
-
         status = s3_status(error)
         if status >= 500 or status in (408, 429):
             return PipelineError(f"{doing}: {self.address} answered {status} {ATTEMPTS} times: try later")
@@ -127,9 +121,6 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
     """
     if importlib.util.find_spec("minio") is None:
         raise UsageError("minio is not installed: pip install -c constraints.txt -e '.[deploy]'")
-    import minio
-    import urllib3
-
     endpoint = settings.s3_endpoint or (AMAZON if amazon else "")
     keys = [getattr(settings, name).get_secret_value() for name in ("s3_access_key", "s3_secret_key")]
     given = {ENDPOINT: endpoint, ACCESS_KEY: keys[0], SECRET_KEY: keys[1]}
@@ -138,28 +129,13 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
             f"the object store is not known: set {', '.join(missing)} (keys: {SECRET}; from outside of the cluster: "
             f"{FORWARD})"
         )
-    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint)
-    if not match:
-        raise UsageError(f"{ENDPOINT} is no address of an object store: write it as in http://localhost:9000")
     for name, value in zip(("s3_access_key", "s3_secret_key", "s3_region"), [*keys, settings.s3_region], strict=True):
         checked(name, value, "[!-~]*", ODD)
+    address = endpoint.rstrip("/")
     # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
-    region = settings.s3_region or (None if match[2].endswith("amazonaws.com") else "us-east-1")
-    try:
-        client = minio.Minio(
-            match[2],
-            access_key=keys[0],
-            secret_key=keys[1],
-            secure=match[1] == "https",
-            region=region,
-            # The retries are Store.call's; the client's own would multiply them.
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=5, read=60), retries=False, ssl_context=trust(settings)
-            ),
-        )
-    except ValueError as error:
-        raise UsageError(f"{ENDPOINT}={endpoint} or {REGION} is wrong: {error}") from None
-    return Store(f"{match[1]}://{match[2]}", client)
+    region = settings.s3_region or ("" if address.endswith("amazonaws.com") else "us-east-1")
+    client = s3_client(endpoint, keys[0], keys[1], region, trust(settings), (ENDPOINT, REGION))
+    return Store(address, client)
 
 
 def trust(settings: Settings) -> ssl.SSLContext:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
 from nlp_pipeline.release import verify
+from nlp_pipeline.storage import s3_call, s3_client, s3_endpoint
 
 
 def release_uri(model_name: str, digest: str, model_store: str, volume_claim: str) -> tuple[str, str, str]:
@@ -77,9 +77,7 @@ def split_model_store(model_store: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def upload_release(
-    release: str, bucket: str, prefix: str, part_size: int = 16 * 2**20, attempts: int = 4, first_wait: float = 0.5
-) -> int:
+def upload_release(release: str, bucket: str, prefix: str, part_size: int = 16 * 2**20) -> int:
     """Sends a release to an object store, release.json last; what is there already, as it should be, is not sent.
 
     Each object carries the SHA-256 of its content as metadata, so that it can be checked without being read.
@@ -89,15 +87,15 @@ def upload_release(
         bucket: The bucket.
         prefix: Where in the bucket: what ends in `<model_name>/releases/<digest>`.
         part_size: Bytes of a part in which larger files are sent, 5 MiB or more; three are sent at once.
-        attempts: How often a request, or the sending of a file, is tried.
-        first_wait: Seconds before the second attempt; doubled each time, 10 at most.
 
     Returns:
         The number of bytes sent; 0 where the release was there.
 
     Raises:
-        ValueError: The release is spoilt, another lies there, or there is no such bucket.
-        RuntimeError: The environment has no credentials, or the object store can't be reached or refuses.
+        ValueError: The release is spoilt, or another lies there.
+        RuntimeError: The environment has no credentials.
+        UsageError: There is no such bucket.
+        PipelineError: The object store can't be reached or refuses.
     """
     import os
     from functools import partial
@@ -109,7 +107,7 @@ def upload_release(
             "the Secret that s3_secret names"
         )
     endpoint = s3_endpoint()
-    client = s3_client(endpoint)
+    client = s3_client()
     record = vars(verify(Path(release)))
     place = f"{record['model_name']}/releases/{record['digest']}"
     if not f"/{prefix}".endswith(f"/{place}"):
@@ -118,7 +116,7 @@ def upload_release(
 
     def ask(name: str, task: str, call: Callable[..., Any], *more: Any) -> Any:
         there = partial(call, client, bucket, f"{prefix}/{name}", *more)
-        return s3_call(there, f"{shown}/{name} at {endpoint}", task, attempts, first_wait)
+        return s3_call(there, f"{shown}/{name} at {endpoint}", task)
 
     return send_missing(release, record, shown, ask, part_size)
 

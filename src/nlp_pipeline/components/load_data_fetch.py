@@ -4,8 +4,7 @@ Hermetic helpers, inlined into the step as `additional_funcs`.
 """
 
 from nlp_pipeline.components.load_data_rows import format_of_name
-from nlp_pipeline.components.retries import with_retries
-from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint
+from nlp_pipeline.storage import ATTEMPTS, retrying, s3_call, s3_client, s3_endpoint
 
 
 def fetch_source(source: str, folder: str) -> tuple[str, str]:
@@ -120,7 +119,7 @@ def shown_url(url: str) -> str:
     return f"{scheme}://{host}/{path}"
 
 
-def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
+def download_http(url: str, target: str) -> None:
     """Downloads a file over HTTP, with retries, and makes sure that it came whole.
 
     Connection errors, broken transfers and the statuses 408, 429 and 5xx are tried again; any other status is final.
@@ -162,9 +161,9 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         return isinstance(error, (httpx.TransportError, httpx.HTTPStatusError))
 
     try:
-        with_retries(fetch, transient, shown, attempts, first_wait)
+        retrying(transient, shown)(fetch)()
     except httpx.HTTPStatusError as error:
-        raise RuntimeError(f"{shown} answered {error.response.status_code} {attempts} times; try later") from None
+        raise RuntimeError(f"{shown} answered {error.response.status_code} {ATTEMPTS} times; try later") from None
     except httpx.InvalidURL:
         raise ValueError(f"{shown} is no valid address: percent-encode what is no letter or digit") from None
     except httpx.HTTPError as error:
@@ -174,7 +173,7 @@ def download_http(url: str, target: str, attempts: int = 5, first_wait: float = 
         raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
 
 
-def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wait: float = 0.5) -> None:
+def download_s3(bucket: str, key: str, target: str) -> None:
     """Downloads an object with the `minio` client, with retries, and makes sure that it came whole.
 
     The endpoint and the credentials come from the environment, as `s3_endpoint` and `s3_client` tell.
@@ -191,7 +190,7 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
         RuntimeError: The object store refuses, or the download failed on every attempt.
     """
     endpoint = s3_endpoint()
-    client = s3_client(endpoint)
+    client = s3_client()
     shown = f"{f's3://{bucket}/{key}'!r} at {endpoint}"  # a key may hold line breaks
 
     def fetch() -> None:
@@ -205,7 +204,7 @@ def download_s3(bucket: str, key: str, target: str, attempts: int = 5, first_wai
             response.close()
 
     try:
-        s3_call(fetch, shown, "downloaded", attempts, first_wait)
+        s3_call(fetch, shown, "downloaded")
     except OSError as error:
         raise RuntimeError(f"{shown} could not be written to {target}: {error.strerror}") from None
 

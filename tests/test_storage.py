@@ -1,21 +1,23 @@
-"""The client is as the environment says, and what fails says so in one line."""
+"""The client is as the environment says, what may pass by itself is tried again, and errors are one line."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import minio
 import pytest
 import urllib3
 
-from nlp_pipeline.components.s3 import s3_call, s3_client, s3_endpoint, s3_transient
+from nlp_pipeline import storage
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
 from tests.components.s3_server import forget_environment
-from tests.components.test_load_data_fetch import one_line
+from tests.messages import one_line
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_environment(monkeypatch)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
 
 
 def test_the_endpoint_is_amazons_unless_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,20 +29,20 @@ def test_the_endpoint_is_amazons_unless_the_environment_names_one(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost:9000", "ftp://host", "http://", "http://me:hunter2@host", "http://host/a", "http://h:x"]
+    "address", ["localhost:9000", "ftp://host", "http://me:hunter2@host", "http://host/a", "http://h:x"]
 )
 def test_a_wrong_endpoint(address: str) -> None:
-    with pytest.raises(RuntimeError, match="AWS_ENDPOINT_URL") as caught:
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL") as caught:
         s3_client(address)
-    one_line(caught, RuntimeError, "hunter2")
+    one_line(caught, UsageError, "hunter2")
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_half_the_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(RuntimeError, match="set both, or neither") as caught:
+    with pytest.raises(UsageError, match="set both, or neither") as caught:
         s3_client("http://host")
-    one_line(caught, RuntimeError, "hunter2")
+    one_line(caught, UsageError, "hunter2")
 
 
 @pytest.mark.parametrize("name", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION"])
@@ -51,9 +53,9 @@ def test_settings_with_odd_characters(monkeypatch: pytest.MonkeyPatch, name: str
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     s3_client("http://host")
     monkeypatch.setenv(f"AWS_{name}", f"hunter2{end}")
-    with pytest.raises(RuntimeError, match=f"^AWS_{name} has a blank, a line break or another odd character") as caught:
+    with pytest.raises(UsageError, match=f"^AWS_{name} has a blank, a line break or another odd character") as caught:
         s3_client("http://host")
-    one_line(caught, RuntimeError, "hunter2")
+    one_line(caught, UsageError, "hunter2")
 
 
 def refused(status: int, code: str) -> minio.error.S3Error:
@@ -67,16 +69,16 @@ def invalid(status: int) -> minio.error.InvalidResponseError:
 @pytest.mark.parametrize(
     ("error", "says", "attempts"),
     [
-        (refused(503, "SlowDown"), r"was refused \(SlowDown\): try later$", 3),
-        (refused(408, "RequestTimeout"), r"was refused \(RequestTimeout\): try later$", 3),
-        (refused(404, "NoSuchUpload"), r"was refused \(NoSuchUpload\): try later$", 3),
+        (refused(503, "SlowDown"), r"was refused \(SlowDown\): try later$", 5),
+        (refused(408, "RequestTimeout"), r"was refused \(RequestTimeout\): try later$", 5),
+        (refused(404, "NoSuchUpload"), r"was refused \(NoSuchUpload\): try later$", 5),
         (refused(403, "AccessDenied"), r"was refused \(AccessDenied\): check AWS_ACCESS_KEY_ID and", 1),
         (refused(301, "PermanentRedirect"), r"was refused \(PermanentRedirect\): set AWS_REGION", 1),
         (refused(404, "NoSuchBucket"), r"is not there \(NoSuchBucket\): check the bucket and the key$", 1),
-        (minio.error.ServerError("m\nm", 503), r"could not be sent \(status 503, its answer is not S3's\)", 3),
-        (invalid(502), r"could not be sent \(status 502, its answer is not S3's\)", 3),
+        (minio.error.ServerError("m\nm", 503), r"could not be sent \(status 503, its answer is not S3's\)", 5),
+        (invalid(502), r"could not be sent \(status 502, its answer is not S3's\)", 5),
         (invalid(413), r"could not be sent \(status 413, its answer is not S3's\): is AWS_ENDPOINT_URL right", 1),
-        (urllib3.exceptions.ProtocolError("cut"), r"could not be sent \(cut\): is AWS_ENDPOINT_URL right", 3),
+        (urllib3.exceptions.ProtocolError("cut"), r"could not be sent \(cut\): is AWS_ENDPOINT_URL right", 5),
         (SyntaxError("no XML\nhunter2"), r"could not be sent \(its answer is not S3's\)", 1),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "hunter2"), r"could not be sent \(its answer is not S3's\)", 1),
     ],
@@ -90,25 +92,33 @@ def test_what_may_be_gone_the_next_time_is_tried_again(
         calls.append(1)
         raise error
 
-    with pytest.raises((RuntimeError, ValueError), match=says) as caught:
-        s3_call(fail, "s3://a/b", "sent", attempts=3, first_wait=0.01)
-    one_line(caught, ValueError if "NoSuchBucket" in says else RuntimeError, "hunter2")
+    with pytest.raises(PipelineError, match=says) as caught:
+        s3_call(fail, "s3://a/b", "sent")
+    one_line(caught, UsageError if "NoSuchBucket" in says else PipelineError, "hunter2")
     assert len(calls) == attempts
     assert capsys.readouterr().out.count("s3://a/b: attempt") == attempts - 1
 
 
 def test_what_is_none_of_the_object_stores_passes() -> None:
-    assert s3_call(lambda: 7, "x", "sent", 1, 0) == 7
-    assert not s3_transient(OSError("disk"))
+    def fail() -> None:
+        raise OSError("disk")
+
     with pytest.raises(OSError, match="disk"):
-        s3_call(raising(OSError("disk")), "x", "sent", 3, 0)
+        s3_call(fail, "x", "sent")
 
 
-def raising(error: Exception) -> Callable[[], Any]:
-    def call() -> None:
-        raise error
+def test_retrying_as_a_decorator(capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[int] = []
 
-    return call
+    @retrying(lambda error: isinstance(error, ConnectionError), "the server")
+    def ask(number: int) -> int:
+        calls.append(number)
+        if len(calls) < 3:
+            raise ConnectionError
+        return 7
+
+    assert ask(1) == 7 and calls == [1, 1, 1]
+    assert capsys.readouterr().out == "".join(f"the server: attempt {n} failed, trying again\n" for n in (1, 2))
 
 
 def test_an_address_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +132,7 @@ def test_an_address_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.Mo
     monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
     client = s3_client("http://192.0.2.1:9000")
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"timed out.*: is AWS_ENDPOINT_URL right") as caught:
-        s3_call(lambda: client.stat_object("bucket", "x"), "x", "read", 4, 0.01)
-    one_line(caught, RuntimeError)
-    assert waited == [5] * 4 and time.monotonic() - began < 5
+    with pytest.raises(PipelineError, match=r"timed out.*: is AWS_ENDPOINT_URL right") as caught:
+        s3_call(lambda: client.stat_object("bucket", "x"), "x", "read")
+    one_line(caught, PipelineError)
+    assert waited == [5] * 5 and time.monotonic() - began < 60

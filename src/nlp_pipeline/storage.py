@@ -1,0 +1,156 @@
+"""Object stores that speak S3: a `minio` client, the one policy of retries, and errors of one line."""
+
+import os
+import re
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nlp_pipeline.errors import PipelineError, UsageError
+
+T = TypeVar("T")
+
+# How often something is tried, and the seconds before the second attempt; doubled each time, 10 at most.
+ATTEMPTS, FIRST_WAIT = 5, 0.5
+
+
+def retrying(
+    is_transient: Callable[[BaseException], bool], shown: str
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Returns a decorator for what may fail for a moment: it is tried again, each time from its start.
+
+    Args:
+        is_transient: Whether an error may be gone the next time; any other, and the last one, is raised.
+        shown: What it is about, as the log shows it.
+    """
+    import tenacity
+
+    return tenacity.retry(
+        retry=tenacity.retry_if_exception(is_transient),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=10),
+        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
+        reraise=True,
+    )
+
+
+def s3_endpoint() -> str:
+    """Returns the object store's address as the environment has it, or Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+
+
+def s3_client(
+    endpoint: str = "",
+    access_key: str = "",
+    secret_key: str = "",
+    region: str = "",
+    tls: ssl.SSLContext | None = None,
+    names: tuple[str, str] = ("AWS_ENDPOINT_URL", "AWS_REGION"),
+) -> Any:
+    """Returns a `minio.Minio`; nothing is sent yet.
+
+    Args:
+        endpoint: The object store's address, `http://host:port` or `https://host`; empty for `s3_endpoint`.
+        access_key: Empty to take credentials and region from the environment, by the names that AWS's own tools use:
+            `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`. Access is anonymous where
+            there are none either.
+        secret_key: Belongs to `access_key`.
+        region: The bucket's; empty to have the object store asked.
+        tls: Whose certificates are trusted; None for the public authorities', or those of the file `SSL_CERT_FILE`.
+        names: What errors call the settings of endpoint and region.
+
+    Raises:
+        UsageError: The settings are wrong; the message names which.
+    """
+    import certifi
+    import minio
+    import urllib3
+
+    endpoint, session_token = endpoint or s3_endpoint(), ""
+    if not access_key:
+        variables = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
+        values = [os.environ.get(f"AWS_{name}", "") for name in variables]
+        for name, value in zip(variables, values, strict=True):
+            # The HTTP client would show it whole, with the signature.
+            if not re.fullmatch(r"[!-~]*", value):
+                raise UsageError(f"AWS_{name} has a blank, a line break or another odd character in it: set it anew")
+        access_key, secret_key, session_token, region, default_region = values
+        region = region or default_region
+        if bool(access_key) != bool(secret_key):
+            raise UsageError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
+    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint)
+    if not match:
+        raise UsageError(f"{names[0]} is no address of an object store: write it as in http://localhost:9000")
+    http_client = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=5, read=60),
+        retries=False,  # s3_call tries again; the client's own attempts would multiply
+        maxsize=10,
+        ssl_context=tls,
+        ca_certs=None if tls else os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    )
+    try:
+        return minio.Minio(
+            match[2],
+            access_key=access_key or None,
+            secret_key=secret_key or None,
+            session_token=session_token or None,
+            secure=match[1] == "https",
+            region=region or None,
+            http_client=http_client,
+        )
+    except ValueError as error:
+        raise UsageError(f"{names[0]}={endpoint} or {names[1]} is wrong: {error}") from None
+
+
+def s3_status(error: BaseException) -> int:
+    """Returns the HTTP status that an error of `minio` is about; 0 where it is about none."""
+    answer = getattr(error, "response", error)  # S3Error has the response; the others have the status themselves
+    return next((getattr(answer, name) for name in ("status", "status_code", "_code") if hasattr(answer, name)), 0)
+
+
+def s3_transient(error: BaseException) -> bool:
+    """Says whether an error of `minio` may be gone the next time: a broken connection, a server that is too busy."""
+    import minio
+    import urllib3
+
+    if isinstance(error, minio.error.MinioException):
+        status = s3_status(error)
+        # A broken transfer in parts is given up, which may find that there is none any more.
+        return status in (0, 408, 429) or status >= 500 or getattr(error, "code", None) == "NoSuchUpload"
+    return isinstance(error, urllib3.exceptions.HTTPError)
+
+
+def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
+    """Does something with an object, with retries, and makes one line of what fails for good.
+
+    Args:
+        call: What to do, each time from its start.
+        shown: The object, as messages show it.
+        task: What shall be done, as in "downloaded".
+
+    Raises:
+        UsageError: There is no such bucket or object.
+        PipelineError: The object store refuses, or no attempt succeeded.
+    """
+    import minio
+    import urllib3
+
+    try:
+        return retrying(s3_transient, shown)(call)()
+    except minio.error.S3Error as error:
+        if error.code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
+            raise UsageError(f"{shown} is not there ({error.code}): check the bucket and the key") from None
+        advice = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they are allowed"
+        if s3_transient(error):
+            advice = "try later"
+        elif error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+            advice = "set AWS_REGION to the bucket's region"
+        raise PipelineError(f"{shown} was refused ({error.code}): {advice}") from None
+    except urllib3.exceptions.HTTPError as error:
+        raise PipelineError(f"{shown} could not be {task} ({error}): is AWS_ENDPOINT_URL right?") from None
+    except (minio.error.MinioException, SyntaxError, UnicodeDecodeError) as error:
+        # These, minio's own and its XML parser's, hold the whole answer.
+        status = f"status {s3_status(error)}, " if s3_status(error) else ""
+        raise PipelineError(
+            f"{shown} could not be {task} ({status}its answer is not S3's): is AWS_ENDPOINT_URL right?"
+        ) from None
