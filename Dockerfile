@@ -40,7 +40,7 @@ FROM base AS torchserve
 ARG ACCELERATOR
 RUN python packages.py "torchserve-$ACCELERATOR" > torchserve.txt \
  && pip install --constraint constraints.txt --requirement torchserve.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps .
 EXPOSE 8080 8082
@@ -52,7 +52,7 @@ FROM base AS steps
 RUN python packages.py steps > steps.txt \
  && pip install --constraint constraints.txt --requirement steps.txt \
  && pip install --no-deps "$(python packages.py kfp)"
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps .
 # The volume must be writable for this user; where it is not: --build-arg STEPS_USER=0.

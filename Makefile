@@ -6,7 +6,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help setup setup-test demo test bench lint compile readme lock clean
+.PHONY: help setup setup-test demo test bench lint compile docs lock clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -38,13 +38,13 @@ lint: setup-test  ## style, types, and what is generated against its source
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python pipeline_v2.py --compile --check
-	$(VENV)/bin/python -m nlp_pipeline.readme --check
+	$(VENV)/bin/python -m nlp_pipeline.docs --check
 
 compile: setup-test  ## write the files in compiled/
 	$(VENV)/bin/python pipeline_v2.py --compile
 
-readme: setup-test  ## write the README's generated parts
-	$(VENV)/bin/python -m nlp_pipeline.readme
+docs: setup-test  ## write the generated parts of docs/
+	$(VENV)/bin/python -m nlp_pipeline.docs
 
 # The newest versions that fit pyproject.toml, from a new environment; run the tests before you commit them.
 lock:  ## write constraints.txt anew

@@ -26,13 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measures ours and the former pipeline's way in turn; prints medians, spreads and ratios.",
         epilog="A whole run, or one of some topics, updates benchmarks/results.json, the chart beside it and the "
-        "README's table; a quick one writes build/benchmarks/quick.json.",
+        "table in docs/performance.md; a quick one writes build/benchmarks/quick.json.",
     )
     parser.add_argument("--quick", action="store_true", help="short rounds, under three minutes in all")
     parser.add_argument("--only", metavar="TOPIC,...", help=f"only some of: {', '.join(TOPICS)}")
     parser.add_argument("--profile", action="store_true", help="only where the time of one request goes")
     parser.add_argument("--folder", type=Path, help="keep what the topics write, in this folder")
-    parser.add_argument("--output", type=Path, help="write the results there, and leave the README as it is")
+    parser.add_argument("--output", type=Path, help="write the results there, and leave docs/ as it is")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(describe(found, seconds, args.quick), path)
         print(f"written: {path}, after {sum(seconds.values()):.0f} s", file=sys.stderr)
     if found and path == RESULTS:
-        subprocess.run([sys.executable, "-m", "nlp_pipeline.readme"], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "nlp_pipeline.docs"], cwd=ROOT, check=True)
     return 0 if len(found) == len(topics) else 1
 
 

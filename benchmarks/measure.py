@@ -37,7 +37,7 @@ class Figure:
         targets: By the other's name, how many times better ours shall be, at least.
         limit: What the median of ours must not miss: the least where more is better, else the most.
         exact: Whether the samples are counts, not timings: then one is enough for a ratio.
-        shown: Whether the README's table has it; one with a target or a limit is there anyway.
+        shown: Whether the table has it; one with a target or a limit is there anyway.
         note: What a reader must know, a sentence or nothing.
         details: What else is worth keeping in results.json, as JSON values.
     """

@@ -1,10 +1,10 @@
-"""The README's table of what was measured, from results.json."""
+"""The table of what was measured, from results.json."""
 
 from typing import Any
 
 from benchmarks.report import between, number
 
-CHART = "![How many times better than the former pipeline's way, and the targets](benchmarks/chart.svg)"
+CHART = "![How many times better than the former pipeline's way, and the targets](../benchmarks/chart.svg)"
 SHOWN = ["torch", "transformers", "onnxruntime", "torchserve"]
 VERDICTS = {True: "met", False: "**missed**", None: "not told"}
 

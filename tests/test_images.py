@@ -153,5 +153,7 @@ def test_no_image_runs_as_root(name: str) -> None:
 
 
 def test_the_names_of_the_images_are_of_this_version() -> None:
-    found = set(re.findall(r"nlp-pipeline-(?:steps|torchserve):([\d.]+\d)", TEXT + (ROOT / "README.md").read_text()))
-    assert found == {__version__} and RUNTIME_IMAGE in TEXT + (ROOT / "README.md").read_text()
+    found = set(
+        re.findall(r"nlp-pipeline-(?:steps|torchserve):([\d.]+\d)", TEXT + (ROOT / "docs/cluster.md").read_text())
+    )
+    assert found == {__version__} and RUNTIME_IMAGE in TEXT + (ROOT / "docs/cluster.md").read_text()

@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="pipeline_v2.py",
         description="Labelled text to a live, checked text classification endpoint, with Kubeflow Pipelines v2.",
         epilog=EXAMPLES,
-        # The width is fixed: the README shows this text, whatever terminal it was made on.
+        # The width is fixed: docs/command-line.md shows this text, whatever terminal it was made on.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         allow_abbrev=False,
         usage="%(prog)s COMMAND [options], with one of the commands below",
@@ -142,7 +142,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a parameter of the pipeline; may be given often (the README lists them)",
+        help="set a parameter of the pipeline; may be given often (docs/parameters.md lists them)",
     )
 
     serve = parser.add_argument_group("serving")

@@ -1,4 +1,4 @@
-"""The README's commands for Kubeflow Pipelines, run by bash as they stand; only addresses are those of the emulator."""
+"""The commands of docs/cluster.md, run by bash as they stand; only addresses are those of the emulator."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.kubeflow.emulator import Fate, Kubeflow, kubeflow
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 ADDRESSES = ("https://kubeflow.example.com", "http://ml-pipeline.kubeflow.svc.cluster.local:8888")
 OUTSIDE, INSIDE, CI, SCHEDULE = (
     "From outside, with a terminal",
@@ -24,11 +24,11 @@ OUTSIDE, INSIDE, CI, SCHEDULE = (
 
 def commands(section: str, k: Kubeflow) -> str:
     """Returns the commands of a section, with the emulator's address."""
-    text = README.partition(f"\n### {section}\n")[2].partition("\n### ")[0]
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     (script,) = re.findall(r"```bash\n(.*?)```", text, re.S)
     for address in ADDRESSES:
         script = script.replace(address, k.url)
-    # A run's id is nothing that a README can know; what --download does is tested with a real object store.
+    # A run's id is nothing that a page can know; what --download does is tested with a real object store.
     return "\n".join(line for line in script.splitlines() if "--download" not in line)
 
 
@@ -59,7 +59,7 @@ def run(script: str, folder: Path, **environment: str) -> "subprocess.CompletedP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", [OUTSIDE, INSIDE, CI, SCHEDULE])
-def test_the_commands_do_what_the_readme_says(section: str, tmp_path: Path) -> None:
+def test_the_commands_do_what_the_page_says(section: str, tmp_path: Path) -> None:
     with kubeflow("dex", tokens={"tok": "team"}, namespaces={"ann@example.com": "team"}) as k:
         k.api.fate = Fate(reads=1)
         known = {"NLP_PIPELINE_HOST": k.url, "NLP_PIPELINE_NAMESPACE": "team"}

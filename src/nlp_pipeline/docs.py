@@ -1,0 +1,82 @@
+"""`python -m nlp_pipeline.docs [--check]`: writes, or checks, the parts of the documentation that are generated."""
+
+import contextlib
+import difflib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nlp_pipeline.flags import make_parser
+from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
+
+ROOT = Path(__file__).parents[2]
+PART = re.compile(r"(<!-- (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def parameter_table(parameters: Iterable[Parameter]) -> str:
+    """Returns a table of parameters, as Markdown."""
+    lines = ["| parameter | type | default | what it is |", "| --- | --- | --- | --- |"]
+    for one in parameters:
+        default = "(must be given)" if one.default is None else f"`{one.default}`" if one.default != "" else ""
+        lines.append(f"| `{one.name}` | {one.kind.__name__} | {default} | {one.description} |")
+    return "\n".join(lines)
+
+
+def vertex_parameters() -> str:
+    """Returns the table of the parameters that are Vertex AI's own."""
+    kubeflow, vertex = pipeline_parameters(), pipeline_parameters("vertex")
+    return parameter_table(one for one in vertex.values() if one not in kubeflow.values())
+
+
+def help_text() -> str:
+    """Returns what `--help` prints, as a Markdown code block."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        make_parser().print_help()
+    return f"```text\n{text.getvalue().rstrip()}\n```"
+
+
+def performance() -> str:
+    """Returns what benchmarks/results.json says, as Markdown with its chart."""
+    from benchmarks.table import table  # which lies beside src/, in the working folder of whoever runs this
+
+    return table(json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8")))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "parameters": lambda: parameter_table(pipeline_parameters().values()),
+    "vertex parameters": vertex_parameters,
+    "help": help_text,
+    "performance": performance,
+}
+
+
+def generate(text: str) -> str:
+    """Returns a page with its generated parts, between `<!-- NAME -->` and `<!-- end -->`, made anew.
+
+    Args:
+        text: The page.
+
+    Raises:
+        KeyError: A part's name is unknown.
+    """
+    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']]()}\n{match[3]}", text)
+
+
+def main() -> None:
+    """Writes the generated parts; with --check, exits 1 with a diff where they are stale."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        current = generate(text)
+        if sys.argv[1:] != ["--check"]:
+            page.write_text(current, encoding="utf-8")
+        elif current != text:
+            print("\n".join(difflib.unified_diff(text.splitlines(), current.splitlines(), str(page), "code", n=0)))
+            sys.exit(f"docs/{page.name} is stale: make docs")
+
+
+if __name__ == "__main__":
+    main()

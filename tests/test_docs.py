@@ -1,0 +1,55 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline import docs
+
+PAGES = [docs.ROOT / "README.md", docs.ROOT / "CONTRIBUTING.md", *sorted((docs.ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_generated_part_stands_in_one_page_and_is_current() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    assert sorted(match["name"] for text in pages for match in docs.PART.finditer(text)) == sorted(docs.PARTS)
+    assert [docs.generate(text) for text in pages] == pages
+
+
+def test_a_stale_page_is_told_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    current = (docs.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    stale = tmp_path / "docs" / "parameters.md"
+    stale.parent.mkdir()
+    stale.write_text(current.replace("| `epochs` | float | `2.0` |", "| `epochs` |"))
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["docs", "--check"])
+    with pytest.raises(SystemExit, match=r"docs/parameters\.md is stale: make docs"):
+        docs.main()
+    assert "+| `epochs` | float | `2.0` |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["docs"])
+    docs.main()
+    assert stale.read_text(encoding="utf-8") == current
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]+))?\)", text):
+        target = (page.parent / path) if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), anchor
+    makefile = (docs.ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in re.findall(r"(?:`|^)make ([^`#&\n]+)", text, re.M):
+        for target in (word for word in line.split() if "=" not in word):
+            assert f"\n{target}:" in makefile, target
+
+
+def test_the_readme_is_short() -> None:
+    assert len((docs.ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
