@@ -190,9 +190,18 @@ def test_what_compiling_and_manifests_give_as_json(
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--json"]) == 0
     both = {"compiled": "compiled/nlp_pipeline.yaml", "compiled_vertex": "compiled/nlp_pipeline_vertex.yaml"}
-    assert json.loads(capsys.readouterr().out) == both
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    sizes = result.pop("budget")["kubeflow"]
+    assert result == both and sizes["image"]["uncompressed"] < sizes["embedded"]["uncompressed"]
+    lines = said.err.splitlines()
+    assert [line.partition(": code ")[0] for line in lines] == [
+        f"{file}{image}" for file in both.values() for image in ("", " with --image")
+    ]
+    assert f"compressed {sizes['embedded']['compressed']:,} of 700,000" in lines[0]
     assert main(["--compile", "--check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"stale": False}
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["stale"] is False and checked["budget"]["kubeflow"] == sizes
     (tmp_path / "compiled" / "nlp_pipeline.yaml").write_text("# old\n")
     assert main(["--compile", "--check", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["stale"] is True

@@ -4,11 +4,15 @@ import argparse
 import contextlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import verify
+
+if TYPE_CHECKING:
+    from nlp_pipeline.pipeline.budget import Budget
 
 # Imports that take time stay inside what needs them: --help answers at once.
 
@@ -150,18 +154,47 @@ def run_compile(arguments: argparse.Namespace) -> None:
         check_image(arguments.image)
     targets = compile_targets(arguments)
     if arguments.check:
-        difference = {target: check_compiled(target, arguments.image, name) for name, target in targets.items()}
-        return tell_stale(arguments, difference)
-    for platform, target in targets.items():
-        write_compiled(target, arguments.image, platform)
-        if not arguments.json:
-            print(target)
-    if arguments.json:
+        report_stale(arguments, {file: check_compiled(file, arguments.image, name) for name, file in targets.items()})
+        result: dict[str, Any] = {"stale": False}
+    else:
+        for platform, target in targets.items():
+            write_compiled(target, arguments.image, platform)
+            if not arguments.json:
+                print(target)
         first, *others = targets.items()
-        print(json.dumps({"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}))
+        result = {"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}
+    budgets = compute_budgets(arguments, targets)
+    if arguments.json:
+        plain = {name: {kind: asdict(one) for kind, one in found.items()} for name, found in budgets.items()}
+        print(json.dumps({**result, "budget": plain}))
 
 
-def tell_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> None:
+def compute_budgets(arguments: argparse.Namespace, targets: dict[str, Path]) -> "dict[str, dict[str, Budget]]":
+    """Returns what runs of compiled files take, by platform, and prints it.
+
+    Args:
+        arguments: The arguments.
+        targets: The compiled files by platform.
+
+    Returns:
+        Of each, as it is ("image" where the steps' code is in one, else "embedded"), and how it would be with an image.
+    """
+    from nlp_pipeline.pipeline.budget import IMAGE, weigh
+    from nlp_pipeline.pipeline.compiling import with_image
+
+    budgets: dict[str, dict[str, Budget]] = {}
+    for platform, target in targets.items():
+        text = target.read_text(encoding="utf-8")
+        texts = {"image": text if arguments.image else with_image(text, IMAGE)}
+        if not arguments.image:
+            texts = {"embedded": text, **texts}
+        budgets[platform] = {kind: weigh(text) for kind, text in texts.items()}
+        for kind, budget in budgets[platform].items():
+            print(f"{target}{'' if kind == 'embedded' else ' with --image'}: {budget}", file=sys.stderr)
+    return budgets
+
+
+def report_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> None:
     """Says which compiled files are stale.
 
     Args:
@@ -173,8 +206,6 @@ def tell_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> N
     """
     stale = [str(target) for target, one in differences.items() if one]
     if not stale:
-        if arguments.json:
-            print(json.dumps({"stale": False}))
         return
     difference = "\n".join(filter(None, differences.values()))
     if not arguments.json:
