@@ -89,14 +89,13 @@ def print_checks(arguments: argparse.Namespace, checks: list[Any]) -> int:
     Returns:
         The exit code.
     """
-    from nlp_pipeline.client import doctor
+    from nlp_pipeline.platforms import doctor
 
     if arguments.json:
         print(json.dumps([asdict(one) for one in checks], indent=2))
     else:
         doctor.print_checks(checks)
-    missing = [one.name for one in checks if one.required and one.ok is False]
-    if missing:
+    if missing := doctor.missing(checks):
         print(f"error: not ready for a run: {', '.join(missing)}", file=sys.stderr)
     return UsageError.exit_code if missing else 0
 

@@ -15,21 +15,24 @@ ATTEMPTS, FIRST_WAIT = 5, 0.5
 
 
 def retrying(
-    is_transient: Callable[[BaseException], bool], shown: str
+    is_transient: Callable[[BaseException], bool], shown: str = ""
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Returns a decorator for what may fail for a moment: it is tried again, each time from its start.
 
     Args:
         is_transient: Whether an error may be gone the next time; any other, and the last one, is raised.
-        shown: What it is about, as the log shows it.
+        shown: What it is about, as the log shows it; empty for no word of it.
     """
     import tenacity
+
+    def log(state: tenacity.RetryCallState) -> None:
+        print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True)
 
     return tenacity.retry(
         retry=tenacity.retry_if_exception(is_transient),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=10),
-        before_sleep=lambda state: print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True),
+        before_sleep=log if shown else None,
         reraise=True,
     )
 

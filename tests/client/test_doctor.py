@@ -15,8 +15,9 @@ import pytest
 
 from nlp_pipeline import storage
 from nlp_pipeline.client import doctor_server
-from nlp_pipeline.client.doctor import Check, all_required, doctor, print_checks
+from nlp_pipeline.client.doctor import doctor
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
 from tests.cluster import kinds
 from tests.cluster.emulator import Cluster, emulated_cluster
@@ -107,7 +108,7 @@ def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFix
     found = examined(team)
     assert list(found) == NAMES
     assert marks(found) == dict.fromkeys(NAMES, True) | {"object store": None}
-    assert all_required(list(found.values()))
+    assert not missing(list(found.values()))
     said = capsys.readouterr()
     assert said.out == "" and said.err == ""
 
@@ -117,8 +118,8 @@ def test_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found) == NAMES
     assert {name for name, one in found.items() if one.ok is False} == {"server"}
     assert {name for name, one in found.items() if one.ok} == {"image"}
-    assert not all_required(list(found.values()))
-    assert found["server"].mend == "set NLP_PIPELINE_HOST, as in https://kubeflow.example.com"
+    assert missing(list(found.values()))
+    assert found["server"].remedy == "set NLP_PIPELINE_HOST, as in https://kubeflow.example.com"
     assert found["sign-in"].detail == "the server does not answer"
     assert found["namespace"].detail == found["version"].detail == "not signed in"
 
@@ -129,7 +130,7 @@ def test_one_user_without_a_cluster_of_ones_own() -> None:
     assert found["namespace"].ok and found["experiment"].ok and found["version"].ok
     assert found["Kubernetes"].ok is None and "there is no kubeconfig of use" in found["Kubernetes"].detail
     assert found["claim"].ok is None and found["claim"].detail == "Kubernetes can't be asked"
-    assert all_required(list(found.values()))
+    assert not missing(list(found.values()))
 
 
 def test_values_that_are_out_of_range(team: Kubeflow) -> None:
@@ -179,11 +180,11 @@ def test_no_kubeflow() -> None:
 
 def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
     found = examined(team, namespace="")
-    assert found["namespace"].ok is False and found["namespace"].mend.startswith("give --namespace NAME")
+    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("give --namespace NAME")
     assert found["experiment"].ok is None and found["sign-in"].ok
     assert found["claim"].ok is None
     found = examined(team, namespace="other")
-    assert found["namespace"].ok is False and found["namespace"].mend.startswith("ask the profile's owner")
+    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("ask the profile's owner")
     assert "other: listing experiments: 403" in found["namespace"].detail
 
 
@@ -211,7 +212,7 @@ def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow, cluster: C
 def test_an_experiment_that_takes_no_runs(team: Kubeflow, cluster: Cluster) -> None:
     cluster.deny("create", "experiments")
     found = examined(team)["experiment"]
-    assert (found.ok, found.mend) == (False, "ask the owner of profile team for the role kubeflow-edit")
+    assert (found.ok, found.remedy) == (False, "ask the owner of profile team for the role kubeflow-edit")
     assert found.detail.endswith(f"{ACCOUNT} may not create experiments in namespace team")
     experiment_of(team)
     assert examined(team)["experiment"].ok
@@ -281,7 +282,7 @@ def test_a_clock_that_is_wrong(team: Kubeflow, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(doctor_server, "time", Clock)
     found = examined(team)["clock"]
-    assert found.ok is False and not found.required and "timedatectl" in found.mend
+    assert found.ok is False and not found.required and "timedatectl" in found.remedy
     seconds, _, rest = says.partition(" ")
     assert rest in found.detail and abs(int(found.detail.split()[4]) - int(seconds)) <= 2
 
@@ -312,7 +313,7 @@ def test_kserve_is_not_installed_here(team: Kubeflow, cluster: Cluster, monkeypa
     assert checks["Kubernetes"].detail == "kserve is not installed: pip install -c constraints.txt -e '.[deploy]'"
     for name in ("claim", "access mode", "KServe", "right to deploy", "runtime"):
         assert checks[name].ok is None and checks[name].detail == "Kubernetes can't be asked"
-    assert all_required(list(checks.values()))
+    assert not missing(list(checks.values()))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "apiVersion: v1\nkind: Config\ncurrent-context: x\n", "a: [\n"])
@@ -365,7 +366,7 @@ def test_claims(team: Kubeflow, cluster: Cluster, changed: Json, ok: bool, says:
 
 def test_a_claim_that_is_not_there_or_may_not_be_read(team: Kubeflow, cluster: Cluster) -> None:
     found = examined(team, {"volume_claim": "mine"})
-    assert found["claim"].mend == (
+    assert found["claim"].remedy == (
         "python pipeline_v2.py --manifests --set namespace=team --set volume_claim=mine | kubectl apply -f -"
     )
     assert found["claim"].ok is False and found["access mode"].ok is None
@@ -383,7 +384,9 @@ def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster, monkeyp
     with_health(monkeypatch, team, tag_name="2.14.3")
     found = examined(team)["Secrets"]
     assert (found.ok, found.detail) == (False, "Secret team/nlp-pipeline-s3 is not there")
-    assert found.mend.startswith("kubectl -n team create secret generic nlp-pipeline-s3 --from-literal=AWS_ACCESS_KEY")
+    assert found.remedy.startswith(
+        "kubectl -n team create secret generic nlp-pipeline-s3 --from-literal=AWS_ACCESS_KEY"
+    )
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
     data = dict.fromkeys(keys, base64.b64encode(b"hunter2").decode())
     cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-s3"}, "data": data})
@@ -404,7 +407,7 @@ def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
     assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not there")
     found = examined(team, {"deploy": False})
     assert (found["KServe"].ok, found["KServe"].required) == (None, False) and "runtime" not in found
-    assert all_required(list(found.values()))
+    assert not missing(list(found.values()))
 
 
 def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,7 +415,7 @@ def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster, capsys: pytest.Ca
     cluster.deny("create", "inferenceservices")
     found = examined(team)["right to deploy"]
     assert (found.ok, found.detail) == (False, "namespace team: may not create inferenceservices")
-    assert found.mend == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
+    assert found.remedy == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
     assert capsys.readouterr().out == ""
     found = examined(team, service_account="runner")["right to deploy"]
     runner = "system:serviceaccount:team:runner"
@@ -522,5 +525,5 @@ def test_printing_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     print_checks([])
     print_checks(CHECKS[:1])
     assert capsys.readouterr().out in ("✓ server  it answers\n", "+ server  it answers\n")
-    assert all_required(CHECKS[:1]) and not all_required(CHECKS)
-    assert all_required([CHECKS[0], CHECKS[2], CHECKS[3]])
+    assert not missing(CHECKS[:1]) and missing(CHECKS)
+    assert not missing([CHECKS[0], CHECKS[2], CHECKS[3]])

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nlp_pipeline.client.cron import next_times
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.cron import next_times
 from nlp_pipeline.vertex.cron import as_vertex_reads, read_zoned_cron
 
 SUMMER = datetime(2026, 7, 1, tzinfo=UTC)

@@ -33,7 +33,7 @@ def examined(run: Run, *argv: str, code: int = 0) -> dict[str, Json]:
     missing = [name for name, one in checks.items() if one["required"] and one["ok"] is False]
     assert found == code == (2 if missing else 0), err
     assert err == (f"error: not ready for a run: {', '.join(missing)}\n" if missing else "")
-    assert "\n" not in "".join(one["detail"] + one["mend"] for one in checks.values())
+    assert "\n" not in "".join(one["detail"] + one["remedy"] for one in checks.values())
     return checks
 
 
@@ -82,11 +82,11 @@ def test_no_project_and_no_bucket(cloud: Cloud, run: Run, tmp_path: Path, monkey
     monkeypatch.delenv("NLP_PIPELINE_PROJECT")
     found = examined(run, code=2)
     assert (found["credentials"]["ok"], found["project"]["ok"]) == (True, False)
-    assert found["project"]["mend"] == "give --project NAME, or set NLP_PIPELINE_PROJECT"
+    assert found["project"]["remedy"] == "give --project NAME, or set NLP_PIPELINE_PROJECT"
     monkeypatch.setenv("NLP_PIPELINE_PROJECT", "my-project")
     monkeypatch.delenv("NLP_PIPELINE_BUCKET")
     found = examined(run, code=2)
-    assert found["bucket"]["mend"] == "give --bucket gs://NAME, or set NLP_PIPELINE_BUCKET"
+    assert found["bucket"]["remedy"] == "give --bucket gs://NAME, or set NLP_PIPELINE_BUCKET"
     assert (found["right to write"]["ok"], found["right to write"]["detail"]) == (None, "no bucket is set")
 
 
@@ -101,14 +101,16 @@ def test_apis(cloud: Cloud, run: Run) -> None:
     cloud.around.enabled -= {"aiplatform", "iam"}
     found = examined(run, code=2)["APIs"]
     assert found["detail"] == "not enabled: aiplatform.googleapis.com, iam.googleapis.com"
-    assert found["mend"] == ("gcloud services enable aiplatform.googleapis.com iam.googleapis.com --project my-project")
+    assert found["remedy"] == (
+        "gcloud services enable aiplatform.googleapis.com iam.googleapis.com --project my-project"
+    )
     cloud.around.granted.discard("serviceusage.services.get")
     assert examined(run)["APIs"]["ok"] is None
 
 
 def test_a_region_without_vertex_ai(cloud: Cloud, run: Run) -> None:
     found = examined(run, "--region", "us-central2", code=2)["region"]
-    assert found["detail"] == "Vertex AI is not in us-central2" and found["mend"] == "did you mean us-central1?"
+    assert found["detail"] == "Vertex AI is not in us-central2" and found["remedy"] == "did you mean us-central1?"
     cloud.refuse(503, "away", times=99, on="/pipelineJobs")
     found = examined(run)["region"]
     assert found["ok"] is None and found["detail"] == "listing runs: 503: away"
@@ -120,12 +122,12 @@ def test_rights(cloud: Cloud, run: Run) -> None:
     assert found["right to run"]["detail"] == (
         "ann@my-project.iam.gserviceaccount.com lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.list"
     )
-    assert "roles/aiplatform.user" in found["right to run"]["mend"] and found["region"]["ok"] is True
+    assert "roles/aiplatform.user" in found["right to run"]["remedy"] and found["region"]["ok"] is True
 
 
 def test_the_bucket(cloud: Cloud, run: Run) -> None:
     found = examined(run, "--bucket", "gs://flims", code=2)
-    assert found["bucket"]["mend"].startswith("gcloud storage buckets create gs://flims --project my-project")
+    assert found["bucket"]["remedy"].startswith("gcloud storage buckets create gs://flims --project my-project")
     assert found["bucket's region"]["ok"] is found["right to write"]["ok"] is None
     for location, near in (("EU", False), ("US", True), ("EUROPE-WEST4", False), ("US-CENTRAL1", True)):
         cloud.around.buckets["films"] = location
@@ -143,7 +145,7 @@ def test_the_right_to_write_is_known_of_who_asks_alone(cloud: Cloud, run: Run) -
     assert examined(run, "--service-account", own)["right to write"]["ok"] is True
     cloud.around.granted.discard("storage.objects.create")
     found = examined(run, "--service-account", own, code=2)["right to write"]
-    assert found["detail"] == f"{own} lacks storage.objects.create" and "roles/storage.objectAdmin" in found["mend"]
+    assert found["detail"] == f"{own} lacks storage.objects.create" and "roles/storage.objectAdmin" in found["remedy"]
     assert "may not; runs run as" in examined(run)["right to write"]["detail"]
 
 
@@ -151,13 +153,13 @@ def test_the_service_account(cloud: Cloud, run: Run) -> None:
     assert examined(run, "--service-account", ACCOUNT)["service account"]["detail"] == f"runs may run as {ACCOUNT}"
     cloud.around.accounts[ACCOUNT] = True
     found = examined(run, "--service-account", ACCOUNT, code=2)["service account"]
-    assert found["mend"] == f"gcloud iam service-accounts enable {ACCOUNT}"
+    assert found["remedy"] == f"gcloud iam service-accounts enable {ACCOUNT}"
     other = "no@my-project.iam.gserviceaccount.com"
     found = examined(run, "--service-account", other, code=2)["service account"]
     assert found["detail"] == f"{other} is not there"
     cloud.around.granted.discard("iam.serviceAccounts.actAs")
     found = examined(run, code=2)["service account"]
-    assert f"may not let runs run as {DEFAULT_ACCOUNT}" in found["detail"] and "serviceAccountUser" in found["mend"]
+    assert f"may not let runs run as {DEFAULT_ACCOUNT}" in found["detail"] and "serviceAccountUser" in found["remedy"]
     cloud.around.granted |= {"iam.serviceAccounts.actAs"}
     cloud.around.granted -= {"iam.serviceAccounts.get", "resourcemanager.projects.get"}
     # The default account's name has the project's number in it.
@@ -170,7 +172,7 @@ def test_quotas(cloud: Cloud, run: Run) -> None:
     gpu = ("--set", "train_accelerator=NVIDIA_TESLA_T4", "--set", "train_gpus=2")
     found = examined(run, *gpu, "--set", "serving_machine_type=c2-standard-4", code=2)
     assert found[CPUS]["detail"] == "4 in us-central1, and a run needs 8"
-    assert found[CPUS]["mend"].endswith("iam-admin/quotas?project=my-project")
+    assert found[CPUS]["remedy"].endswith("iam-admin/quotas?project=my-project")
     assert found["quota training nvidia t4 gpus"]["detail"].startswith("no limit in us-central1, a run needs 2;")
     other = found["quota serving c2 cpus"]
     assert other["ok"] is None and not other["required"] and "404" in other["detail"]
@@ -197,13 +199,13 @@ def test_the_compiled_file(cloud: Cloud, run: Run) -> None:
     assert examined(run)["compiled file"]["detail"] == "compiled/nlp_pipeline_vertex.yaml is current"
     Path("compiled/nlp_pipeline_vertex.yaml").write_text("# old\n")
     found = examined(run)["compiled file"]
-    assert (found["ok"], found["required"], found["mend"]) == (False, False, "--compile writes it anew")
+    assert (found["ok"], found["required"], found["remedy"]) == (False, False, "--compile writes it anew")
 
 
 def test_images(cloud: Cloud, run: Run) -> None:
     other = IMAGE.replace("torchserve:1", "team/torchserve")
     found = examined(run, "--image", IMAGE, "--set", f"serving_image={other}", code=2)
-    assert found["image"]["ok"] is True and found["serving image"]["mend"] == f"docker push {other}"
+    assert found["image"]["ok"] is True and found["serving image"]["remedy"] == f"docker push {other}"
     cloud.around.tags.add("us-central1/my-project/images/team/torchserve:latest")
     assert examined(run, "--set", f"serving_image={other}")["serving image"]["ok"] is True
     digest = f"{other}@sha256:{'0' * 64}"

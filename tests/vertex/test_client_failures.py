@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline.cli import main
-from nlp_pipeline.client import waiting
+from nlp_pipeline.platforms import waiting
 from nlp_pipeline.vertex import connection
 from tests.kubeflow.httpd import Request, Response
 from tests.vertex.cloud import Cloud

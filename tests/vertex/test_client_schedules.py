@@ -8,7 +8,7 @@ import pytest
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
-from nlp_pipeline.client.cron import write_time
+from nlp_pipeline.platforms.schedules import write_time
 from tests.vertex.cloud import Cloud
 from tests.vertex.conftest import TRAIN, Run
 from tests.vertex.jobs import Fate

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from nlp_pipeline.client import waiting
+from nlp_pipeline.platforms import waiting
 from tests.vertex.cloud import Cloud
 from tests.vertex.conftest import TRAIN, Run
 from tests.vertex.jobs import Fate

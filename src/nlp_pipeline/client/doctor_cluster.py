@@ -105,8 +105,8 @@ def check_volume(found: Findings) -> None:
         found.add("claim", None, volume)
         found.add("access mode", None, "the claim can't be read", required=False)
     elif volume == 404:
-        mend = manifests(found, namespace, "volume_claim")
-        found.add("claim", False, f"namespace {namespace} has no PersistentVolumeClaim {claim}", mend)
+        remedy = manifests(found, namespace, "volume_claim")
+        found.add("claim", False, f"namespace {namespace} has no PersistentVolumeClaim {claim}", remedy)
         found.add("access mode", None, "there is no claim", required=False)
     else:
         check_claim(found, volume)
@@ -153,8 +153,8 @@ def check_secrets(found: Findings) -> None:
         if missing:
             what = "is not there" if secret == 404 else f"lacks {', '.join(missing)}"
             literals = " ".join(f"--from-literal={key}=" for key in keys)
-            mend = f"kubectl -n {namespace} create secret generic {name} {literals} (empty where it is not needed)"
-            found.add("Secrets", False, f"Secret {namespace}/{name} {what}", mend)
+            remedy = f"kubectl -n {namespace} create secret generic {name} {literals} (empty where it is not needed)"
+            found.add("Secrets", False, f"Secret {namespace}/{name} {what}", remedy)
             return
     found.add("Secrets", True, f"{found.values['s3_secret']} and {found.values['hub_secret']} are there")
 

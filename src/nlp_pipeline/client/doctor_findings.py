@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlp_pipeline.client.connection import Connection
+from nlp_pipeline.platforms.doctor import Check
 from nlp_pipeline.settings import Settings
 
 # What the pipeline needs of Kubeflow Pipelines: names of claims and Secrets as parameters.
@@ -13,25 +14,6 @@ LEAST = (2, 5)
 OPTIONAL_SECRETS = (2, 15)
 # Where Kubeflow Pipelines runs its pods where there is but one user.
 ONE_USER = "kubeflow"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was found out.
-
-    Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be; None where that can't be known.
-        required: Whether a run can't go well without.
-        detail: What was found, or why it can't be known.
-        mend: What to do where it is not as it should be.
-    """
-
-    name: str
-    ok: bool | None
-    required: bool
-    detail: str
-    mend: str = ""
 
 
 @dataclass
@@ -58,9 +40,9 @@ class Findings:
     cluster: Any = None
     account: str = ""
 
-    def add(self, name: str, ok: bool | None, detail: str, mend: str = "", required: bool = True) -> None:
+    def add(self, name: str, ok: bool | None, detail: str, remedy: str = "", required: bool = True) -> None:
         """Notes what was found out."""
-        self.checks.append(Check(name, ok, required, " ".join(detail.split()), mend))
+        self.checks.append(Check(name, ok, required, " ".join(detail.split()), remedy))
 
     @property
     def namespace(self) -> str:

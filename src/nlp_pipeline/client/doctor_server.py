@@ -56,8 +56,8 @@ def check_server(found: Findings) -> None:
     try:
         ask(found, host)
     except PipelineError as error:
-        mend = "" if isinstance(error, UsageError) else "is --host right, and the server up?"
-        found.add("server", False, str(error), mend)
+        remedy = "" if isinstance(error, UsageError) else "is --host right, and the server up?"
+        found.add("server", False, str(error), remedy)
         return
     shown = f"{urlsplit(host).hostname} answers"
     warning = ", and whether it is the right one is not verified (--insecure)" if found.settings.insecure else ""
@@ -95,16 +95,16 @@ def check_namespace(found: Findings) -> None:
         return
     namespace, name = found.settings.namespace, found.settings.experiment
     if connection.multi_user and not namespace:
-        mend = f"give --namespace NAME, or set {PREFIX}NAMESPACE: the dashboard shows it at its top"
-        found.add("namespace", False, "this Kubeflow has several users, and no namespace is set", mend)
+        remedy = f"give --namespace NAME, or set {PREFIX}NAMESPACE: the dashboard shows it at its top"
+        found.add("namespace", False, "this Kubeflow has several users, and no namespace is set", remedy)
         found.add("experiment", None, "the namespace is not known")
         return
     try:
         listing = connection.experiments.experiment_service_list_experiments
         experiments = list(connection.every("listing experiments", listing, "experiments", namespace=namespace))
     except PipelineError as error:
-        mend = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
-        found.add("namespace", False, f"{namespace or 'Kubeflow'}: {error}", mend)
+        remedy = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
+        found.add("namespace", False, f"{namespace or 'Kubeflow'}: {error}", remedy)
         found.add("experiment", None, "the namespace's experiments can't be listed")
         return
     shown = f"{namespace} may be used" if connection.multi_user else "there is but one user, and none is needed"
@@ -118,14 +118,14 @@ def check_experiment(found: Findings, experiment: Any) -> None:
     name = found.settings.experiment
     there = f"{name} is there" if experiment else f"{name} would be made"
     if experiment and str(experiment.storage_state) == "ARCHIVED":
-        mend = "restore it in the dashboard, or give --experiment NAME"
-        found.add("experiment", False, f"{name} is archived, and takes no runs", mend)
+        remedy = "restore it in the dashboard, or give --experiment NAME"
+        found.add("experiment", False, f"{name} is archived, and takes no runs", remedy)
     elif found.connection and not found.connection.multi_user:
         found.add("experiment", True, there)
     else:
         allowed, why = may_make_runs(found, not experiment)
-        mend = f"ask the owner of profile {found.settings.namespace} for the role kubeflow-edit"
-        found.add("experiment", allowed, f"{there}; {why}", mend if allowed is False else "")
+        remedy = f"ask the owner of profile {found.settings.namespace} for the role kubeflow-edit"
+        found.add("experiment", allowed, f"{there}; {why}", remedy if allowed is False else "")
 
 
 def check_version(found: Findings) -> None:
@@ -140,8 +140,8 @@ def check_version(found: Findings) -> None:
         what = f"the server tells {told!r}" + (f", commit {commit}" if commit else "")
         found.add("version", None, f"{what} for its version; Kubeflow Pipelines 2.5 or later is needed")
     elif version < LEAST:
-        mend = "have it upgraded to 2.5 or later: older ones take no parameter for the names of claims and Secrets"
-        found.add("version", False, f"Kubeflow Pipelines {told}, kfp {sdk}", mend)
+        remedy = "have it upgraded to 2.5 or later: older ones take no parameter for the names of claims and Secrets"
+        found.add("version", False, f"Kubeflow Pipelines {told}, kfp {sdk}", remedy)
     elif version < OPTIONAL_SECRETS:
         detail = f"Kubeflow Pipelines {told}, kfp {sdk}; before 2.15 a Secret must exist even where none is needed"
         found.add("version", True, detail)

@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.client.calls import make_once
 from nlp_pipeline.errors import TimedOutError, UsageError
+from nlp_pipeline.platforms.calls import make_once
 from nlp_pipeline.settings import PREFIX, Settings
+from nlp_pipeline.storage import retrying
 from nlp_pipeline.vertex.failures import SIGN_IN, explain, explain_answer, one_line
 
 TIMEOUT = 60.0
-WAITS = (0.5, 1.0, 2.0, 4.0, None)
 # How often, and for how long, a long-running operation is looked at.
 POLL_SECONDS, PATIENCE_SECONDS = 3.0, 1800.0
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -200,15 +200,17 @@ class Connection:
             UsageError: The user may not do that, or it is refused as wrong.
             PipelineError: Google can't be reached, or fails.
         """
-        for wait in WAITS if repeat else (None,):
+        transient = False
+
+        def send() -> Any:
+            nonlocal transient
             try:
                 return method(timeout=TIMEOUT, **named)
             except Exception as error:  # noqa: BLE001, what is not Google's is raised again there
                 failed, transient = explain(doing, error, self.project)
-            if wait is None or not transient:
-                raise failed
-            time.sleep(wait)
-        raise AssertionError("unreachable")
+                raise failed from None
+
+        return retrying(lambda _: transient)(send)() if repeat else send()
 
     def every(self, doing: str, method: Callable[..., Any], **request: Any) -> list[Any]:
         """Lists all of something; its pages are asked for one by one.
@@ -230,7 +232,7 @@ class Connection:
             unique: Whether there can't be two of its name.
             **named: The method's arguments.
         """
-        return make_once(doing, lambda: self.call(doing, method, repeat=False, **named), find, WAITS, unique)
+        return make_once(doing, lambda: self.call(doing, method, repeat=False, **named), find, unique)
 
     def finish(self, doing: str, operation: Any) -> None:
         """Waits for a long-running operation.

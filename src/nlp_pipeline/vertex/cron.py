@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
-from nlp_pipeline.client.cron import DESCRIPTORS, Cron, read_cron, refusal
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.cron import DESCRIPTORS, Cron, read_cron, refusal
 
 ZONE = re.compile(r"\s*(?:CRON_)?TZ=(?P<zone>\S*)\s+(?P<fields>.*)", re.DOTALL)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from nlp_pipeline.client.doctor_findings import Check
+from nlp_pipeline.platforms.doctor import Check
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.doctor_findings import Findings
 from nlp_pipeline.vertex.doctor_pipeline import check_compiled_file, check_images, check_values

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlp_pipeline.client.calls import NotFoundError
-from nlp_pipeline.client.doctor_findings import Check
 from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.doctor import Check
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.connection import Connection
 
@@ -33,9 +33,9 @@ class Findings:
     connection: Connection | None = None
     number: str = ""
 
-    def add(self, name: str, ok: bool | None, detail: str, mend: str = "", required: bool = True) -> None:
+    def add(self, name: str, ok: bool | None, detail: str, remedy: str = "", required: bool = True) -> None:
         """Notes what was found out."""
-        self.checks.append(Check(name, ok, required, " ".join(detail.split()), mend))
+        self.checks.append(Check(name, ok, required, " ".join(detail.split()), remedy))
 
 
 def answered(ask: Callable[..., Any], *values: Any, **named: Any) -> tuple[bool | None, Any]:

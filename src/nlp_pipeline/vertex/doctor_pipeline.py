@@ -55,8 +55,8 @@ def check_images(found: Findings) -> None:
     elif image := str(found.values.get("serving_image") or ""):
         check_image(found, "serving image", image)
     else:
-        mend = "build the Dockerfile's target torchserve, push it, and --set serving_image=NAME"
-        found.add("serving image", False, "deploy is true, and serving_image is not set", mend)
+        remedy = "build the Dockerfile's target torchserve, push it, and --set serving_image=NAME"
+        found.add("serving image", False, "deploy is true, and serving_image is not set", remedy)
 
 
 def check_image(found: Findings, name: str, image: str) -> None:

@@ -47,8 +47,10 @@ def check_project(found: Findings) -> None:
     connection = found.connection
     if connection is None:
         signed_in = found.checks[-1].ok
-        mend = f"give --project NAME, or set {PREFIX}PROJECT" if signed_in else ""
-        found.add("project", False if signed_in else None, "no project is set" if signed_in else "not signed in", mend)
+        remedy = f"give --project NAME, or set {PREFIX}PROJECT" if signed_in else ""
+        found.add(
+            "project", False if signed_in else None, "no project is set" if signed_in else "not signed in", remedy
+        )
         return
     name = connection.project
     ok, told = answered(connection.ask, "reading the project", "cloudresourcemanager", f"/v3/projects/{name}")
@@ -75,8 +77,8 @@ def check_apis(found: Findings) -> None:
     enabled = {one["name"].rpartition("/")[2] for one in told.get("services", []) if one.get("state") == "ENABLED"}
     missing = [f"{api}.googleapis.com" for api in APIS if f"{api}.googleapis.com" not in enabled]
     if missing:
-        mend = f"gcloud services enable {' '.join(missing)} --project {connection.project}"
-        found.add("APIs", False, f"not enabled: {', '.join(missing)}", mend)
+        remedy = f"gcloud services enable {' '.join(missing)} --project {connection.project}"
+        found.add("APIs", False, f"not enabled: {', '.join(missing)}", remedy)
     else:
         found.add("APIs", True, f"enabled: {', '.join(APIS)}")
 
@@ -120,7 +122,7 @@ def check_rights(found: Findings) -> None:
     missing = [one for one in RIGHTS if one not in told.get("permissions", [])]
     who = connection.who or "this user"
     if missing:
-        mend = f"ask an owner of project {connection.project} for the role roles/aiplatform.user"
-        found.add("right to run", False, f"{who} lacks {', '.join(missing)}", mend)
+        remedy = f"ask an owner of project {connection.project} for the role roles/aiplatform.user"
+        found.add("right to run", False, f"{who} lacks {', '.join(missing)}", remedy)
     else:
         found.add("right to run", True, f"{who} may start runs and schedules")

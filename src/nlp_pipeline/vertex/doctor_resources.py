@@ -20,8 +20,8 @@ def check_bucket(found: Findings) -> None:
     names = ("bucket", "bucket's region", "right to write")
     why = NOT_SIGNED_IN if connection is None else "" if bucket else "no bucket is set"
     if connection is None or why:
-        mend = "" if connection is None else f"give --bucket gs://NAME, or set {PREFIX}BUCKET"
-        found.add("bucket", None if connection is None else False, why, mend)
+        remedy = "" if connection is None else f"give --bucket gs://NAME, or set {PREFIX}BUCKET"
+        found.add("bucket", None if connection is None else False, why, remedy)
         for name in names[1:]:
             found.add(name, None, why, required=name != "bucket's region")
         return
@@ -54,9 +54,9 @@ def check_writing(found: Findings, connection: Connection, name: str) -> None:
     missing = [one for one in WRITING if one not in told.get("permissions", [])]
     account = found.settings.service_account
     if who == account:
-        mend = f"grant it roles/storage.objectAdmin on gs://{name}"
+        remedy = f"grant it roles/storage.objectAdmin on gs://{name}"
         detail = f"{who} lacks {', '.join(missing)}" if missing else f"{who}, which runs run as, may"
-        found.add("right to write", not missing, detail, mend if missing else "")
+        found.add("right to write", not missing, detail, remedy if missing else "")
     else:
         may = f"{who} may{' not' if missing else ''}"
         account = account or "the project's default account"
@@ -75,8 +75,10 @@ def check_account(found: Findings) -> None:
     ok, told = answered(connection.ask, "looking for the service account", "iam", path)
     shown = account if found.settings.service_account else f"{account}, the project's default,"
     if ok is False or (ok and told.get("disabled")):
-        mend = "give another with --service-account" if ok is False else f"gcloud iam service-accounts enable {account}"
-        found.add("service account", False, f"{shown} is {'disabled' if ok else 'not there'}", mend)
+        remedy = (
+            "give another with --service-account" if ok is False else f"gcloud iam service-accounts enable {account}"
+        )
+        found.add("service account", False, f"{shown} is {'disabled' if ok else 'not there'}", remedy)
         return
     body = {"permissions": ["iam.serviceAccounts.actAs"]}
     may, answer = answered(connection.ask, "asking what is allowed", "iam", f"{path}:testIamPermissions", body=body)
@@ -86,8 +88,10 @@ def check_account(found: Findings) -> None:
         found.add("service account", True, f"runs may run as {shown.rstrip(',')}")
     else:
         grant = f"gcloud iam service-accounts add-iam-policy-binding {account} --role=roles/iam.serviceAccountUser"
-        mend = f"{grant} --member=user:YOU"
-        found.add("service account", False, f"{connection.who or 'this user'} may not let runs run as {account}", mend)
+        remedy = f"{grant} --member=user:YOU"
+        found.add(
+            "service account", False, f"{connection.who or 'this user'} may not let runs run as {account}", remedy
+        )
 
 
 def needed_quotas(found: Findings) -> list[tuple[str, int]]:
@@ -119,8 +123,8 @@ def check_quotas(found: Findings) -> None:
         if limit is None:
             found.add(name, None, f"not known: {why}", required=False)
         elif 0 <= limit < count:
-            mend = f"ask for more: https://console.cloud.google.com/iam-admin/quotas?project={connection.project}"
-            found.add(name, False, f"{limit} in {connection.region}, and a run needs {count}", mend)
+            remedy = f"ask for more: https://console.cloud.google.com/iam-admin/quotas?project={connection.project}"
+            found.add(name, False, f"{limit} in {connection.region}, and a run needs {count}", remedy)
         else:
             shown = "no limit" if limit < 0 else str(limit)
             found.add(name, True, f"{shown} in {connection.region}, a run needs {count}; what is in use is not told")

@@ -6,11 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.client.artifacts import Target, fetch_missing
-from nlp_pipeline.client.artifacts_plan import ODD_PART, Item, check_names
-from nlp_pipeline.client.calls import NotFoundError
-from nlp_pipeline.client.object_store import check_content
 from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.downloads import ODD_NAME, Item, Target, check_content, fetch_missing
 from nlp_pipeline.vertex.connection import Connection
 from nlp_pipeline.vertex.runs import state_of
 from nlp_pipeline.vertex.submitting import get_run
@@ -27,7 +25,7 @@ def download(connection: Connection, run_id: str, target: Path, dry_run: bool = 
         dry_run: Whether to tell only what would be fetched.
 
     Returns:
-        See `client.artifacts.download`.
+        `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
 
     Raises:
         NotFoundError: It has no artifacts (yet).
@@ -41,7 +39,7 @@ def download(connection: Connection, run_id: str, target: Path, dry_run: bool = 
         for blob in blobs_of(connection, storage, uri):
             rest = blob.name.removeprefix(uri.partition("://")[2].partition("/")[2]).lstrip("/")
             path = f"{folder}/{rest}" if rest else folder
-            if any(ODD_PART.fullmatch(part) for part in path.split("/")):
+            if any(ODD_NAME.fullmatch(part) for part in path.split("/")):
                 left_out.append(repr(blob.name))
             else:
                 # One that was put together of others has no MD5.
@@ -53,7 +51,6 @@ def download(connection: Connection, run_id: str, target: Path, dry_run: bool = 
     if not items and not left_out:
         raise NotFoundError(f"run {run_id} has no artifacts (yet) in {source}: it is {state}")
     items.sort(key=lambda item: item.path)
-    check_names(items)
     about = {"run_id": run_id, "state": state, "source": source}
     fetch_one = partial(fetch, connection, storage)
     return {**about, **fetch_missing(run_id, items, left_out, target, fetch_one, dry_run)}
@@ -113,8 +110,7 @@ def fetch(connection: Connection, storage: Any, item: Item, target: Target, show
     """
     from google.cloud.storage.exceptions import DataCorruption
 
-    path, part = target.file(item), target.part(item)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    part = target.part(item)
     bucket, _, name = item.key.partition("/")
     blob = storage.bucket(bucket).blob(name)
 
@@ -130,8 +126,6 @@ def fetch(connection: Connection, storage: Any, item: Item, target: Target, show
     if not how:
         part.unlink()
         raise PipelineError(f"gs://{item.key} was altered while it was fetched: the same command again fetches it anew")
-    part.replace(path)
-    target.notes.done[item.path] = [item.etag, item.size, how]
-    target.keep()
+    target.accept(item, how)
     show(item.size)
     return how

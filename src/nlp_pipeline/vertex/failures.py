@@ -4,8 +4,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.client.calls import ConflictError, NotFoundError, UnansweredError
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError
 
 TRANSIENT = (429, 500, 502, 503, 504)
 SIGN_IN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from nlp_pipeline.client.cron import next_times, write_time
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.cron import next_times
+from nlp_pipeline.platforms.schedules import write_time
 from nlp_pipeline.vertex.connection import Connection
 from nlp_pipeline.vertex.cron import as_vertex_reads
 from nlp_pipeline.vertex.runs import recent_runs

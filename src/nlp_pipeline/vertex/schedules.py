@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from nlp_pipeline.client.calls import NotFoundError
-from nlp_pipeline.client.cron import read_time, write_time
-from nlp_pipeline.client.recurring import unknown
-from nlp_pipeline.client.schedule_plan import Timing, check_plan, note_of_start
-from nlp_pipeline.client.schedules import SHOWN
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.schedules import (
+    SHOWN,
+    Timing,
+    check_timing,
+    note_of_start,
+    read_time,
+    unknown_schedule,
+    write_time,
+)
 from nlp_pipeline.vertex.connection import Connection, bucket_of
 from nlp_pipeline.vertex.cron import read_zoned_cron
 from nlp_pipeline.vertex.submitting import build_run, labels_of, with_place
@@ -84,7 +89,7 @@ def known(connection: Connection, name: str) -> list[Any]:
     every = every_schedule(connection)
     found = [one for one in every if one.display_name == name]
     if not found:
-        raise unknown(name, {one.display_name for one in every})
+        raise unknown_schedule(name, {one.display_name for one in every})
     return found
 
 
@@ -111,15 +116,15 @@ def schedule_plan(
         name=name,
         cron=read_zoned_cron(cron),
         max_concurrency=options["max_concurrency"],
-        start=read_time(options["start"], "--start") if options["start"] else None,
-        end=read_time(options["end"], "--end") if options["end"] else None,
+        start=read_time(options["start"], "--start"),
+        end=read_time(options["end"], "--end"),
         version=version,
         parameters=with_place(values, settings, connection.project),
         experiment=settings.experiment,
         bucket=bucket_of(settings),
         service_account=settings.service_account,
     )
-    return check_plan(plan, datetime.now(UTC), "Vertex AI")
+    return check_timing(plan, datetime.now(UTC), "Vertex AI")
 
 
 def schedule(connection: Connection, plan: Plan, ir: str, dry_run: bool = False) -> dict[str, Any]:

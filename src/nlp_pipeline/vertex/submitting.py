@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nlp_pipeline.client.calls import NotFoundError
-from nlp_pipeline.client.waiting import NoRunError
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.waiting import NoRunError
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.connection import Connection, bucket_of
 

@@ -7,8 +7,8 @@ endpoint without versions cost nothing; what lies in the bucket costs a little e
 import re
 from typing import Any
 
-from nlp_pipeline.client.calls import NotFoundError
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.settings import PREFIX
 from nlp_pipeline.vertex.connection import Connection
 from nlp_pipeline.vertex.schedules import every_schedule, labels

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, TextIO
 
-from nlp_pipeline.client.waiting import LOG_LINES, Progress, outcome, seconds_between, watch
 from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.platforms import waiting
+from nlp_pipeline.platforms.waiting import LOG_LINES, Progress, seconds_between
 from nlp_pipeline.vertex.connection import Connection
 from nlp_pipeline.vertex.failures import one_line
 from nlp_pipeline.vertex.runs import STATES, state_of
@@ -78,7 +79,7 @@ def read_progress(run: Any) -> Progress:
         state = "SUCCEEDED" if told == "SKIPPED" else STATES.get(told, told)
         progress.steps[step] = (state, seconds_between(one.start_time or one.create_time, one.end_time))
         jobs = (one.executor_detail.container_detail.main_job, one.executor_detail.custom_job_detail.job)
-        progress.pods[step] = [job.rpartition("/")[2] for job in jobs if job]
+        progress.jobs[step] = [job.rpartition("/")[2] for job in jobs if job]
         progress.errors[step] = one_line(one.error.message)
     if progress.state == "SUCCEEDED" and BEHIND_GATE in progress.all_steps:
         progress.gate_passed = BEHIND_GATE in progress.steps
@@ -86,7 +87,7 @@ def read_progress(run: Any) -> Progress:
 
 
 def follow(connection: Connection, run_id: str, timeout: float | None, stream: TextIO | None = None) -> dict[str, Any]:
-    """Follows a run until it ends; see `client.waiting`.
+    """Follows a run until it ends; see `platforms.waiting`.
 
     Args:
         connection: The connection.
@@ -95,7 +96,7 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
         stream: Where its progress is shown; stderr by default.
 
     Returns:
-        What is told of its end; see `outcome`.
+        What is told of its end.
 
     Raises:
         PipelineError: It has not ended in time, it failed, or the gate was not passed; see errors.py.
@@ -105,14 +106,13 @@ def follow(connection: Connection, run_id: str, timeout: float | None, stream: T
     def read() -> Progress:
         return read_progress(get_run(connection, run_id, repeat=False))
 
-    progress = watch(read, run_id, url, timeout, stream, "Vertex AI")
-    return outcome(progress, url, partial(end_of_log, connection, progress), stream)
+    return waiting.follow(read, partial(end_of_log, connection), run_id, url, timeout, "Vertex AI", stream)
 
 
 def end_of_log(connection: Connection, progress: Progress, step: str) -> str:
     """Returns the last lines that a step printed, or else, where Cloud Logging does not give them, why it failed."""
     lines: list[str] = []
-    for job in progress.pods[step]:
+    for job in progress.jobs[step]:
         wanted = {
             "resourceNames": [f"projects/{connection.project}"],
             "filter": f'resource.type="ml_job" AND resource.labels.job_id="{job}"',

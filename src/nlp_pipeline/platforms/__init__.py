@@ -1,0 +1,1 @@
+"""What the platforms that run the pipeline share: their verbs, and what these show. Neither knows the other."""

@@ -1,0 +1,208 @@
+"""Following a run until it ends: what is shown of it, a server that goes away for a while, and how its end is told."""
+
+import datetime
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nlp_pipeline.errors import (
+    GateNotPassedError,
+    PipelineError,
+    StoppedWaitingError,
+    TimedOutError,
+    UsageError,
+)
+
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+POLL_SECONDS = 5.0
+# For so long a server may be away, as when it is restarted or its node drained.
+PATIENCE_SECONDS = 900.0
+LOG_LINES = 20
+
+
+class NoRunError(UsageError):
+    """There is no such run."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        run_id: Its id.
+        name: Its name.
+        state: Its state, as KFP calls it.
+        canceled: Whether someone has asked for its end.
+        seconds: How long it has run, or did.
+        all_steps: The names of all steps, in the order in which they are shown.
+        steps: State and seconds (None where unknown) of the steps that have begun, by their names.
+        gate_passed: Whether the gate let the model pass; None where that is not known yet.
+        jobs: What each step runs as: names that its pod may have, or of its jobs.
+        errors: What the server itself says of steps that failed.
+    """
+
+    run_id: str
+    name: str
+    state: str
+    canceled: bool
+    seconds: float
+    all_steps: tuple[str, ...]
+    steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    gate_passed: bool | None = None
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def seconds_between(start: Any, end: Any) -> float | None:
+    """Returns the seconds between two times of an API; to now where the end has not come (it is 1970 then)."""
+    if start is None or start.year < 2000:
+        return None
+    last = end if end is not None and end.year >= 2000 else datetime.datetime.now(datetime.UTC)
+    return float(max(0.0, (last - start).total_seconds()))
+
+
+class Display:
+    """Shows a run's progress: a live table on a terminal, a line for each change elsewhere.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._shown: dict[str, str] = {}
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Shows how far the run is."""
+        if self._live is not None:
+            self._live.update(_table(progress), refresh=True)
+            return
+        for step, (state, seconds) in progress.steps.items():
+            if self._shown.get(step) != state:
+                self._shown[step] = state
+                took = f" after {seconds:.0f} s" if seconds is not None and state in ENDED else ""
+                self.note(f"{step} {state.lower()}{took}")
+
+    def note(self, text: str) -> None:
+        """Shows a line besides."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+def _table(progress: Progress) -> Table:
+    table = Table("step", "state", "seconds", box=None, pad_edge=False, header_style="bold")
+    table.columns[2].justify = "right"
+    for step in progress.all_steps:
+        state, seconds = progress.steps.get(step, ("", None))
+        table.add_row(step, state.lower(), "" if seconds is None else f"{seconds:.0f}")
+    table.add_row(Text(progress.state.lower(), style="bold"), "", f"{progress.seconds:.0f}")
+    return table
+
+
+def follow(
+    read: Callable[[], Progress],
+    log_of: Callable[[Progress, str], str],
+    run_id: str,
+    url: str,
+    timeout: float | None,
+    server: str,
+    stream: TextIO | None = None,
+) -> dict[str, Any]:
+    """Follows a run until it ends.
+
+    Args:
+        read: Asks how far it is.
+        log_of: Returns the end of a step's log; empty where it can't be had.
+        run_id: The run's id.
+        url: Where it is shown.
+        timeout: Seconds to wait at most; None for no limit.
+        server: Who is asked, for messages.
+        stream: Where its progress, and the end of a failed step's log, are shown; stderr by default.
+
+    Returns:
+        `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
+
+    Raises:
+        TimedOutError: It has not ended in time; it goes on.
+        GateNotPassedError: The gate was not passed.
+        PipelineError: It failed, or was canceled; or the server has been away for too long.
+        StoppedWaitingError: The user has pressed Ctrl-C; the run goes on.
+    """
+    stream = stream or sys.stderr
+    try:
+        return _outcome(_watch(read, run_id, url, timeout, server, stream), url, log_of, stream)
+    except KeyboardInterrupt:
+        facts = {"run_id": run_id, "url": url}
+        raise StoppedWaitingError(f"the run goes on: --wait {run_id} comes back to it", facts) from None
+
+
+def _watch(
+    read: Callable[[], Progress], run_id: str, url: str, timeout: float | None, server: str, stream: TextIO
+) -> Progress:
+    until = None if timeout is None else time.monotonic() + timeout
+    away_since = None
+    comes_back = f"--wait {run_id} comes back to it"
+    with Display(stream) as display:
+        while True:
+            try:
+                progress = read()
+            except UsageError as error:
+                # Who may not ask now may have asked before.
+                text = str(error) if isinstance(error, NoRunError) else f"{error}; the run may go on: {comes_back}"
+                raise UsageError(text, {"run_id": run_id}) from None
+            except PipelineError as error:
+                if away_since is None:
+                    away_since = time.monotonic()
+                    display.note(f"{error}; trying on for {PATIENCE_SECONDS / 60:.0f} minutes")
+                if time.monotonic() - away_since > PATIENCE_SECONDS:
+                    raise PipelineError(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
+            else:
+                if away_since is not None:
+                    display.note(f"{server} is back")
+                    away_since = None
+                display.show(progress)
+                if progress.state in ENDED:
+                    return progress
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                facts = {"run_id": run_id, "url": url}
+                raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
+            time.sleep(POLL_SECONDS if left is None else min(POLL_SECONDS, left))
+
+
+def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str], stream: TextIO) -> dict[str, Any]:
+    facts = {
+        "run_id": progress.run_id,
+        "name": progress.name,
+        "url": url,
+        "state": "CANCELED" if progress.canceled else progress.state,
+        "seconds": progress.seconds,
+        "steps": {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()},
+    }
+    if progress.canceled:
+        raise PipelineError(f"the run was canceled: {url}", facts)
+    if progress.state != "SUCCEEDED":
+        failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
+        if failed and (log := log_of(progress, failed)):
+            print(f"the end of {failed}'s log:\n{log}", file=stream)
+        raise PipelineError(f"{failed or 'the run'} failed: {url}", {**facts, "failed_step": failed})
+    if progress.gate_passed is False:
+        raise GateNotPassedError(f"the gate is not passed; nothing was archived: {url}", facts)
+    return facts
