@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 from nlp_pipeline.components.archive_model import pack_model
 from nlp_pipeline.components.archive_model_graph import export_onnx, first_token_only, forget_origins
-from nlp_pipeline.components.evaluate_model import predict
 from nlp_pipeline.serving.handler import TextClassificationHandler
+from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.components.architectures import make_classifier
 from tests.serving.conftest import made_release, make_context
 

@@ -11,14 +11,9 @@ import pytest
 
 from nlp_pipeline.components import archive_model as step
 from nlp_pipeline.components.archive_model import torchserve_config
-from nlp_pipeline.components.archive_model_precision import (
-    add_to_report,
-    candidates,
-    choose_precision,
-    precision_section,
-    try_archive,
-)
-from nlp_pipeline.components.evaluate_model import predict
+from nlp_pipeline.components.archive_model_precision import candidates, choose_precision, try_archive
+from nlp_pipeline.steps.archive_model.report_section import add_to_report, precision_section
+from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import make_rows
 from tests.serving.conftest import MAX_LENGTH, REPORT, archived, load_handler, made_release
 
@@ -183,10 +178,9 @@ def test_a_model_that_int8_spoils_is_archived_in_fp32(
     assert served["bytes"] == told["tried"]["fp32"]["megabytes"] * 1e6
 
     page = (tmp_path / "archived" / "report.html").read_text()
-    head, _, rest = page.partition("<section")
-    assert head + rest.rpartition("</section>")[2].lstrip() == REPORT  # it is one section more
+    assert page == add_to_report(REPORT, precision_section(told)) != REPORT
     assert f"held against the model before it was archived: {told['reason']}." in page
-    assert "<b>fp32</b>, archived" in page and "<b>int8</b>" not in page
+    assert "Number format of the archive: fp32" in page
     on_volume = tmp_path / "archived" / "volume" / "tiny" / "runs" / "run" / "report.html"
     assert on_volume.read_text() == page
     assert f"fp32: {told['reason']}\n" in capsys.readouterr().out
@@ -198,7 +192,7 @@ def test_int8_is_archived_where_it_is_as_good(model: Path, tmp_path: Path, expor
     assert made["precision"] == record["precision"]["chosen"] == "int8"
     assert re.fullmatch(r"int8 does 200 texts/s with a drop of -?[0-9.]+ points", record["precision"]["reason"])
     assert served_settings(tmp_path / "archived" / "volume")["precision"] == "int8"
-    assert "<b>int8</b>, archived" in (tmp_path / "archived" / "report.html").read_text()
+    assert "Number format of the archive: int8" in (tmp_path / "archived" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +214,7 @@ def test_where_there_is_no_choice_no_measure_is_held_against_it(
     assert made["precision"] == served_settings(tmp_path / "archived" / "volume")["precision"] == chosen
     config = (Path(made["release"]) / "config" / "config.properties").read_text()
     assert f'"batchSize":{32 if serving_gpus else 8},' in config
-    assert f"<b>{chosen}</b>, archived" in (tmp_path / "archived" / "report.html").read_text()
+    assert f"Number format of the archive: {chosen}" in (tmp_path / "archived" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 32])
@@ -243,12 +237,3 @@ def test_the_servers_settings(batch_size: int) -> None:
     }
     assert keys["job_queue_size"] == "1000"
     assert keys["enable_envvars_config"] == "false"
-
-
-def test_the_report_has_one_more_section_before_its_footer() -> None:
-    section = precision_section({"chosen": "fp32", "reason": "a <b> & c", "tried": {"fp32": measured(100)}})
-    page = add_to_report("<body><footer>quoted: <footer></footer></body>", section)
-    assert page == f"<body><footer>quoted: {section}<footer></footer></body>"
-    assert add_to_report("<body></body>", section) == f"<body></body>{section}"
-    assert "a &lt;b&gt; &amp; c" in section
-    assert "Measured on 2,000 evaluation rows" in section

@@ -26,7 +26,7 @@ LIMITS: dict[str, Any] = {
     "min_agreement": 0.97,
     "serving_gpus": 0,
 }
-REPORT = "<!doctype html>\n<html><body><h1>Evaluation</h1><footer>the end</footer></body></html>\n"
+REPORT = "<!doctype html>\n<html><body><h1>Evaluation</h1><!-- archive_model --><p>the end</body></html>\n"
 
 
 @functools.cache

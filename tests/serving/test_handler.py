@@ -46,7 +46,7 @@ def test_each_instance_is_answered_in_order(handlers: Handlers, rows: Rows, prec
 
 
 def test_fp32_scores_are_those_of_the_offline_model(handlers: Handlers, rows: Rows, model: Path) -> None:
-    from nlp_pipeline.components.evaluate_model import predict
+    from nlp_pipeline.steps.evaluate_model.evaluation import predict
 
     texts = [text for text, _ in rows(40, seed=6)] + ["", "  ", "unknown Wörter 文本 🙂", "superb " * 200]
     [found], _ = answer(handlers["fp32"], instances(*texts))

@@ -6,16 +6,11 @@ from kfp import dsl
 
 from nlp_pipeline.components.agreement import spread_rows
 from nlp_pipeline.components.archive_model_graph import onnx_model, quantise_onnx
-from nlp_pipeline.components.archive_model_precision import (
-    add_to_report,
-    candidates,
-    choose_precision,
-    precision_section,
-    try_archive,
-)
+from nlp_pipeline.components.archive_model_precision import candidates, choose_precision, try_archive
 from nlp_pipeline.components.ranges import check_parameters
 from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
 from nlp_pipeline.release import Release, publish, seal
+from nlp_pipeline.steps.archive_model.report_section import add_to_report, precision_section
 
 
 def build_mar(folder: str, model_name: str, target: str) -> None:

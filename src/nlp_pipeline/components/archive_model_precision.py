@@ -6,13 +6,6 @@ Hermetic helpers of `archive_model`, which inlines them as `additional_funcs`.
 from typing import Any
 
 from nlp_pipeline.components.agreement import compare_answers
-from nlp_pipeline.components.evaluate_model_report import (
-    format_number,
-    format_share,
-    safe_text,
-    section_html,
-    table_html,
-)
 
 
 def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
@@ -89,32 +82,3 @@ def choose_precision(tried: dict[str, dict[str, Any]], max_drop: float, min_agre
             f"{100 * max_drop:.2f}) and it agrees on {one['agreement']:.1%} of the rows (at least {min_agreement:.1%})"
         )
     raise ValueError("fp32 was not tried")
-
-
-def precision_section(precision: dict[str, Any]) -> str:
-    """Returns the report's section on the archive's number format.
-
-    Args:
-        precision: `chosen`, `reason`, and `tried` as `choose_precision` takes it.
-    """
-    body = ""
-    for name, one in precision["tried"].items():
-        shown = f"<b>{safe_text(name)}</b>, archived" if name == precision["chosen"] else safe_text(name)
-        body += f'<tr><th scope="row">{shown}</th><td>{format_share(one["accuracy"])}</td>'
-        body += f"<td>{100 * one['drop']:+.2f}</td><td>{format_share(one['agreement'])}</td>"
-        body += (
-            f"<td>{format_number(one['texts_per_second'], 0)}</td><td>{format_number(one['megabytes'], 1)}</td></tr>"
-        )
-    heads = [(title, "") for title in ("Number format", "Accuracy", "Drop, points", "Agrees", "Texts/s", "MB")]
-    rows = next(iter(precision["tried"].values()))["rows"]
-    told = (
-        f"Measured on {rows:,} evaluation rows by the archive's own handler, held against the model before it was "
-        f"archived: {safe_text(precision['reason'])}."
-    )
-    return section_html("Number format of the archive", told, table_html(heads, body))
-
-
-def add_to_report(report: str, section: str) -> str:
-    """Returns a report with one more section, before its footer."""
-    before, footer, after = report.rpartition("<footer>")
-    return f"{before}{section}{footer}{after}" if footer else report + section

@@ -57,19 +57,13 @@ def evaluate_model(
     report: Output[HTML],
 ) -> None:
     """Evaluates a classifier on rows that it has not seen."""
-    from nlp_pipeline.components.evaluate_model import evaluate_model
+    from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
 
-    evaluate_model(
-        model,
-        evaluation,
-        training,
-        max_length,
-        **vars(run),
-        metrics=metrics,
-        confusion=confusion,
-        predictions=predictions,
-        report=report,
-    )
+    paths = metrics.path, confusion.path, predictions.path, report.path
+    figures, labels, matrix = evaluate(model.path, evaluation.path, training.path, max_length, run, *paths)
+    metrics.metadata.update(figures)
+    if matrix:
+        confusion.log_confusion_matrix(labels, matrix)
 
 
 @component(packages.GATE)

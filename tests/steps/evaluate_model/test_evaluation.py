@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow.parquet
+import pytest
+
+from nlp_pipeline.steps.evaluate_model import evaluation
+from nlp_pipeline.steps.evaluate_model.evaluation import evaluate, predict
+from nlp_pipeline.volume import Run
+from tests.conftest import make_rows, write_parquet
+
+
+def test_predictions_are_in_order_whatever_the_lengths(model: Path) -> None:
+    texts = [text for text, _ in make_rows(70, seed=9)]
+    together = predict(model, texts, max_length=32)
+    alone = numpy.vstack([predict(model, [text], max_length=32) for text in texts[:5]])
+    assert together.shape == (70, 2)
+    assert together.sum(axis=1) == pytest.approx(1)
+    assert together[:5] == pytest.approx(alone, abs=1e-5)
+    assert predict(model, texts[::-1], max_length=32) == pytest.approx(together[::-1], abs=1e-5)
+
+
+def evaluate_rows(model: Path, folder: Path, rows: list[tuple[str, str]], volume: str) -> tuple[Any, Any, Any]:
+    return evaluate(
+        str(model),
+        str(write_parquet(folder / "rows.parquet", rows)),
+        str(model.parent / "training.json"),
+        32,
+        Run(model_name="tiny", run_id="run", volume_path=volume),
+        *(str(folder / name) for name in ("metrics", "confusion", "predictions", "report")),
+    )
+
+
+def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: Path) -> None:
+    rows = [*make_rows(40, seed=5), ("<b>dreadful</b> & boring \x00", "4")]
+    figures, labels, matrix = evaluate_rows(model, tmp_path, rows, str(tmp_path))
+    written = json.loads((tmp_path / "metrics").read_text())
+    # The words tell the label, and the last row has the wrong one.
+    assert written["accuracy"] == figures["accuracy"] == pytest.approx(40 / 41)
+    assert written["confusion"] == matrix == [[20, 0], [1, 20]]
+    assert json.loads((tmp_path / "confusion").read_text()) == {"labels": labels, "matrix": matrix}
+    assert labels == ["0", "4"]
+    assert all(isinstance(value, int | float) for name, value in figures.items() if name != "report")
+
+    predictions = pyarrow.parquet.read_table(tmp_path / "predictions").to_pylist()
+    assert [(row["text"], row["label"]) for row in predictions] == rows
+    assert [row["predicted"] for row in predictions] == [label for _, label in rows[:-1]] + ["0"]
+    assert all(0.5 <= row["score"] <= 1 for row in predictions)
+
+    folder = tmp_path / "tiny" / "runs" / "run"
+    assert figures["report"] == str(folder / "report.html")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page == (tmp_path / "report").read_text(encoding="utf-8")
+    assert "&lt;b&gt;dreadful&lt;/b&gt; &amp; boring" in page and "<b>dreadful" not in page
+    assert json.loads((folder / "metrics.json").read_text()) == written
+    assert pyarrow.parquet.read_table(folder / "datasets" / "predictions.parquet").num_rows == 41
+
+
+def test_a_matrix_of_many_classes_stays_out_of_the_metadata(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "MOST_CLASSES", 1)
+    figures, _, matrix = evaluate_rows(model, tmp_path, make_rows(10), "")
+    assert matrix == []
+    assert json.loads((tmp_path / "metrics").read_text())["confusion"] != []
+    assert figures["report"] == str(tmp_path / "report")
+    assert "a matrix of 2 classes is too large to show" in capsys.readouterr().out

@@ -1,0 +1,219 @@
+import html.parser
+import math
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.steps.evaluate_model.report import axis_end, render_report
+from nlp_pipeline.volume import Run
+
+TRAINED: dict[str, Any] = {
+    "train_loss": 0.2,
+    "steps": 400,
+    "device": "cuda",
+    "reason": "it computes in bfloat16",
+    "resumed_from_step": 0,
+    "loss_curve": [[100, 0.8], [200, 0.4], [300, 0.3], [400, 0.2]],
+}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '" onmouseover="alert(1)',
+    "</style><img src=x onerror=alert(1)>",
+    "{{ run }} {% raw %}",
+    "שלום & 👩‍💻",
+    "L" * 999,
+]
+
+
+class Page(html.parser.HTMLParser):
+    """A page's tags, the cells of its tables, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text, self.in_table = "", False
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.in_table = self.in_table or tag == "table"
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_table = self.in_table and tag != "table"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.in_table and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def result_of(labels: list[str], confusion: list[list[int]]) -> dict[str, Any]:
+    """Returns a result of the shape that compute_metrics gives; the figures are made up."""
+    return {
+        "rows": sum(map(sum, confusion)),
+        "accuracy": 0.75,
+        "macro_f1": 0.7,
+        "log_loss": 0.5,
+        "expected_calibration_error": 0.025,
+        "majority_label": labels[0],
+        "majority_accuracy": 0.6,
+        "majority_macro_f1": 0.3,
+        "majority_log_loss": 0.69,
+        "per_class": [
+            {"label": label, "precision": 0.5, "recall": 0.5, "f1": at / len(labels), "support": sum(confusion[at])}
+            for at, label in enumerate(labels)
+        ],
+        "confusion": confusion,
+        "calibration": [
+            {"confidence": 0.7, "accuracy": 0.6, "rows": 10},
+            {"confidence": 0.9, "accuracy": 0.95, "rows": 40},
+        ],
+    }
+
+
+def render(confusion: list[list[int]], labels: list[str] | None = None, text: str = "so so", **changes: Any) -> str:
+    """Renders the report of rows that a confusion matrix counts, with the given training or figures."""
+    labels = labels or [f"class-{at}" for at in range(len(confusion))]
+    rows = [
+        (0.5 + (true + number) / 10000, labels[true], labels[predicted], f"{text} {number}")
+        for true, counts in enumerate(confusion)
+        for predicted, count in enumerate(counts)
+        for number in range(count)
+    ]
+    result = result_of(labels, confusion)
+    result |= {name: value for name, value in changes.items() if name in result}
+    trained = TRAINED | {name: value for name, value in changes.items() if name not in result}
+    return render_report(Run(model_name="films", run_id="run-1", volume_path=""), result, trained, rows)
+
+
+def many(count: int) -> list[list[int]]:
+    """Returns a matrix in which every class is taken for the one before it, the first most often."""
+    matrix = [[0] * count for _ in range(count)]
+    for at in range(count):
+        matrix[at][at] = 3
+        matrix[at][at - 1] += (31 if at == 1 else 1) * (at > 0)
+    return matrix
+
+
+TWO = [[30, 20], [1, 1949]]
+EVERY = [[3] * len(HOSTILE) for _ in HOSTILE]
+
+
+@pytest.mark.parametrize(
+    "page", [render(TWO), render(EVERY, HOSTILE, HOSTILE[0], reason=HOSTILE[0]), render(many(14)), render(many(40))]
+)
+def test_page_stands_alone(page: str) -> None:
+    parsed = Page(page)
+    assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "object", "base", "form"}
+    for _, attributes in parsed.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "href", "srcdoc")]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    assert "http://" not in page and "https://" not in page
+    assert "nan" not in page
+    page.encode()
+
+
+def test_hostile_names_and_texts_are_shown_as_text() -> None:
+    page = render(EVERY, HOSTILE, HOSTILE[0])
+    cells = {cell for row in Page(page).rows for cell in row}
+    assert {*HOSTILE[:5], "L" * 600 + "…", f"{HOSTILE[0]} 2"} <= cells
+    assert "L" * 601 not in page and "x" * 601 not in render(TWO, text="x" * 9999)
+
+
+def test_right_to_left_names_and_texts_are_isolated() -> None:
+    parsed = Page(render(EVERY, HOSTILE))
+    assert all(one.get("dir") == "auto" or "class" in one or "style" in one for one in parsed.all("td"))
+    assert parsed.all("bdi")
+
+
+def test_headline_numbers_stand_beside_their_baselines() -> None:
+    text = " ".join(Page(render(TWO)).text.split())
+    assert "Accuracy0.7500baseline 0.6000 Macro F10.7000baseline 0.3000 Log loss0.5000baseline 0.6900" in text
+    assert "Calibration error0.0250" in text and "on 2,000 rows of 2 classes" in text
+    assert "no better" not in text
+
+
+@pytest.mark.parametrize(("key", "value"), [("accuracy", 0.6), ("macro_f1", 0.2), ("log_loss", 0.7)])
+def test_a_figure_no_better_than_its_baseline_is_told(key: str, value: float) -> None:
+    changes: dict[str, Any] = {key: value}
+    assert render(TWO, **changes).count("no better") == 1
+
+
+@pytest.mark.parametrize("classes", [2, 14, 30])
+def test_confusion_matrix_has_counts_and_shares_of_the_true_class(classes: int) -> None:
+    matrix = [row for row in Page(render(many(classes))).rows if len(row) == classes + 1][: classes + 1]
+    assert matrix[0] == ["", *(f"class-{at}" for at in range(classes))]
+    assert matrix[1][:2] == ["class-0", "3100%"]
+    assert matrix[2][:3] == ["class-1", "3191%", "39%"]
+    assert not any(matrix[1][2:])
+
+
+@pytest.mark.parametrize("classes", [31, 40, 1000])
+def test_many_classes_get_the_most_confused_pairs_and_the_weakest_classes(classes: int) -> None:
+    page = render(many(classes))
+    rows = Page(page).rows
+    assert "Confusion matrix" not in page and f"of {classes - 1:,} pairs" in page
+    assert rows[1] == ["class-1", "class-0", "31"]
+    assert [len(row) for row in rows].count(3) == 21
+    assert [row[0] for row in rows if len(row) == 5] == ["Class", *(f"class-{at}" for at in range(30))]
+    assert len(page) < 50_000
+
+
+def test_a_class_that_never_occurs_is_no_weak_one() -> None:
+    rows = Page(render([[3, 0, 1], [0, 0, 0], [0, 0, 0]], ["a", "never", "guessed"])).rows
+    assert [row[0] for row in rows if len(row) == 5] == ["Class", "a", "guessed"]
+
+
+def test_calibration_points_lie_where_their_values_are() -> None:
+    first, second = Page(render(TWO)).all("circle")[:2]
+    places = [float(one[key] or 0) for one in (first, second) for key in ("cx", "cy")]
+    assert places == pytest.approx([400 * 0.7, 240 - 240 * 0.6, 400 * 0.9, 240 - 240 * 0.95])
+    assert float(first["r"] or 0) < float(second["r"] or 0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "points", "told"),
+    [
+        (TRAINED["loss_curve"], [(100, 0), (200, 120), (300, 150), (400, 180)], "4 of 4 values"),
+        ([[1, 4.0], [2, math.nan], [3, math.inf], [4, 2.0]], [(100, 0), (400, 120)], "2 of 4 values"),
+        ([[4, 0.0]], [(400, 240)], "1 of 1 values"),
+        ([[1, math.nan]], None, "0 of 1 values"),
+        ([], None, "0 of 0 values"),
+    ],
+)
+def test_loss_curve(curve: list[list[float]], points: list[tuple[float, float]] | None, told: str) -> None:
+    page = render(TWO, loss_curve=curve)
+    lines = [one["points"] or "" for one in Page(page).all("polyline")][1:]
+    drawn = [tuple(float(value) for value in point.split(",")) for line in lines for point in line.split()]
+    assert (drawn or None) == points
+    assert f"{told} are finite" in page
+
+
+def test_mistakes_are_at_most_twenty_the_surest_first() -> None:
+    rows = Page(render([[5, 30], [1, 5]], text="x" * 700)).rows
+    mistakes = rows[rows.index(["Score", "True", "Predicted", "Text"]) + 1 :]
+    assert [row[0] for row in mistakes] == [f"0.{5029 - at}" for at in range(20)]
+    assert mistakes[0][1:] == ["class-0", "class-1", "x" * 600 + "…"]
+    assert "Of 31" in render([[5, 30], [1, 5]]) and "Of 0" in render([[5, 0], [0, 5]])
+
+
+def test_how_it_was_trained() -> None:
+    text = Page(render(TWO, train_loss=math.nan, steps=4000)).text
+    assert "train loss: n/asteps: 4,000device: cudareason: it computes in bfloat16resumed from step: 0" in text
+
+
+@pytest.mark.parametrize(
+    ("highest", "end"), [(0, 1.2), (0.79, 0.8), (0.81, 0.84), (1, 1.2), (437, 440), (1390, 1600), (2.1, 2.4)]
+)
+def test_axes_end_at_numbers_whose_quarters_are_round(highest: float, end: float) -> None:
+    assert axis_end([0.1 * highest, highest]) == pytest.approx(end)
