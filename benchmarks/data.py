@@ -74,8 +74,8 @@ def load(source: Path) -> dict[str, float]:
     """Runs the step on a file and returns its `rows`, `seconds` and peak `megabytes`; in a process of its own."""
     from kfp import compiler, components, local
 
-    from nlp_pipeline.components.load_data import load_data
     from nlp_pipeline.local import for_this_machine
+    from nlp_pipeline.pipeline.components import load_data
 
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         folder = Path(scratch)

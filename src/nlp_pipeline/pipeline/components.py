@@ -22,9 +22,11 @@ def load_data(
     summary: Output[Markdown],
 ) -> None:
     """Loads labelled text, checks it, splits it and hands it on as Parquet."""
-    from nlp_pipeline.components.load_data import load_data
+    from nlp_pipeline.steps.load_data.load import load_datasets
 
-    load_data(**vars(settings), **vars(run), train=train, evaluation=evaluation, summary=summary)
+    figures = load_datasets(settings, run, train.path, evaluation.path, summary.path)
+    train.metadata.update(figures[0])
+    evaluation.metadata.update(figures[1])
 
 
 @component(packages.TRAIN_MODEL)

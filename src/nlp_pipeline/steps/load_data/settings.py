@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import NOT_BLANK, REQUIRED, SHARE, Settings, parameter
 
 
@@ -30,3 +31,10 @@ class LoadSettings(Settings):
         "Seed of the split, of the new head, of the order of rows and of dropout.",
         (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_column == self.label_column:
+            raise UsageError(
+                f"text_column and label_column are both {self.text_column!r}: each needs a column of its own"
+            )

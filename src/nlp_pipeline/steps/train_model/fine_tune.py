@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet
 import transformers
 
-from nlp_pipeline.components.labels import label_order
+from nlp_pipeline.labels import label_order
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
 from nlp_pipeline.steps.train_model.checkpoints import checkpoint_folder
 from nlp_pipeline.steps.train_model.device import choose_device

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from nlp_pipeline.components.labels import label_order
+from nlp_pipeline.labels import label_order
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""Brings a source to a local file: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.steps.load_data.rows import Source
+from nlp_pipeline.storage import ATTEMPTS, retrying, s3_call, s3_client, s3_endpoint
+
+# Where Vertex AI mounts the buckets of Cloud Storage into every step.
+BUCKETS = Path("/gcs")
+
+
+def fetch_source(address: str, target: Path) -> Source:
+    """Makes a source available as a local file.
+
+    Args:
+        address: A path, or a URL that starts with file://, http://, https://, s3:// or gs://.
+        target: Where a download is put.
+
+    Returns:
+        The source, in whose name are no user, password and query.
+
+    Raises:
+        UsageError: The source can't be read, or the end of its name tells no form.
+        PipelineError: A download failed for good.
+    """
+    scheme, is_url, rest = address.partition("://")
+    scheme = scheme.lower()
+    host, _, place = rest.partition("/")
+    if not is_url:
+        return check_readable(Source(Path(address), address))
+    if scheme == "file":
+        if host not in ("", "localhost"):
+            raise UsageError(
+                f"{address!r} names the host {host!r}: a file URL has three slashes, as in file:///data.csv"
+            )
+        path = Path("/", unquote(place))
+        return check_readable(Source(path, str(path)))
+    if scheme == "gs":
+        advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
+        return check_readable(Source(BUCKETS / rest, address), advice)
+    if scheme in ("http", "https"):
+        return download_http(address, Source(target, shown_url(address)))
+    if scheme != "s3":
+        # The rest of an address that isn't understood may hold a password, so it isn't shown.
+        raise UsageError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3:// or gs://")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", host):
+        raise UsageError("the bucket's name is wrong: write s3://bucket/key, and set AWS_ACCESS_KEY_ID to sign in")
+    return download_s3(host, place, Source(target, f"s3://{host}/{place}"))
+
+
+def check_readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet file") -> Source:
+    """Returns a source whose file can be opened.
+
+    Raises:
+        UsageError: It can't.
+    """
+    try:
+        with source.path.open("rb"):
+            return source
+    except OSError as error:
+        raise UsageError(f"{source.name!r} can't be read ({error.strerror}): {advice}") from None
+
+
+def shown_url(url: str) -> str:
+    """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature.
+
+    Raises:
+        UsageError: It has no host, or can't be read; the message does not show it, as it may hold a password.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    host = host.rpartition("@")[2]
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\]+)(:[0-9]{1,5})?", host) or not url.isprintable():
+        raise UsageError(
+            f"an address that starts with {scheme}:// has no host, or can't be read: write "
+            f"{scheme}://host/reviews.csv, with '/', '?', '#' and '@' in a user or password percent-encoded"
+        )
+    return f"{scheme}://{host}/{path}"
+
+
+def download_http(url: str, source: Source) -> Source:
+    """Downloads a file, and makes sure that it came whole.
+
+    Connection errors, broken transfers and the statuses 408, 429 and 5xx are tried again; any other status is final.
+
+    Args:
+        url: The address; redirects are followed, TLS is verified.
+        source: Where the file is put, and its name.
+
+    Raises:
+        UsageError: The address is wrong, or the server refuses (a 4xx status).
+        PipelineError: The download failed on every attempt.
+    """
+    import httpx
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
+    shown, headers, timeout = source.name, {"Accept-Encoding": "identity"}, httpx.Timeout(60, connect=10)
+
+    @retrying(lambda error: isinstance(error, httpx.TransportError | httpx.HTTPStatusError), shown)
+    def fetch() -> None:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
+            status = response.status_code
+            if status in (408, 429) or status >= 500:
+                response.raise_for_status()
+            if status != 200:
+                answer = f"{status} {response.reason_phrase}"
+                raise UsageError(f"{shown} answered {answer}: is the address right, and may it be read?")
+            # Where fewer bytes arrive than Content-Length promised, httpx raises RemoteProtocolError.
+            save(response.iter_raw(1 << 20), source)
+
+    try:
+        fetch()
+    except httpx.HTTPStatusError as error:
+        raise PipelineError(f"{shown} answered {error.response.status_code} {ATTEMPTS} times; try later") from None
+    except httpx.InvalidURL:
+        raise UsageError(f"{shown} is no valid address: percent-encode what is no letter or digit") from None
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise PipelineError(f"{shown} could not be downloaded ({reason}): is its host right, and up?") from None
+    return source
+
+
+def download_s3(bucket: str, key: str, source: Source) -> Source:
+    """Downloads an object, and makes sure that it came whole; `s3_client` says whence the credentials are.
+
+    Args:
+        bucket: The bucket.
+        key: The object's key.
+        source: Where the file is put, and its name.
+
+    Raises:
+        UsageError: There is no such bucket or object.
+        PipelineError: The object store refuses, or the download failed on every attempt.
+    """
+    client = s3_client()
+
+    def fetch() -> None:
+        with contextlib.closing(client.get_object(bucket, key)) as response:
+            # Where fewer bytes arrive than promised, urllib3 raises IncompleteRead.
+            save(response.stream(1 << 20, decode_content=False), source)
+
+    s3_call(fetch, f"{source.name!r} at {s3_endpoint()}", "downloaded")  # a key may hold line breaks
+    return source
+
+
+def save(chunks: Iterable[bytes], source: Source) -> None:
+    """Writes what arrives to a source's file, as it is: some servers declare a stored .gz file as an encoding.
+
+    Raises:
+        PipelineError: The disk takes no more.
+    """
+    try:
+        with source.path.open("wb") as file:
+            file.writelines(chunks)
+    except OSError as error:
+        raise PipelineError(f"{source.name!r} could not be written to {source.path}: {error.strerror}") from None

@@ -1,0 +1,256 @@
+"""Reads rows of CSV, TSV, JSONL and Parquet files, plain or gzipped, one row at a time."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow
+import pyarrow.parquet
+
+from nlp_pipeline.errors import UsageError
+
+# How files begin that are easily told, and how they are called.
+STARTS = {
+    rb"PAR1": "parquet",
+    rb'\{["} ]': "jsonl",
+    rb"PK\x03\x04": "a zip file or an Excel sheet",
+    rb"(?i)<!doctype html|<html": "an HTML page, maybe of a sign-in",
+    rb"%PDF-": "a PDF",
+}
+# A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
+Row = tuple[int, Any, Any]
+
+
+class Source:
+    """A file of rows.
+
+    Attributes:
+        path: Where it lies.
+        name: Its path or address as it may be shown and kept.
+        form: "csv", "tsv", "jsonl" or "parquet", as the end of its name says.
+
+    Raises:
+        UsageError: The end of its name says none.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        match = re.search(r"\.(csv|tsv|jsonl|ndjson|parquet)(\.gz)?\Z", name.lower())
+        if match is None:
+            raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl or .parquet, or in these and .gz")
+        self.path, self.name, self.form = path, name, match[1].replace("ndjson", "jsonl")
+
+    def open(self) -> Any:
+        """Opens it to read its bytes; what is gzipped is unpacked, whatever its name says."""
+        with self.path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return gzip.open(self.path) if packed else self.path.open("rb")
+
+
+def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str | None, str | None]]:
+    """Reads a file's rows, one at a time.
+
+    Args:
+        source: The file.
+        columns: The names of the text's and the label's column, or key.
+
+    Yields:
+        Rows as text; None where the one or the other is missing or blank.
+
+    Raises:
+        UsageError: The file is empty or is not what its name says, or a column is not there.
+    """
+    read = {"jsonl": read_json, "parquet": read_parquet}.get(source.form, read_delimited)
+    line = 0
+    try:
+        check_content(source)
+        for line, text, label in read(source, columns):
+            try:
+                row = line, clean_text(text), clean_label(label)
+            except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
+                raise ValueError(
+                    f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a "
+                    "string, a label a string or an integer"
+                ) from None
+            yield row
+    except UnicodeDecodeError as error:  # text is decoded some lines ahead
+        reason = (
+            f"is not {error.encoding} (byte {error.object[error.start]:#04x}, shortly after line {line}): convert it"
+        )
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = f"is a broken gzip file ({error}): make it anew"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    raise UsageError(f"{source.name!r} {reason}")
+
+
+def check_content(source: Source) -> None:
+    """Makes sure that a file is not empty, and does not begin as one of another form.
+
+    Raises:
+        ValueError: It is or does.
+    """
+    with source.open() as file:
+        head = file.read(4096)
+    if not head:
+        raise ValueError("is empty")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    found = next((form for pattern, form in STARTS.items() if re.match(pattern, start)), "text")
+    # What JSON Lines looks like depends on the first row; the rows themselves are checked as they are read.
+    if found != source.form and (found != "text" or source.form == "parquet"):
+        raise ValueError(f"is not what its name says: it looks like {found}; name it by what it holds")
+
+
+def clean_text(value: Any) -> str | None:
+    """Returns a cell's text as it stands; None where it is missing or blank.
+
+    A lone surrogate, which JSON can express and UTF-8 can not, becomes U+FFFD.
+
+    Raises:
+        ValueError: The cell holds a list or an object.
+    """
+    if value is None or value != value:  # NaN is how pandas writes a missing value
+        return None
+    if isinstance(value, list | dict | bytes):
+        raise ValueError
+    text = str(value)
+    if not text or text.isspace():
+        return None
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@lru_cache(maxsize=4096, typed=True)
+def clean_label(value: Any) -> str | None:
+    """Returns a label as text, without blanks around it; None where it is missing.
+
+    Raises:
+        ValueError: It is no string, and no integer.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # how pandas writes integers where some are missing
+        value = int(value)
+    text = clean_text(value)
+    if text is not None and not isinstance(value, str | int):
+        raise ValueError
+    return text and text.strip()
+
+
+def find_columns(there: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Returns where the wanted columns stand.
+
+    Raises:
+        ValueError: One is not there or stands twice; the message lists the columns there are.
+    """
+    for column in wanted:
+        if there.count(column) != 1:
+            problem = "more than one" if column in there else "no"
+            shown = ", ".join(repr(name[:50]) for name in there[:20]) + (", ..." if len(there) > 20 else "")
+            raise ValueError(
+                f"has {problem} column {column!r}; its columns are {shown or 'none'}: set text_column and label_column"
+            )
+    return [there.index(column) for column in wanted]
+
+
+def open_text(source: Source) -> IO[str]:
+    """Opens a file in the encoding that its byte-order mark tells; UTF-8 where there is none."""
+    with source.open() as file:
+        head = file.read(4)
+    encoding = "utf-8-sig"
+    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        encoding = "utf-32"
+    elif head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encoding = "utf-16"
+    return io.TextIOWrapper(io.BufferedReader(source.open(), 1 << 20), encoding, newline="")
+
+
+def read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    """Reads a CSV or TSV file (RFC 4180: quoted cells may hold line breaks).
+
+    A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
+    """
+    delimiter = "," if source.form == "csv" else "\t"
+    csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
+    start = 1
+    with open_text(source) as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = [column.strip() for column in next(filter(any, reader), [])]
+            if not header:
+                raise ValueError("is empty: its first row must name the columns")
+            for mark in "\t;,":
+                if len(header) == 1 and mark in header[0]:
+                    raise ValueError(f"has columns separated by {mark!r}, not by {delimiter!r}: convert it")
+            text_at, label_at = find_columns(header, columns)
+            start = reader.line_num + 1
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield start, cells[text_at], cells[label_at]
+                elif cells:
+                    yield start, None, None
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(
+                f"has a row at line {start} that can't be read ({error}): is a quote left open there?"
+            ) from None
+
+
+def read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    """Reads a JSON Lines file; blank lines are passed over.
+
+    A row may lack a key that others have; a key that none of the first rows has is a wrong name.
+    """
+    keys: dict[str, None] = {}
+    missing = set(columns)
+    decode = json.JSONDecoder().decode
+    with open_text(source) as file:
+        for number, line in enumerate(file, 1):
+            if line.isspace():
+                continue
+            try:
+                row = decode(line)
+            except (ValueError, RecursionError) as error:  # a plain ValueError is an integer too long
+                raise ValueError(f"has in line {number} no JSON ({error}): each line must be one object") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"has in line {number} a JSON {type(row).__name__}: each line must be one object")
+            if missing:
+                keys.update(dict.fromkeys(row))
+                missing -= keys.keys()
+                if number >= 1000:
+                    find_columns(list(keys), columns)
+            yield number, row.get(columns[0]), row.get(columns[1])
+    if missing and keys:
+        find_columns(list(keys), columns)
+
+
+def read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    """Reads a Parquet file, a batch in memory at a time."""
+    # It is read from its end: a gzipped one must be unpacked to a file first.
+    with source.open() as opened, tempfile.TemporaryFile() as unpacked:
+        if isinstance(opened, gzip.GzipFile):
+            shutil.copyfileobj(opened, unpacked, 1 << 20)
+            opened = unpacked
+        try:
+            # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
+            file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20)
+            find_columns(file.schema_arrow.names, columns)
+            number = 0
+            for batch in file.iter_batches(512, columns=columns):
+                for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
+                    number += 1
+                    yield number, text, label
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"
+            ) from None

@@ -1,0 +1,333 @@
+import gzip
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from nlp_pipeline import storage
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.steps.load_data import fetch
+from nlp_pipeline.steps.load_data.fetch import fetch_source, shown_url
+from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
+from tests.messages import one_line
+
+CONTENT = b"text,label\n" + b"a film,1\n" * 10_000
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what the machine's own environment says of object stores and proxies, and without long waits."""
+    forget_environment(monkeypatch)
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
+
+
+def cut() -> Response:
+    """A response that ends before the length that it promised."""
+    response = Response(CONTENT[:5000])
+    response.headers["Content-Length"] = str(len(CONTENT))
+    return response
+
+
+def refusal(source: str, target: Path, kind: type[Exception], *secrets: str) -> str:
+    """Returns the line with which a source is refused."""
+    with pytest.raises(kind) as caught:
+        fetch_source(source, target)
+    return one_line(caught, kind, *secrets)
+
+
+# Paths
+
+
+def test_a_path_and_a_file_url(tmp_path: Path) -> None:
+    path = tmp_path / "ä #1?%41.csv"
+    path.write_bytes(CONTENT)
+    for address in (str(path), path.as_uri(), path.as_uri().replace("file://", "FILE://localhost")):
+        source = fetch_source(address, tmp_path / "unused")
+        assert (source.path, source.name) == (path, str(path))
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("{}/none.csv", r"can't be read \(No such file or directory\): give a CSV, TSV, JSONL or Parquet file"),
+        ("file://{}/none.csv", r"can't be read \(No such file or directory\)"),
+        ("{}/folder.csv", r"can't be read \(Is a directory\)"),
+        ("file://reviews.csv", "names the host 'reviews.csv': a file URL has three slashes"),
+        ("gs://bucket/none.csv", r"can't be read \(No such file or directory\): only Vertex AI has buckets, at /gcs"),
+    ],
+)
+def test_a_path_to_no_file(tmp_path: Path, address: str, says: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    address = address.format(tmp_path)
+    with pytest.raises(UsageError, match=says) as caught:
+        fetch_source(address, tmp_path / "unused")
+    assert address.removeprefix("file://") in one_line(caught, UsageError)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:  # the tests may run as root, who may read anything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "can't be read (Permission denied)" in refusal(str(tmp_path / "x.csv"), tmp_path / "unused", UsageError)
+
+
+@pytest.mark.parametrize("address", ["ftp://me:hunter2@host/x.csv", "htps://me:hunter2@host/x.csv", "://hunter2"])
+def test_an_unknown_scheme(tmp_path: Path, address: str) -> None:
+    message = refusal(address, tmp_path / "x", UsageError, "hunter2")
+    assert f"{address.partition('://')[0]!r}://: use a path, file://, http(s)://, s3:// or gs://" in message
+
+
+def test_a_file_in_cloud_storage_is_read_through_its_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "BUCKETS", tmp_path)
+    path = tmp_path / "bucket" / "folder" / "x.csv"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    source = fetch_source("gs://bucket/folder/x.csv", tmp_path / "unused")
+    assert (source.path, source.name) == (path, "gs://bucket/folder/x.csv")
+
+
+@pytest.mark.parametrize("address", ["x", "{}", "http://host/data?file=x.csv&token=hunter2", "s3://bucket/folder/"])
+def test_a_name_that_tells_no_form_shows_before_the_download(tmp_path: Path, address: str) -> None:
+    assert "its name must end in" in refusal(address.format(tmp_path), tmp_path / "x", UsageError, "hunter2")
+
+
+# HTTP
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host/a/x.csv", "https://host/a/x.csv"),
+        ("http://me:hunter2@host:80/x%20y.csv?sig=hunter2#hunter2", "http://host:80/x%20y.csv"),
+        ("http://hunter2@[::1]:8000/x.csv", "http://[::1]:8000/x.csv"),
+        ("http://host/a@b/x.csv?a=b@c/hunter2", "http://host/a@b/x.csv"),
+        ("http://bücher.example", "http://bücher.example/"),
+    ],
+)
+def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "/x.csv",
+        "me:hunter2/x@host/x.csv",
+        "me:hunter2?x@host/x.csv",
+        "me:hunter2#@host/x.csv",
+        "[::1/x.csv",
+        "a b/x.csv",
+        "host/a\nb.csv",
+        "host:port/x.csv",
+    ],
+)
+def test_a_url_that_cannot_be_read(tmp_path: Path, rest: str) -> None:
+    assert "has no host, or can't be read" in refusal(f"http://{rest}", tmp_path / "x", UsageError, "hunter2")
+
+
+@pytest.fixture
+def serve(httpserver: HTTPServer) -> Callable[..., tuple[str, list[Request]]]:
+    """A function that serves responses at a path, one a request, and returns the URL and the requests to come."""
+
+    def serve_responses(path: str, *responses: Response) -> tuple[str, list[Request]]:
+        requests: list[Request] = []
+
+        def answer(request: Request) -> Response:
+            requests.append(request)
+            return responses[len(requests) - 1]
+
+        httpserver.expect_request(path).respond_with_handler(answer)
+        return httpserver.url_for(path), requests
+
+    return serve_responses
+
+
+Serve = Callable[..., tuple[str, list[Request]]]
+
+
+def test_http(tmp_path: Path, serve: Serve) -> None:
+    url, requests = serve("/data/x y.csv", Response(CONTENT))
+    source = fetch_source(url.replace("://", "://me:hunter%402@") + "?download=true", tmp_path / "x")
+    assert source.name == url and source.path.read_bytes() == CONTENT
+    assert requests[0].args["download"] == "true" and requests[0].headers["Accept-Encoding"] == "identity"
+    assert requests[0].authorization is not None and requests[0].authorization.password == "hunter@2"
+
+
+def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) -> None:
+    failures = [Response(status=status) for status in (500, 408, 429)]
+    url, requests = serve("/x.csv", *failures, cut(), Response(CONTENT))
+    assert fetch_source(url, tmp_path / "x").path.read_bytes() == CONTENT
+    assert len(requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("response", "says", "kind", "attempts"),
+    [
+        (Response(status=503), "/x.csv answered 503 5 times; try later", PipelineError, 5),
+        (cut(), "could not be downloaded (peer closed connection", PipelineError, 5),
+        *[
+            (Response(status=status), f"/x.csv answered {status} ", UsageError, 1)
+            for status in (400, 401, 403, 404, 410, 204, 304)
+        ],
+    ],
+)
+def test_what_fails_for_good(
+    tmp_path: Path,
+    serve: Serve,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    response: Response,
+    says: str,
+    kind: type[Exception],
+    attempts: int,
+) -> None:
+    """No secret is shown: not by the errors, not by the log."""
+    caplog.set_level(logging.INFO)  # as kfp sets it in a step
+    url, requests = serve("/x.csv", *[response] * attempts)
+    address = url.replace("://", "://me:hunter2@") + "?signature=hunter2"
+    assert says in refusal(address, tmp_path / "x", kind, "hunter2")
+    assert len(requests) == attempts
+    out, err = capsys.readouterr()
+    assert out.count(f"{url}: attempt ") == attempts - 1
+    logged = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]  # the server's own
+    assert "hunter2" not in " ".join([*logged, out, err])
+
+
+def test_redirects(tmp_path: Path, serve: Serve, httpserver: HTTPServer) -> None:
+    target, _ = serve("/other", Response(CONTENT))
+    url, _ = serve("/x.csv", Response(status=302, headers={"Location": target}))
+    source = fetch_source(url, tmp_path / "x")
+    assert source.name == url and source.path.read_bytes() == CONTENT
+    httpserver.expect_request("/circle.csv").respond_with_data(status=302, headers={"Location": "/circle.csv"})
+    assert "maximum allowed redirects" in refusal(httpserver.url_for("/circle.csv"), tmp_path / "x", PipelineError)
+
+
+def test_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    message = refusal(f"http://me:hunter2@{address}/x.csv?signature=hunter2", tmp_path / "x", PipelineError, "hunter2")
+    assert "could not be downloaded " in message and ": is its host right, and up?" in message
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+    message = refusal("s3://bucket/x.csv", tmp_path / "x", PipelineError)
+    assert "Connection refused" in message and ": is AWS_ENDPOINT_URL right" in message
+
+
+# S3, as a server that a test can make fail
+
+
+@pytest.fixture
+def endpoint(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a server that plays an object store, for anonymous access."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", httpserver.url_for(""))
+    return httpserver.url_for("")
+
+
+def s3_error(status: int, code: str) -> Response:
+    content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message></Error>"
+    return Response(content, status=status, content_type="application/xml")
+
+
+def test_s3_tries_again(tmp_path: Path, serve: Serve, endpoint: str) -> None:
+    failures = [s3_error(503, "SlowDown"), Response("<html>", status=502, content_type="text/html")]
+    _, requests = serve("/bucket/x.csv", *failures, cut(), Response(CONTENT))
+    assert fetch_source("s3://bucket/x.csv", tmp_path / "x").path.read_bytes() == CONTENT
+    assert len(requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("response", "says"),
+    [
+        (s3_error(503, "SlowDown"), "was refused (SlowDown): try later"),
+        (cut(), "IncompleteRead(5000 bytes read, 85011 more expected)"),
+        (Response("<html>\n<p", status=500, content_type="application/xml"), "its answer is not S3's"),
+        (Response(status=403), "its answer is not S3's"),
+    ],
+)
+def test_s3_fails_every_time(tmp_path: Path, serve: Serve, endpoint: str, response: Response, says: str) -> None:
+    serve("/bucket/x.csv", *[response] * 5)
+    message = refusal("s3://bucket/x.csv", tmp_path / "x", PipelineError)
+    assert message.startswith(f"'s3://bucket/x.csv' at {endpoint}") and says in message
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///x.csv", "s3://me:hunter2@bucket/x.csv", "s3://a/x.csv"])
+def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
+    assert "write s3://bucket/key" in refusal(address, tmp_path / "x", UsageError, "hunter2")
+
+
+# Both
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
+def test_what_is_declared_packed_is_kept_as_it_is_sent(tmp_path: Path, serve: Serve, endpoint: str, name: str) -> None:
+    packed = Response(gzip.compress(CONTENT), headers={"Content-Encoding": "gzip"})
+    url, _ = serve(f"/bucket/{name}", packed, packed)
+    for address in (url, f"s3://bucket/{name}"):
+        with fetch_source(address, tmp_path / "x").open() as file:
+            assert file.read() == CONTENT
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_disk_that_takes_no_more(serve: Serve, endpoint: str, scheme: str) -> None:
+    url, requests = serve("/bucket/x.csv", *[Response(CONTENT)] * 2)
+    address = url if scheme == "http" else "s3://bucket/x.csv"
+    assert "could not be written to /dev/full: No space left" in refusal(address, Path("/dev/full"), PipelineError)
+    assert len(requests) == 1
+
+
+# S3, the real thing
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        running.put("bucket", "folder/x.csv", CONTENT)
+        running.put("bucket", "ä ?#%41+.csv.gz", gzip.compress(CONTENT), Content_Encoding="gzip")
+        running.put("bucket", "large.csv", CONTENT * 150)  # several of SeaweedFS's chunks
+        yield running
+
+
+@pytest.fixture
+def store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, and its address and credentials in the environment."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["folder/x.csv", "ä ?#%41+.csv.gz", "large.csv"])
+def test_real_s3(tmp_path: Path, store: S3Server, key: str) -> None:
+    source = fetch_source(f"s3://bucket/{key}", tmp_path / "x")
+    assert source.name == f"s3://bucket/{key}"
+    with source.open() as file:
+        assert file.read() == CONTENT * (150 if key == "large.csv" else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "code"), [("bucket/none\n.csv", "NoSuchKey"), ("nobucket/x.csv", "NoSuchBucket")])
+def test_real_s3_what_is_not_there(tmp_path: Path, store: S3Server, place: str, code: str) -> None:
+    message = refusal(f"s3://{place}", tmp_path / "x", UsageError)
+    says = f"is not there ({code}): check the bucket and the key"
+    assert message == f"{f's3://{place}'!r} at http://{store.address} {says}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "secret", "code"),
+    [
+        ("test-key", "hunter2", "SignatureDoesNotMatch"),
+        ("no-key", "hunter2", "InvalidAccessKeyId"),
+        ("", "", "AccessDenied"),
+    ],
+)
+def test_real_s3_wrong_credentials(
+    tmp_path: Path, store: S3Server, monkeypatch: pytest.MonkeyPatch, key: str, secret: str, code: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    message = refusal("s3://bucket/folder/x.csv", tmp_path / "x", PipelineError, "hunter2", "test-secret")
+    assert f"was refused ({code}): check AWS_ACCESS_KEY_ID" in message

@@ -1,0 +1,293 @@
+import codecs
+import csv
+import gzip
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.steps.load_data.rows import Source, read_rows
+from tests.messages import one_line
+
+Rows = list[tuple[int, str | None, str | None]]
+ROWS = [("a good film", "1"), ('say "no", \tplease', "0"), ("two\nlines\r\nor three", "1"), ("ünï𝄞\u2028\x85", "0")]
+
+
+def encode(rows: list[tuple[str, str]], form: str) -> bytes:
+    """Writes rows by other means than the project's own."""
+    if form == "parquet":
+        return parquet(text=[text for text, _ in rows], label=[label for _, label in rows])
+    if form == "jsonl":
+        return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows).encode()
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter={"csv": ",", "tsv": "\t"}[form]).writerows([("text", "label"), *rows])
+    return out.getvalue().encode()
+
+
+def parquet(**columns: Any) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def read(folder: Path, content: bytes | str, name: str = "x.csv", columns: tuple[str, str] = ("text", "label")) -> Rows:
+    path = folder / "source"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(read_rows(Source(path, name), columns))
+
+
+def pairs(rows: Rows) -> list[tuple[str | None, str | None]]:
+    return [(text, label) for _, text, label in rows]
+
+
+def problem(folder: Path, content: bytes | str, name: str = "x.csv", **options: Any) -> str:
+    """Returns the one line that says what is wrong with a file."""
+    with pytest.raises(UsageError) as caught:
+        read(folder, content, name, **options)
+    message = one_line(caught, UsageError)
+    assert message.startswith(f"'{name}'") and len(message) < 2000
+    return message
+
+
+# Forms
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_form_plain_and_gzipped(tmp_path: Path, form: str) -> None:
+    content = encode(ROWS, form)
+    for packed in (content, gzip.compress(content)):
+        assert pairs(read(tmp_path, packed, f"a.b/X.{form.upper()}")) == ROWS
+        assert pairs(read(tmp_path, packed, f"x.{form}.gz")) == ROWS  # whatever its name says
+
+
+@pytest.mark.parametrize("name", ["", "csv", "x", "x.gz", "x.json", "x.csv.zip", "x.csv.gz.gz", "x.csv\n", "x.csv/y"])
+def test_a_name_that_tells_no_form(name: str) -> None:
+    with pytest.raises(UsageError, match="its name must end in") as caught:
+        Source(Path("x"), name)
+    assert repr(name) in one_line(caught, UsageError)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
+    content = encode(ROWS, form).decode().encode(encoding)
+    assert pairs(read(tmp_path, content, f"x.{form}")) == ROWS
+    assert pairs(read(tmp_path, gzip.compress(content), f"x.{form}.gz")) == ROWS
+
+
+def test_utf_16_in_the_other_byte_order(tmp_path: Path) -> None:
+    assert read(tmp_path, codecs.BOM_UTF16_BE + "text,label\nä,1\n".encode("utf-16-be")) == [(2, "ä", "1")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_line_numbers(tmp_path: Path, end: str) -> None:
+    lines = ["", '"text",label,other', 'a,1,"', '"', "", '"b', "", 'c",0,', "d,1,"]
+    assert read(tmp_path, end.join(lines)) == [(3, "a", "1"), (6, f"b{end}{end}c", "0"), (9, "d", "1")]
+    objects = ["", '{"text": "a", "label": 1}', "  ", '{"text": "b\\n\\nc", "label": 0}']
+    assert read(tmp_path, end.join(objects), "x.ndjson") == [(2, "a", "1"), (4, "b\n\nc", "0")]
+
+
+# Cells
+
+
+def test_nul_bytes(tmp_path: Path) -> None:
+    assert read(tmp_path, b"text,label\na\0b,1\0\n\0,\0\n") == [(2, "a\0b", "1\0"), (3, "\0", "\0")]
+    assert read(tmp_path, '{"text": "a\\u0000b", "label": "\\u0000"}', "x.jsonl") == [(1, "a\0b", "\0")]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl"])
+def test_missing_and_blank_cells(tmp_path: Path, name: str) -> None:
+    cells = [("a", "1"), ("", "1"), ("b", ""), (" \t\u00a0", "1"), ("c", "  "), (" d ", " 0 ")]
+    assert pairs(read(tmp_path, encode(cells, name[2:]), name)) == [
+        ("a", "1"), (None, "1"), ("b", None), (None, "1"), ("c", None), (" d ", "0"),
+    ]  # fmt: skip
+
+
+def test_rows_with_cells_too_few_or_too_many(tmp_path: Path) -> None:
+    content = "text,label\na,1\nb\nc,1,2\n,\n"
+    assert read(tmp_path, content) == [(2, "a", "1"), (3, None, None), (4, None, None), (5, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a", "a"), (" a\n", " a\n"), (1, "1"), (1.5, "1.5"), (True, "True"), ("\u3000", None), (None, None),
+     (math.nan, None), ("\0", "\0"), ("a\ud800b \ud83d\ude00", "a\ufffdb \U0001f600")],
+)  # fmt: skip
+def test_texts(tmp_path: Path, value: Any, text: str | None) -> None:
+    assert read(tmp_path, json.dumps({"text": value, "label": 1}), "x.jsonl") == [(1, text, "1")]
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [("a", "a"), (" a b ", "a b"), (1, "1"), (1.0, "1"), (-0.0, "0"), (True, "true"), (False, "false"), (" ", None),
+     (None, None), (math.nan, None), (10**20, "1" + "0" * 20), ("\udfff", "\ufffd")],
+)  # fmt: skip
+def test_labels(tmp_path: Path, value: Any, label: str | None) -> None:
+    lines = "\n".join(json.dumps({"text": "a", "label": one}) for one in (1, value, True))
+    assert read(tmp_path, lines, "x.jsonl") == [(1, "a", "1"), (2, "a", label), (3, "a", "true")]
+
+
+def test_a_missing_key_is_a_missing_cell(tmp_path: Path) -> None:
+    lines = '{"label": 1}\n{"text": "a"}\n{}\n'
+    assert read(tmp_path, lines, "x.jsonl") == [(1, None, "1"), (2, "a", None), (3, None, None)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": ["a"], "label": 1},
+        {"text": {}, "label": 1},
+        {"text": "a", "label": [1]},
+        {"text": "a", "label": {"b": 1}},
+        {"text": "a", "label": 0.5},
+        {"text": "a", "label": math.inf},
+    ],
+)
+def test_cells_of_a_wrong_type(tmp_path: Path, row: dict[str, Any]) -> None:
+    message = problem(tmp_path, '{"text": "a", "label": 1}\n' + json.dumps(row), "x.jsonl")
+    assert f"has in line 2 the text {row['text']!r} and the label {row['label']!r}: a text must be" in message
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    content = parquet(
+        text=pyarrow.array(["a", None, "a", "b"]).dictionary_encode(),
+        label=pyarrow.array([1.0, 2.0, math.nan, None]),
+        other=[[1], [2], [3], [4]],
+    )
+    assert read(tmp_path, content, "x.parquet") == [(1, "a", "1"), (2, None, "2"), (3, "a", None), (4, "b", None)]
+    assert "has in line 1 the text b'a'" in problem(tmp_path, parquet(text=[b"a"], label=[1]), "x.parquet")
+
+
+def test_parquet_of_many_batches(tmp_path: Path) -> None:
+    rows = [(f"text {number}", str(number % 3)) for number in range(2000)]
+    assert read(tmp_path, encode(rows, "parquet"), "x.parquet") == [
+        (number, text, label) for number, (text, label) in enumerate(rows, 1)
+    ]
+
+
+# Columns
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("columns", "missing"), [(("review", "label"), "review"), (("text", "Label"), "Label")])
+def test_a_missing_column(tmp_path: Path, form: str, columns: tuple[str, str], missing: str) -> None:
+    message = problem(tmp_path, encode(ROWS, form), f"x.{form}", columns=columns)
+    assert f"has no column '{missing}'; its columns are 'text', 'label': set text_column and" in message
+
+
+def test_a_missing_key_shows_before_all_of_a_long_file_is_read(tmp_path: Path) -> None:
+    lines = '{"text": "a", "y": 1}\n' * 1500 + "no JSON\n"
+    assert "has no column 'label'; its columns are 'text', 'y'" in problem(tmp_path, lines, "x.jsonl")
+
+
+def test_columns_of_a_header(tmp_path: Path) -> None:
+    assert read(tmp_path, " text ,b,label\nx,,1\n") == [(2, "x", "1")]
+    assert "has more than one column 'text'" in problem(tmp_path, "text,b,text\n")
+    message = problem(tmp_path, ",".join(["d" * 1000, *(f"c{number}" for number in range(1, 1000))]))
+    assert "'c19', ...: set" in message and "d" * 51 not in message
+
+
+# Files to refuse
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        ("", "x.csv", "is empty"),
+        ("", "x.parquet", "is empty"),
+        ("\ufeff", "x.csv", "is empty"),
+        ("\n\r\n,\n", "x.csv", "is empty"),
+        (gzip.compress(b""), "x.csv.gz", "is empty"),
+        ("text,label\na,1\n", "x.parquet", "it looks like text"),
+        (gzip.compress(b"text,label\na,1\n"), "x.parquet.gz", "it looks like text"),
+        (gzip.compress(gzip.compress(b"text,label\na,1\n")), "x.csv.gz", "is not utf-8 (byte 0x8b"),
+        ('\ufeff \n{"text": "a", "label": 1}', "x.csv", "it looks like jsonl"),
+        ("PAR1...", "x.csv", "it looks like parquet"),
+        ("\n<HTML><body>Sign in", "x.jsonl", "it looks like an HTML page"),
+        (b"PK\x03\x04\0\0", "x.csv", "an Excel sheet"),
+        ("%PDF-1.7", "x.csv", "a PDF"),
+        ("text\tlabel\na\t1\n", "x.csv", "has columns separated by '\\t', not by ','"),
+        ("text;label\na;1\n", "x.csv", "has columns separated by ';', not by ','"),
+        ("text,label\na,1\n", "x.tsv", "has columns separated by ',', not by '\\t'"),
+        ("text,label\na,1\n", "x.jsonl", "has in line 1 no JSON"),
+        (b'{"text": "a\0b", "label": 1}', "x.jsonl", "has in line 1 no JSON"),
+        ('[{"text": "a", "label": 1}]', "x.jsonl", "has in line 1 a JSON list"),
+        ('{"text": "a", "label": 1}\n3\n', "x.jsonl", "has in line 2 a JSON int"),
+        ('{"text": "a", "label": 1}\n{"text":', "x.jsonl", "has in line 2 no JSON"),
+        ('{"a": ' + "[" * 100_000, "x.jsonl", "has in line 1 no JSON"),
+        ('{"text": "a", "label": ' + "1" * 5000 + "}", "x.jsonl", "has in line 1 no JSON"),
+        ('text,label\na,1\n"b,0\nc,1\n', "x.csv", "has a row at line 3 that can't be read"),
+        ('text,label\na,1\n"b"c,0\n', "x.csv", "has a row at line 3 that can't be read"),
+        (b"text,label\na,1\n\xe4,0\n", "x.csv", "is not utf-8 (byte 0xe4, shortly after line "),
+        (b'{"text": "\xff", "label": 1}', "x.jsonl", "is not utf-8 (byte 0xff, shortly after line "),
+        (codecs.BOM_UTF16_LE + b"t\0e\0x\0t", "x.csv", "is not utf-16-le (byte 0x74, "),
+        (b"text,label\na,\xf0\x9f", "x.csv", "is not utf-8 (byte 0xf0"),
+        (b"PAR1" + b"\0" * 100, "x.parquet", "is a broken Parquet file"),
+        (
+            parquet(text=pyarrow.array([b"\xff"]).view(pyarrow.string()), label=["1"]),
+            "x.parquet",
+            "is a broken Parquet",
+        ),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, content: bytes | str, name: str, says: str) -> None:
+    assert says in problem(tmp_path, content, name)
+
+
+def test_an_error_in_the_encoding_shows_about_where(tmp_path: Path) -> None:
+    content = b"text,label\n" + b"some text,1\n" * 5000 + b"\xff,1\n"
+    line = int(problem(tmp_path, content).partition("after line ")[2].split(")")[0])
+    assert 4000 < line <= 5002
+
+
+def test_a_quote_left_open_does_not_fill_the_memory(tmp_path: Path) -> None:
+    content = b'text,label\na,1\n"' + b"some text,1\n" * 2_000_000
+    assert "has a row at line 3 that can't be read (field larger than" in problem(tmp_path, content)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_broken_gzip_file(tmp_path: Path, form: str) -> None:
+    rows = [(f"{number * 7919:x} text {number}", "1") for number in range(20_000)]
+    packed = gzip.compress(encode(rows, form))
+    for broken in (packed[:-1000], packed[:5], packed[:12] + b"\xff" * 50 + packed[62:]):
+        assert "is a broken gzip file" in problem(tmp_path, broken, f"x.{form}.gz")
+
+
+def test_a_broken_parquet_file(tmp_path: Path) -> None:
+    content = encode([(f"text {number}", "1") for number in range(3000)], "parquet")
+    for broken in (content[:-1], content[:100] + content[-100:], content[:4] + b"\xff" * 200 + content[204:]):
+        assert "is a broken Parquet file" in problem(tmp_path, broken, "x.parquet")
+
+
+# Anything
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.jsonl", "x.jsonl.gz", "x.parquet"])
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8))
+def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[tuple[str, str]]) -> None:
+    content = encode(rows, name.split(".")[1])
+    content = gzip.compress(content, 1) if name.endswith(".gz") else content
+    expected = [(text if text.strip() else None, label.strip() or None) for text, label in rows]
+    assert pairs(read(tmp_path_factory.getbasetemp(), content, name)) == expected
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=200), name=st.sampled_from(["x.csv", "x.tsv", "x.jsonl", "x.parquet"]))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
+    head = {"x.parquet": b"PAR1", "x.jsonl": b""}.get(name, b"text,label\n")
+    try:
+        read(tmp_path_factory.getbasetemp(), head + content, name)
+    except UsageError as error:
+        assert str(error).startswith(f"'{name}'") and "\n" not in str(error)
