@@ -8,7 +8,7 @@ submitted and at the start of the step, and the table of parameters in the docum
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
@@ -33,6 +33,12 @@ def one_of(*values: str) -> Range:
     """Returns the range of a few texts, the empty one among them perhaps."""
     shown = [value or "empty" for value in values]
     return (lambda value: value in values, " or ".join([", ".join(shown[:-1]), shown[-1]]))
+
+
+MODEL_NAME = matches(
+    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
+)
 
 
 def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
@@ -70,23 +76,19 @@ def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
         function: A function whose parameters' annotations are types that kfp knows, or classes of settings.
     """
     signature = inspect.signature(function)
-    settings = {
-        name: one.annotation
-        for name, one in signature.parameters.items()
-        if inspect.isclass(one.annotation) and issubclass(one.annotation, Settings)
-    }
+    types = {name: one.annotation for name, one in signature.parameters.items()}
+    settings = {name: types.pop(name) for name in list(types) if is_dataclass(types[name])}
 
     def call(**given: Any) -> Any:
         for name, kind in settings.items():
             given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
         return function(**given)
 
-    own = {name: one.annotation for name, one in signature.parameters.items() if name not in settings}
-    types = {one.name: one.type for kind in settings.values() for one in fields(kind)} | own
+    types = {one.name: one.type for kind in settings.values() for one in fields(kind)} | types
     call.__name__, call.__doc__ = function.__name__, None
+    call.__wrapped__ = function  # type: ignore[attr-defined]  # whose source kfp takes
     call.__annotations__ = types | {"return": signature.return_annotation}
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=types[name]) for name in types]
     )
-    call.__wrapped__ = function  # type: ignore[attr-defined]  # whose source kfp takes
     return call

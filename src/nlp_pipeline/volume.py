@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.parameters import Settings, matches, parameter
+from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,7 @@ class Run(Settings):
     model_name: str = parameter(
         "text-classifier",
         "Name of the model, of the archive and of what serves it: lower case, digits, hyphens.",
-        matches(
-            r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
-            "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
-        ),
+        MODEL_NAME,
     )
     run_id: str
     volume_path: str

@@ -66,6 +66,8 @@ def test_a_stripped_source_means_the_same_on_the_same_lines(path: Path) -> None:
             docstring = node.body.pop(0)
             if not node.body and not isinstance(node, ast.Module):
                 node.body.append(ast.copy_location(ast.Pass(), docstring))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parameter":
+            node.args[1] = ast.Constant("")  # a parameter's description does not travel either
     stripped = strip_source(text)
     assert ast.dump(ast.parse(stripped)) == ast.dump(tree)
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]

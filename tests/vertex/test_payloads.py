@@ -16,8 +16,9 @@ from google_cloud_pipeline_components.container.v1.model.upload_model import rem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlp_pipeline.components.prepare_vertex import prepare_vertex
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.vertex_components import prepare_vertex
 from tests.vertex.backend import Backend
 from tests.vertex.cloud import PLACE, PROJECT, REGION
 
@@ -82,7 +83,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 def prepared(values: Json) -> Json:
     """Returns the outputs of the step that checks parameters."""
-    found = prepare_vertex(**values)
+    found = prepare_vertex.python_func(**values)
     return dict(zip(prepare_vertex.component_spec.outputs, found, strict=True))
 
 
@@ -223,7 +224,7 @@ def test_a_hostile_text_is_refused_in_one_line_or_arrives_as_it_is(backend: Back
     values = {**GOOD, **changed}
     try:
         prepared(values)
-    except ValueError as error:
+    except UsageError as error:
         assert "\n" not in str(error) and str(error).startswith((*changed, "train_", "serving_"))
         return
     # What is taken has no sign that means something in JSON, or to Vertex AI.
@@ -238,7 +239,7 @@ def test_a_hostile_text_is_refused_in_one_line_or_arrives_as_it_is(backend: Back
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_text_is_checked(name: str) -> None:
     for text in ('"', '", "x": "', "a\\", "{{$.pipeline_job_uuid}}", "a\nb", "a b"):
-        with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+        with pytest.raises(UsageError, match=f"^{name} is ") as caught:
             prepared({**GOOD, name: text})
         assert "\n" not in str(caught.value)
 
@@ -248,7 +249,7 @@ def test_every_text_is_checked(name: str) -> None:
     [
         ({"train_gpus": 0}, "train_accelerator is 'NVIDIA_TESLA_T4' and train_gpus 0: set both, or none of them"),
         ({"serving_accelerator": ""}, "serving_accelerator is '' and serving_gpus 1: set both, or none of them"),
-        ({"min_replicas": 4}, "min_replicas is 4 and max_replicas 3: the first must not be the greater one"),
+        ({"min_replicas": 4}, "min_replicas is 4, above max_replicas, 3"),
         ({"serving_image": ""}, "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact"),
         ({"canary_percent": 0}, "canary_percent is 0: it must be from 1 to 100"),
         ({"min_replicas": 0}, "min_replicas is 0: it must be 1 or more"),
@@ -257,7 +258,7 @@ def test_every_text_is_checked(name: str) -> None:
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_costs(changes: Json, says: str) -> None:
-    with pytest.raises(ValueError, match=f"^{says}"):
+    with pytest.raises(UsageError, match=f"^{says}"):
         prepared({**GOOD, **changes})
 
 

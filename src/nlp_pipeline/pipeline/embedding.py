@@ -19,7 +19,7 @@ from typing import Any
 from kfp import dsl
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.parameters import Settings, flatten
+from nlp_pipeline.parameters import Settings, flatten, parameter
 
 PACKAGE = "nlp_pipeline"
 ROOT = Path(__file__).parents[1]
@@ -97,8 +97,10 @@ def component_source(function: Callable[..., Any], source: str) -> str:
         for kind in kinds
         if inspect.isclass(kind) and issubclass(kind, Settings)
     ]
-    flattened = f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
-    return "".join(imports) + strip_source(source.strip() + "\n") + flattened
+    program = "".join(imports) + strip_source(source.strip() + "\n")
+    if imports:
+        program += f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
+    return program
 
 
 def with_code(files: dict[str, str]) -> str:
@@ -160,7 +162,7 @@ def imported_modules(text: str) -> Iterator[Path]:
 
 
 def strip_source(text: str) -> str:
-    """Returns a source without docstrings and comments; all other lines keep their numbers."""
+    """Returns a source without docstrings, comments and parameters' descriptions; lines keep their numbers."""
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -169,7 +171,18 @@ def strip_source(text: str) -> str:
             lines[first:last] = [""] * (last - first)
             if len(node.body) == 1 and not isinstance(node, ast.Module):
                 lines[first] = " " * docstring.col_offset + "pass"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
+            drop_text(lines, node.args[1])
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]].rstrip()
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def drop_text(lines: list[str], node: ast.expr) -> None:
+    """Puts an empty text in the place of an expression; all lines keep their numbers."""
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    end = lines[last][node.end_col_offset :]
+    lines[first] = lines[first][: node.col_offset] + '""'
+    lines[first + 1 : last + 1] = [""] * (last - first)
+    lines[last] += end

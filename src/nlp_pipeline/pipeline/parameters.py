@@ -169,4 +169,4 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     known = {"run_id": "-", "volume_path": "-", **known, **values}
     made = [kind(**{one.name: known[one.name] for one in fields(kind)}) for kind in SETTINGS[platform]]
     if platform == "vertex":
-        check_together(made[-1], known["base_model"], known["deploy"])
+        check_together(made[-1], known["model_name"], known["base_model"], known["deploy"])

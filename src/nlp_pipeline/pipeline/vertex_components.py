@@ -34,9 +34,22 @@ def prepare_vertex(
     ],
 ):
     """Checks the parameters, and hands on the texts among them that go into requests to Vertex AI."""
-    from nlp_pipeline.components.prepare_vertex import prepare_vertex
+    from nlp_pipeline.vertex.settings import check_together
 
-    return prepare_vertex(model_name=model_name, base_model=base_model, deploy=deploy, **vars(settings))
+    check_together(settings, model_name, base_model, deploy)
+    return (
+        settings.project,
+        settings.location,
+        model_name,
+        settings.train_machine_type,
+        settings.train_accelerator or "ACCELERATOR_TYPE_UNSPECIFIED",
+        settings.job_service_account,
+        settings.serving_image,
+        settings.serving_machine_type,
+        settings.serving_accelerator,
+        settings.serving_service_account,
+        settings.endpoint,
+    )
 
 
 @component(packages.PLAN_VERTEX_DEPLOYMENT)
@@ -62,9 +75,10 @@ def plan_vertex_deployment(
     ],
 ):
     """Looks up the model and the endpoint, and says how the release becomes a version that gets a first share."""
-    from nlp_pipeline.components.plan_vertex_deployment import plan_vertex_deployment
+    from nlp_pipeline.vertex.steps.plan import plan_deployment
 
-    return plan_vertex_deployment(release, project, location, model_name, endpoint, canary_percent)
+    digest = release.metadata["digest"]
+    return plan_deployment(release.uri, digest, project, location, model_name, endpoint, canary_percent)
 
 
 @component(packages.CHECK_VERTEX_ENDPOINT)
@@ -79,15 +93,19 @@ def check_vertex_endpoint(
     deployment: Output[Metrics],
 ) -> None:
     """Asks a new version for real predictions, and gives it all of the traffic; or puts back what was, and fails."""
-    from nlp_pipeline.components.check_vertex_endpoint import check_vertex_endpoint
+    import json
+    from pathlib import Path
 
-    check_vertex_endpoint(
-        model,
-        endpoint,
-        predictions,
-        former_traffic,
+    from nlp_pipeline.vertex.steps.check import check_endpoint
+
+    facts = check_endpoint(
+        endpoint.metadata["resourceName"],
+        model.metadata["resourceName"],
+        {id: int(share) for id, share in former_traffic.items()},
+        predictions.path,
         endpoint_rows,
         endpoint_timeout,
-        **vars(limits),
-        deployment=deployment,
+        limits,
     )
+    deployment.metadata.update(facts)
+    Path(deployment.path).write_text(json.dumps(facts, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is told to Vertex AI.
+"""The parameters that are Vertex AI's own.
 
 Google's components put texts into the JSON that they send as they are: a quote in one would end its string, and what
 follows would be read as fields. So each text that goes there is held against a pattern that has no such sign.
@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import COUNT, POSITIVE, Settings, matches, parameter
+from nlp_pipeline.parameters import COUNT, MODEL_NAME, POSITIVE, Settings, matches, parameter
 
 # What Vertex AI itself puts in when a run begins.
 PROJECT, LOCATION = "{{$.pipeline_google_cloud_project_id}}", "{{$.pipeline_google_cloud_location}}"
@@ -16,10 +16,10 @@ PROJECT_NAME = r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+"
 LOCATION_NAME = r"[a-z]+-[a-z]+[0-9]+"
 ENDPOINT_ID = r"[0-9]+|[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 MACHINE = matches(r"[a-z][a-z0-9]*(-[a-z0-9]+)+", "a machine type, as in n1-standard-8")
-ACCELERATOR = matches(r"|[A-Z][A-Z0-9_]+", "an accelerator's name, as in NVIDIA_TESLA_T4, or empty for none")
+ACCELERATOR = matches(r"|[A-Z][A-Z0-9_]+", "an accelerator, as in NVIDIA_TESLA_T4, or empty")
 ACCOUNT = matches(
     r"|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\.[a-z]+",
-    "a service account's address, as in name@project.iam.gserviceaccount.com, or empty",
+    "an account, as in name@project.iam.gserviceaccount.com, or empty",
 )
 # Besides what a name may hold, nothing that could be a variable, which Vertex AI would expand.
 BASE_MODEL = matches(r"[\w./-]+", "a Hugging Face hub id, or a folder such as /gcs/bucket/encoder")
@@ -48,7 +48,7 @@ class VertexSettings(Settings):
         "The image that serves, of the Dockerfile's target torchserve; needed where deploy is true.",
         matches(
             r"|[A-Za-z0-9][\w./:@-]*",
-            "the name of an image, as in us-central1-docker.pkg.dev/project/repository/torchserve:1",
+            "an image, as in us-central1-docker.pkg.dev/project/repository/torchserve:1",
         ),
     )
     serving_machine_type: str = parameter("n1-standard-2", "Machine type that serves.", MACHINE)
@@ -76,31 +76,32 @@ class VertexSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for accelerator, gpus in (("train_accelerator", "train_gpus"), ("serving_accelerator", "serving_gpus")):
-            name, count = getattr(self, accelerator), getattr(self, gpus)
+        for use in ("train", "serving"):
+            name, count = getattr(self, f"{use}_accelerator"), getattr(self, f"{use}_gpus")
             if bool(name) != bool(count):
-                raise UsageError(f"{accelerator} is {name!r} and {gpus} {count}: set both, or none of them")
+                raise UsageError(f"{use}_accelerator is {name!r} and {use}_gpus {count}: set both, or none of them")
         if self.max_replicas < self.min_replicas:
-            raise UsageError(
-                f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}: the first must not be the "
-                "greater one"
-            )
+            raise UsageError(f"min_replicas is {self.min_replicas}, above max_replicas, {self.max_replicas}")
 
 
-def check_together(settings: VertexSettings, base_model: str, deploy: bool) -> None:
+def check_together(settings: VertexSettings, model_name: str, base_model: str, deploy: bool) -> None:
     """Makes sure that what all platforms share is what Vertex AI takes.
 
     Args:
         settings: What is Vertex AI's own.
+        model_name: The model's name, and its endpoint's.
         base_model: The encoder to fine-tune, which becomes an argument of a custom job.
         deploy: Whether the release will be deployed.
 
     Raises:
         UsageError: It is not.
     """
-    is_allowed, meaning = BASE_MODEL
-    if not is_allowed(base_model):
-        raise UsageError(f"base_model is {base_model!r}: it must be {meaning}")
+    for name, value, (is_allowed, meaning) in (
+        ("model_name", model_name, MODEL_NAME),
+        ("base_model", base_model, BASE_MODEL),
+    ):
+        if not is_allowed(value):
+            raise UsageError(f"{name} is {value!r}: it must be {meaning}")
     if deploy and not settings.serving_image:
         raise UsageError(
             "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact Registry and name it "

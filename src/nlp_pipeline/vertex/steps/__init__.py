@@ -1,0 +1,1 @@
+"""What the steps that only Vertex AI has do in a pod."""
