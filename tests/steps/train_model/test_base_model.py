@@ -42,7 +42,7 @@ def test_distilbert_is_trained_without_attention_dropout(encoder: Path, tmp_path
     ("base_model", "message"),
     [
         ("./nowhere", "'./nowhere' is not a folder here: give a folder or a hub id"),
-        ("some/model", "without the hub, pass a folder that holds config.json, model.safetensors"),
+        ("some/model", "without the hub, give a folder with config.json, model.safetensors"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(base_model: str, message: str) -> None:
@@ -77,7 +77,7 @@ def test_an_unreachable_hub_says_how_to_pass_a_folder(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("nlp_pipeline.errors.UsageError: base_model 'some/model' can't be loaded")
-    assert "pass a folder" in last
+    assert "give a folder" in last
 
 
 def test_a_changed_folder_is_another_model(encoder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     Raises:
         UsageError: The model can't be used: not there, no safetensors, no fast tokenizer, or too few positions.
     """
-    if base_model.startswith((".", "/", "~")) and not Path(base_model).is_dir():
+    if base_model[0] in "./~" and not Path(base_model).is_dir():
         raise UsageError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
@@ -44,10 +44,10 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
             trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"base_model {base_model!r} can't be loaded ({reason}); without the hub, pass a folder that holds "
-            "config.json, model.safetensors and tokenizer.json: base_model=/path/to/folder"
+            f"base_model {base_model!r} can't be loaded ({reason}); without the hub, give a folder with "
+            "config.json, model.safetensors and tokenizer.json"
         ) from None
     # Where there is no tokenizer, transformers makes one that knows the special tokens only.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -65,9 +65,8 @@ def train(
         model, arguments, train_dataset=rows.select(order), processing_class=tokenizer, callbacks=[progress]
     )
     trainer.remove_callback(PrinterCallback)
-    started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - progress.started
     curve = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     tail = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
     return {
@@ -91,9 +90,6 @@ class Progress(TrainerCallback):
         self.first_step = first_step
         # Before it is known: a checkpoint holds three float32 numbers a weight, and a volume takes 250 MB a second.
         self.seconds_to_save = parameters * 12 / 250e6
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Starts the clocks."""
         self.started = self.saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
