@@ -1,8 +1,8 @@
 """How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
 
-The archive is a JSON object of paths and texts, packed by bzip2 (which packs sources tighter than gzip and xz, and
-whose output has been the same, to the byte, for decades) and written in base 85. Docstrings and comments are left out;
-their lines stay, empty, so that a traceback's line numbers are those of the repository.
+The archive is a program with a dictionary of paths and texts, packed by bzip2 (which packs sources tighter than gzip
+and xz, and whose output has been the same, to the byte, for decades) and written in base 85. Docstrings, comments and
+parameters' descriptions are left out; their lines stay, empty, so that a traceback's line numbers are the repository's.
 """
 
 import ast
@@ -26,15 +26,20 @@ ROOT = Path(__file__).parents[1]
 # Six signs of Python's base 85 stand for others where the text travels: Kubernetes expands "$", Argo "{{", and Go
 # writes "<", ">" and "&" in JSON with six letters each.
 SIGNS = ("$&<>{}", ",./:[]")
-# Puts the archive's files into a temporary folder and hands over to kfp's executor. The level of logging is set first,
-# and thereby for kfp too: a step's log is what the step prints.
+# What the command holds: the archive, which is a program itself; kfp.local looks for the executor's name.
 PROGRAM = f"""\
-import base64, bz2, json, logging, os, pathlib, sys, tempfile
+import base64, bz2  # for kfp.dsl.executor_main
+code = "CODE".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))
+exec(bz2.decompress(base64.b85decode(code)))
+"""
+# Puts files into a temporary folder and hands over to kfp's executor. The level of logging is set first, and thereby
+# for kfp too: a step's log is what the step prints.
+UNPACK = """\
+import logging, os, pathlib, sys, tempfile
 logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 os.environ["_KFP_RUNTIME"] = "true"
 folder = pathlib.Path(tempfile.mkdtemp())
-code = "CODE".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))
-for name, text in json.loads(bz2.decompress(base64.b85decode(code))).items():
+for name, text in files.items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -109,8 +114,9 @@ def with_code(files: dict[str, str]) -> str:
     Args:
         files: Texts by their paths.
     """
-    packed = bz2.compress(json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
-    return PROGRAM.replace("CODE", base64.b85encode(packed).decode().translate(str.maketrans(*SIGNS)))
+    listed = json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    packed = base64.b85encode(bz2.compress(f"files = {listed}\n{UNPACK}".encode())).decode()
+    return PROGRAM.replace("CODE", packed.translate(str.maketrans(*SIGNS)))
 
 
 def needed_files(program: str) -> dict[str, str]:
