@@ -48,7 +48,7 @@ def torchserve_labels(release_folder: Path, folder: Path, texts: list[str]) -> l
     server.boot()
     try:
         with server.running() as url:
-            return replay(url, texts, clients=8, labels=[], options={"trust_env": False})[0]
+            return replay(url, texts, clients=8)[0]
     finally:
         server.end()
 

@@ -122,28 +122,23 @@ def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict
 
 def release(quick: bool) -> Path:
     """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
-    from nlp_pipeline.components import archive_model, archive_model_graph
-    from nlp_pipeline.serving.handler import __file__ as handler_file
+    from nlp_pipeline.serving import handler
+    from nlp_pipeline.steps.archive_model import packing
+    from nlp_pipeline.steps.archive_model.export import export_model
 
     model = trained_model(quick)
     precision = "int8"
-    sources = {
-        "handler.py": Path(handler_file).read_text(encoding="utf-8"),
-        "requirements.txt": "",
-        "max_length": str(MAX_LENGTH),
-    }
-    code = [
-        path.read_text(encoding="utf-8") for path in sorted(Path(archive_model.__file__).parent.glob("archive_model*"))
-    ]
-    key = [model.name, precision, sources, code, version("onnxruntime"), version("torch"), version("transformers")]
+    sources = [Path(handler.__file__), *sorted(Path(packing.__file__).parent.glob("*.py"))]
+    code = [path.read_text(encoding="utf-8") for path in sources]
+    key = [model.name, precision, MAX_LENGTH, code, version("onnxruntime"), version("torch"), version("transformers")]
 
     def make(folder: Path) -> None:
         tell(f"building the release, {precision}")
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-            packed = str(Path(scratch) / "packed")
-            archive_model_graph.onnx_model(str(model), f"{scratch}/fp32.onnx")
-            archive_model.pack_model(str(model), f"{scratch}/fp32.onnx", packed, precision, sources)
-            archive_model.build_release(str(model), str(folder / "whole"), NAME, packed, 8)
+        with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
+            scratch = Path(temporary)
+            export_model(model, scratch / "fp32.onnx")
+            packing.pack_model(model, scratch / "fp32.onnx", scratch / "packed", precision, MAX_LENGTH)
+            packing.build_release(model, scratch / "packed", folder / "whole", NAME, 8)
 
     return kept("release", key, make) / "whole"
 

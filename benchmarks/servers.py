@@ -8,13 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.model import NAME
-from nlp_pipeline.serving.torchserve import (
-    group_members,
-    log_tail,
-    start_torchserve,
-    stop_torchserve,
-    wait_until_ready,
-)
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.serving.torchserve import TorchServe, group_members
 
 
 class Server:
@@ -31,32 +26,30 @@ class Server:
             The seconds from the start to the model's being ready.
 
         Raises:
-            RuntimeError, TimeoutError: It did not get ready; the message has the end of its log.
+            PipelineError: It did not get ready; the message has the end of its log.
         """
         self.folder.mkdir(parents=True)
         began = time.monotonic()
-        self.process, url, management = start_torchserve(str(self.release), str(self.folder))
-        self.url, self.management = f"{url}/v1/models/{NAME}:predict", management
+        self.server = TorchServe(self.release.absolute(), NAME, self.folder.absolute())
         try:
-            wait_until_ready(self.process, str(self.folder), management, NAME, 120)
-        except (RuntimeError, TimeoutError) as error:
+            self.server.wait_until_ready(120)
+        except PipelineError as error:
             self.end()
-            last = log_tail(str(self.folder), 1)
-            raise type(error)(f"{error}; the end of its log: {last}") from None
+            raise PipelineError(f"{error}; the end of its log: {self.server.log_tail(1)}") from None
         seconds = time.monotonic() - began
         self.signal(signal.SIGSTOP)
         return seconds
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all of the server's processes."""
-        os.killpg(self.process.pid, number)
+        os.killpg(self.server.process.pid, number)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         """Lets the server run while inside; gives the model's address."""
         self.signal(signal.SIGCONT)
         try:
-            yield self.url
+            yield self.server.address
         finally:
             self.signal(signal.SIGSTOP)
 
@@ -66,7 +59,7 @@ class Server:
         It counts a page once for each process that has it; the processes share little but the C library.
         """
         kilobytes = 0
-        for pid in group_members(self.process.pid):
+        for pid in group_members(self.server.process.pid):
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
                     if line.startswith("VmHWM:"):
@@ -75,4 +68,4 @@ class Server:
 
     def end(self) -> None:
         """Ends the server."""
-        stop_torchserve(self.process)
+        self.server.stop()

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.release import Release, hash_files, latest, publish, seal, set_latest, verify
+from nlp_pipeline.publishing import publish
+from nlp_pipeline.release import Release, hash_files, seal, verify
 
 MAR = "model-store/a.mar"
 
@@ -135,7 +136,7 @@ def test_others_can_read_it(tmp_path: Path, digest: str) -> None:
 # Counts what touches the disk, and kills the process before call number N; copies are killed halfway.
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from nlp_pipeline.release import publish
+from nlp_pipeline.publishing import publish
 
 left = int(sys.argv[1])
 
@@ -222,13 +223,3 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, digest: str, monkeypatch: py
     with pytest.raises(OSError, match="No space left"):
         publish(tmp_path / "a", tmp_path / "volume", digest)
     assert published(tmp_path / "volume") == staged(tmp_path / "volume") == []
-
-
-def test_latest_names_the_release_that_was_validated_last(tmp_path: Path) -> None:
-    assert latest(tmp_path) is None
-    for digest in ("1" * 16, "2" * 16):
-        set_latest(tmp_path, digest, "run")
-        assert latest(tmp_path) == tmp_path / "releases" / digest
-    assert [path.name for path in tmp_path.iterdir()] == ["latest.json"]
-    (tmp_path / "latest.json").write_text("{}")
-    assert latest(tmp_path) is None

@@ -45,9 +45,6 @@ PREPARE_VERTEX: list[str] = []
 PLAN_VERTEX_DEPLOYMENT = [GOOGLE_CLOUD_AIPLATFORM]
 CHECK_VERTEX_ENDPOINT = [GOOGLE_CLOUD_AIPLATFORM, GOOGLE_CLOUD_PIPELINE_COMPONENTS, PYARROW, TENACITY]
 
-# What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
-SERVING = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
-
 IMAGES = {
     "torch": [TORCH],
     # One image for all steps: with it, their pods install nothing.

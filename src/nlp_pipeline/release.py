@@ -1,21 +1,16 @@
-"""A release: a model as it is served, immutable, named by its content, and there whole or not at all.
+"""A release: a model as it is served, immutable and named by its content.
 
-<volume>/<model_name>/
-latest.json              which release passed validation last
-releases/<digest>/
-release.json           its record, written last
-config/config.properties
-model-store/<model_name>.mar
-huggingface/
+On the volume, `<model_name>/releases/<digest>/` holds
+
+- `release.json`: its record, written last;
+- `config/config.properties`, `model-store/<model_name>.mar`: what TorchServe serves;
+- `huggingface/`: the model as save_pretrained writes it.
+
+`<model_name>/latest.json` names the release that passed validation last.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,84 +126,3 @@ def find_problem(release: Release, found: dict[str, str]) -> str:
     if release.digest != digest_of(found):
         return f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(found)}"
     return ""
-
-
-def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:
-    """Publishes a sealed release as `<model_folder>/releases/<digest>`, in one step; a no-op where it is there.
-
-    It is first copied to `<model_folder>/staging/`, on the same volume but not under releases/, and made durable; then
-    renamed. A process that is killed leaves a folder in staging/, which the next publication removes when it is an
-    hour old.
-
-    Args:
-        folder: The sealed release.
-        model_folder: The model's folder on the volume; None where there is no volume.
-        digest: The release's digest.
-
-    Returns:
-        The published folder; the sealed release itself where there is no volume.
-    """
-    if model_folder is None:
-        return folder
-    target, staging = model_folder / "releases" / digest, model_folder / "staging"
-    if (target / RECORD).exists():
-        return target
-    for place in (staging, target.parent):
-        place.mkdir(parents=True, exist_ok=True)
-    for abandoned in staging.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another run has just published it
-            if abandoned.stat().st_mtime < time.time() - 3600:
-                shutil.rmtree(abandoned, ignore_errors=True)
-    incoming = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=staging))
-    try:
-        copy_durably(folder, incoming)
-        try:
-            incoming.rename(target)
-        except OSError:  # another run has published the same release in the meantime
-            if not (target / RECORD).exists():
-                raise
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-    return target
-
-
-def copy_durably(folder: Path, target: Path) -> None:
-    """Copies a release into an empty folder, release.json last, readable by all, and waits until the disk has it."""
-    for name in [*hash_files(folder), RECORD]:
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for path in [target, *target.rglob("*")]:
-        # KServe reads as another user, and mkdtemp makes folders for the owner only; some volumes have fixed modes.
-        with contextlib.suppress(OSError):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if path.is_dir():
-            sync_folder(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the disk has a folder's entries."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def set_latest(model_folder: Path, digest: str, run_id: str) -> None:
-    """Notes in latest.json which release passed validation last; the file changes in one step."""
-    staged = model_folder / f".latest-{run_id}.json"
-    staged.write_text(json.dumps({"digest": digest, "run_id": run_id}), encoding="utf-8")
-    staged.replace(model_folder / "latest.json")
-
-
-def latest(model_folder: Path) -> Path | None:
-    """Returns the folder of the release that passed validation last; None where latest.json names none."""
-    try:
-        digest = json.loads((model_folder / "latest.json").read_text(encoding="utf-8"))["digest"]
-        return model_folder / "releases" / str(digest)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None

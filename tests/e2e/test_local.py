@@ -225,17 +225,16 @@ def test_an_interrupted_run_leaves_nothing_running(folder: Path, encoder: Path, 
 def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> None:
     import shutil
 
-    from nlp_pipeline.components.archive_model import build_release, pack_model
-    from nlp_pipeline.components.archive_model_graph import onnx_model
-    from nlp_pipeline.release import Release, publish, seal
-    from nlp_pipeline.serving.handler import __file__ as handler_file
+    from nlp_pipeline.publishing import publish
+    from nlp_pipeline.release import Release, seal
     from nlp_pipeline.serving.torchserve import free_ports
+    from nlp_pipeline.steps.archive_model.export import export_model
+    from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
 
     volume = folder / "outputs" / "volume" / "tiny"
-    sources = {"handler.py": Path(handler_file).read_text(encoding="utf-8"), "requirements.txt": "", "max_length": "32"}
-    onnx_model(str(model), str(folder / "fp32.onnx"))
-    pack_model(str(model), str(folder / "fp32.onnx"), str(folder / "scratch"), "int8", sources)
-    build_release(str(model), str(folder / "release"), "tiny", str(folder / "scratch"), 8)
+    export_model(model, folder / "fp32.onnx")
+    pack_model(model, folder / "fp32.onnx", folder / "scratch", "int8", max_length=32)
+    build_release(model, folder / "scratch", folder / "release", "tiny", 8)
     digest = seal(folder / "release", Release(model_name="tiny")).digest
     publish(folder / "release", volume, digest)
     (volume / "latest.json").write_text(json.dumps({"digest": digest, "run_id": "run"}))

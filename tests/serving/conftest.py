@@ -10,22 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp import dsl
 
-from nlp_pipeline import packages
-from nlp_pipeline.components.archive_model import archive_model
 from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.handler import TextClassificationHandler
-from nlp_pipeline.serving.handler import __file__ as handler_file
+from nlp_pipeline.steps.archive_model.archiving import archive_model
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 
 MAX_LENGTH = 32
-LIMITS: dict[str, Any] = {
-    "max_length": MAX_LENGTH,
-    "max_quantisation_drop": 0.005,
-    "min_agreement": 0.97,
-    "serving_gpus": 0,
-}
 REPORT = "<!doctype html>\n<html><body><h1>Evaluation</h1><!-- archive_model --><p>the end</body></html>\n"
 
 
@@ -41,7 +34,7 @@ def archived(
     precision: str,
     model_name: str = "tiny",
     predicted: list[str] | None = None,
-    **other: Any,
+    serving_gpus: int = 0,
 ) -> dict[str, Any]:
     """Runs the step, with its inputs and a volume in a folder that is made, and returns what it notes of the release.
 
@@ -51,32 +44,30 @@ def archived(
         precision: The parameter.
         model_name: The parameter.
         predicted: What the offline model said of `make_rows(100, seed=21)`; by default what is right.
-        other: More parameters.
+        serving_gpus: The parameter.
     """
     (folder / "volume").mkdir(parents=True)
     (folder / "metrics.json").write_text('{"accuracy": 1.0, "per_class": [{"label": "0"}, {"label": "4"}]}')
     (folder / "evaluation.html").write_text(REPORT)
     rows = make_rows(100, seed=21)
-    labels = [label for _, label in rows]
-    predictions = write_parquet(folder / "predictions.parquet", rows, predicted=predicted or labels)
-    release = dsl.Model(uri=str(folder / "release"))
-    archive_model(
-        model=dsl.Model(uri=str(model), metadata={"base_model": "tiny-encoder"}),
-        metrics=dsl.Metrics(uri=str(folder / "metrics.json")),
-        train=dsl.Dataset(uri=str(folder / "train"), metadata={"source": "train.csv", "source_sha256": "ab12"}),
-        predictions=dsl.Dataset(uri=str(predictions)),
-        evaluation_report=dsl.HTML(uri=str(folder / "evaluation.html")),
-        precision=precision,
-        handler=Path(handler_file).read_text(encoding="utf-8"),
-        requirements="\n".join(packages.SERVING),
-        volume_path=str(folder / "volume"),
-        model_name=model_name,
-        run_id="run",
-        release=release,
-        report=dsl.HTML(uri=str(folder / "report.html")),
-        **{**LIMITS, **other},
+    predictions = write_parquet(
+        folder / "predictions.parquet", rows, predicted=predicted or [label for _, label in rows]
     )
-    return dict(release.metadata)
+    return archive_model(
+        model=model,
+        metrics=folder / "metrics.json",
+        predictions=predictions,
+        evaluation_report=folder / "evaluation.html",
+        folder=folder / "release",
+        report=folder / "report.html",
+        settings=ArchiveSettings(precision=precision),
+        max_length=MAX_LENGTH,
+        min_agreement=0.97,
+        serving_gpus=serving_gpus,
+        trained={"base_model": "tiny-encoder"},
+        source={"source": "train.csv", "source_sha256": "ab12"},
+        run=Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume")),
+    )
 
 
 @pytest.fixture(scope="session")

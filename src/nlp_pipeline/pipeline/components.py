@@ -94,26 +94,24 @@ def archive_model(
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release."""
     from pathlib import Path
 
-    from nlp_pipeline import packages
-    from nlp_pipeline.components.archive_model import archive_model
-    from nlp_pipeline.serving import handler
+    from nlp_pipeline.steps.archive_model.archiving import archive_model
 
-    archive_model(
-        model,
-        metrics,
-        train,
-        predictions,
-        evaluation_report,
-        **vars(settings),
+    made = archive_model(
+        model=Path(model.path),
+        metrics=Path(metrics.path),
+        predictions=Path(predictions.path),
+        evaluation_report=Path(evaluation_report.path),
+        folder=Path(release.path),
+        report=Path(report.path),
+        settings=settings,
+        max_length=max_length,
         min_agreement=min_agreement,
         serving_gpus=serving_gpus,
-        max_length=max_length,
-        handler=Path(handler.__file__).read_text(encoding="utf-8"),
-        requirements="\n".join(packages.SERVING),
-        **vars(run),
-        release=release,
-        report=report,
+        trained=model.metadata,
+        source=train.metadata,
+        run=run,
     )
+    release.metadata.update(made)
 
 
 @component(packages.VALIDATE_ARCHIVE)
@@ -126,9 +124,20 @@ def validate_archive(
     validation: Output[Metrics],
 ) -> None:
     """Serves a release with the real server and holds its answers against the offline model's."""
-    from nlp_pipeline.components.validate_archive import validate_archive
+    from pathlib import Path
 
-    validate_archive(release, predictions, validation_rows, **vars(limits), **vars(run), validation=validation)
+    from nlp_pipeline.steps.validate_archive import validate_archive
+
+    facts = validate_archive(
+        release=Path(release.path),
+        digest=release.metadata["digest"],
+        predictions=Path(predictions.path),
+        validation_rows=validation_rows,
+        limits=limits,
+        run=run,
+        validation=Path(validation.path),
+    )
+    validation.metadata.update(facts)
 
 
 @component(packages.DEPLOY_MODEL)

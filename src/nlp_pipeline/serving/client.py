@@ -1,9 +1,25 @@
 """Asks a served model over the KServe v1 protocol.
 
-Hermetic helpers: the command line uses them, and steps inline them as `additional_funcs`.
+The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import httpx
+
+from nlp_pipeline.errors import PipelineError
+
+
+class UnreachableError(PipelineError, ConnectionError):
+    """There is no way to the model; this may pass while a route comes up."""
+
+
+def is_number(value: Any) -> bool:
+    """Says whether a value is a number; JSON as Python reads it has NaN, infinity and integers beyond every float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
@@ -17,10 +33,6 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: It is neither.
     """
-
-    def is_number(value: Any) -> bool:  # JSON as Python reads it has NaN, infinity and integers beyond every float
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
     if isinstance(prediction, dict) and prediction.keys() >= {"label", "score"}:
         if isinstance(prediction["label"], str) and is_number(prediction["score"]):
             return {"label": prediction["label"], "score": prediction["score"]}
@@ -37,13 +49,11 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     return {"label": labels[number] if labels else str(number), "score": score}
 
 
-def ask(client: Any, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
+def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
     """Sends instances to a model and returns its predictions.
 
-    The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
-
     Args:
-        client: An `httpx.Client`.
+        client: The client.
         url: The model's address, `http://host:port/v1/models/<name>:predict`.
         instances: Texts, or objects with a text as "data" or "text".
         labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
@@ -52,72 +62,54 @@ def ask(client: Any, url: str, instances: list[Any], labels: list[str]) -> list[
         A prediction for each instance, in order: its `label` and its `score`.
 
     Raises:
-        ConnectionError: The server can't be reached, or there is no way to the model (404, 502, 503, 504): this may
-            pass while a route comes up.
-        RuntimeError: The server answers with another error, or with something else than predictions.
+        UnreachableError: The server can't be reached, or there is no way to the model (404, 502, 503, 504).
+        PipelineError: The server answers with another error, or with something else than predictions.
     """
-    import json
-
-    import httpx
-
     try:
         # Not httpx's own JSON: it can't write half a surrogate pair, which a command line can hold.
         body = json.dumps({"instances": instances})
         response = client.post(url, content=body, headers={"Content-Type": "application/json"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ConnectionError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
+        raise UnreachableError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
     shown = " ".join(response.text[:300].split())
     if response.status_code != 200:
-        kind = ConnectionError if response.status_code in (404, 502, 503, 504) else RuntimeError
+        kind = UnreachableError if response.status_code in (404, 502, 503, 504) else PipelineError
         raise kind(f"{url} answered {response.status_code}{shown and ': '}{shown}")
     problem = ""
     try:
         predictions = response.json()["predictions"]
         if len(predictions) == len(instances):
-            return [read_prediction(one, labels) for one in predictions]
+            return [read_prediction(prediction, labels) for prediction in predictions]
     except ValueError as error:
         problem = f" ({error})"
     except (TypeError, KeyError):
         pass
     wanted = f"a label and a score for each of {len(instances)} texts"
-    raise RuntimeError(f"{url} did not answer with {wanted}{problem}: {shown}")
+    raise PipelineError(f"{url} did not answer with {wanted}{problem}: {shown}")
 
 
-def replay(
-    url: str, texts: list[str], clients: int, labels: list[str], options: dict[str, Any]
-) -> tuple[list[str], list[float], float]:
-    """Asks for texts one by one, from a number of clients at once.
+def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
+    """Asks a server on this machine for texts, one a request.
 
     Args:
         url: The model's address, `http://host:port/v1/models/<name>:predict`.
-        texts: The texts, one a request.
-        clients: How many requests are under way at once, each over a connection of its own.
-        labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
-        options: Of each `httpx.Client`.
+        texts: The texts.
+        clients: How many requests are under way at once.
 
     Returns:
         The labels in the texts' order; each request's seconds; the seconds of all of them together.
 
     Raises:
-        ConnectionError, RuntimeError: A request failed; see `ask`.
+        PipelineError: A request failed; see `ask`.
     """
-    import time
-    from concurrent.futures import ThreadPoolExecutor
 
-    import httpx
-
-    def ask_some(start: int) -> list[tuple[str, float]]:
-        answers = []
-        with httpx.Client(**{"timeout": 60, **options}) as client:
-            for text in texts[start::clients]:
-                began = time.perf_counter()
-                label = ask(client, url, [text], labels)[0]["label"]
-                answers.append((label, time.perf_counter() - began))
-        return answers
+    def ask_one(text: str) -> tuple[str, float]:
+        began = time.perf_counter()
+        label = ask(client, url, [text], [])[0]["label"]
+        return label, time.perf_counter() - began
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        parts = list(pool.map(ask_some, range(clients)))
-    seconds = time.perf_counter() - began
-    answers = [parts[at % clients][at // clients] for at in range(len(texts))]
-    return [label for label, _ in answers], [each for _, each in answers], seconds
+    # Proxies of the environment are for other machines.
+    with httpx.Client(timeout=60, trust_env=False) as client, ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(ask_one, texts))
+    return [label for label, _ in answers], [seconds for _, seconds in answers], time.perf_counter() - began

@@ -6,6 +6,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nlp_pipeline.errors import PipelineError
+
 # What TorchServe needs of a release. The other half of it, huggingface/, is for people and for KServe's other runtime.
 SERVED = ("config", "model-store")
 
@@ -24,11 +26,11 @@ def download_release(uri: str, folder: Path) -> dict[str, Any]:
         The release's record, which is what release.json holds.
 
     Raises:
-        RuntimeError: There is no release, it can't be read, or a file is not the one that was sealed.
+        PipelineError: There is no release, it can't be read, or a file is not the one that was sealed.
     """
     parts = re.fullmatch("gs://([^/]+)(?:/(.*?))?/*", uri, re.DOTALL)
     if not parts:
-        raise RuntimeError(f"AIP_STORAGE_URI is {uri!r}: it must be a release's folder, as in gs://bucket/folder")
+        raise PipelineError(f"AIP_STORAGE_URI is {uri!r}: it must be a release's folder, as in gs://bucket/folder")
     bucket, place = open_bucket(parts[1]), f"{parts[2]}/" if parts[2] else ""
     download(bucket, f"{place}release.json", folder / "release.json")
     record, files = read_record(folder / "release.json", uri)
@@ -38,7 +40,7 @@ def download_release(uri: str, folder: Path) -> dict[str, Any]:
         download(bucket, f"{place}{name}", target)
         with target.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise RuntimeError(f"{uri} is spoilt: {name} is altered; upload the release again")
+                raise PipelineError(f"{uri} is spoilt: {name} is altered; upload the release again")
     return record
 
 
@@ -49,7 +51,7 @@ def open_bucket(name: str) -> Any:
         name: The bucket's name.
 
     Raises:
-        RuntimeError: There are no credentials, or no bucket can have that name.
+        PipelineError: There are no credentials, or no bucket can have that name.
     """
     import google.cloud.storage as storage
     from google.auth.exceptions import GoogleAuthError
@@ -57,7 +59,7 @@ def open_bucket(name: str) -> Any:
     try:
         return storage.Client(project=None).bucket(name)
     except (GoogleAuthError, ValueError) as error:
-        raise RuntimeError(f"gs://{name} can't be read: {one_line(error)}") from None
+        raise PipelineError(f"gs://{name} can't be read: {one_line(error)}") from None
 
 
 def download(bucket: Any, name: str, target: Path) -> None:
@@ -69,7 +71,7 @@ def download(bucket: Any, name: str, target: Path) -> None:
         target: The file to write.
 
     Raises:
-        RuntimeError: It is not there, can't be read, or did not arrive whole.
+        PipelineError: It is not there, can't be read, or did not arrive whole.
     """
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
@@ -79,16 +81,16 @@ def download(bucket: Any, name: str, target: Path) -> None:
     try:
         bucket.blob(name).download_to_filename(str(target))
     except NotFound:
-        raise RuntimeError(
+        raise PipelineError(
             f"{address} is not there: the Model's artifactUri must be the folder of a whole release"
         ) from None
     except Forbidden as error:
         advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
-        raise RuntimeError(f"{address} may not be read: {advice}; {one_line(error)}") from None
+        raise PipelineError(f"{address} may not be read: {advice}; {one_line(error)}") from None
     except DataCorruption:
-        raise RuntimeError(f"{address} arrived with another checksum than Cloud Storage names: try again") from None
+        raise PipelineError(f"{address} arrived with another checksum than Cloud Storage names: try again") from None
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise RuntimeError(f"{address} can't be read: {one_line(error)}") from None
+        raise PipelineError(f"{address} can't be read: {one_line(error)}") from None
 
 
 def read_record(path: Path, uri: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -99,7 +101,7 @@ def read_record(path: Path, uri: str) -> tuple[dict[str, Any], dict[str, str]]:
         uri: Where it is from.
 
     Raises:
-        RuntimeError: It is no release's record.
+        PipelineError: It is no release's record.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -107,9 +109,9 @@ def read_record(path: Path, uri: str) -> tuple[dict[str, Any], dict[str, str]]:
         files = {name: str(record["files"][name]) for name, some in parts.items() if some[0] in SERVED}
         archive = f"model-store/{record['model_name']}.mar"
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise RuntimeError(f"{uri}/release.json is not the record of a release: upload the release again") from None
+        raise PipelineError(f"{uri}/release.json is not the record of a release: upload the release again") from None
     if not {"config/config.properties", archive} <= files.keys() or any(".." in parts[name] for name in files):
-        raise RuntimeError(f"{uri}/release.json does not name what serving needs, such as {archive}")
+        raise PipelineError(f"{uri}/release.json does not name what serving needs, such as {archive}")
     return record, files
 
 

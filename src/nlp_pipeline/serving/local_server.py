@@ -1,19 +1,18 @@
 """`--serve` and `--predict` on this machine: which release, a TorchServe on it, and its answers."""
 
 import contextlib
+import json
 import re
 import socket
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.release import latest, verify
+from nlp_pipeline.release import verify
 from nlp_pipeline.serving.client import ask
-from nlp_pipeline.serving.torchserve import log_tail, start_torchserve, stop_torchserve, wait_until_ready
+from nlp_pipeline.serving.torchserve import serving
 
 
 def find_release(volume: Path, model_name: str | None) -> Path:
@@ -34,10 +33,10 @@ def find_release(volume: Path, model_name: str | None) -> Path:
             "with --release DIR"
         )
     pointer = max(pointers, key=lambda path: path.stat().st_mtime)
-    release = latest(pointer.parent)
-    if release is None:
-        raise UsageError(f"{pointer} names no release: name one with --release DIR")
-    return release
+    try:
+        return pointer.parent / "releases" / str(json.loads(pointer.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UsageError(f"{pointer} names no release: name one with --release DIR") from None
 
 
 @contextlib.contextmanager
@@ -64,20 +63,8 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise UsageError(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
-    with tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as folder:
-        try:
-            process, url, management = start_torchserve(str(release), folder, port)
-        except RuntimeError as error:
-            raise UsageError(str(error)) from None
-        try:
-            try:
-                wait_until_ready(process, folder, management, name, timeout)
-            except (RuntimeError, TimeoutError) as error:
-                print(f"the end of TorchServe's log:\n{log_tail(folder)}", file=sys.stderr)
-                raise PipelineError(str(error)) from error
-            yield f"{url}/v1/models/{name}:predict", process
-        finally:
-            stop_torchserve(process)
+    with serving(release, name, port, timeout) as server:
+        yield server.address, server.process
 
 
 def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]]:
@@ -120,7 +107,7 @@ def predict_at(
         hooks = {"response": [heard.append]}
         with httpx.Client(timeout=60, trust_env=not here, headers=headers, event_hooks=hooks) as client:
             answers = ask(client, address, texts, list(labels))
-    except (RuntimeError, ConnectionError) as error:
+    except PipelineError as error:
         advice = advise(heard[-1], headers or {}) if heard else ""
         raise PipelineError(f"{error}{advice}") from None
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies

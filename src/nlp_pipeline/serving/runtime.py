@@ -26,7 +26,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from nlp_pipeline.serving.torchserve import model_workers, release_config, server_environment
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.torchserve import release_config, server_environment, worker_states
 
 RELEASE = "/mnt/models"
 # The readiness probe, but for the model's name.
@@ -54,42 +55,23 @@ LOGGING = """\
 """
 
 
-def chosen_ports(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the ports, by the names of `PORTS`.
+def chosen_ports(environment: Mapping[str, str]) -> list[int]:
+    """Returns the ports, in the order of `PORTS`.
 
     Args:
         environment: The environment, which may change them; AIP_HTTP_PORT is Vertex AI's word for the first.
 
     Raises:
-        RuntimeError: One is no number.
+        UsageError: One is no number.
     """
-    ports = {}
+    ports = []
     for name, port in PORTS.items():
         source = "AIP_HTTP_PORT" if name == "PORT_INFERENCE" and "AIP_HTTP_PORT" in environment else name
-        ports[name] = environment.get(source, str(port))
-        if not ports[name].isdecimal():
-            raise RuntimeError(f"{source} is {ports[name]!r}: it must be the number of a port")
+        text = environment.get(source, str(port))
+        if not text.isdecimal():
+            raise UsageError(f"{source} is {text!r}: it must be the number of a port")
+        ports.append(int(text))
     return ports
-
-
-def runtime_config(release: str, ports: Mapping[str, str]) -> str:
-    """Returns the release's own `config.properties`, changed for a pod: only localhost may manage the server.
-
-    Args:
-        release: The release's folder.
-        ports: See `chosen_ports`.
-
-    Raises:
-        RuntimeError: The release is not whole.
-    """
-    changed = {
-        "inference_address": f"http://0.0.0.0:{ports['PORT_INFERENCE']}",
-        "management_address": f"http://127.0.0.1:{ports['PORT_MANAGEMENT']}",
-        "metrics_address": f"http://0.0.0.0:{ports['PORT_METRICS']}",
-        "grpc_inference_port": ports["PORT_GRPC_INFERENCE"],
-        "grpc_management_port": ports["PORT_GRPC_MANAGEMENT"],
-    }
-    return release_config(release, changed)
 
 
 def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]:
@@ -123,11 +105,10 @@ def check_ready(model_name: str) -> str:
         model_name: The model's name, which is the InferenceService's too.
 
     Raises:
-        RuntimeError: A port is no number.
+        UsageError: A port is no number.
     """
-    management = f"http://127.0.0.1:{chosen_ports(os.environ)['PORT_MANAGEMENT']}"
-    states = [str(worker["status"]) for worker in model_workers(management, model_name)]
-    if states and all(state == "READY" for state in states):
+    states = worker_states(f"http://127.0.0.1:{chosen_ports(os.environ)[1]}", model_name)
+    if set(states) == {"READY"}:
         return ""
     found = f"its workers are {', '.join(states)}" if states else "TorchServe does not list it, or does not answer"
     return f"model {model_name!r} is not loaded: {found}; the log of the container tells more"
@@ -140,7 +121,7 @@ def fetch_release(uri: str) -> Path:
         uri: AIP_STORAGE_URI: where Vertex AI has copied what the Model's artifactUri names.
 
     Raises:
-        RuntimeError: There is no whole release, or predictions are to be asked where TorchServe has none.
+        PipelineError: There is no whole release, or predictions are to be asked where TorchServe has none.
     """
     # KServe's pods have no use for Google's client.
     from nlp_pipeline.serving.cloud_storage import download_release
@@ -150,14 +131,14 @@ def fetch_release(uri: str) -> Path:
         model_name = download_release(uri, folder)["model_name"]
         wanted, route = f"/v1/models/{model_name}:predict", os.environ.get("AIP_PREDICT_ROUTE", "")
         if route not in ("", wanted):
-            raise RuntimeError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")
+            raise UsageError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")
     except BaseException:
         shutil.rmtree(folder)
         raise
     return folder
 
 
-def serve(release: Path, ports: Mapping[str, str]) -> None:
+def serve(release: Path, ports: list[int]) -> None:
     """Becomes TorchServe on a release.
 
     Args:
@@ -165,14 +146,14 @@ def serve(release: Path, ports: Mapping[str, str]) -> None:
         ports: See `chosen_ports`.
 
     Raises:
-        RuntimeError: It can't: the message tells why.
+        PipelineError: It can't: the message tells why.
     """
-    config = runtime_config(str(release), ports)
+    config = release_config(release, "0.0.0.0", ports)  # noqa: S104, a container's
     # The only folder that is written to, in TMPDIR: the release and all else may be read-only.
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
     (folder / "config.properties").write_text(config, encoding="utf-8")
     (folder / "log4j2.xml").write_text(LOGGING, encoding="utf-8")
-    environment = server_environment(str(folder))
+    environment = server_environment(folder)
     command = server_command(folder, environment["JAVA_HOME"], release / "model-store")
     os.chdir(folder)
     os.execve(command[0], command, environment)  # noqa: S606, no shell
@@ -188,7 +169,7 @@ def main() -> None:
         fetched = uri and not arguments
         release = fetch_release(uri) if fetched else Path(arguments[0] if arguments else RELEASE).absolute()
         serve(release, ports)
-    except (RuntimeError, OSError) as error:
+    except (PipelineError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

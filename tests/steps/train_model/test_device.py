@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlp_pipeline.steps.train_model.device import choose_device, speed_up_on_cpu
-from tests.components.architectures import make_classifier
+from tests.steps.archive_model.architectures import make_classifier
 
 FUSED = ["bert", "distilbert", "roberta", "albert", "electra", "modernbert"]  # architectures with fused attention
 

@@ -1,0 +1,128 @@
+"""A release's files: the archive with what its handler needs, the server's configuration, the Hugging Face folder."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+from nlp_pipeline.steps.archive_model.export import quantise
+from nlp_pipeline.volume import copy_folder
+
+# What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
+HANDLER_REQUIREMENTS = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
+
+
+def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_length: int) -> None:
+    """Puts together what goes into an archive.
+
+    Args:
+        model_path: The model as save_pretrained writes it.
+        full: The model in ONNX and fp32, as `export_model` writes it.
+        folder: The folder to fill, which is made.
+        precision: "int8" or "fp32".
+        max_length: Tokens at which a text is cut.
+    """
+    import transformers
+
+    from nlp_pipeline.serving import handler
+
+    config = transformers.AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+    serving = {
+        "labels": [config.id2label[number] for number in range(config.num_labels)],
+        "max_length": max_length,
+        "pad_token_id": config.pad_token_id or 0,
+        "precision": precision,
+    }
+    folder.mkdir()
+    (folder / "serving.json").write_text(json.dumps(serving, indent=1), encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(HANDLER_REQUIREMENTS), encoding="utf-8")
+    shutil.copyfile(handler.__file__, folder / "handler.py")
+    shutil.copyfile(model_path / "tokenizer.json", folder / "tokenizer.json")
+    if precision == "int8":
+        quantise(full, folder / "model.onnx")
+    else:
+        shutil.copyfile(full, folder / "model.onnx")
+
+
+def build_mar(folder: Path, model_name: str, target: Path) -> None:
+    """Builds a `.mar` as torch-model-archiver does, but so that the same files give the same bytes.
+
+    Args:
+        folder: What `pack_model` put together.
+        model_name: The model's name in TorchServe.
+        target: The archive to write.
+    """
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging_utils import ModelExportUtils
+
+    config = ModelArchiverConfig(
+        model_name=model_name,
+        version="1.0",
+        serialized_file="model.onnx",
+        handler="handler.py",
+        requirements_file="requirements.txt",
+    )
+    manifest = json.loads(ModelExportUtils.generate_manifest_json(config))
+    del manifest["createdOn"]
+    contents = {"MAR-INF/MANIFEST.json": json.dumps(manifest, indent=2, sort_keys=True).encode()}
+    contents |= {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in contents.items():
+            # The date of a ZipInfo is always the same.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+def server_config(model_name: str, batch_size: int) -> str:
+    """Returns the `config.properties` that KServe's TorchServe runtime reads from the release.
+
+    KServe's wrapper in the runtime's image reads inference_address and management_address (it listens on 8080 itself
+    and asks TorchServe on 8085), grpc_inference_port, model_store and model_snapshot from it.
+
+    Args:
+        model_name: The model's name in TorchServe, and of the archive.
+        batch_size: How many requests the handler may get at once; it takes those that wait, and waits for none.
+    """
+    version = {
+        "defaultVersion": True,
+        "marName": f"{model_name}.mar",
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": batch_size,
+        "maxBatchDelay": 1,
+        "responseTimeout": 120,
+    }
+    snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {model_name: {"1.0": version}}}
+    # enable_envvars_config: KServe's envelope, which the environment could ask for, answers the first request of a
+    # batch only. job_queue_size: more requests that wait are refused with a 503; TorchServe's own limit is 100.
+    return f"""\
+inference_address=http://0.0.0.0:8085
+management_address=http://0.0.0.0:8085
+metrics_address=http://0.0.0.0:8082
+grpc_inference_port=7070
+grpc_management_port=7071
+enable_metrics_api=true
+metrics_mode=prometheus
+disable_token_authorization=true
+install_py_dep_per_model=true
+enable_envvars_config=false
+job_queue_size=1000
+model_store=/mnt/models/model-store
+model_snapshot={json.dumps(snapshot, separators=(",", ":"))}
+"""
+
+
+def build_release(model_path: Path, packed: Path, folder: Path, model_name: str, batch_size: int) -> None:
+    """Writes all of a release but its record.
+
+    Args:
+        model_path: The model as save_pretrained writes it.
+        packed: What `pack_model` put together.
+        folder: The release's folder, which is made.
+        model_name: The model's name.
+        batch_size: How many requests the handler may get at once.
+    """
+    for name in ("config", "model-store"):
+        (folder / name).mkdir(parents=True)
+    (folder / "config" / "config.properties").write_text(server_config(model_name, batch_size), encoding="utf-8")
+    build_mar(packed, model_name, folder / "model-store" / f"{model_name}.mar")
+    copy_folder(model_path, folder / "huggingface")

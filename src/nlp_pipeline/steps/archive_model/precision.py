@@ -1,0 +1,80 @@
+"""Which number format an archive gets: the fastest that costs no more accuracy than allowed, measured."""
+
+import importlib.util
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.serving.agreement import compare_answers
+
+
+def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
+    """Returns the number formats to try, and where there is no choice the reason.
+
+    Args:
+        precision: "int8", "fp32" or "auto".
+        serving_gpus: GPUs that the archive is served with.
+    """
+    if precision != "auto":
+        return [precision], f"precision={precision} was asked for"
+    if serving_gpus:
+        return ["fp32"], "a GPU serves, and int8 of this kind is for CPUs"
+    return ["int8", "fp32"], ""
+
+
+def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
+    """Asks an archive's own handler for rows, as TorchServe would, and times it.
+
+    Args:
+        folder: What goes into the archive: handler.py, model.onnx, tokenizer.json, serving.json.
+        rows: The columns text, label and predicted; the last is what the offline model said.
+
+    Returns:
+        What `compare_answers` returns; the `drop` of the accuracy; `texts_per_second`, all CPUs together; the
+        `megabytes` of the model.
+    """
+    spec = importlib.util.spec_from_file_location("archived_handler", folder / "handler.py")
+    assert spec is not None and spec.loader is not None  # noqa: S101, the path ends in .py
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handler = module.TextClassificationHandler()
+    handler.initialize(types.SimpleNamespace(system_properties={"model_dir": folder}))
+    labels: list[str] = []
+    began = time.perf_counter()
+    for start in range(0, len(rows["text"]), 64):
+        labels += [answer["label"] for answer in handler.classify(rows["text"][start : start + 64])]
+    seconds = time.perf_counter() - began
+    compared = compare_answers(labels, rows["predicted"], rows["label"])
+    return {
+        **compared,
+        "drop": compared["offline_accuracy"] - compared["accuracy"],
+        "texts_per_second": len(labels) / seconds,
+        "megabytes": (folder / "model.onnx").stat().st_size / 1e6,
+    }
+
+
+def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agreement: float) -> tuple[str, str]:
+    """Chooses the fastest number format that answers as the offline model does.
+
+    Args:
+        trials: What `try_archive` returned, by number format; fp32 among them, which is taken where no other will do.
+        max_drop: By how much the accuracy may be lower, as a fraction.
+        min_agreement: Least share of rows with the offline model's label.
+
+    Returns:
+        The number format, and the reason as a sentence.
+    """
+    reasons: list[str] = []
+    for name in sorted(trials, key=lambda name: -float(trials[name]["texts_per_second"])):
+        drop, agreement = trials[name]["drop"], trials[name]["agreement"]
+        # Differences of decimal fractions are not exact.
+        if name == "fp32" or (drop <= max_drop + 1e-9 and agreement >= min_agreement):
+            speed = trials[name]["texts_per_second"]
+            reasons.append(f"{name} does {speed:.0f} texts/s with a drop of {100 * drop:.2f} points")
+            break
+        reasons.append(
+            f"{name} is faster, but its accuracy drops by {100 * drop:.2f} points (allowed: {100 * max_drop:.2f}) and "
+            f"it agrees on {agreement:.1%} of the rows (at least {min_agreement:.1%})"
+        )
+    return name, "; ".join(reasons)

@@ -1,0 +1,152 @@
+"""What a release holds, that the same model gives the same bytes, and the step as it runs in a pod."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline.pipeline.embedding import strip_source
+from nlp_pipeline.release import verify
+from nlp_pipeline.serving.handler import __file__ as handler_file
+from nlp_pipeline.steps.archive_model.export import export_model
+from nlp_pipeline.steps.archive_model.packing import HANDLER_REQUIREMENTS, build_mar, build_release, pack_model
+from tests.serving.conftest import MAX_LENGTH, load_handler, made_release
+from tests.steps.programs import run_step
+
+PACKED = ["handler.py", "model.onnx", "requirements.txt", "serving.json", "tokenizer.json"]
+
+
+def read_archive(release: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(next(release.glob("model-store/*.mar"))) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_release_is_what_the_design_says(model: Path) -> None:
+    folder = made_release(model, "int8")
+    release = verify(folder)
+    assert release.digest == folder.name
+    assert set(release.files) == {
+        "config/config.properties",
+        "model-store/tiny.mar",
+        *(f"huggingface/{path.name}" for path in model.iterdir()),
+    }
+    assert (release.model_name, release.run_id, release.labels) == ("tiny", "run", ["0", "4"])
+    assert release.parameters == {"precision": "int8", "max_length": MAX_LENGTH, "base_model": "tiny-encoder"}
+    assert (release.source, release.source_sha256) == ("train.csv", "ab12")
+    assert release.metrics == {"accuracy": 1.0}
+    assert release.packages["torch"].startswith("2.")
+
+
+def test_the_archive_holds_what_the_handler_needs(model: Path) -> None:
+    content = read_archive(made_release(model, "int8"))
+    assert sorted(content) == ["MAR-INF/MANIFEST.json", *PACKED]
+    assert content["handler.py"].decode() == Path(handler_file).read_text(encoding="utf-8")
+    assert content["requirements.txt"].decode().splitlines() == HANDLER_REQUIREMENTS
+    assert content["tokenizer.json"] == (model / "tokenizer.json").read_bytes()
+    settings = {"labels": ["0", "4"], "max_length": MAX_LENGTH, "pad_token_id": 0, "precision": "int8"}
+    assert json.loads(content["serving.json"]) == settings
+    assert json.loads(content["MAR-INF/MANIFEST.json"])["model"] == {
+        "modelName": "tiny",
+        "modelVersion": "1.0",
+        "handler": "handler.py",
+        "serializedFile": "model.onnx",
+        "requirementsFile": "requirements.txt",
+    }
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_the_servers_settings(model: Path, tmp_path: Path, batch_size: int) -> None:
+    (tmp_path / "packed").mkdir()
+    build_release(model, tmp_path / "packed", tmp_path / "release", "tiny", batch_size)
+    lines = (tmp_path / "release" / "config" / "config.properties").read_text().splitlines()
+    keys = dict(line.split("=", 1) for line in lines)
+    # What KServe's wrapper reads.
+    assert keys["inference_address"] == keys["management_address"] == "http://0.0.0.0:8085"
+    assert (keys["grpc_inference_port"], keys["model_store"]) == ("7070", "/mnt/models/model-store")
+    assert keys["disable_token_authorization"] == keys["install_py_dep_per_model"] == "true"
+    assert (keys["job_queue_size"], keys["enable_envvars_config"]) == ("1000", "false")
+    snapshot = json.loads(keys["model_snapshot"])
+    assert snapshot["modelCount"] == 1
+    assert snapshot["models"] == {
+        "tiny": {
+            "1.0": {
+                "defaultVersion": True,
+                "marName": "tiny.mar",
+                "minWorkers": 1,
+                "maxWorkers": 1,
+                "batchSize": batch_size,
+                "maxBatchDelay": 1,  # it takes those that wait, and waits for none
+                "responseTimeout": 120,
+            }
+        }
+    }
+
+
+@pytest.mark.parametrize("name", ["mar", "handler", "a" * 63])
+@pytest.mark.parametrize("folder", ["plain", "a, b [c] *é"])
+def test_any_name_and_any_folder_can_be_packed(tmp_path: Path, name: str, folder: str) -> None:
+    packed = tmp_path / folder
+    packed.mkdir()
+    for part in PACKED:
+        (packed / part).write_text(part)
+    (tmp_path / "model-store").mkdir()
+    build_mar(packed, name, tmp_path / "model-store" / f"{name}.mar")
+    content = read_archive(tmp_path)
+    assert json.loads(content.pop("MAR-INF/MANIFEST.json"))["model"]["modelName"] == name
+    assert content == {part: part.encode() for part in PACKED}
+
+
+def test_labels_of_any_characters_reach_the_answer(model: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "model"
+    shutil.copytree(model, odd)
+    config = json.loads((odd / "config.json").read_text())
+    labels = ['"no", he\nsaid', "jä 文 🙂 \u2028 ' \\ {}"]
+    config |= {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
+    (odd / "config.json").write_text(json.dumps(config))
+    export_model(odd, tmp_path / "fp32.onnx")
+    pack_model(odd, tmp_path / "fp32.onnx", tmp_path / "packed", "fp32", max_length=8)
+    build_release(odd, tmp_path / "packed", tmp_path / "volume" / "releases" / "1", "tiny", 8)
+    handler = load_handler(tmp_path / "volume" / "releases" / "1")
+    assert [answer["label"] for answer in handler.classify(["awful", "superb"])] == labels
+
+
+@pytest.mark.slow
+def test_in_a_pod_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    expected = made_release(model, "int8")
+    inputs = expected.parents[3]
+    (tmp_path / "volume").mkdir()
+    log, made = run_step(
+        "archive_model",
+        tmp_path,
+        {
+            "precision": "int8",
+            "max_quantisation_drop": 0.005,
+            "max_length": MAX_LENGTH,
+            "min_agreement": 0.97,
+            "serving_gpus": 0,
+            "volume_path": str(tmp_path / "volume"),
+            "model_name": "tiny",
+            "run_id": "another-run",
+        },
+        {
+            "model": (model, {"base_model": "tiny-encoder"}),
+            "metrics": (inputs / "metrics.json", {}),
+            "train": (inputs / "train", {"source": "train.csv", "source_sha256": "ab12"}),
+            "predictions": (inputs / "predictions.parquet", {}),
+            "evaluation_report": (inputs / "evaluation.html", {}),
+        },
+        ["release", "report"],
+    )
+    [release] = (tmp_path / "volume" / "tiny" / "releases").iterdir()
+    found, before = verify(release), verify(expected)
+    assert made["release"]["release"] == str(release) and found.run_id == "another-run"
+    assert f"release {release}, archive of " in log and "int8: precision=int8 was asked for" in log
+    # The handler that travels has lost its comments; all else is the same, to the byte.
+    archive = "model-store/tiny.mar"
+    assert found.files | {archive: ""} == before.files | {archive: ""}
+    assert read_archive(release) == read_archive(expected) | {
+        "handler.py": strip_source(Path(handler_file).read_text(encoding="utf-8")).encode()
+    }
