@@ -218,7 +218,8 @@ def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> 
         java.kill()
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert said.startswith("error: TorchServe has ended by itself") and said.count("\n") == 1
+    assert said.startswith("the end of TorchServe's log:\n")
+    assert said.splitlines()[-1].startswith("error: TorchServe has ended by itself")
 
 
 @pytest.mark.parametrize(
