@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from nlp_pipeline.steps.archive_model import archiving
 from nlp_pipeline.steps.archive_model.precision import candidates, choose_precision, try_archive
 from nlp_pipeline.steps.archive_model.report_section import add_to_report, precision_section
+from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import make_rows
 from tests.serving.conftest import MAX_LENGTH, REPORT, archived, load_handler, made_release
 
