@@ -64,7 +64,7 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
         for platform in PLATFORMS
         for one in step_containers(next(yaml.safe_load_all(compile_pipeline(platform=platform))))
     ]
-    in_pods = {pin for one in containers for pin in re.findall(r"'([\w-]+==[\w.]+)'", json.dumps(one))}
+    in_pods = {pin for one in containers for pin in re.findall(r"(?<= )[\w-]+==[\w.]+", one["command"][2])}
     assert in_pods == {*printed, packages.KFP}
     assert {one.get("image") or one["image_uri"] for one in containers} == {packages.BASE_IMAGE}
     assert ("ARG", f"PYTHON_IMAGE={packages.BASE_IMAGE}") in stage("")

@@ -79,14 +79,27 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
         made = dsl.component(flatten(function), base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
         container = made.component_spec.implementation.container
         # kfp's own command ends with its program: imports, and the function's source.
-        *install, _, _, _, source = container.command
-        program = component_source(function, source)
+        program = component_source(function, container.command[-1])
         INSTALLED[function.__name__] = ["python3", "-c", with_code({"component.py": program, **needed_files(program)})]
         IN_IMAGE[function.__name__] = ["python3", "-c", with_code({"component.py": strip_source(CHECK) + program})]
-        container.command = [*install, *INSTALLED[function.__name__]]
+        container.command = ["sh", "-c", install_script(packages_to_install), *INSTALLED[function.__name__]]
         return made
 
     return make
+
+
+def install_script(requirements: list[str]) -> str:
+    """Returns the shell's script that installs a step's packages and kfp, and runs the command after it.
+
+    It is kfp's own in fewer words: without what only an image without pip, or an old Python, would need.
+
+    Args:
+        requirements: Pinned requirements.
+    """
+    pip = "python3 -m pip install -q --no-warn-script-location"
+    own = [f"{pip} {' '.join(requirements)}"] if requirements else []
+    steps = ["export PIP_DISABLE_PIP_VERSION_CHECK=1", *own, f"{pip} --no-deps {packages.KFP}", 'exec "$0" "$@"']
+    return " && ".join(steps)
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:
