@@ -61,8 +61,8 @@ def evaluate_model(
     """Evaluates a classifier on rows that it has not seen."""
     from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
 
-    paths = metrics.path, confusion.path, predictions.path, report.path
-    figures, labels, matrix = evaluate(model.path, evaluation.path, training.path, max_length, run, *paths)
+    inputs, outputs = (model.path, evaluation.path, training.path), (metrics.path, predictions.path, report.path)
+    figures, labels, matrix = evaluate(*inputs, max_length, run, *outputs)
     metrics.metadata.update(figures)
     if matrix:
         confusion.log_confusion_matrix(labels, matrix)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.steps.evaluate_model.report import axis_end, render_report
+from nlp_pipeline.steps.evaluate_model.report import render_report
 from nlp_pipeline.volume import Run
 
 TRAINED: dict[str, Any] = {
@@ -84,7 +84,7 @@ def render(confusion: list[list[int]], labels: list[str] | None = None, text: st
     """Renders the report of rows that a confusion matrix counts, with the given training or figures."""
     labels = labels or [f"class-{at}" for at in range(len(confusion))]
     rows = [
-        (0.5 + (true + number) / 10000, labels[true], labels[predicted], f"{text} {number}")
+        (f"{text} {number}", labels[true], labels[predicted], 0.5 + (true + number) / 10000)
         for true, counts in enumerate(confusion)
         for predicted, count in enumerate(counts)
         for number in range(count)
@@ -136,11 +136,16 @@ def test_right_to_left_names_and_texts_are_isolated() -> None:
     assert parsed.all("bdi")
 
 
-def test_headline_numbers_stand_beside_their_baselines() -> None:
-    text = " ".join(Page(render(TWO)).text.split())
-    assert "Accuracy0.7500baseline 0.6000 Macro F10.7000baseline 0.3000 Log loss0.5000baseline 0.6900" in text
-    assert "Calibration error0.0250" in text and "on 2,000 rows of 2 classes" in text
-    assert "no better" not in text
+def test_headline_figures_stand_beside_their_baselines() -> None:
+    parsed = Page(render(TWO))
+    assert parsed.rows[:5] == [
+        ["", "Model", "Baseline", ""],
+        ["accuracy", "0.7500", "0.6000", ""],
+        ["macro f1", "0.7000", "0.3000", ""],
+        ["log loss", "0.5000", "0.6900", ""],
+        ["calibration error", "0.0250"],
+    ]
+    assert "on 2,000 rows of 2 classes" in parsed.text
 
 
 @pytest.mark.parametrize(("key", "value"), [("accuracy", 0.6), ("macro_f1", 0.2), ("log_loss", 0.7)])
@@ -151,7 +156,7 @@ def test_a_figure_no_better_than_its_baseline_is_told(key: str, value: float) ->
 
 @pytest.mark.parametrize("classes", [2, 14, 30])
 def test_confusion_matrix_has_counts_and_shares_of_the_true_class(classes: int) -> None:
-    matrix = [row for row in Page(render(many(classes))).rows if len(row) == classes + 1][: classes + 1]
+    matrix = Page(render(many(classes))).rows[5:]
     assert matrix[0] == ["", *(f"class-{at}" for at in range(classes))]
     assert matrix[1][:2] == ["class-0", "3100%"]
     assert matrix[2][:3] == ["class-1", "3191%", "39%"]
@@ -163,15 +168,15 @@ def test_many_classes_get_the_most_confused_pairs_and_the_weakest_classes(classe
     page = render(many(classes))
     rows = Page(page).rows
     assert "Confusion matrix" not in page and f"of {classes - 1:,} pairs" in page
-    assert rows[1] == ["class-1", "class-0", "31"]
+    assert rows[5:7] == [["True", "Predicted", "Rows"], ["class-1", "class-0", "31"]]
     assert [len(row) for row in rows].count(3) == 21
     assert [row[0] for row in rows if len(row) == 5] == ["Class", *(f"class-{at}" for at in range(30))]
     assert len(page) < 50_000
 
 
-def test_a_class_that_never_occurs_is_no_weak_one() -> None:
+def test_a_class_without_rows_is_no_weak_one() -> None:
     rows = Page(render([[3, 0, 1], [0, 0, 0], [0, 0, 0]], ["a", "never", "guessed"])).rows
-    assert [row[0] for row in rows if len(row) == 5] == ["Class", "a", "guessed"]
+    assert [row[0] for row in rows if len(row) == 5] == ["Class", "a"]
 
 
 def test_calibration_points_lie_where_their_values_are() -> None:
@@ -184,36 +189,29 @@ def test_calibration_points_lie_where_their_values_are() -> None:
 @pytest.mark.parametrize(
     ("curve", "points", "told"),
     [
-        (TRAINED["loss_curve"], [(100, 0), (200, 120), (300, 150), (400, 180)], "4 of 4 values"),
-        ([[1, 4.0], [2, math.nan], [3, math.inf], [4, 2.0]], [(100, 0), (400, 120)], "2 of 4 values"),
-        ([[4, 0.0]], [(400, 240)], "1 of 1 values"),
-        ([[1, math.nan]], None, "0 of 1 values"),
-        ([], None, "0 of 0 values"),
+        ([[100, 0.799], [200, 0.4], [399, 0.2]], [(100, 0.3), (200, 120), (399, 180)], "3 of 3 values"),
+        ([[1, 3.999], [2, math.nan], [3, math.inf], [9, 2.0]], [(40, 0.06), (360, 120)], "2 of 4 values"),
+        ([[9, 0.0]], [(360, 240)], "1 of 1 values"),
+        ([[1, math.nan]], [], "0 of 1 values"),
+        ([], [], "0 of 0 values"),
     ],
 )
-def test_loss_curve(curve: list[list[float]], points: list[tuple[float, float]] | None, told: str) -> None:
+def test_loss_curve(curve: list[list[float]], points: list[tuple[float, float]], told: str) -> None:
     page = render(TWO, loss_curve=curve)
     lines = [one["points"] or "" for one in Page(page).all("polyline")][1:]
     drawn = [tuple(float(value) for value in point.split(",")) for line in lines for point in line.split()]
-    assert (drawn or None) == points
+    assert drawn == [pytest.approx(point) for point in points]
     assert f"{told} are finite" in page
 
 
 def test_mistakes_are_at_most_twenty_the_surest_first() -> None:
     rows = Page(render([[5, 30], [1, 5]], text="x" * 700)).rows
-    mistakes = rows[rows.index(["Score", "True", "Predicted", "Text"]) + 1 :]
-    assert [row[0] for row in mistakes] == [f"0.{5029 - at}" for at in range(20)]
-    assert mistakes[0][1:] == ["class-0", "class-1", "x" * 600 + "…"]
+    mistakes = rows[rows.index(["Text", "True", "Predicted", "Score"]) + 1 :]
+    assert [row[3] for row in mistakes] == [f"0.{5029 - at}" for at in range(20)]
+    assert mistakes[0][:3] == ["x" * 600 + "…", "class-0", "class-1"]
     assert "Of 31" in render([[5, 30], [1, 5]]) and "Of 0" in render([[5, 0], [0, 5]])
 
 
 def test_how_it_was_trained() -> None:
     text = Page(render(TWO, train_loss=math.nan, steps=4000)).text
     assert "train loss: n/asteps: 4,000device: cudareason: it computes in bfloat16resumed from step: 0" in text
-
-
-@pytest.mark.parametrize(
-    ("highest", "end"), [(0, 1.2), (0.79, 0.8), (0.81, 0.84), (1, 1.2), (437, 440), (1390, 1600), (2.1, 2.4)]
-)
-def test_axes_end_at_numbers_whose_quarters_are_round(highest: float, end: float) -> None:
-    assert axis_end([0.1 * highest, highest]) == pytest.approx(end)

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pyarrow.parquet
 
 from nlp_pipeline.steps.evaluate_model.metrics import compute_metrics
@@ -22,7 +21,6 @@ def evaluate(
     max_length: int,
     run: Run,
     metrics: str,
-    confusion: str,
     predictions: str,
     report: str,
 ) -> tuple[dict[str, Any], list[str], list[list[int]]]:
@@ -35,7 +33,6 @@ def evaluate(
         max_length: Tokens at which a text is cut.
         run: The run.
         metrics: JSON to write: all that `compute_metrics` returns.
-        confusion: JSON to write: labels and confusion matrix.
         predictions: Parquet to write: text, label, predicted label and its score, in the order of the rows.
         report: The page to write.
 
@@ -46,33 +43,27 @@ def evaluate(
     import transformers
 
     transformers.logging.disable_progress_bar()
-    table = pyarrow.parquet.read_table(rows)
-    texts, truth = table["text"].to_pylist(), table["label"].to_pylist()
+    columns = pyarrow.parquet.read_table(rows).to_pydict()
     config = transformers.AutoConfig.from_pretrained(model)
     labels = [config.id2label[number] for number in range(config.num_labels)]
-    probabilities = predict(model, texts, max_length)
-    predicted = [labels[number] for number in probabilities.argmax(axis=1)]
-    scores = probabilities.max(axis=1).tolist()
-    table = table.append_column("predicted", [predicted]).append_column("score", [scores])
-    pyarrow.parquet.write_table(table, predictions)
-    run.keep(predictions, "datasets/predictions.parquet")
-
-    result = compute_metrics([config.label2id[label] for label in truth], probabilities, labels)
-    matrix = result["confusion"]
+    probabilities = predict(model, columns["text"], max_length)
+    result = compute_metrics([config.label2id[label] for label in columns["label"]], probabilities, labels)
+    columns["predicted"] = [labels[number] for number in probabilities.argmax(axis=1)]
+    columns["score"] = probabilities.max(axis=1).tolist()
+    pyarrow.parquet.write_table(pyarrow.table(columns), predictions)
     Path(metrics).write_text(json.dumps(result, indent=1))
-    Path(confusion).write_text(json.dumps({"labels": labels, "matrix": matrix}))
-    run.keep(metrics, "metrics.json")
     trained = json.loads(Path(training).read_text())
-    page = render_report(run, result, trained, list(zip(scores, truth, predicted, texts, strict=True)))
+    page = render_report(run, result, trained, list(zip(*columns.values(), strict=True)))
     Path(report).write_text(page, encoding="utf-8")
-
+    run.keep(predictions, "datasets/predictions.parquet")
+    run.keep(metrics, "metrics.json")
     figures: dict[str, Any] = {name: value for name, value in result.items() if isinstance(value, int | float)}
     figures["report"] = str(run.keep(report, "report.html"))
-    print(f"accuracy {figures['accuracy']:.4f}, majority class {figures['majority_accuracy']:.4f}")
-    if len(labels) > MOST_CLASSES:
-        print(f"a matrix of {len(labels)} classes is too large to show: the report has the most confused pairs")
-        matrix = []
-    return figures, labels, matrix
+    print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
+    if len(labels) <= MOST_CLASSES:
+        return figures, labels, result["confusion"]
+    print(f"{len(labels)} classes are too many to show a matrix: the report has the most confused pairs")
+    return figures, labels, []
 
 
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
@@ -95,16 +86,16 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
     model.eval().to(device)
     taken = inspect.signature(model.forward).parameters
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    probabilities = numpy.zeros((len(texts), model.config.num_labels))
+    probabilities = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        tensors = tokenizer(
+        encoded = tokenizer(
             [texts[at] for at in batch], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-        )
+        ).to(device)
         with torch.inference_mode():
             # Some tokenizers give token_type_ids to models that take none.
-            logits = model(**{name: tensor.to(device) for name, tensor in tensors.items() if name in taken}).logits
-        probabilities[batch] = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+            logits = model(**{name: encoded[name] for name in encoded if name in taken}).logits
+        probabilities[batch] = logits.double().softmax(dim=-1).cpu()
         if start // BATCH_SIZE % 50 == 49:
             print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)
-    return probabilities
+    return probabilities.numpy()

@@ -25,23 +25,24 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
     """
     from sklearn import metrics
 
-    ids = range(len(labels))
+    ids, rows = range(len(labels)), len(truth)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    per_class = metrics.precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
-    calibration = []
     bins = numpy.ceil(confidence * 15)
-    for number in numpy.unique(bins):
-        found = bins == number
-        accuracy = float((predicted == truth)[found].mean())
-        part = {"confidence": float(confidence[found].mean()), "accuracy": accuracy, "rows": int(found.sum())}
-        calibration.append(part)
-    shares = numpy.bincount(truth, minlength=len(labels)) / len(truth)
+    calibration = [
+        {
+            "confidence": float(confidence[part].mean()),
+            "accuracy": float((predicted == truth)[part].mean()),
+            "rows": int(part.sum()),
+        }
+        for part in (bins == number for number in numpy.unique(bins))
+    ]
+    shares = numpy.bincount(truth, minlength=len(labels)) / rows
+    per_class = metrics.precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
     result = {
-        "rows": len(truth),
+        "rows": rows,
         "expected_calibration_error": sum(
-            part["rows"] * abs(part["accuracy"] - part["confidence"]) for part in calibration
-        )
-        / len(truth),
+            part["rows"] / rows * abs(part["accuracy"] - part["confidence"]) for part in calibration
+        ),
         "majority_label": labels[shares.argmax()],
         "per_class": [
             dict(zip(("label", "precision", "recall", "f1", "support"), values, strict=True))
@@ -50,8 +51,9 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         "confusion": metrics.confusion_matrix(truth, predicted, labels=ids).tolist(),
         "calibration": calibration,
     }
-    for prefix, given in ("", probabilities), ("majority_", numpy.broadcast_to(shares, probabilities.shape)):
-        result[prefix + "accuracy"] = metrics.accuracy_score(truth, given.argmax(axis=1))
-        result[prefix + "macro_f1"] = metrics.f1_score(truth, given.argmax(axis=1), average="macro", zero_division=0)
-        result[prefix + "log_loss"] = metrics.log_loss(truth, given, labels=ids)
+    for prefix, scores in ("", probabilities), ("majority_", numpy.broadcast_to(shares, probabilities.shape)):
+        given = scores.argmax(axis=1)
+        result[prefix + "accuracy"] = metrics.accuracy_score(truth, given)
+        result[prefix + "macro_f1"] = metrics.f1_score(truth, given, average="macro", zero_division=0)
+        result[prefix + "log_loss"] = metrics.log_loss(truth, scores, labels=ids)
     return result
