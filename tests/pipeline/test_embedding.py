@@ -14,7 +14,7 @@ import pytest
 import nlp_pipeline.pipeline.components
 import nlp_pipeline.pipeline.vertex_components  # registers its components
 from nlp_pipeline import __version__
-from nlp_pipeline.pipeline.embedding import IN_IMAGE, INSTALLED, needed_files, strip_source
+from nlp_pipeline.pipeline.embedding import IN_IMAGE, INSTALLED, needed_files, strip_source, strip_types
 
 SOURCES = sorted(Path(nlp_pipeline.__file__).parent.rglob("*.py"))
 
@@ -72,6 +72,25 @@ def test_a_stripped_source_means_the_same_on_the_same_lines(path: Path) -> None:
     assert ast.dump(ast.parse(stripped)) == ast.dump(tree)
     lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
     assert [node.lineno for node in ast.walk(ast.parse(stripped)) if isinstance(node, ast.stmt)] == lines
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_source_without_types_means_the_same_on_the_same_lines(path: Path) -> None:
+    trees = []
+    text = path.read_text(encoding="utf-8")
+    for tree in (ast.parse(text), ast.parse(strip_types(text))):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arg):
+                node.annotation = None
+            elif isinstance(node, ast.FunctionDef):
+                node.returns = None
+        trees.append([ast.dump(tree), *(node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt))])
+    assert trees[0] == trees[1]
+
+
+def test_types_of_functions_stay_behind() -> None:
+    text = "def f(a: int, *b: str, c: list[int] = [], **d: Any) -> dict[str, int]:\n    x: int = 0\n"
+    assert strip_types(text) == "def f(a, *b, c = [], **d):\n    x: int = 0\n"
 
 
 def test_comments_and_docstrings_stay_behind() -> None:

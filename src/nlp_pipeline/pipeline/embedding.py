@@ -150,7 +150,7 @@ def needed_files(program: str) -> dict[str, str]:
         if name in found:
             continue
         text = path.read_text(encoding="utf-8")
-        found[name] = strip_source(text)
+        found[name] = strip_types(strip_source(text))
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
@@ -205,3 +205,20 @@ def drop_text(lines: list[str], node: ast.expr) -> None:
     lines[first] = lines[first][: node.col_offset] + '""'
     lines[first + 1 : last + 1] = [""] * (last - first)
     lines[last] += end
+
+
+def strip_types(text: str) -> str:
+    """Returns a source without the types of functions' parameters and results; all lines keep their numbers."""
+    lines = text.splitlines()
+    types: list[tuple[int, int, ast.expr]] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.arg) and node.annotation:
+            types.append((node.lineno - 1, node.col_offset + len(node.arg), node.annotation))
+        elif isinstance(node, ast.FunctionDef) and node.returns:
+            line = node.returns.lineno - 1
+            types.append((line, lines[line].rindex(" ->", 0, node.returns.col_offset), node.returns))
+    for line, start, node in sorted(types, key=lambda item: item[:2], reverse=True):
+        # Of the few types of several lines, and of lines whose columns are not bytes, none is worth the trouble.
+        if node.end_lineno == line + 1 and lines[line].isascii():
+            lines[line] = lines[line][:start] + lines[line][node.end_col_offset :]
+    return "\n".join(lines) + "\n"
