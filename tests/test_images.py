@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.manifests import RUNTIME_IMAGE
+from nlp_pipeline.deploy.manifests import RUNTIME_IMAGE
 from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers
 from nlp_pipeline.pipeline.parameters import PLATFORMS
 

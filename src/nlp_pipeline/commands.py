@@ -70,14 +70,15 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """`--predict`."""
-    from nlp_pipeline.pipeline.parameters import parse_settings
+    from nlp_pipeline.pipeline.parameters import parse_settings, refuse_passwords
     from nlp_pipeline.processes import nothing_left_running
     from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release
 
     values = parse_settings(arguments.set)
     if arguments.deployed:
-        from nlp_pipeline.deploying import predict_deployed
+        from nlp_pipeline.deploy.commands import predict_deployed
 
+        refuse_passwords(values)
         predictions = predict_deployed(arguments.predict, values)
     elif arguments.endpoint:
         from nlp_pipeline.settings import settings
@@ -98,12 +99,14 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_deployment(arguments: argparse.Namespace) -> None:
     """`--deploy`, `--rollback` and `--undeploy`."""
-    from nlp_pipeline.deploying import deploy, rollback, undeploy
-    from nlp_pipeline.pipeline.parameters import parse_settings
+    from nlp_pipeline.deploy.commands import deploy, rollback, undeploy
+    from nlp_pipeline.pipeline.parameters import GraphSettings, parse_settings, refuse_passwords
 
     values = parse_settings(arguments.set)
+    refuse_passwords(values)
     if arguments.deploy:
-        result = deploy(arguments.release, arguments.rows, values, arguments.dry_run)
+        endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
+        result = deploy(arguments.release, arguments.rows, values, endpoint_rows, arguments.dry_run)
     else:
         result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
     if arguments.json:
@@ -216,15 +219,29 @@ def report_stale(arguments: argparse.Namespace, differences: dict[Path, str]) ->
 
 def run_manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from nlp_pipeline.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, manifests
+    from dataclasses import fields
+
+    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, Needs, manifests
+    from nlp_pipeline.deploy.settings import DeploySettings
     from nlp_pipeline.pipeline.compiling import check_image
-    from nlp_pipeline.pipeline.parameters import check_ranges, parse_settings
+    from nlp_pipeline.pipeline.kubeflow import S3_KEYS
+    from nlp_pipeline.pipeline.parameters import check_ranges, parse_settings, pipeline_parameters
 
     values = parse_settings(arguments.set)
     check_ranges(values)
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
     check_image(image, "--runtime-image")
-    text = manifests(values, image, STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account)
+    values = {name: one.default for name, one in pipeline_parameters().items()} | values
+    needs = Needs(
+        settings=DeploySettings(**{one.name: values[one.name] for one in fields(DeploySettings)}),
+        deploys=values["deploy"],
+        reads_s3=any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data")),
+        secret=values["s3_secret"],
+        secret_keys=S3_KEYS,
+        runtime_image=image,
+        steps_account=STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account,
+    )
+    text = manifests(needs)
     if arguments.json:
         import yaml
 

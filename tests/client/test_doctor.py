@@ -1,7 +1,6 @@
 """The doctor: each of its lines as it should be, as it should not be, and where it can't be known."""
 
 import base64
-import importlib.util
 import io
 import json
 import os
@@ -19,10 +18,10 @@ from nlp_pipeline.client.doctor import doctor
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
-from tests.cluster import kinds
-from tests.cluster.emulator import Cluster, emulated_cluster
-from tests.components.deploying import without_waiting
 from tests.components.s3_server import forget_environment, free_ports, s3_server
+from tests.deploy.scene import without_waiting
+from tests.fakes.kubernetes import kinds
+from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
 from tests.kubeflow.conftest import ca as ca
 from tests.kubeflow.emulator import Kubeflow, kubeflow
 from tests.kubeflow.httpd import Host, Request, Response
@@ -301,19 +300,6 @@ def test_a_server_that_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # The cluster
-
-
-def test_kserve_is_not_installed_here(team: Kubeflow, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "kserve" else found(name, *more)
-    )
-    checks = examined(team)
-    assert checks["Kubernetes"].ok is None
-    assert checks["Kubernetes"].detail == "kserve is not installed: pip install -c constraints.txt -e '.[deploy]'"
-    for name in ("claim", "access mode", "KServe", "right to deploy", "runtime"):
-        assert checks[name].ok is None and checks[name].detail == "Kubernetes can't be asked"
-    assert not missing(list(checks.values()))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "apiVersion: v1\nkind: Config\ncurrent-context: x\n", "a: [\n"])

@@ -5,11 +5,12 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from nlp_pipeline.client.doctor_findings import OPTIONAL_SECRETS, Findings
-from nlp_pipeline.errors import UsageError
-from nlp_pipeline.kserve_sdk import import_kserve
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.errors import PipelineError, UsageError
 
 MANIFESTS = "python pipeline_v2.py --manifests {} | kubectl apply -f -"
 LATER = "whether you may make runs there shows when one is made"
@@ -25,21 +26,18 @@ def manifests(found: Findings, namespace: str, *parameters: str) -> str:
 
 def check_cluster(found: Findings) -> None:
     """Looks whether Kubernetes can be asked from here."""
-    from yaml import YAMLError
+    from nlp_pipeline.deploy.cluster import connect
 
     try:
-        import_kserve()
-        from nlp_pipeline.components.deploy_model_cluster import connect
-
-        client = connect()
-    except (UsageError, ValueError, LookupError, TypeError, AttributeError, YAMLError) as error:
+        connect()
+    except UsageError as error:
         found.add("Kubernetes", None, str(error), required=False)
         return
     from kubernetes import client as kubernetes
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    where = client.api_instance.api_client.configuration.host
+    where = kubernetes.ApiClient().configuration.host
     try:
         api, review = kubernetes.AuthenticationV1Api(), kubernetes.V1SelfSubjectReview()
         found.account = api.create_self_subject_review(review, _request_timeout=10).status.user_info.username or ""
@@ -52,7 +50,7 @@ def check_cluster(found: Findings) -> None:
     except HTTPError as error:
         found.add("Kubernetes", None, f"{where} can't be reached ({getattr(error, 'reason', error)})", required=False)
         return
-    found.cluster = client
+    found.cluster = kubernetes.CustomObjectsApi()
     known = f", as {found.account}" if found.account else ""
     detail = f"{where} answers{known}; whether it is the cluster of this Kubeflow is for you to know"
     found.add("Kubernetes", True, detail, required=False)
@@ -73,16 +71,21 @@ def answered(
         True and what it returned; or, with what went wrong, False where something is not there, and None where that
         can't be known.
     """
+    from nlp_pipeline.deploy.cluster import ForbiddenError, NotThereError
+
     try:
         return True, function(*values, **named)
-    except (KeyError, IndexError):  # a mistake of ours
-        raise
-    except LookupError as error:
+    except NotThereError as error:
         return False, str(error)
-    except PermissionError as error:
+    except ForbiddenError as error:
         return forbidden, str(error)
-    except (ValueError, RuntimeError) as error:
+    except PipelineError as error:
         return None, str(error)
+
+
+def deploy_settings(found: Findings) -> DeploySettings:
+    """Returns the settings of the deployment."""
+    return DeploySettings(**{item.name: found.values[item.name] for item in fields(DeploySettings)})
 
 
 def check_volume(found: Findings) -> None:
@@ -96,7 +99,7 @@ def check_volume(found: Findings) -> None:
         return
     from kubernetes import client
 
-    from nlp_pipeline.components.deploy_model_cluster import call
+    from nlp_pipeline.deploy.cluster import call
 
     claim, namespace = found.values["volume_claim"], found.namespace
     read, doing = client.CoreV1Api().read_namespaced_persistent_volume_claim, f"looking for claim {claim}"
@@ -139,7 +142,7 @@ def check_secrets(found: Findings) -> None:
     """Looks for the Secrets that steps name, with all of their keys: before KFP 2.15 pods don't start without."""
     from kubernetes import client
 
-    from nlp_pipeline.components.deploy_model_cluster import call
+    from nlp_pipeline.deploy.cluster import call
     from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 
     read, namespace = client.CoreV1Api().read_namespaced_secret, found.namespace
@@ -171,7 +174,7 @@ def check_serving(found: Findings) -> None:
         for name in names:
             found.add(name, None, why)
         return
-    from nlp_pipeline.components.deploy_model_cluster import check_kserve
+    from nlp_pipeline.deploy.cluster import check_kserve
 
     ok, told = answered(check_kserve)
     found.add("KServe", ok, told or "it knows InferenceServices (serving.kserve.io/v1beta1)")
@@ -180,14 +183,14 @@ def check_serving(found: Findings) -> None:
         check_runtime(found, namespace)
     else:
         found.add("runtime", None, "KServe is not there" if ok is False else "KServe can't be asked for")
-    account = found.values["service_account"] or ("nlp-pipeline-serving" if found.values["model_store"] else "")
+    account = deploy_settings(found).serving_account
     if account or namespace != found.namespace:
         check_serving_place(found, namespace, account)
 
 
 def check_right(found: Findings, namespace: str) -> None:
     """Looks whether the steps' account may deploy; of another account than the one that asks that is not known."""
-    from nlp_pipeline.components.deploy_model_cluster import check_access
+    from nlp_pipeline.deploy.access import check_access
 
     account = f"system:serviceaccount:{found.namespace}:{found.settings.service_account or 'default-editor'}"
     with contextlib.redirect_stdout(io.StringIO()):  # the Role that is missing
@@ -206,18 +209,17 @@ def check_right(found: Findings, namespace: str) -> None:
 
 def check_runtime(found: Findings, namespace: str) -> None:
     """Looks for the ServingRuntime."""
-    from nlp_pipeline.components.deploy_model_cluster import choose_runtime
+    from nlp_pipeline.deploy.cluster import choose_runtime
 
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        ok, told = answered(choose_runtime, found.cluster, {**found.values, "namespace": namespace})
-    found.add("runtime", ok, said.getvalue().strip().removeprefix("runtime ") if ok else told)
+    ok, told = answered(choose_runtime, deploy_settings(found), namespace)
+    found.add("runtime", ok, ", ".join(told) if ok else told)
 
 
 def check_serving_place(found: Findings, namespace: str, account: str) -> None:
     """Looks for the claim and the service account of the serving pods."""
-    from nlp_pipeline.components.deploy_model_cluster import check_place
+    from nlp_pipeline.deploy.cluster import check_place
 
-    ok, told = answered(check_place, {**found.values, "namespace": namespace, "service_account": account})
+    ok, told = answered(check_place, deploy_settings(found), namespace)
     claim = [] if found.values["model_store"] else [f"claim {found.values['volume_claim']}"]
     there = " and ".join([*claim, *([f"service account {account}"] if account else [])])
     found.add("serving pods", ok, told or f"{there} {'are' if claim and account else 'is'} in namespace {namespace}")
@@ -239,7 +241,7 @@ def may_make_runs(found: Findings, experiment_too: bool) -> tuple[bool | None, s
         return None, f"you sign in as {user}, and Kubernetes knows you as {found.account}: {LATER}"
     from kubernetes import client
 
-    from nlp_pipeline.components.deploy_model_cluster import call
+    from nlp_pipeline.deploy.cluster import call
 
     ask = client.AuthorizationV1Api().create_self_subject_access_review
     for resource in ["runs", *(["experiments"] if experiment_too else [])]:

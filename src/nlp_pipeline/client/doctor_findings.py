@@ -27,7 +27,7 @@ class Findings:
         connection: The connection to Kubeflow Pipelines; None where there is none.
         health: What the server tells of itself.
         skew: Seconds by which the server's clock is ahead of this machine's; None where it does not tell.
-        cluster: The `kserve.KServeClient`; None where Kubernetes can't be asked.
+        cluster: A client of `kubernetes`; None where Kubernetes can't be asked.
         account: Whom Kubernetes knows the user as; empty where it does not tell.
     """
 

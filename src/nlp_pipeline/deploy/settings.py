@@ -8,6 +8,10 @@ from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, matches, o
 DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
 MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
+BUCKET = r"(?![^/]*(\.\.|\.-|-\.))(?![0-9]+(\.[0-9]+){3}(/|$))[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+FOLDER = r"(/(?!\.\.?(/|$))[\w.=-]+)*"
+# What --manifests makes in a namespace.
+RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,11 @@ class DeploySettings(Settings):
     model_store: str = parameter(
         "",
         "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
-        (lambda value: value == "" or value.startswith("s3://"), "s3://bucket/folder, or empty for pvc"),
+        matches(
+            rf"|s3://{BUCKET}{FOLDER}/*",
+            "s3://bucket or s3://bucket/folder, of a bucket's 3 to 63 lower-case letters, digits, '.' and '-' and a "
+            "folder's letters, digits, '.', '_', '-' and '=', or empty for the volume",
+        ),
     )
     volume_claim: str = parameter(
         "nlp-pipeline",
@@ -90,3 +98,13 @@ class DeploySettings(Settings):
             )
         if self.scale_target and not self.scale_metric:
             raise UsageError(f"scale_target is {self.scale_target}: of what? set scale_metric too")
+
+    @property
+    def serving_account(self) -> str:
+        """The service account that the serving pods need, by which KServe finds a bucket's credentials."""
+        return self.service_account or (SERVING_ACCOUNT if self.model_store else "")
+
+    def release_uri(self, model_name: str, digest: str) -> str:
+        """Returns where KServe reads a release: on the volume's claim, or in the bucket."""
+        store = self.model_store.rstrip("/") or f"pvc://{self.volume_claim}"
+        return f"{store}/{model_name}/releases/{digest}"

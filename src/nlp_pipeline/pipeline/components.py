@@ -152,15 +152,16 @@ def deploy_model(
     deployment: Output[Metrics],
 ) -> None:
     """Creates or updates the InferenceService of a release, asks it, gives it the traffic, or puts back what was."""
-    from nlp_pipeline.components.deploy_model import deploy_model
+    import json
+    from pathlib import Path
 
-    deploy_model(
-        release,
-        predictions,
-        **vars(settings),
-        endpoint_rows=endpoint_rows,
-        **vars(limits),
-        **vars(run),
-        endpoint=endpoint,
-        deployment=deployment,
-    )
+    from nlp_pipeline.deploy.deployment import deploy_published
+
+    digest = str(release.metadata["digest"])
+    outcome = deploy_published(run, digest, settings, limits, predictions.path, endpoint_rows)
+    endpoint.metadata.update(outcome.endpoint)
+    deployment.metadata.update(outcome.figures)
+    for artifact, name in ((endpoint, "endpoint.json"), (deployment, "deployment.json")):
+        Path(artifact.path).write_text(json.dumps(artifact.metadata, indent=1), encoding="utf-8")
+        run.keep(artifact.path, name)
+    outcome.raise_failure()

@@ -1,0 +1,230 @@
+"""`--deploy`, `--rollback`, `--undeploy` and `--predict --deployed`: the deployment from here, with a kubeconfig."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.deploy.access import check_access
+from nlp_pipeline.deploy.cluster import delete_service, read_service
+from nlp_pipeline.deploy.deployment import deploy_release, prepare
+from nlp_pipeline.deploy.endpoint import address_of
+from nlp_pipeline.deploy.finding import ANY_TEXT, find_release, find_rows
+from nlp_pipeline.deploy.inference_service import (
+    NOTES,
+    PASSING,
+    SHARE,
+    Former,
+    InferenceService,
+    Json,
+    formers_after,
+    make,
+)
+from nlp_pipeline.deploy.kserve_sdk import import_kserve
+from nlp_pipeline.deploy.rollout import send
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.deploy.target import Target, connect
+from nlp_pipeline.deploy.transaction import Outcome, check_mode
+from nlp_pipeline.deploy.transaction import deploy as deploy_service
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.settings import SIGN_IN
+from nlp_pipeline.settings import settings as environment
+from nlp_pipeline.volume import Run
+
+# What an object says of who deployed it; by the second a rollback that was interrupted is known again.
+BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
+
+
+def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_rows: int, dry_run: bool) -> Json:
+    """Deploys a release, as the step `deploy_model` does.
+
+    Args:
+        release: See `find_release`.
+        rows: See `find_rows`.
+        values: The parameters that the user set.
+        endpoint_rows: For how many rows the endpoint is asked.
+        dry_run: Whether to show only what would be sent.
+
+    Returns:
+        What `--json` prints: see `report`; for a dry run `object` and `difference`.
+
+    Raises:
+        PipelineError: It was refused, or failed; see errors.py.
+    """
+    import_kserve()
+    with redirect_stdout(sys.stderr):
+        found, values, folder = find_release(release, values)
+        target = target_of(values)
+        asked = find_rows(rows, folder, found, endpoint_rows)
+        if dry_run:
+            return difference(*prepare(found, folder, target))
+        with resumable():
+            return report(deploy_release(found, folder, target, asked))
+
+
+def rollback(values: dict[str, Any], dry_run: bool) -> Json:
+    """Goes back to the release that was deployed before; done twice, it comes back to this one.
+
+    Args:
+        values: The parameters that the user set; `model_name` names the InferenceService.
+        dry_run: Whether to show only what would be sent.
+
+    Returns:
+        As `deploy`.
+
+    Raises:
+        PipelineError: There is none, or it failed; see errors.py.
+    """
+    with redirect_stdout(sys.stderr):
+        live, target = find_live(values, to_change=True)
+        wanted = choose_former(live).restore(live.name, live.namespace)
+        target = replace(target, labels=wanted.model_labels, settings=replace(target.settings, canary_percent=0))
+        if dry_run:
+            return difference(wanted, target)
+        with resumable():
+            # What was not made by this project may speak another protocol: it is not asked.
+            return report(deploy_service(wanted, target, ANY_TEXT if wanted.release else {}))
+
+
+def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
+    """Removes an InferenceService; the releases stay where they are.
+
+    Args:
+        values: The parameters that the user set; `model_name` names the InferenceService.
+        dry_run: Whether to remove nothing.
+
+    Returns:
+        As `deploy`.
+
+    Raises:
+        PipelineError: It is not there, or may not be removed.
+    """
+    with redirect_stdout(sys.stderr):
+        live, _ = find_live(values, to_change=True)
+        if dry_run:
+            return {"object": shown(live).body, "difference": f"{live} would be deleted"}
+        delete_service(live)
+        return report(Outcome("deleted", service=live))
+
+
+def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
+    """Asks a deployed InferenceService for texts.
+
+    Args:
+        texts: The texts.
+        values: The parameters that the user set; `model_name` names the InferenceService.
+
+    Returns:
+        For each text, in order: `text`, `label`, `score`.
+
+    Raises:
+        PipelineError: It is not there, or does not answer as it should.
+    """
+    from nlp_pipeline.serving.local_server import predict_at
+
+    with redirect_stdout(sys.stderr):
+        live, target = find_live(values)
+        if not live.status.get("url"):
+            raise PipelineError(f"{live} has no address: it is not ready")
+        address, headers = address_of(live, False, target.settings.gateway)
+        return predict_at(address, texts, live.model_labels, {**headers, **target.headers})
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Says, where the user interrupts, how it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("what was begun in the cluster has not ended: the same command again takes it up", file=sys.stderr)
+        raise
+
+
+def target_of(values: dict[str, Any]) -> Target:
+    """Returns where and how is deployed, by the parameters that the user set, `model_name` among them."""
+
+    def settings_of(kind: Any) -> Any:
+        return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
+
+    return Target(
+        settings=settings_of(DeploySettings),
+        limits=settings_of(AgreementLimits),
+        run=Run(model_name=values["model_name"], run_id=BY_HAND, volume_path=""),
+        headers=environment().sign_in_headers(),
+    )
+
+
+def find_live(values: dict[str, Any], to_change: bool = False) -> tuple[InferenceService, Target]:
+    """Finds a deployed InferenceService.
+
+    Args:
+        values: The parameters that the user set.
+        to_change: Whether it shall be changed, and not only asked.
+
+    Raises:
+        UsageError: It is not named, not there, or may not be changed.
+    """
+    if "model_name" not in values:
+        raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
+    target = connect(target_of(values))
+    if to_change:
+        check_access(target.namespace)
+    live = read_service(target.name, target.namespace)
+    if live is None:
+        raise UsageError(f"namespace {target.namespace} has no InferenceService {target.name!r}")
+    return live, target
+
+
+def choose_former(live: InferenceService) -> Former:
+    """Returns what a rollback of an InferenceService goes to.
+
+    Raises:
+        UsageError: There is nothing to go back to.
+    """
+    if live.note("run-id") == ROLLED_BACK and SHARE in live.predictor:
+        return live.to_former()  # it was interrupted, and is taken up
+    for former in live.formers:
+        restored = former.restore(live.name, live.namespace)
+        if not restored.is_stopped and not live.serves(restored):
+            return replace(former, annotations={**former.annotations, f"{NOTES}run-id": ROLLED_BACK})
+    raise UsageError(f"{live} has no former release noted on it: --deploy --release the one you want")
+
+
+def shown(service: InferenceService) -> InferenceService:
+    """Returns an InferenceService without what only the server writes, and without the notes of former ones."""
+    annotations = {key: value for key, value in service.annotations.items() if key not in PASSING}
+    return make(service.name, service.namespace, service.labels, annotations, service.body["spec"])
+
+
+def difference(wanted: InferenceService, target: Target) -> Json:
+    """Returns what a deployment would send, and how what the server would make of it differs from the live object."""
+    import yaml
+
+    live = read_service(wanted.name, wanted.namespace)
+    if live is not None and live.serves(wanted):
+        made = InferenceService(deepcopy(live.body))
+        # The share of the traffic with which a deployment begins is gone when it ends.
+        made.predictor.pop(SHARE, None)
+    else:
+        made = send(wanted, formers_after, dry_run=True)
+    check_mode(made, target.settings)
+    before, after = [yaml.safe_dump(shown(item).body).splitlines() if item else [] for item in (live, made)]
+    lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
+    return {"object": shown(wanted).body, "difference": "\n".join(lines)}
+
+
+def report(outcome: Outcome) -> Json:
+    """Returns what is reported of a deployment: what the endpoint is, and its figures.
+
+    Raises:
+        RolledBackError, TimedOutError, PipelineError: It failed.
+    """
+    refused = re.search(r" answered (302|401|403)\b", outcome.reason)
+    outcome.raise_failure(f"; to sign in, set {SIGN_IN}" if refused else "")
+    return {**outcome.endpoint, **outcome.figures}

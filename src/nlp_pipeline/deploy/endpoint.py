@@ -1,0 +1,131 @@
+"""Where an InferenceService is asked, and whether it answers as the offline model does."""
+
+import socket
+import time
+from urllib.parse import urlsplit
+
+from nlp_pipeline.deploy.cluster import POD_NAMESPACE
+from nlp_pipeline.deploy.inference_service import InferenceService
+from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.agreement import compare_answers, require_agreement
+from nlp_pipeline.serving.client import ask
+
+# Columns of rows to ask for: `text`, and `label` and `predicted` where they are known.
+Rows = dict[str, list[str]]
+
+
+def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[str, dict[str, str]]:
+    """Returns where a live InferenceService is asked.
+
+    Args:
+        service: The live object.
+        newest: Whether the newest revision is meant, whatever its share of the traffic.
+        gateway: Address of an ingress gateway that routes by Host header; empty to ask the service itself, by its name
+            in the cluster from a pod, by its outer name from elsewhere.
+
+    Returns:
+        The address of its `:predict`, and the headers that it needs.
+    """
+    component, is_inside = service.component, not gateway and POD_NAMESPACE.exists()
+    tagged = [item["url"] for item in component.get("traffic", []) if item.get("tag") == "latest" and item.get("url")]
+    if newest and tagged and not service.is_standard:
+        # Knative makes a service for each tag, named <tag>-<service>, in the cluster too.
+        url = component["address"]["url"].replace("://", "://latest-", 1) if is_inside else tagged[0]
+    else:
+        inside = service.status.get("address", {}).get("url") if is_inside else None
+        url = inside or service.status.get("url") or component["url"]
+    headers = {}
+    if gateway:
+        url, headers = gateway, {"Host": urlsplit(url).netloc}
+    return f"{url.rstrip('/')}/v1/models/{service.name}:predict", headers
+
+
+def check_reachable(service: InferenceService, gateway: str) -> None:
+    """Makes sure that a live InferenceService can be asked from here: in a pod, through a gateway, or by its name."""
+    host = urlsplit(service.status.get("url", "")).hostname
+    if gateway or not host or POD_NAMESPACE.exists():
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        raise UsageError(
+            f"{host}, the name of {service}, is not known here: set gateway=http://... to the address of the "
+            "ingress gateway, which goes by the host name"
+        ) from None
+
+
+def ask_texts(
+    service: InferenceService, newest: bool, target: Target, texts: list[str], seconds: float
+) -> tuple[list[str], float]:
+    """Asks a live InferenceService for texts, one by one; while its route comes up, each is asked again.
+
+    Args:
+        service: The live object.
+        newest: Whether the newest revision is meant.
+        target: Where it is deployed.
+        texts: The texts.
+        seconds: Within these each must be answered.
+
+    Returns:
+        The labels in the texts' order, and the median of the requests' milliseconds.
+
+    Raises:
+        PipelineError: There was no way to it, or it answers with something else than predictions.
+    """
+    import httpx
+    import tenacity
+
+    url, headers = address_of(service, newest, target.settings.gateway)
+    took: list[float] = []
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(ConnectionError),
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_fixed(min(target.poll_seconds, 1)),
+        reraise=True,
+    )
+    def ask_text(text: str) -> str:
+        began = time.perf_counter()
+        label = str(ask(client, url, [text], target.labels)[0]["label"])
+        took.append(1000 * (time.perf_counter() - began))
+        return label
+
+    with httpx.Client(timeout=60, headers={**headers, **target.headers}) as client:
+        try:
+            labels = [ask_text(text) for text in texts]
+        except ConnectionError as error:
+            host = f" (Host: {headers['Host']})" if headers else ""
+            raise PipelineError(f"{error}{host}, though it is ready: no way to the model") from None
+    return labels, sorted(took)[len(took) // 2]
+
+
+def check_answers(service: InferenceService, newest: bool, target: Target, rows: Rows) -> dict[str, float]:
+    """Asks a live InferenceService for rows and holds its answers against the offline model's.
+
+    Args:
+        service: The live object.
+        newest: Whether the newest revision is meant.
+        target: Where it is deployed.
+        rows: What it is asked for. Without labels, any of the model's labels is right; where it is empty, nothing is
+            asked.
+
+    Returns:
+        `p50_ms` and, where rows are labelled, `rows`, `agreement`, `accuracy`, `offline_accuracy`.
+
+    Raises:
+        PipelineError: It does not say what the offline model says; or see `ask_texts`.
+    """
+    if not rows:
+        return {}
+    labels, p50_ms = ask_texts(service, newest, target, rows["text"], target.route_seconds)
+    if "predicted" not in rows:
+        unknown = sorted(set(labels) - set(target.labels))
+        if unknown and target.labels:
+            raise PipelineError(f"it answers with {unknown[0]!r}, and the model's labels are {target.labels}")
+        return {"p50_ms": p50_ms}
+    compared = compare_answers(labels, rows["predicted"], rows["label"])
+    figures = {**compared, "p50_ms": p50_ms}
+    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+    require_agreement(compared, target.limits)
+    return figures

@@ -1,0 +1,104 @@
+"""What `--deploy --release` names, and the labelled rows that its endpoint is asked for."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.deploy.endpoint import Rows
+from nlp_pipeline.deploy.upload import StoredRelease
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.release import Release, verify
+from nlp_pipeline.serving.agreement import spread_rows
+from nlp_pipeline.storage import s3_client
+
+URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
+# Where there are no labelled rows to ask for.
+ANY_TEXT: Rows = {"text": ["a text"]}
+
+
+def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[str, Any], Path | None]:
+    """Finds out what a release is.
+
+    Args:
+        release: A folder, or pvc://claim/model/releases/digest, or s3://bucket/folder/model/releases/digest.
+        values: The parameters that the user set.
+
+    Returns:
+        Its record, as far as it can be read from here; the parameters with those that the release tells; its folder,
+        where it has one here.
+
+    Raises:
+        UsageError: It is none, it is spoilt, or where KServe shall read it is not said.
+        PipelineError: The object store does not give it.
+    """
+    if "://" not in release:
+        folder = Path(release)
+        found = verify(folder)
+        if not values.get("model_store") and "volume_claim" not in values:
+            raise UsageError(
+                f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "
+                "it lies on that claim, or --set model_store=s3://bucket to upload it there"
+            )
+        return found, {"model_name": found.model_name, **values}, folder
+    match = URI.fullmatch(release)
+    if match is None:
+        raise UsageError(
+            f"--release {release} is no release: give its folder, pvc://claim/model/releases/digest, or "
+            "s3://bucket/folder/model/releases/digest"
+        )
+    named = {"model_name": match["model_name"], "model_store": "", "volume_claim": match["place"]}
+    if match[1] == "s3":
+        named = {"model_name": match["model_name"], "model_store": f"s3://{match['place']}"}
+    for name, value in named.items():
+        if str(values.get(name, value)).rstrip("/") != value:
+            raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
+    found = Release(digest=match["digest"], model_name=match["model_name"])
+    if match[1] == "s3":
+        found = stored_release(release.rstrip("/"), found)
+    return found, {**values, **named}, None
+
+
+def stored_release(uri: str, expected: Release) -> Release:
+    """Returns a release in an object store, which must have the digest and the model's name that are expected."""
+    found = StoredRelease(uri, s3_client()).record()
+    if (
+        found is None
+        or not (found.labels and isinstance(found.labels, list))
+        or (found.digest, found.model_name) != (expected.digest, expected.model_name)
+        or not isinstance(found.metrics.get("accuracy"), float)
+    ):
+        raise UsageError(f"--release {uri} has no sound release.json: was its upload finished?")
+    return found
+
+
+def find_rows(rows: Path | None, folder: Path | None, release: Release, count: int) -> Rows:
+    """Returns what the endpoint is asked for: labelled rows where there are some.
+
+    Args:
+        rows: A run's predictions.parquet that the user names.
+        folder: The release's folder, beside which its run's folder may lie.
+        release: The release.
+        count: How many rows.
+
+    Raises:
+        UsageError: The user names a file that has none.
+    """
+    import pyarrow
+
+    if rows is None and folder is not None:
+        beside = folder.resolve().parents[1] / "runs" / release.run_id / "datasets" / "predictions.parquet"
+        rows = beside if beside.is_file() else None
+    if rows is None:
+        print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
+        return ANY_TEXT
+    if not rows.is_file():
+        raise UsageError(f"--rows {rows}: there is no such file; give a run's datasets/predictions.parquet")
+    try:
+        columns = spread_rows(rows, count)
+        if not all(isinstance(item, str) for column in columns.values() for item in column):
+            raise ValueError("text, label and predicted must all be strings")
+    except (OSError, ValueError, PipelineError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None
+    return columns

@@ -1,0 +1,258 @@
+"""The InferenceService: what is read off one, and what is noted on it for undoing and resuming a deployment.
+
+What we note on the object (a label and annotations; KServe copies both to the serving pods):
+
+    nlp-pipeline/release    label: the release's digest
+    nlp-pipeline/run-id     the pipeline run that deployed it
+    nlp-pipeline/accuracy   as it was evaluated
+    nlp-pipeline/labels     the labels in the order of their ids, as JSON; left out where they are very many
+    nlp-pipeline/applied    digest of what was asked for, by which the same deployment is known again
+    nlp-pipeline/replaces   the Knative revision that was the newest before
+    nlp-pipeline/former     the objects before this one, newest first, as JSON; first itself while it is put back
+    canaryTrafficPercent    in the spec while the deployment has not ended. KServe obeys it on Knative and ignores it on
+                            Standard; an annotation can't serve, as changing one makes a new revision
+"""
+
+import json
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+GROUP = "serving.kserve.io"
+NOTES = "nlp-pipeline/"
+STOP = f"{GROUP}/stop"
+MODE = f"{GROUP}/deploymentMode"
+# By its tag, the newest revision can be asked before it gets traffic.
+TAGGED = {f"{GROUP}/enable-tag-routing": "true"}
+SIDECAR = "sidecar.istio.io/inject"
+SHARE = "canaryTrafficPercent"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+# About what is live now, and so not kept in a former object.
+PASSING = (f"{NOTES}former", f"{NOTES}replaces", LAST_APPLIED)
+KEPT_FORMERS = 3
+
+
+@dataclass(frozen=True)
+class Former:
+    """An InferenceService as it was, to be put back.
+
+    Attributes:
+        ready: Whether it was ready.
+        serves: Whether it got traffic: on Knative, a revision before the newest one may have it.
+    """
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    spec: Json
+    ready: bool
+    serves: bool
+
+    def restore(self, name: str, namespace: str) -> "InferenceService":
+        """Returns the object to send so that it is there again."""
+        spec = deepcopy(self.spec)
+        spec["predictor"].pop(SHARE, None)
+        # Without the tag, its revision could not be asked before it gets the traffic back.
+        return make(name, namespace, self.labels, self.annotations | TAGGED, spec)
+
+
+@dataclass(frozen=True)
+class InferenceService:
+    """An InferenceService, live or to be sent.
+
+    Attributes:
+        body: The object as Kubernetes has it.
+    """
+
+    body: Json
+
+    def __str__(self) -> str:
+        return f"InferenceService {self.namespace}/{self.name}"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.body["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.body["metadata"]["namespace"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels."""
+        return self.body["metadata"].get("labels") or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Its annotations."""
+        return self.body["metadata"].get("annotations") or {}
+
+    @property
+    def predictor(self) -> Json:
+        """What is asked for of its predictor."""
+        predictor: Json = self.body["spec"]["predictor"]
+        return predictor
+
+    @property
+    def status(self) -> Json:
+        """Its status; empty before KServe has seen it."""
+        status: Json = self.body.get("status", {})
+        return status
+
+    @property
+    def component(self) -> Json:
+        """What the status says of its predictor; on Knative also the revisions and their traffic."""
+        component: Json = self.status.get("components", {}).get("predictor", {})
+        return component
+
+    def note(self, name: str) -> str:
+        """Returns one of our annotations; empty where there is none."""
+        return self.annotations.get(f"{NOTES}{name}", "")
+
+    @property
+    def release(self) -> str:
+        """The digest of the release that it serves; empty where it was not made by us."""
+        return self.labels.get(f"{NOTES}release", "")
+
+    @property
+    def model_labels(self) -> list[str]:
+        """The model's labels in the order of their ids; empty where they are not noted."""
+        labels: list[str] = json.loads(self.note("labels") or "[]")
+        return labels
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative."""
+        mode = self.status.get("deploymentMode") or self.annotations.get(MODE, "")
+        return mode in ("Standard", "RawDeployment")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether KServe calls it ready, which on an update it also does while only the former pods are."""
+        conditions = self.status.get("conditions") or []
+        return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is stopped: it is there, without pods."""
+        return self.annotations.get(STOP, "").lower() == "true"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a deployment of ours was begun and has not ended: its release has not been found good."""
+        return bool(self.note("applied") or self.note("former")) and SHARE in self.predictor
+
+    def matches(self, wanted: "InferenceService") -> bool:
+        """Says whether it is what was sent.
+
+        It must carry the mark of the same request, as a field that is not asked for any more would pass unseen else,
+        and still be as it was asked for, as someone may have edited it since.
+        """
+        return self.note("applied") == wanted.note("applied") and covers(self.body["spec"], wanted.body["spec"])
+
+    def serves(self, wanted: "InferenceService") -> bool:
+        """Says whether it is what is wanted already, and not stopped."""
+        return not self.is_stopped and self.matches(wanted)
+
+    def to_former(self) -> Former:
+        """Returns what is kept of it to put it back."""
+        spec = deepcopy(self.body["spec"])
+        if self.is_unfinished:  # else the share is someone's own
+            spec["predictor"].pop(SHARE, None)
+        return Former(
+            self.labels,
+            {key: value for key, value in self.annotations.items() if key not in PASSING},
+            spec,
+            self.is_ready,
+            self.is_ready or bool(self.component.get("traffic")),
+        )
+
+    @property
+    def formers(self) -> list[Former]:
+        """The former objects that are noted on it, newest first."""
+        formers = [Former(**item) for item in json.loads(self.note("former") or "[]")]
+        if formers and not self.is_unfinished and self.matches(formers[0].restore("", "")):
+            return formers[1:]  # it was put back, and has the traffic
+        return formers
+
+
+def formers_after(live: InferenceService | None) -> list[Former]:
+    """Returns what a deployment can go back to once it has taken the live object's place, newest first.
+
+    A release whose deployment has not ended was never found good: what stood before it stays the one to go back to.
+    """
+    if live is None:
+        return []
+    return live.formers if live.is_unfinished else [live.to_former(), *live.formers][:KEPT_FORMERS]
+
+
+def make(
+    name: str, namespace: str, labels: dict[str, str], annotations: dict[str, str], spec: Json
+) -> InferenceService:
+    """Returns an InferenceService of its parts."""
+    metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}
+    return InferenceService(
+        {"apiVersion": f"{GROUP}/v1beta1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
+    )
+
+
+def covers(live: Any, wanted: Any) -> bool:
+    """Says whether all that is wanted is so in the live object, which has defaults besides."""
+    from kubernetes.utils import parse_quantity
+
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(key in live and covers(live[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(live, list) and len(live) == len(wanted) and all(map(covers, live, wanted))
+    try:
+        # KServe's webhook writes quantities in their shortest form: 500m for 0.5.
+        return bool(live == wanted or parse_quantity(live) == parse_quantity(wanted))
+    except (ValueError, TypeError):
+        return False
+
+
+def successor(live: InferenceService | None, wanted: InferenceService, formers: list[Former]) -> Json:
+    """Returns what to send so that a wanted object takes the place of the live one.
+
+    Args:
+        live: The InferenceService as it is; None where there is none.
+        wanted: The object to be.
+        formers: What it can go back to.
+
+    Returns:
+        The wanted object with its notes and, as the mark of a deployment that has not ended, its share of the traffic:
+        none where something serves already.
+    """
+    body = deepcopy(wanted.body)
+    metadata = body["metadata"]
+    is_serving = live is not None and not live.is_stopped
+    if live is not None:
+        metadata |= kept_metadata(live, wanted)
+        # What was stopped begins to count its revisions anew.
+        replaces = live.component.get("latestCreatedRevision", "") if is_serving else ""
+        metadata["annotations"][f"{NOTES}replaces"] = replaces
+    if formers:
+        noted = json.dumps([asdict(former) for former in formers], separators=(",", ":"))
+        metadata["annotations"][f"{NOTES}former"] = noted
+    body["spec"]["predictor"][SHARE] = 0 if is_serving else 100
+    return body
+
+
+def kept_metadata(live: InferenceService, wanted: InferenceService) -> Json:
+    """Returns metadata for the object that takes a live one's place: what others wrote there stays."""
+    # The latter ones are set anew with each release, by us or by the server.
+    dropped = (STOP, LAST_APPLIED, "app.kubernetes.io/managed-by", SIDECAR, "modelFormat")
+
+    def merge(there: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
+        foreign = {key: there[key] for key in there if not key.startswith(NOTES) and key not in dropped}
+        return foreign | ours
+
+    metadata = live.body["metadata"]
+    return {
+        **{key: metadata[key] for key in ("resourceVersion", "finalizers", "ownerReferences") if key in metadata},
+        "labels": merge(live.labels, wanted.labels),
+        "annotations": merge(live.annotations, wanted.annotations),
+    }

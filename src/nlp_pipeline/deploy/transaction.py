@@ -1,0 +1,245 @@
+"""Deploying as a transaction: either the new release serves, or what served before does."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+from nlp_pipeline.deploy.access import refuse_access
+from nlp_pipeline.deploy.cluster import ForbiddenError, delete_service, read_service
+from nlp_pipeline.deploy.endpoint import Rows, ask_texts, check_answers, check_reachable
+from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, formers_after
+from nlp_pipeline.deploy.pods import list_pods
+from nlp_pipeline.deploy.rollout import (
+    load_failure,
+    read_own,
+    send,
+    set_share,
+    share_of_newest,
+    stop,
+    wait_for_share,
+    wait_until_ready,
+)
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a deployment.
+
+    Attributes:
+        outcome: deployed, unchanged, rolled back, stopped, deleted or failed.
+        reason: Why it failed, and what was done about it; empty where it did not.
+        timed_out: Whether it failed as it was not ready in time.
+        service: The live object; None where there is none, or it can't be read.
+        figures: `seconds_to_ready`, and what `check_answers` returned.
+    """
+
+    outcome: str
+    reason: str = ""
+    timed_out: bool = False
+    service: InferenceService | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> dict[str, str]:
+        """What the endpoint is: its addresses, and what serves there."""
+        service = self.service or InferenceService(
+            {"metadata": {"name": "", "namespace": ""}, "spec": {"predictor": {}}}
+        )
+        model = service.predictor.get("model", {})
+        return {
+            "outcome": self.outcome,
+            "name": service.name,
+            "namespace": service.namespace,
+            "url": service.status.get("url", ""),
+            "in_cluster_url": service.status.get("address", {}).get("url", ""),
+            "revision": service.component.get("latestReadyRevision", ""),
+            "release": service.release,
+            "runtime": model.get("runtime", ""),
+            "storage_uri": model.get("storageUri", ""),
+            "deployment_mode": "Standard" if service.is_standard else "Knative",
+        }
+
+    def raise_failure(self, advice: str = "") -> None:
+        """Raises the error of a deployment that failed.
+
+        Args:
+            advice: What else the message says.
+        """
+        if self.reason:
+            failed = TimedOutError if self.timed_out else PipelineError
+            kind = RolledBackError if self.outcome == "rolled back" else failed
+            raise kind(f"{self.outcome}: {self.reason}{advice}", {**self.endpoint, **self.figures})
+
+
+def check_mode(service: InferenceService, settings: DeploySettings) -> None:
+    """Makes sure that the deployment mode, which the server has written down, can do what is asked for."""
+    if not service.is_standard:
+        return
+    for is_asked, parameter, lacks in (
+        (settings.canary_percent > 0, "canary_percent", "shares of the traffic"),
+        (settings.min_replicas == 0, "min_replicas", "pods that come when they are asked"),
+        (settings.scale_metric in ("concurrency", "rps"), "scale_metric", "scaling by requests"),
+    ):
+        if is_asked:
+            raise UsageError(
+                f"{parameter}={getattr(settings, parameter)}: {service} is in deployment mode Standard, which has no "
+                f"{lacks}; leave it out, or set deployment_mode=Knative where the cluster has Knative"
+            )
+
+
+def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
+    """Brings an InferenceService into the cluster, or leaves the cluster as it was.
+
+    A process that is killed in between leaves an object whose deployment has not ended; the same call then resumes it.
+
+    Args:
+        wanted: The object.
+        target: Where and how it is deployed.
+        rows: What it must answer: see `check_answers`.
+
+    Raises:
+        PipelineError: It was refused before anything was changed.
+    """
+    try:
+        live = read_service(wanted.name, wanted.namespace)
+        if live is not None and rows:
+            check_reachable(live, target.settings.gateway)
+        if live is not None and live.serves(wanted):
+            begun = live.is_unfinished
+            what = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
+            print(f"{wanted} is release {wanted.release} already: {what}", flush=True)
+        else:
+            begun = True
+            check_mode(send(wanted, formers_after, dry_run=True), target.settings)
+            list_pods(wanted)  # which must be allowed
+            wanted = send(wanted, formers_after)
+            print(f"{wanted} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
+    except ForbiddenError as error:
+        raise refuse_access(wanted.namespace, str(error)) from None
+    outcome = Outcome("deployed" if begun else "unchanged")
+    try:
+        outcome = replace(outcome, figures=bring_up(wanted, target, rows, begun))
+    except Exception as error:  # noqa: BLE001  whatever it is, the former object must come back
+        print(f"failed: {line_of(error)}", flush=True)
+        what, done = undo(wanted, target) if begun else ("failed", "nothing has been changed")
+        outcome = Outcome(what, f"{line_of(error)}; {done}", isinstance(error, TimedOutError))
+    try:
+        return replace(outcome, service=read_service(wanted.name, wanted.namespace))
+    except PipelineError as error:
+        return replace(outcome, outcome="failed", reason=outcome.reason or str(error))
+
+
+def bring_up(wanted: InferenceService, target: Target, rows: Rows, begun: bool) -> dict[str, float]:
+    """Waits for an object that was sent, asks it, and gives it the traffic.
+
+    Args:
+        wanted: The object.
+        target: Where it is deployed.
+        rows: What it must answer.
+        begun: Whether its deployment has not ended; one that has needs no traffic given to it.
+
+    Returns:
+        `seconds_to_ready`, and what `check_answers` returned.
+    """
+    began = time.monotonic()
+    service = wait_until_ready(wanted, target)
+    if rows:
+        check_reachable(service, target.settings.gateway)
+    seconds = time.monotonic() - began
+    print(f"ready after {seconds:.1f} s", flush=True)
+    figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
+    if begun:
+        if target.settings.canary_percent and share_of_newest(service) < 100:
+            watch_canary(wanted, target, rows["text"])
+        set_share(wanted, None)
+        service = wait_for_share(wanted, 100, target)
+        # The whole way, now by the address that everyone uses.
+        check_answers(service, False, target, {"text": rows["text"][:10]} if rows else {})
+    return figures
+
+
+def watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> None:
+    """Gives the newest revision its canary share for its time, and asks it and the whole service all along."""
+    percent, minutes = target.settings.canary_percent, target.settings.canary_minutes
+    set_share(wanted, percent)
+    service = wait_for_share(wanted, percent, target)
+    print(f"{percent}% of the traffic go to it for {minutes:g} minutes", flush=True)
+    until, asked = time.monotonic() + 60 * minutes, 0
+    while time.monotonic() < until:
+        for newest in (True, False):
+            # It has answered already: where it does not any more, those who ask it shall not bear that for long.
+            ask_texts(service, newest, target, [texts[asked % len(texts)]], target.route_seconds / 10)
+        asked += 1
+        time.sleep(min(max(0.0, until - time.monotonic()), target.poll_seconds))
+        service = read_own(wanted)
+        if failure := load_failure(service):
+            raise PipelineError(f"it failed with {percent}% of the traffic: {failure}")
+
+
+def undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
+    """Undoes a deployment that failed.
+
+    Returns:
+        What came of it ("rolled back", "stopped", "deleted" or "failed") and a sentence that says it.
+    """
+    try:
+        live = read_service(wanted.name, wanted.namespace)
+        if live is None:
+            return "failed", "it is not there any more"
+        if not live.matches(wanted):
+            return "failed", "the other one is left as it is"
+        if formers := live.formers:
+            return "rolled back", put_back(live, formers, target)
+        if target.settings.first_failure == "delete":
+            delete_service(live)
+            return "deleted", "there was none before, and it has been deleted (first_failure=delete)"
+        stop(live, target)
+        return "stopped", "there was none before, and it has been stopped: the object is there, without pods"
+    except Exception as error:  # noqa: BLE001  whatever it is, what failed first must be said too
+        return "failed", f"and it could not be undone: {line_of(error)}"
+
+
+def put_back(live: InferenceService, formers: list[Former], target: Target) -> str:
+    """Puts a former object back in the live one's place, waits until it serves, and gives it the traffic.
+
+    Args:
+        live: The live object.
+        formers: What to go back to, newest first; where this is interrupted, the first is gone back to again.
+        target: Where it is deployed.
+
+    Returns:
+        What was done, a sentence's end. An error says why it does not serve.
+    """
+    former = formers[0]
+    wanted = former.restore(live.name, live.namespace)
+    name = f"the former release {wanted.release}" if wanted.release else "what stood there before"
+    done, share = f"{name} has been put back", former.spec["predictor"].get(SHARE)
+    if not former.serves and not wanted.is_stopped:
+        # Else the pods that failed would go on answering where nothing did before.
+        stop(live, target)
+    wanted = send(wanted, lambda _: formers)
+    if not former.serves:
+        set_share(wanted, share)
+        return f"{done}; it was {'stopped before too' if wanted.is_stopped else 'not ready before either'}"
+    try:
+        service = wait_until_ready(wanted, target)
+    except PipelineError as error:
+        if former.ready:
+            raise
+        zero = "and so gets no traffic: canaryTrafficPercent stays 0"
+        return f"{done}; it was not ready before either, {zero} ({error})"
+    for newest in (True, False):
+        if wanted.release:
+            ask_texts(service, newest, replace(target, labels=[]), ["a text"], target.route_seconds)
+        if newest:
+            set_share(wanted, share)
+            service = wait_for_share(wanted, 100 if share is None else share, target)
+    return f"{done} and serves"
+
+
+def line_of(error: Exception) -> str:
+    """Returns an error in one line."""
+    kind = "" if isinstance(error, (PipelineError, RuntimeError, OSError)) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())

@@ -1,0 +1,254 @@
+"""The calls of the cluster: errors of one line, retries, what is looked for beforehand, and why a pod can't run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client as kubernetes
+
+from nlp_pipeline.deploy import cluster as calls
+from nlp_pipeline.deploy import pods
+from nlp_pipeline.deploy.access import check_access
+from nlp_pipeline.deploy.cluster import (
+    ForbiddenError,
+    NotThereError,
+    call,
+    check_kserve,
+    check_place,
+    choose_runtime,
+    connect,
+    own_namespace,
+    read_service,
+)
+from nlp_pipeline.deploy.inference_service import make
+from nlp_pipeline.deploy.rollout import load_failure
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.errors import PipelineError, UsageError
+from tests.components.s3_server import free_ports
+from tests.deploy.scene import without_waiting
+from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster that calls go to."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with emulated_cluster("Knative") as one:
+        one.write_kubeconfig(tmp_path / "kubeconfig", "team")
+        connect()
+        yield one
+
+
+@pytest.mark.parametrize(("failures", "status"), [(1, 429), (2, 500), (4, 503)])
+def test_what_may_pass_is_tried_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, failures: int, status: int
+) -> None:
+    waits = without_waiting(monkeypatch)
+    cluster.failures, cluster.failure_status = failures, status
+    assert read_service("tiny", "team") is None
+    assert waits == [0.5, 1, 2, 4][:failures]
+
+
+def test_what_does_not_pass_is_one_line(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = without_waiting(monkeypatch)
+    cluster.failures = 5
+    text = "^reading InferenceService team/tiny: 503: the server is currently unable to handle the request$"
+    with pytest.raises(PipelineError, match=text):
+        read_service("tiny", "team")
+    assert waits == [0.5, 1, 2, 4] and cluster.failures == 0
+
+
+def test_no_one_answers(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = without_waiting(monkeypatch)
+    cluster.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    cluster.write_kubeconfig(tmp_path / "kubeconfig", "team")
+    connect()
+    with pytest.raises(PipelineError, match=r"^looking for KServe: the cluster can't be reached: .*Connection refused"):
+        check_kserve()
+    assert waits == [0.5, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "line"),
+    [
+        (400, '{"message": "no\\n such  field"}', UsageError, "asking: 400: no such field"),
+        (401, '{"message": "Unauthorized"}', UsageError, "asking: 401: Unauthorized"),
+        (403, '{"message": "x is forbidden"}', ForbiddenError, "asking: 403: x is forbidden"),
+        # Which has nothing to do with what the account may do.
+        (403, '{"message": "admission webhook a denied"}', UsageError, "asking: 403: admission webhook a denied"),
+        (404, "404 page not found\n", PipelineError, "asking: 404: 404 page not found"),
+        (410, "", PipelineError, "asking: 410: Gone"),
+        (422, "[]", UsageError, r"asking: 422: \[\]"),
+    ],
+)
+def test_errors_by_their_status(status: int, body: str, kind: type[Exception], line: str) -> None:
+    def ask() -> None:
+        error = kubernetes.ApiException(status=status, reason="Gone")
+        error.body = body
+        raise error
+
+    with pytest.raises(kind, match=f"^{line}$") as caught:
+        call("asking", ask)
+    assert caught.type is kind
+    assert call("asking", ask, expected=(status,)) == status
+
+
+@pytest.mark.parametrize("content", [None, "", "apiVersion: v1\nkind: Config\n", "{", "- a", "\x00"])
+def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    if content is not None:
+        (tmp_path / "kubeconfig").write_text(content)
+    says = r"^no cluster: this is no pod of one, and there is no kubeconfig of use \([^\n]*\)$"
+    with pytest.raises(UsageError, match=says):
+        connect()
+
+
+def test_whose_namespace(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert own_namespace() == "team"
+    cluster.write_kubeconfig(tmp_path / "kubeconfig")
+    assert own_namespace() == ""
+    (tmp_path / "namespace").write_text("of-the-pod\n")
+    monkeypatch.setattr(calls, "POD_NAMESPACE", tmp_path / "namespace")
+    assert own_namespace() == "of-the-pod"
+
+
+@pytest.mark.parametrize(
+    ("user", "forbidden", "subject"),
+    [
+        ("system:serviceaccount:other:pipeline-runner", False, ("other", "pipeline-runner")),
+        ("jane@example.com", False, ("team", "default-editor")),
+    ],
+)
+def test_access_that_is_missing(
+    cluster: Cluster, user: str, forbidden: bool, subject: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_access("team")
+    cluster.deny("list", "pods")
+    cluster._api.user = user
+    with pytest.raises(ForbiddenError) as caught:
+        check_access("team")
+    assert str(caught.value) == (
+        "namespace team: may not list pods; the Role and RoleBinding that allow it stand above: kubectl apply -f -"
+    )
+    role, binding = yaml.safe_load_all(capsys.readouterr().out.partition("who may:\n\n")[2])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"] and binding["metadata"]["namespace"] == "team"
+    assert (binding["subjects"][0]["namespace"], binding["subjects"][0]["name"]) == subject
+    # Where even asking is forbidden, the calls themselves tell.
+    cluster.reviews_forbidden = True
+    check_access("team")
+
+
+def test_kserve_is_not_there(cluster: Cluster) -> None:
+    check_kserve()
+    cluster.without_kserve()
+    with pytest.raises(NotThereError, match=r"^KServe is not installed in this cluster "):
+        check_kserve()
+
+
+OURS, STOCK = "nlp-pipeline-torchserve", "kserve-torchserve"
+
+
+@pytest.mark.parametrize(
+    ("changed", "found", "where"),
+    [
+        ({}, STOCK, "which is installed for the cluster"),
+        ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver", "which is installed for the cluster"),
+        ({"runtime_name": "mine"}, "mine", "which is installed in namespace team"),
+        ({"runtime_name": STOCK}, STOCK, "which is installed for the cluster"),
+    ],
+)
+def test_the_runtime(cluster: Cluster, changed: Json, found: str, where: str) -> None:
+    cluster.add({"kind": "ServingRuntime", "metadata": {"name": "mine"}, "spec": {}})
+    assert choose_runtime(DeploySettings(**changed), "team") == (found, where)
+
+
+def test_the_projects_own_runtime_goes_first(cluster: Cluster) -> None:
+    cluster.add({"kind": "ServingRuntime", "metadata": {"name": OURS}, "spec": {}})
+    assert choose_runtime(DeploySettings(), "team")[0] == OURS
+    assert choose_runtime(DeploySettings(serving_runtime="huggingface"), "team")[0] == "kserve-huggingfaceserver"
+
+
+def test_runtimes_of_the_cluster_may_be_hidden(cluster: Cluster) -> None:
+    cluster.deny("get", "clusterservingruntimes")
+    assert choose_runtime(DeploySettings(), "team") == (STOCK, "which may be installed for the cluster")
+
+
+def test_no_runtime(cluster: Cluster) -> None:
+    cluster.remove("clusterservingruntimes", STOCK)
+    for settings in (DeploySettings(runtime_name="no"), DeploySettings()):
+        with pytest.raises(NotThereError, match=r"^ServingRuntime \S+ is neither in namespace team nor in the cluster"):
+            choose_runtime(settings, "team")
+
+
+def test_what_pods_need(cluster: Cluster) -> None:
+    settings = DeploySettings(volume_claim="data")
+    with pytest.raises(NotThereError, match=r"^volume_claim=data: namespace team has no such PersistentVolumeClaim, "):
+        check_place(settings, "team")
+    cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}})
+    check_place(settings, "team")
+    with pytest.raises(NotThereError, match=r"^service_account=reader: namespace team has no such ServiceAccount, "):
+        check_place(DeploySettings(volume_claim="data", service_account="reader"), "team")
+    # No claim is needed where the model is read from an object store.
+    store = DeploySettings(model_store="s3://models", service_account="default-editor")
+    cluster.remove("persistentvolumeclaims", "data")
+    check_place(store, "team")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({}, ""),
+        ({"transitionStatus": "InProgress", "lastFailureInfo": {"message": "of the former"}}, ""),
+        ({"transitionStatus": "InvalidSpec"}, "InvalidSpec: no message"),
+        (
+            {
+                "transitionStatus": "BlockedByFailedLoad",
+                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "no\n such file", "exitCode": 3},
+            },
+            "ModelLoadFailed: no such file (exit code 3)",
+        ),
+    ],
+)
+def test_why_a_model_can_not_be_loaded(model: Json, says: str) -> None:
+    service = make("tiny", "team", {}, {}, {})
+    service.body["status"] = {"modelStatus": model}
+    assert load_failure(service) == says
+
+
+NOTES = {"nlp-pipeline/applied": "mark", "nlp-pipeline/run-id": "run"}
+
+
+@pytest.mark.parametrize(
+    ("state", "says", "patience"),
+    [
+        ({"reason": "ContainerCreating"}, "", 0),
+        ({"reason": "CrashLoopBackOff", "restarts": 2}, "", 0),
+        ({"reason": "CrashLoopBackOff", "restarts": 3}, "CrashLoopBackOff: in short", 0),
+        ({"reason": "CrashLoopBackOff", "restarts": 3, "last": "it\n said"}, "CrashLoopBackOff: it said", 0),
+        ({"reason": "ImagePullBackOff"}, "ImagePullBackOff: in short", 30),
+        ({"reason": "ErrImagePull", "prefix": "init_"}, "ErrImagePull: in short", 30),
+        ({"reason": "InvalidImageName"}, "InvalidImageName: in short", 0),
+        ({"reason": "CreateContainerConfigError"}, "CreateContainerConfigError: in short", 8),
+        # Pods of another object, or of another run's.
+        ({"reason": "InvalidImageName", "notes": {}}, "", 0),
+        ({"reason": "InvalidImageName", "notes": {**NOTES, "nlp-pipeline/run-id": "former"}}, "", 0),
+    ],
+)
+def test_why_a_pod_can_not_run(monkeypatch: pytest.MonkeyPatch, state: Json, says: str, patience: int) -> None:
+    waiting = kubernetes.V1ContainerStateWaiting(reason=state["reason"], message="in\n short")
+    ended = kubernetes.V1ContainerStateTerminated(exit_code=1, message=state.get("last", ""))
+    container = kubernetes.V1ContainerStatus(
+        name="one", image="i", image_id="i", ready=False, restart_count=state.get("restarts", 0),
+        state=kubernetes.V1ContainerState(waiting=waiting),
+        last_state=kubernetes.V1ContainerState(terminated=ended if "last" in state else None),
+    )  # fmt: skip
+    status = kubernetes.V1PodStatus(**{f"{state.get('prefix', '')}container_statuses": [container]})
+    metadata = kubernetes.V1ObjectMeta(name="p", annotations=state.get("notes", NOTES))
+    monkeypatch.setattr(pods, "list_pods", lambda service: [kubernetes.V1Pod(metadata=metadata, status=status)])
+    says = says and f"pod p, one: {says}"
+    assert pods.pod_failure(make("tiny", "team", {}, NOTES, {})) == (says, patience)

@@ -1,0 +1,296 @@
+"""The object that is sent: what it holds, what is kept of the live one, and how the same is known again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.deploy.building import server_args, service_for
+from nlp_pipeline.deploy.inference_service import Former, InferenceService, formers_after, make, successor
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.release import Release
+from nlp_pipeline.volume import Run
+from tests.fakes.kubernetes.admission import admit
+
+Json = dict[str, Any]
+RELEASE = Release(digest="a" * 16, labels=["neg", "pos"], metrics={"accuracy": 0.91234}, model_name="tiny")
+STOP = "serving.kserve.io/stop"
+
+
+def made(
+    letter: str = "a", *, args: list[str] | None = None, release: Json | None = None, **changed: Any
+) -> InferenceService:
+    """Returns the object of a release, which an API server must take."""
+    target = Target(
+        settings=DeploySettings(**{key: value for key, value in changed.items() if key not in ("runtime", "run_id")}),
+        run=Run(model_name="tiny", run_id=changed.get("run_id", "run"), volume_path=""),
+        namespace="team",
+        runtime=changed.get("runtime", "kserve-torchserve"),
+    )
+    whole = replace(RELEASE, digest=letter * 16, **(release or {}))
+    found = service_for(whole, target, f"pvc://data/tiny/releases/{letter * 16}", args or [])
+    admit(found.body, None, "Knative")
+    return found
+
+
+def live(letter: str = "a", *, ready: bool = True, **changed: Any) -> InferenceService:
+    """Returns an object as the server keeps it, with what it adds."""
+    found = made(letter, **changed)
+    found.body["metadata"] |= {"resourceVersion": "7", "uid": "u", "generation": 3}
+    found.predictor["model"]["env"] = []
+    found.body["status"] = {
+        "conditions": [{"type": "Ready", "status": str(ready)}],
+        "components": {"predictor": {"latestCreatedRevision": "tiny-predictor-00003"}},
+    }
+    return found
+
+
+def sent(there: InferenceService | None, letter: str, formers: list[Former] | None = None) -> InferenceService:
+    """Returns what is sent so that a release takes the place of what is there."""
+    return InferenceService(successor(there, live(letter), formers_after(there) if formers is None else formers))
+
+
+def finished(service: InferenceService) -> InferenceService:
+    """Returns an object whose deployment has ended."""
+    service.predictor.pop("canaryTrafficPercent")
+    return service
+
+
+def letters(formers: list[Former]) -> str:
+    """Returns the letters of the releases of former objects."""
+    return "".join(one.restore("x", "y").release[:1] for one in formers)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "config", "lower"),
+    [
+        ({"type": "BertNormalizer", "lowercase": True}, None, True),
+        ({"type": "BertNormalizer", "lowercase": False}, None, False),
+        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}, None, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}, None, False),
+        (None, {"do_lower_case": True}, True),
+        ({"type": "NFC"}, {}, False),
+    ],
+)
+def test_arguments_of_the_hugging_face_server(
+    tmp_path: Path, normalizer: Json, config: Json | None, lower: bool
+) -> None:
+    (tmp_path / "huggingface").mkdir()
+    (tmp_path / "huggingface" / "tokenizer.json").write_text(json.dumps({"normalizer": normalizer}))
+    if config is not None:
+        (tmp_path / "huggingface" / "tokenizer_config.json").write_text(json.dumps(config))
+    release = replace(RELEASE, parameters={"max_length": 128})
+    args = ["--model_name=tiny", "--backend=huggingface", "--task=sequence_classification", "--return_probabilities"]
+    wanted = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]
+    assert server_args(release, tmp_path, "huggingface") == wanted
+    assert server_args(release, None, "torchserve") == []
+    with pytest.raises(UsageError, match=r"^serving_runtime=huggingface needs --release DIR"):
+        server_args(release, None, "huggingface")
+
+
+def test_the_object_of_a_release() -> None:
+    body = made().body
+    assert len(body["metadata"]["annotations"].pop("nlp-pipeline/applied")) == 16
+    resources = {"cpu": "1", "memory": "2Gi"}
+    assert body == {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": "tiny",
+            "namespace": "team",
+            "labels": {
+                "app.kubernetes.io/managed-by": "nlp-pipeline",
+                "nlp-pipeline/release": "a" * 16,
+                "sidecar.istio.io/inject": "false",
+            },
+            "annotations": {
+                "serving.kserve.io/enable-tag-routing": "true",
+                "sidecar.istio.io/inject": "false",
+                "nlp-pipeline/run-id": "run",
+                "nlp-pipeline/accuracy": "0.9123",
+                "nlp-pipeline/labels": '["neg", "pos"]',
+            },
+        },
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "maxReplicas": 1,
+                "model": {
+                    "name": "",
+                    "modelFormat": {"name": "pytorch"},
+                    "runtime": "kserve-torchserve",
+                    "protocolVersion": "v1",
+                    "storageUri": f"pvc://data/tiny/releases/{'a' * 16}",
+                    "resources": {"requests": resources, "limits": resources},
+                },
+            }
+        },
+    }
+
+
+def test_what_settings_make_of_it() -> None:
+    service = made(
+        serving_gpus=2, istio_sidecar=True, deployment_mode="Standard", service_account="reader", min_replicas=0,
+        max_replicas=0, scale_metric="concurrency", scale_target=5, serving_runtime="huggingface", args=["--a"],
+    )  # fmt: skip
+    predictor, model = service.predictor, service.predictor["model"]
+    assert model["resources"]["requests"]["nvidia.com/gpu"] == model["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert service.labels["sidecar.istio.io/inject"] == service.annotations["sidecar.istio.io/inject"] == "true"
+    assert service.is_standard and predictor["serviceAccountName"] == "reader"
+    assert (predictor["minReplicas"], predictor.get("maxReplicas")) == (0, None)
+    assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("concurrency", 5)
+    assert (model["modelFormat"], model["args"]) == ({"name": "huggingface"}, ["--a"])
+    assert model["storageUri"] == f"pvc://data/tiny/releases/{'a' * 16}/huggingface"
+
+
+def test_very_many_labels_are_left_out() -> None:
+    assert made(release={"labels": [f"label {number}" for number in range(2000)]}).model_labels == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"run_id": "another"}, True),
+        ({"release": {"metrics": {"accuracy": 0.5}}}, True),
+        ({"canary_percent": 10}, True),
+        ({"max_replicas": 2}, False),
+        ({"serving_memory": "4Gi"}, False),
+        ({"runtime": "mine"}, False),
+        ({"istio_sidecar": True}, False),
+        ({"letter": "b"}, False),
+        ({"args": ["--a"]}, False),
+    ],
+)
+def test_the_same_request_is_known_again(changed: Json, same: bool) -> None:
+    assert (made(**changed).note("applied") == made().note("applied")) is same
+    assert live().serves(made(**changed)) is same
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "same"),
+    [
+        ("metadata.annotations", {}, False),
+        ("metadata.annotations", {**made().annotations, STOP: "true"}, False),
+        ("spec.predictor.minReplicas", 4, False),
+        ("spec.predictor.model.env", [{"name": "A", "value": "b"}], True),  # added, by KServe or by a webhook
+        ("spec.predictor.model.args", ["--a"], False),
+        ("spec.predictor.model.args", ["--b", "--a"], False),
+        # The server writes quantities in another form.
+        ("spec.predictor.model.resources.limits.cpu", "500m", True),
+        ("spec.predictor.model.resources.limits.cpu", "7", False),
+        ("spec.predictor.model.resources.limits.memory", "2Gi", True),
+    ],
+)
+def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
+    asked: Json = {"args": ["--a", "--b"], "serving_cpu": "0.5", "serving_memory": "2048Mi"}
+    there, wanted = live(**asked), made(**asked)
+    *path, last = field.split(".")
+    found = there.body
+    for name in path:
+        found = found[name]
+    found[last] = value
+    assert there.serves(wanted) is same
+
+
+def test_a_first_object_gets_all_the_traffic() -> None:
+    body = sent(None, "a")
+    assert body.predictor["canaryTrafficPercent"] == 100 and body.is_unfinished and body.formers == []
+    assert body.note("replaces") == "" and "nlp-pipeline/former" not in body.annotations
+
+
+def test_a_later_object_gets_none_at_first() -> None:
+    body = sent(live(), "b")
+    assert body.predictor["canaryTrafficPercent"] == 0 and body.is_unfinished
+    assert (body.note("replaces"), body.body["metadata"]["resourceVersion"]) == ("tiny-predictor-00003", "7")
+    assert letters(body.formers) == "a"
+
+
+def test_what_follows_a_stopped_one_counts_anew() -> None:
+    there = live()
+    there.annotations[STOP] = "true"
+    body = sent(there, "b")
+    assert body.predictor["canaryTrafficPercent"] == 100 and body.note("replaces") == "" and not body.is_stopped
+
+
+def test_what_others_wrote_is_kept() -> None:
+    there = live()
+    there.labels["networking.knative.dev/visibility"] = "cluster-local"
+    there.annotations.update({
+        "example.com/a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}", STOP: "true",
+        "nlp-pipeline/old": "note", "modelFormat": "sklearn",
+    })  # fmt: skip
+    there.body["metadata"] |= {"finalizers": ["one"], "ownerReferences": [{"name": "owner"}]}
+    body = sent(there, "b")
+    assert body.labels == live("b").labels | {"networking.knative.dev/visibility": "cluster-local"}
+    notes = {key: value for key, value in body.annotations.items() if key not in live("b").annotations}
+    assert notes.keys() == {"example.com/a", "nlp-pipeline/former", "nlp-pipeline/replaces"}
+    assert body.body["metadata"]["finalizers"] == ["one"] and body.body["metadata"]["ownerReferences"]
+
+
+def test_what_there_is_to_go_back_to() -> None:
+    assert formers_after(None) == []
+    second = sent(live("a"), "b")
+    # Not found good yet: what stood before it stays the one.
+    assert letters(formers_after(second)) == "a"
+    assert letters(formers_after(finished(second))) == "ba"
+    for letter in "cde":
+        second = finished(sent(second, letter))
+    assert letters(second.formers) == "dcb"
+
+
+def test_what_is_put_back_is_noted_on_itself_until_it_has_the_traffic() -> None:
+    former, other = live("a").to_former(), live("x").to_former()
+    restored = former.restore("tiny", "team")
+    back = InferenceService(successor(live("b"), restored, [former, other]))
+    assert letters(formers_after(back)) == "ax"
+    assert letters(finished(back).formers) == "x" and letters(formers_after(back)) == "ax"
+
+
+def test_a_former_object() -> None:
+    there = live()
+    former = there.to_former()
+    assert (former.ready, former.serves, former.spec) == (True, True, there.body["spec"])
+    waiting = live(ready=False)
+    assert (waiting.to_former().ready, waiting.to_former().serves) == (False, False)
+    waiting.component["traffic"] = [{"revisionName": "one", "percent": 100}]
+    assert (waiting.to_former().ready, waiting.to_former().serves) == (False, True)
+    # A share by which a deployment of ours is known as unfinished is not kept; someone's own is.
+    assert "canaryTrafficPercent" not in sent(live(), "b").to_former().spec["predictor"]
+    foreign = make("x", "y", {}, {}, {"predictor": {"canaryTrafficPercent": 20}})
+    assert foreign.to_former() == Former({}, {}, foreign.body["spec"], False, False)
+    back = foreign.to_former().restore("x", "y")
+    assert back.body["spec"] == {"predictor": {}}
+    assert back.annotations == {"serving.kserve.io/enable-tag-routing": "true"}
+    assert live().serves(former.restore("tiny", "team"))
+
+
+@pytest.mark.parametrize(
+    ("annotated", "status", "standard"),
+    [
+        ("", "", False),
+        ("Standard", "", True),
+        ("RawDeployment", "", True),
+        ("", "RawDeployment", True),
+        ("Serverless", "", False),
+        ("Standard", "Knative", False),
+    ],
+)
+def test_the_deployment_mode(annotated: str, status: str, standard: bool) -> None:
+    service = make("x", "y", {}, {"serving.kserve.io/deploymentMode": annotated} if annotated else {}, {})
+    service.body["status"] = {"deploymentMode": status} if status else {}
+    assert service.is_standard is standard
+
+
+def test_the_annotations_stay_small() -> None:
+    """With as many labels as are noted, full of what JSON escapes, on four objects: an API server takes 256 KiB."""
+    release = {"labels": ["é" * 1000 + '"' * 50] * 3}
+    body = live("a", release=release)
+    assert len(body.note("labels")) > 15_000
+    for letter in "bcde":
+        body = finished(InferenceService(successor(body, live(letter, release=release), formers_after(body))))
+    assert len(body.formers) == 3
+    assert sum(len(key) + len(value) for key, value in body.annotations.items()) < 200_000

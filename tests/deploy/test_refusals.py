@@ -1,0 +1,154 @@
+"""Deployments that are refused: each says what to do, and leaves cluster and volume as they were."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nlp_pipeline.deploy.deployment import deploy_release
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.release import verify
+from tests.deploy.scene import ROWS, Scene, edit, make_release
+
+Json = dict[str, Any]
+ROLE = "; the Role and RoleBinding that allow it stand above: kubectl apply -f -"
+
+
+def refused(scene: Scene, folder: Path, **changed: Any) -> str:
+    """Deploys a release, which must be refused, and returns the line."""
+    release = make_release(folder) if not folder.exists() else folder
+    before, sent = (scene.live if scene.is_there else None), len(scene.sent)
+    with pytest.raises(UsageError, match=r"^[^\n]*$") as caught:
+        deploy_release(verify(release), release, scene.target(**changed), ROWS)
+    assert len(scene.sent) == sent and scene.is_there == bool(before)
+    # What is asked of the cluster lets time pass there: the status may change, nothing else.
+    assert not before or (scene.live["spec"], scene.live["metadata"]["generation"]) == (
+        before["spec"], before["metadata"]["generation"],
+    )  # fmt: skip
+    return str(caught.value)
+
+
+def no_namespace(scene: Scene) -> None:
+    scene.cluster.write_kubeconfig(os.environ["KUBECONFIG"])
+
+
+def no_kserve(scene: Scene) -> None:
+    scene.cluster.without_kserve()
+
+
+def no_runtime(scene: Scene) -> None:
+    scene.cluster.remove("clusterservingruntimes", "kserve-torchserve")
+
+
+def nothing(scene: Scene) -> None:
+    pass
+
+
+MANIFESTS = r"python pipeline_v2\.py --manifests --set namespace=team"
+
+
+@pytest.mark.parametrize(
+    ("changed", "prepare", "says"),
+    [
+        ({"model_name": "other"}, nothing, r"model_name is 'other', and the release's model is 'tiny': .* one name"),
+        ({}, no_namespace, r"namespace is empty, and the kubeconfig's context names none: set namespace"),
+        ({}, no_kserve, r"KServe is not installed in this cluster .* or set deploy=false to end at the validated .*"),
+        ({}, no_runtime, rf"ServingRuntime kserve-torchserve is neither .*, with {MANIFESTS} \| kubectl apply -f -"),
+        ({"volume_claim": "other"}, nothing, rf"volume_claim=other: .*: {MANIFESTS} \| kubectl apply -f -"),
+        (
+            {"service_account": "other"},
+            nothing,
+            r"service_account=other: namespace team has no such ServiceAccount, .*",
+        ),
+        (
+            {"model_store": "s3://models"},
+            nothing,
+            rf"service_account=nlp-pipeline-serving: .*: {MANIFESTS} --set model_store=s3://models \| kubectl .*",
+        ),
+    ],
+)
+@pytest.mark.parametrize("over", ["nothing", "a former release"])
+def test_refused(
+    knative: Scene, tmp_path: Path, over: str, changed: Json, prepare: Callable[[Scene], None], says: str
+) -> None:
+    if over != "nothing":
+        knative.deploy("a")
+    prepare(knative)
+    assert re.fullmatch(says, refused(knative, tmp_path / "release", **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "lacks"),
+    [
+        ({"canary_percent": 10}, "canary_percent=10: {}, which has no shares of the traffic"),
+        ({"min_replicas": 0}, "min_replicas=0: {}, which has no pods that come when they are asked"),
+        ({"scale_metric": "concurrency"}, "scale_metric=concurrency: {}, which has no scaling by requests"),
+        ({"scale_metric": "rps"}, "scale_metric=rps: {}, which has no scaling by requests"),
+    ],
+)
+def test_what_standard_can_not_do(scene: Scene, tmp_path: Path, changed: Json, lacks: str) -> None:
+    """Whether it is the cluster's mode or asked for; KServe itself would ignore a canary's share silently."""
+    mode = {} if scene.mode == "Standard" else {"deployment_mode": "Standard"}
+    where = "InferenceService team/tiny is in deployment mode Standard"
+    advice = "; leave it out, or set deployment_mode=Knative where the cluster has Knative"
+    assert refused(scene, tmp_path / "release", **mode, **changed) == f"{lacks.format(where)}{advice}"
+
+
+def test_access_that_a_review_denies(scene: Scene, tmp_path: Path) -> None:
+    for verb, plural in (("create", "inferenceservices"), ("update", "inferenceservices"), ("list", "events")):
+        scene.cluster.deny(verb, plural)
+    what = "namespace team: may not create inferenceservices, update inferenceservices, list events"
+    assert refused(scene, tmp_path / "release") == what + ROLE
+
+
+@pytest.mark.parametrize(
+    ("verb", "plural", "doing"),
+    [
+        ("get", "persistentvolumeclaims", "looking for PersistentVolumeClaim data"),
+        ("get", "servingruntimes", "looking for ServingRuntime nlp-pipeline-torchserve"),
+        ("get", "inferenceservices", "reading InferenceService team/tiny"),
+        ("create", "inferenceservices", "dry run of InferenceService team/tiny"),
+        ("update", "inferenceservices", "dry run of InferenceService team/tiny"),
+        ("list", "pods", "listing pods"),
+    ],
+)
+def test_access_that_only_the_calls_deny(
+    knative: Scene, tmp_path: Path, verb: str, plural: str, doing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where even asking what is allowed is forbidden."""
+    if verb == "update":
+        knative.deploy("a")
+    knative.cluster.reviews_forbidden = True
+    knative.cluster.deny(verb, plural)
+    line = refused(knative, tmp_path / "release")
+    assert line.startswith(f"{doing}: 403: {plural}") and line.endswith(ROLE)
+    assert f'cannot {verb} resource "{plural}"' in line
+    role, _ = yaml.safe_load_all(capsys.readouterr().out.partition("as someone who may:\n\n")[2])
+    allowed = {(one["apiGroups"][0], one["resources"][0]): one["verbs"] for one in role["rules"]}
+    assert allowed["serving.kserve.io", "inferenceservices"] == ["get", "create", "update", "delete"]
+
+
+def test_a_webhooks_refusal_is_no_missing_permission(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene.deploy("a", deployment_mode=scene.mode)
+    other = "Standard" if scene.mode == "Knative" else "Knative"
+    assert re.fullmatch(
+        r'dry run of InferenceService team/tiny: 403: admission webhook "\S+" denied the request: update '
+        rf"rejected: deploymentMode cannot be changed from '{scene.mode}' to '{other}'",
+        refused(scene, tmp_path / "release", deployment_mode=other),
+    )
+    assert "kubectl" not in capsys.readouterr().out
+
+
+def test_what_the_api_server_does_not_take(knative: Scene, tmp_path: Path) -> None:
+    """So many annotations of others that there is no room for ours."""
+    knative.deploy("a")
+    edit(knative, lambda live: live["metadata"]["annotations"].update({"example.com/a": "x" * 261_000}))
+    knative.flawed = True
+    line = refused(knative, tmp_path / "release")
+    assert line.startswith("dry run of InferenceService team/tiny: 422: ") and "Too long" in line

@@ -1,0 +1,209 @@
+"""The step `deploy_model`: from a release on the volume to an endpoint that was asked, and what it writes down."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from nlp_pipeline.errors import PipelineError, RolledBackError, UsageError
+from nlp_pipeline.pipeline.components import deploy_model
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from tests.components.s3_server import S3Server, forget_environment, s3_server
+from tests.conftest import write_parquet
+from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release
+from tests.fakes.kubernetes.emulator import Fate
+from tests.fakes.kubernetes.httpd import Answer, serving
+from tests.serving.conftest import run_in_local_runner
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume with a release."""
+    folder = make_release(tmp_path / "volume" / NAME / "releases" / "new")
+    folder.rename(folder.with_name(json.loads((folder / "release.json").read_text())["digest"]))
+    return tmp_path / "volume"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        server.client.make_bucket("models")
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step looks every two seconds; these clusters are faster."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+
+
+def digest_in(volume: Path) -> str:
+    (release,) = (volume / NAME / "releases").iterdir()
+    return release.name
+
+
+def parameters(scene: Scene, volume: Path, **changed: Any) -> Json:
+    """Returns the component's parameters."""
+    defaults = {name: item.default for name, item in pipeline_parameters().items()}
+    own = {"run_id": "run", "volume_path": str(volume), "model_name": NAME, "volume_claim": "data", "endpoint_rows": 6}
+    known = {**defaults, **own, "gateway": scene.cluster.gateway_url, "deploy_timeout": 30, **changed}
+    return {name: known[name] for name in deploy_model.component_spec.inputs if name in known}
+
+
+def predictions(volume: Path) -> Path:
+    rows = list(zip(ROWS["text"], ROWS["label"], strict=True))
+    return write_parquet(volume.parent / "predictions.parquet", rows, predicted=ROWS["predicted"])
+
+
+def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
+    """Runs the step, and returns the metadata of its two artifacts."""
+    scene.cluster.fates.setdefault(digest_in(volume), Fate(backend=scene.good))
+    endpoint = dsl.Artifact(uri=str(volume.parent / "endpoint"))
+    deployment = dsl.Metrics(uri=str(volume.parent / "deployment"))
+    deploy_model.python_func(
+        release=dsl.Model(uri=str(volume.parent / "release"), metadata={"digest": digest_in(volume)}),
+        predictions=dsl.Dataset(uri=str(predictions(volume))),
+        endpoint=endpoint,
+        deployment=deployment,
+        **parameters(scene, volume, **changed),
+    )
+    assert json.loads(Path(deployment.path).read_text()) == deployment.metadata
+    assert written(volume) == endpoint.metadata
+    return dict(endpoint.metadata), dict(deployment.metadata)
+
+
+def written(volume: Path) -> Json:
+    """Returns what the run has written of the endpoint."""
+    found: Json = json.loads((volume / NAME / "runs" / "run" / "endpoint.json").read_text())
+    return found
+
+
+def test_a_release_becomes_an_endpoint(scene: Scene, volume: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint, deployment = step(scene, volume)
+    digest = digest_in(volume)
+    assert endpoint == {
+        "outcome": "deployed",
+        "name": "tiny",
+        "namespace": "team",
+        "url": f"http://{HOSTS[scene.mode]}",
+        "in_cluster_url": f"http://tiny{'' if scene.mode == 'Knative' else '-predictor'}.team.svc.cluster.local",
+        "revision": "tiny-predictor-00001" if scene.mode == "Knative" else "",
+        "release": digest,
+        "runtime": "kserve-torchserve",
+        "storage_uri": f"pvc://data/tiny/releases/{digest}",
+        "deployment_mode": scene.mode,
+    }
+    assert (deployment["rows"], deployment["agreement"], deployment["accuracy"]) == (6, 1, 1)
+    assert deployment["seconds_to_ready"] > 0 and deployment["p50_ms"] > 0
+    output = capsys.readouterr().out
+    assert f"release {digest}, which KServe reads at pvc://data/tiny/releases/{digest}\n" in output
+    assert output.endswith(f"deployed: http://{HOSTS[scene.mode]}\n")
+    assert step(scene, volume)[0] == {**endpoint, "outcome": "unchanged"}
+
+
+def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> None:
+    knative.deploy("b")
+    knative.cluster.fates[digest_in(volume)] = Fate(backend=knative.wrong)
+    with pytest.raises(RolledBackError, match=r"^rolled back: the served model gives the offline model's [^\n]*$"):
+        step(knative, volume)
+    assert (written(volume)["outcome"], written(volume)["release"]) == ("rolled back", "b" * 16)
+    assert knative.is_settled("b")
+
+
+@pytest.mark.parametrize(("first_failure", "outcome"), [("stop", "stopped"), ("delete", "deleted")])
+def test_a_first_step_that_fails(knative: Scene, volume: Path, first_failure: str, outcome: str) -> None:
+    knative.cluster.fates[digest_in(volume)] = Fate(failure="ModelLoadFailed")
+    with pytest.raises(PipelineError, match=rf"^{outcome}: the model can't be loaded: [^\n]*$"):
+        step(knative, volume, first_failure=first_failure)
+    assert (written(volume)["outcome"], written(volume)["name"]) == (outcome, "tiny" if outcome == "stopped" else "")
+    assert json.loads((volume / NAME / "runs" / "run" / "deployment.json").read_text()) == {}
+
+
+def test_a_step_that_is_refused_writes_nothing_down(knative: Scene, volume: Path) -> None:
+    with pytest.raises(UsageError, match=r"^volume_claim=other: "):
+        step(knative, volume, volume_claim="other")
+    assert not knative.sent and not list((volume / NAME / "runs").glob("*/*"))
+    (volume / NAME / "releases" / digest_in(volume) / "model-store" / "tiny.mar").write_text("junk")
+    with pytest.raises(UsageError, match=r" is spoilt: model-store/tiny\.mar is altered"):
+        step(knative, volume)
+
+
+@pytest.mark.slow
+def test_in_kfps_local_runner(knative: Scene, volume: Path, tmp_path: Path) -> None:
+    """The source as it is compiled, in a process of its own."""
+    digest = digest_in(volume)
+    knative.cluster.fates[digest] = Fate(backend=knative.good, ready_after=1)
+
+    @dsl.pipeline(name="deploy")
+    def pipeline(release_uri: str, predictions_uri: str) -> None:
+        imported = dsl.importer(artifact_uri=release_uri, artifact_class=dsl.Model, metadata={"digest": digest})
+        deploy_model(
+            release=imported.output,
+            predictions=dsl.importer(artifact_uri=predictions_uri, artifact_class=dsl.Dataset).output,
+            **parameters(knative, volume),
+        )
+
+    arguments = {"release_uri": str(volume), "predictions_uri": str(predictions(volume))}
+    run_in_local_runner(pipeline, arguments, tmp_path)
+    assert (written(volume)["outcome"], written(volume)["url"]) == ("deployed", f"http://{knative.host}")
+    assert knative.service.release == digest and not knative.service.is_unfinished
+
+
+@pytest.mark.slow
+def test_through_an_object_store(
+    knative: Scene, volume: Path, store: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget_environment(monkeypatch)
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    # Nothing is uploaded for pods that could not read it.
+    with pytest.raises(UsageError, match=r"^service_account=nlp-pipeline-serving: "):
+        step(knative, volume, model_store="s3://models/served")
+    assert not list(store.client.list_objects("models", recursive=True))
+    knative.cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
+    endpoint, _ = step(knative, volume, model_store="s3://models/served")
+    keys = [one.object_name for one in store.client.list_objects("models", recursive=True)]
+    assert f"served/tiny/releases/{digest_in(volume)}/release.json" in keys
+    assert endpoint["storage_uri"] == f"s3://models/served/tiny/releases/{digest_in(volume)}"
+    predictor = knative.live["spec"]["predictor"]
+    assert predictor["serviceAccountName"] == "nlp-pipeline-serving"
+    assert predictor["model"]["storageUri"] == endpoint["storage_uri"]
+    assert step(knative, volume, model_store="s3://models/served")[0]["outcome"] == "unchanged"
+    # Credentials are never shown, wrong ones neither.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, f"a-wrong-{name}")
+    with pytest.raises(PipelineError, match=r"^s3://models/other/[^\n]*$") as caught:
+        step(knative, volume, model_store="s3://models/other")
+    output = capsys.readouterr()
+    shown = output.out + output.err + str(caught.value) + json.dumps(knative.cluster.sent) + json.dumps(endpoint)
+    assert "is there already: nothing is sent" in output.out
+    assert not any(secret in shown for secret in (store.secret_key, store.access_key, "a-wrong-AWS"))
+
+
+@pytest.mark.parametrize(("ids", "outcome"), [(["0", "4"], "deployed"), (["4", "0"], "stopped")])
+def test_the_hugging_face_server(knative: Scene, volume: Path, ids: list[str], outcome: str) -> None:
+    """It answers with probabilities by class ids, here rightly or wrongly."""
+
+    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        ranks = [ids.index("4" if "good" in text else "0") for text in json.loads(body)["instances"]]
+        found = [{str(rank): 0.75, str(1 - rank): 0.25} for rank in ranks]
+        return 200, {"Content-Type": "application/json"}, json.dumps({"predictions": found}).encode()
+
+    with serving(answer) as backend:
+        knative.cluster.fates[digest_in(volume)] = Fate(backend=backend)
+        if outcome == "stopped":
+            with pytest.raises(PipelineError, match=r"^stopped: the served model gives"):
+                step(knative, volume, serving_runtime="huggingface")
+        else:
+            assert step(knative, volume, serving_runtime="huggingface")[1]["accuracy"] == 1
+    model = knative.live["spec"]["predictor"]["model"]
+    assert model["modelFormat"] == {"name": "huggingface"} and model["runtime"] == "kserve-huggingfaceserver"
+    assert model["storageUri"] == f"pvc://data/tiny/releases/{digest_in(volume)}/huggingface"
+    assert model["args"][0] == "--model_name=tiny" and model["args"][-1] == "--max_length=32"
