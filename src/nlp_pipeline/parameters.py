@@ -18,7 +18,6 @@ Range = tuple[Callable[[Any], bool], str]
 
 REQUIRED: Any = MISSING
 ANYTHING: Range = (lambda value: True, "")
-NOT_BLANK: Range = (lambda value: value.strip() != "", "given")
 SHARE: Range = (lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.05 for 5%")
 COUNT: Range = (lambda value: value >= 0, "0 or more")
 POSITIVE: Range = (lambda value: value >= 1, "1 or more")
@@ -31,14 +30,7 @@ def matches(pattern: str, meaning: str) -> Range:
 
 def one_of(*values: str) -> Range:
     """Returns the range of a few texts, the empty one among them perhaps."""
-    shown = [value or "empty" for value in values]
-    return (lambda value: value in values, " or ".join([", ".join(shown[:-1]), shown[-1]]))
-
-
-MODEL_NAME = matches(
-    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
-    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
-)
+    return (lambda value: value in values, " or ".join(value or "empty" for value in values))
 
 
 def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
@@ -85,9 +77,7 @@ def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**given)
 
     types = {one.name: one.type for kind in settings.values() for one in fields(kind)} | types
-    call.__name__, call.__doc__ = function.__name__, None
-    call.__wrapped__ = function  # type: ignore[attr-defined]  # whose source kfp takes
-    call.__annotations__ = types | {"return": signature.return_annotation}
+    call.__annotations__ = types
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=types[name]) for name in types]
     )

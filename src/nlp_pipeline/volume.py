@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
+from nlp_pipeline.parameters import Settings, matches, parameter
+
+# It names the InferenceService too, and so must be a DNS-1035 label.
+MODEL_NAME = matches(
+    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +27,6 @@ class Run(Settings):
         volume_path: Where the volume is mounted, or the folder that takes its place; empty where there is none.
     """
 
-    # It names the InferenceService too, and so must be a DNS-1035 label.
     model_name: str = parameter(
         "text-classifier",
         "Name of the model, of the archive and of what serves it: lower case, digits, hyphens.",

@@ -76,7 +76,11 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
     """
 
     def make(function: Callable[..., Any]) -> Any:
-        made = dsl.component(flatten(function), base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
+        flat = flatten(function)
+        # kfp takes the name and the source from the function; a docstring it would store many times over.
+        flat.__name__, flat.__doc__ = function.__name__, None
+        flat.__wrapped__ = function  # type: ignore[attr-defined]
+        made = dsl.component(flat, base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
         container = made.component_spec.implementation.container
         # kfp's own command ends with its program: imports, and the function's source.
         program = component_source(function, container.command[-1])

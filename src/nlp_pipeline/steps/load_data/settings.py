@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import NOT_BLANK, REQUIRED, SHARE, Settings, parameter
+from nlp_pipeline.parameters import REQUIRED, SHARE, Range, Settings, parameter
+
+NOT_EMPTY: Range = (lambda value: value != "", "the name of a column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class LoadSettings(Settings):
     evaluation_data: str = parameter(
         "", "The same for rows to evaluate on; empty to split a share off the training data."
     )
-    text_column: str = parameter("text", "Name of the text's column.", NOT_BLANK)
-    label_column: str = parameter("label", "Name of the label's column.", NOT_BLANK)
+    text_column: str = parameter("text", "Name of the text's column.", NOT_EMPTY)
+    label_column: str = parameter("label", "Name of the label's column.", NOT_EMPTY)
     evaluation_share: float = parameter(
         0.2,
         "Share of each class to split off where there is no evaluation_data.",
