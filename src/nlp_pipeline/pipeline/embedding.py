@@ -32,19 +32,18 @@ import base64, bz2  # for kfp.dsl.executor_main
 code = "CODE".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))
 exec(bz2.decompress(base64.b85decode(code)))
 """
-# Puts files into a temporary folder and hands over to kfp's executor. The level of logging is set first, and thereby
-# for kfp too: a step's log is what the step prints.
+# Puts files into a temporary folder and hands over to kfp's executor. Logging is set up first, and thereby for kfp too,
+# which would log at INFO: a step's log is what the step prints.
 UNPACK = """\
 import logging, os, pathlib, sys, tempfile
-logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+logging.basicConfig(stream=sys.stdout)
 os.environ["_KFP_RUNTIME"] = "true"
-folder = pathlib.Path(tempfile.mkdtemp())
+folder = tempfile.mkdtemp()
 for name, text in files.items():
-    path = folder / name
+    path = pathlib.Path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-sys.path.insert(0, str(folder))
-sys.argv += ["--component_module_path", str(folder / "component.py")]
+    path.write_text(text, "utf-8")
+sys.argv += ["--component_module_path", folder + "/component.py"]
 from kfp.dsl.executor_main import executor_main
 executor_main()
 """
