@@ -28,6 +28,13 @@ def matches(pattern: str, meaning: str) -> Range:
     return (lambda value: re.fullmatch(pattern, value, re.ASCII) is not None, meaning)
 
 
+# It names the InferenceService too, and so must be a DNS-1035 label.
+MODEL_NAME = matches(
+    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
+)
+
+
 def one_of(*values: str) -> Range:
     """Returns the range of a few texts, the empty one among them perhaps."""
     return (lambda value: value in values, " or ".join(value or "empty" for value in values))

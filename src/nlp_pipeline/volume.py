@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.parameters import Settings, matches, parameter
-
-# It names the InferenceService too, and so must be a DNS-1035 label.
-MODEL_NAME = matches(
-    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
-    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
-)
+from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,7 +189,7 @@ class Cloud:
             ("PATCH", endpoints + one, "", serving.update_endpoint),
             ("POST", endpoints + one + ":undeployModel", "aiplatform.endpoints.undeploy", serving.undeploy),
             ("DELETE", endpoints + one, "aiplatform.endpoints.delete", serving.delete_endpoint),
-            ("GET", f"{place}/.*/operations/[0-9]+", "", lambda request: self.operations.look(request.path[4:])),
+            ("GET", r"/ui/projects/.*/operations/[0-9]+", "", lambda request: self.operations.look(request.path[4:])),
             ("GET", f"/v3/{of_project}", "", around.get_project),
             ("POST", f"/v3/{of_project}:testIamPermissions", "", around.test_permissions),
             ("GET", f"/v1/{of_project}/services:batchGet", "", around.list_services),

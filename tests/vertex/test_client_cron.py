@@ -6,7 +6,7 @@ import pytest
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.platforms.cron import next_times
-from nlp_pipeline.vertex.cron import as_vertex_reads, read_zoned_cron
+from nlp_pipeline.vertex.schedules import as_vertex_reads, read_cron
 
 SUMMER = datetime(2026, 7, 1, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ SUMMER = datetime(2026, 7, 1, tzinfo=UTC)
     ],
 )
 def test_what_is_sent(given: str, sent: str, became: bool) -> None:
-    cron = read_zoned_cron(given)
+    cron = read_cron(given)
     assert (cron.expression, cron.became, cron.given, cron.note) == (sent, became, given, "")
 
 
@@ -48,15 +48,15 @@ def test_what_is_sent(given: str, sent: str, became: bool) -> None:
 )
 def test_what_is_refused(given: str, message: str) -> None:
     with pytest.raises(UsageError, match=r"^--schedule ") as refused:
-        read_zoned_cron(given)
+        read_cron(given)
     assert message in str(refused.value)
 
 
 def test_when_it_comes_in_a_zone_with_summer_time() -> None:
-    berlin = read_zoned_cron("TZ=Europe/Berlin 0 0 2 * * *")
+    berlin = read_cron("TZ=Europe/Berlin 0 0 2 * * *")
     assert next_times(berlin, 1, SUMMER) == [datetime(2026, 7, 1, 0, tzinfo=UTC).replace(day=2)]
     assert next_times(berlin, 1, datetime(2026, 12, 1, tzinfo=UTC)) == [datetime(2026, 12, 1, 1, tzinfo=UTC)]
-    assert next_times(read_zoned_cron("0 0 2 * * *"), 1, SUMMER) == [datetime(2026, 7, 1, 2, tzinfo=UTC)]
+    assert next_times(read_cron("0 0 2 * * *"), 1, SUMMER) == [datetime(2026, 7, 1, 2, tzinfo=UTC)]
 
 
 def test_schedules_that_others_made() -> None:

@@ -1,6 +1,7 @@
 """The pipeline as IR YAML, the file that the dashboard takes."""
 
 import difflib
+import hashlib
 import importlib.util
 import itertools
 import re
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.pipeline.parameters import NAME
+
+
+def version_name(ir: str) -> str:
+    """Returns the name of the pipeline's version with this content."""
+    return f"{NAME}-{hashlib.sha256(ir.encode()).hexdigest()[:12]}"
 
 
 def compiled_path(platform: str) -> Path:
@@ -33,11 +40,25 @@ def load_pipeline(platform: str) -> Any:
         from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
 
         return nlp_pipeline
-    if importlib.util.find_spec("google_cloud_pipeline_components") is None:
-        raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
+    check_vertex_installed()
     from nlp_pipeline.pipeline.vertex import nlp_pipeline_vertex
 
     return nlp_pipeline_vertex
+
+
+def check_vertex_installed() -> None:
+    """Makes sure that Google's libraries are there.
+
+    Raises:
+        UsageError: They are not.
+    """
+    for name in ("google.cloud.aiplatform", "google.cloud.storage", "google_cloud_pipeline_components"):
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # the package above it
+            found = None
+        if found is None:
+            raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
 
 
 def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> str:

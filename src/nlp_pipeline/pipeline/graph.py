@@ -10,9 +10,7 @@ from typing import Any, Protocol
 from kfp import dsl
 
 from nlp_pipeline.pipeline.components import archive_model, gate, load_data, validate_archive
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
-
-NAME = "nlp-pipeline"
+from nlp_pipeline.pipeline.parameters import NAME, pipeline_parameters
 
 
 class Values:

@@ -5,8 +5,8 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
-from nlp_pipeline.pipeline.graph import NAME, Values, make_pipeline
-from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+from nlp_pipeline.pipeline.graph import Values, make_pipeline
+from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH
 
 __all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "VOLUME_PATH", "nlp_pipeline"]
 

@@ -16,6 +16,7 @@ from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.vertex.settings import VertexSettings, check_together
 from nlp_pipeline.volume import Run
 
+NAME = "nlp-pipeline"
 VOLUME_PATH = "/mnt/nlp-pipeline"
 SECRET = matches(DNS_NAME, "the name of a Secret, which need not exist")
 

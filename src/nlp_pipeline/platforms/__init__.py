@@ -1,1 +1,32 @@
-"""What the platforms that run the pipeline share: their verbs, and what these show. Neither knows the other."""
+"""What the platforms that run the pipeline share: their verbs, and what these show. Neither knows the other.
+
+A platform is a package: `nlp_pipeline.kubeflow`, `nlp_pipeline.vertex`. Its modules have the same functions:
+
+    pipelines   submit(settings, values, dry_run)    upload(settings, dry_run)
+    runs        runs(settings, count)                wait(settings, run_id, timeout)
+    schedules   schedule(settings, options, values, dry_run)    schedules(settings)
+                unschedule, pause, resume(settings, name, dry_run)
+    artifacts   download(settings, run_id, folder, dry_run)
+    doctor      doctor(settings, values)
+
+`settings` are those of settings.py, `values` the pipeline's parameters that the user set. Each connects by itself, and
+returns what `--json` prints.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+VERBS = {
+    **dict.fromkeys(("submit", "upload"), "pipelines"),
+    **dict.fromkeys(("runs", "wait"), "runs"),
+    **dict.fromkeys(("schedule", "schedules", "unschedule", "pause", "resume"), "schedules"),
+    "download": "artifacts",
+    "doctor": "doctor",
+}
+
+
+def find_verb(platform: str, name: str) -> Callable[..., Any]:
+    """Returns a platform's function for a verb, one of VERBS."""
+    verb: Callable[..., Any] = getattr(import_module(f"nlp_pipeline.{platform}.{VERBS[name]}"), name)
+    return verb

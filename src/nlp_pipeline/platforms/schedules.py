@@ -1,7 +1,7 @@
 """What a schedule is on either platform: when it is wanted, whether that can be, and what is said of it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -40,20 +40,54 @@ class Timing:
         return [time for time in times if self.end is None or time <= self.end]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """What the user says of a schedule, as flags have it.
+
+    Attributes:
+        cron: When it runs.
+        name: Its name.
+        catch_up: Whether missed runs are made up for.
+        max_concurrency: How many runs there may be at once.
+        start: Not before, ISO 8601, in UTC where it has no zone; None or empty for at once.
+        end: Not after; None or empty for never.
+    """
+
+    cron: str
+    name: str
+    catch_up: bool = False
+    max_concurrency: int = 1
+    start: str | None = None
+    end: str | None = None
+
+    def read(self, read_cron: Callable[[str], Cron], platform: str, now: datetime) -> Timing:
+        """Returns when the schedule is wanted, where it can be.
+
+        Args:
+            read_cron: Reads the platform's cron expressions.
+            platform: Who allows so many runs at once, for the message.
+            now: The time.
+
+        Raises:
+            UsageError: It can't be.
+        """
+        timing = Timing(
+            name=self.name,
+            cron=read_cron(self.cron),
+            catch_up=self.catch_up,
+            max_concurrency=self.max_concurrency,
+            start=read_time(self.start, "--start"),
+            end=read_time(self.end, "--end"),
+        )
+        check_timing(timing, now, platform)
+        return timing
+
+
 TimingT = TypeVar("TimingT", bound=Timing)
 
 
 def check_timing(timing: TimingT, now: datetime, platform: str) -> TimingT:
-    """Returns a schedule as it is wanted, where it can be.
-
-    Args:
-        timing: The schedule.
-        now: The time.
-        platform: Who allows so many runs at once, for the message.
-
-    Raises:
-        UsageError: It can't be.
-    """
+    """Returns a schedule as it is wanted, where it can be; see `ScheduleOptions.read`."""
     if not timing.name.strip() or not timing.name.isprintable():
         raise UsageError(f"--schedule-name {timing.name!r} is no name: write a line, as in --schedule-name nightly")
     if not 1 <= timing.max_concurrency <= MOST_AT_ONCE:

@@ -1,28 +1,28 @@
-"""The connection to Vertex AI: which project and region, who asks, and how Google's APIs are called.
+"""The connection to Google Cloud: which project and region, who asks, and what each failure means.
 
-The clients are Google's own, over REST: a proxy lets that through where it knows no gRPC, and tests can answer it.
+The clients are Google's own, over REST: a proxy lets that through where it knows no gRPC.
 """
 
-import importlib.util
 import logging
 import re
-import time
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from nlp_pipeline.errors import TimedOutError, UsageError
-from nlp_pipeline.platforms.calls import make_once
+from nlp_pipeline.errors import PipelineError, TimedOutError, UsageError
+from nlp_pipeline.pipeline.compiling import check_vertex_installed
+from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.storage import retrying
-from nlp_pipeline.vertex.failures import SIGN_IN, explain, explain_answer, one_line
 
 TIMEOUT = 60.0
-# How often, and for how long, a long-running operation is looked at.
-POLL_SECONDS, PATIENCE_SECONDS = 3.0, 1800.0
+# For so long a long-running operation is waited for.
+PATIENCE_SECONDS = 1800
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+SIGN_IN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # What settings must look like, and what to say where they don't.
 FORMS = {
@@ -38,47 +38,33 @@ FORMS = {
         "on Vertex AI it is a label: lower-case letters, digits, hyphens, at most 63 characters",
     ),
 }
-
-
-def check_installed() -> None:
-    """Makes sure that Google's client libraries are there.
-
-    Raises:
-        UsageError: They are not.
-    """
-    for name in ("aiplatform", "storage"):
-        try:
-            found = importlib.util.find_spec(f"google.cloud.{name}")
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
+# Access tokens of Google's, signed tokens, and whatever stands where a header would have one.
+TOKENS = re.compile(r"ya29\.[\w.~+/-]+|eyJ[\w-]+(?:\.[\w-]*)*|(?<=Bearer )\S+")
+TRANSIENT = (429, 500, 502, 503, 504)
+KINDS: dict[int, type[PipelineError]] = {
+    400: UsageError,
+    401: UsageError,
+    403: UsageError,
+    404: NotFoundError,
+    409: ConflictError,
+    504: UnansweredError,
+}
 
 
 def check_settings(settings: Settings) -> None:
-    """Makes sure that the settings can be what Google will be given.
-
-    Raises:
-        UsageError: One can't.
-    """
+    """Makes sure that the settings can be what Google will be given; raises UsageError where one can't."""
     for name, (form, advice) in FORMS.items():
-        value = getattr(settings, name)
-        if not re.fullmatch(form, value, re.ASCII):
+        if not re.fullmatch(form, value := getattr(settings, name), re.ASCII):
             raise UsageError(f"{name} is {value[:80]!r}: {advice}")
     if endpoint := settings.vertex_endpoint:
         parts = urlsplit(endpoint)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in THIS_MACHINE):
-            raise UsageError(
-                f"{PREFIX}VERTEX_ENDPOINT is {endpoint!r}: it must be an address that begins with https://"
-            )
+            name = f"{PREFIX}VERTEX_ENDPOINT"
+            raise UsageError(f"{name} is {endpoint!r}: it must be an address that begins with https://")
 
 
 def bucket_of(settings: Settings) -> str:
-    """Returns where runs write, without a slash at its end.
-
-    Raises:
-        UsageError: It is not set.
-    """
+    """Returns where runs write, without a slash at its end; raises UsageError where it is not set."""
     if not settings.bucket:
         raise UsageError(f"no bucket: give --bucket gs://NAME, or set {PREFIX}BUCKET; runs write what they make there")
     return settings.bucket.rstrip("/")
@@ -98,30 +84,24 @@ def find_credentials() -> tuple[Any, str]:
             warnings.simplefilter("ignore")  # that a user's credentials name no quota project
             credentials, project = google.auth.default(scopes=[SCOPE])
     except (GoogleAuthError, ValueError) as error:
-        told = one_line(error.args[0] if error.args else error).partition(". To set up")[0].rstrip(".")
-        raise UsageError(f"no credentials for Google Cloud: {told}: {SIGN_IN}") from None
+        reason = one_line(error.args[0] if error.args else error).partition(". To set up")[0].rstrip(".")
+        raise UsageError(f"no credentials for Google Cloud: {reason}: {SIGN_IN}") from None
     return credentials, project or ""
 
 
 class Connection:
     """Google's APIs, as the user who is signed in.
 
-    Args:
-        settings: The settings.
-
     Attributes:
-        settings: The settings.
         project: The project: the settings', or else the credentials'.
-        region: The region.
-        parent: Both, as resource names begin with.
-        credentials: The credentials.
+        parent: Project and region, as resource names begin with.
 
     Raises:
-        UsageError: The settings are wrong, or there are no credentials.
+        UsageError: The settings are wrong, there are no credentials, or Google's libraries are not installed.
     """
 
     def __init__(self, settings: Settings) -> None:
-        check_installed()
+        check_vertex_installed()
         check_settings(settings)
         # It would warn of each attempt, even of what Google's library looks up in the background for its own purposes.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -131,50 +111,36 @@ class Connection:
         if not self.project:
             raise UsageError(f"no project: give --project NAME, or set {PREFIX}PROJECT")
         self.parent = f"projects/{self.project}/locations/{self.region}"
+        self._services: dict[str, Any] = {}
 
     @property
     def who(self) -> str:
         """Who asks, as far as the credentials tell: an e-mail address, or empty."""
-        for name in ("service_account_email", "account"):
-            if "@" in (told := str(getattr(self.credentials, name, None) or "")):
-                return told
-        return ""
+        names = [getattr(self.credentials, name, None) for name in ("service_account_email", "account")]
+        return next((str(name) for name in names if "@" in str(name)), "")
 
     def address(self, service: str) -> str:
-        """Returns where an API is.
-
-        Args:
-            service: Its name, as in "storage".
-        """
+        """Returns where an API is, by its name, as in "storage"."""
         host = f"{self.region}-aiplatform" if service == "aiplatform" else service
         return self.settings.vertex_endpoint.rstrip("/") or f"https://{host}.googleapis.com"
 
-    def _client(self, kind: str) -> Any:
-        from google.api_core.client_options import ClientOptions
+    def service(self, name: str) -> Any:
+        """Returns the client of one of Vertex AI's services, as in "Pipeline"."""
         from google.cloud import aiplatform_v1
 
-        options = ClientOptions(api_endpoint=self.address("aiplatform"))
-        return getattr(aiplatform_v1, kind)(credentials=self.credentials, transport="rest", client_options=options)
+        if name not in self._services:
+            options = {"api_endpoint": self.address("aiplatform")}
+            client = getattr(aiplatform_v1, f"{name}ServiceClient")
+            self._services[name] = client(credentials=self.credentials, transport="rest", client_options=options)
+        return self._services[name]
 
     @cached_property
-    def pipelines(self) -> Any:
-        """The pipelines' service."""
-        return self._client("PipelineServiceClient")
+    def storage(self) -> Any:
+        """The `google.cloud.storage.Client`."""
+        from google.cloud import storage
 
-    @cached_property
-    def schedules(self) -> Any:
-        """The schedules' service."""
-        return self._client("ScheduleServiceClient")
-
-    @cached_property
-    def endpoints(self) -> Any:
-        """The endpoints' service."""
-        return self._client("EndpointServiceClient")
-
-    @cached_property
-    def models(self) -> Any:
-        """The models' service."""
-        return self._client("ModelServiceClient")
+        options = {"api_endpoint": self.address("storage")}
+        return storage.Client(self.project, self.credentials, client_options=options)
 
     @cached_property
     def session(self) -> Any:
@@ -189,76 +155,37 @@ class Connection:
         Args:
             doing: What is done, for messages, as in "starting the run".
             method: A method of one of the services, which takes `timeout`.
-            repeat: Whether it may be done twice: what fails in between is tried again only then.
+            repeat: Whether it may be done twice: what fails for a moment is tried again only then.
             **named: Its arguments.
-
-        Returns:
-            What it returned.
 
         Raises:
             NotFoundError, ConflictError: 404, 409.
             UsageError: The user may not do that, or it is refused as wrong.
             PipelineError: Google can't be reached, or fails.
         """
-        transient = False
+        try:
+            return (retrying(is_transient)(method) if repeat else method)(timeout=TIMEOUT, **named)
+        except Exception as error:  # noqa: BLE001, what is not Google's is raised again there
+            raise explain(doing, error, self.project) from None
 
-        def send() -> Any:
-            nonlocal transient
-            try:
-                return method(timeout=TIMEOUT, **named)
-            except Exception as error:  # noqa: BLE001, what is not Google's is raised again there
-                failed, transient = explain(doing, error, self.project)
-                raise failed from None
-
-        return retrying(lambda _: transient)(send)() if repeat else send()
-
-    def every(self, doing: str, method: Callable[..., Any], **request: Any) -> list[Any]:
-        """Lists all of something; its pages are asked for one by one.
-
-        Args:
-            doing: What is listed, for messages.
-            method: A list method of one of the services.
-            **request: Its request.
-        """
+    def list_all(self, doing: str, method: Callable[..., Any], **request: Any) -> list[Any]:
+        """Lists all of something; its pages are asked for one by one."""
         return list(self.call(doing, lambda timeout: list(method(request=request, timeout=timeout))))
-
-    def make(self, doing: str, method: Callable[..., Any], find: Callable[[], Any], unique: bool, **named: Any) -> Any:
-        """Makes something once; see `make_once`.
-
-        Args:
-            doing: What is made, for messages.
-            method: A method of one of the services.
-            find: Looks for it; returns None where it is not there.
-            unique: Whether there can't be two of its name.
-            **named: The method's arguments.
-        """
-        return make_once(doing, lambda: self.call(doing, method, repeat=False, **named), find, unique)
 
     def finish(self, doing: str, operation: Any) -> None:
         """Waits for a long-running operation.
-
-        Google's client would ask for it at an address below /ui/, of which the API's reference does not tell.
-
-        Args:
-            doing: What is done, for messages.
-            operation: The operation, as a method of one of the services returned it.
 
         Raises:
             TimedOutError: It has not ended in time; it goes on.
             PipelineError: It failed.
         """
-        from google.api_core.exceptions import from_grpc_status
-
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not (told := self.ask(doing, "aiplatform", f"/v1/{operation.operation.name}")).get("done"):
-            if time.monotonic() > until:
-                raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS / 60:.0f} minutes; it goes on")
-            time.sleep(POLL_SECONDS)
-        if error := told.get("error"):
-            raise explain_answer(doing, from_grpc_status(error.get("code", 2), error.get("message", "")), self.project)
+        try:
+            self.call(doing, lambda timeout: operation.result(timeout=PATIENCE_SECONDS))
+        except TimeoutError:
+            raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS // 60} minutes; it goes on") from None
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Asks an API of which no client library is installed.
+        """Asks an API of which no client library is installed, and returns what it answers in JSON; see `call`.
 
         Args:
             doing: What is done, for messages.
@@ -266,26 +193,122 @@ class Connection:
             path: The path, percent-encoded.
             body: What to post, for JSON; None to get.
             **query: The query.
-
-        Returns:
-            The answer, read from JSON.
-
-        Raises:
-            PipelineError: See `call`.
         """
         from google.api_core.exceptions import from_http_response
-        from google.protobuf.json_format import ParseError
 
         def send(timeout: float) -> Any:
-            method = "GET" if body is None else "POST"
-            answer = self.session.request(
-                method, f"{self.address(service)}{path}", json=body, params=query, timeout=timeout
-            )
+            method, url = "GET" if body is None else "POST", f"{self.address(service)}{path}"
+            answer = self.session.request(method, url, json=body, params=query, timeout=timeout)
             if answer.status_code >= 400:
                 raise from_http_response(answer)
-            try:
-                return answer.json()
-            except ValueError as error:
-                raise ParseError(str(error)) from None
+            return answer.json()
 
         return self.call(doing, send)
+
+    def check_bucket(self) -> None:
+        """Makes sure that the bucket is there: a run would find out only when its first step has ended."""
+        name = bucket_of(self.settings).removeprefix("gs://").partition("/")[0]
+        try:
+            self.ask(f"looking for bucket {name}", "storage", f"/storage/v1/b/{quote(name)}", fields="name")
+        except NotFoundError:
+            make = f"gcloud storage buckets create gs://{name} --project {self.project} --location {self.region}"
+            raise UsageError(f"there is no bucket {name}: {make}") from None
+        except UsageError as error:
+            # Who may write there need not be allowed to read what the bucket itself is.
+            if ": 403:" not in str(error):
+                raise
+
+
+def connect(settings: Settings) -> Connection:
+    """Returns a connection, and says on stderr whose it is; see `Connection`."""
+    connection = Connection(settings)
+    who = f", as {connection.who}" if connection.who else ", by the credentials of gcloud"
+    print(f"project {connection.project}, region {connection.region}{who}", file=sys.stderr)
+    return connection
+
+
+def one_line(text: object) -> str:
+    """Returns a text of someone else's as a line of limited length, with stars for the tokens in it."""
+    # Cut only when they are gone, or else half a token would be left.
+    return TOKENS.sub("********", " ".join(str(text).split()))[:400]
+
+
+def reached(error: BaseException) -> BaseException:
+    """Returns what went wrong on the way: asking for a token, which comes first, hides it in an error of its own."""
+    from google.auth.exceptions import TransportError
+
+    return error.args[0] if isinstance(error, TransportError) and isinstance(error.args[0], Exception) else error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Says whether an error of Google's libraries may be gone a moment later."""
+    import requests
+
+    cause = reached(error)
+    if isinstance(cause, requests.RequestException) and not isinstance(cause, requests.exceptions.JSONDecodeError):
+        return not isinstance(cause, requests.exceptions.SSLError)
+    return getattr(error, "code", None) in TRANSIENT
+
+
+def explain(doing: str, error: Exception, project: str) -> PipelineError:
+    """Returns what to raise for a call that failed: one line, without a token in it.
+
+    An error that is none of google-api-core's, google-auth's or requests' is raised again.
+    """
+    import requests
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, RefreshError
+    from google.protobuf.json_format import ParseError
+
+    if isinstance(error, GoogleAPICallError):
+        return explain_refusal(doing, error, project)
+    cause = reached(error)
+    if isinstance(error, ParseError | requests.exceptions.JSONDecodeError):
+        return PipelineError(f"{doing}: what answers is not Google's API; is a proxy in between?")
+    if isinstance(cause, requests.RequestException):
+        return explain_silence(doing, cause)
+    if isinstance(error, RefreshError):
+        reason = one_line(error.args[0] if error.args else "")
+        if error.retryable:  # the library has tried again itself
+            return PipelineError(f"{doing}: Google gives no token now ({reason})")
+        return UsageError(f"{doing}: Google gives no token for these credentials ({reason}): {SIGN_IN}")
+    if isinstance(error, GoogleAuthError):
+        return UsageError(f"{doing}: {one_line(error)}: {SIGN_IN}")
+    raise error
+
+
+def explain_silence(doing: str, error: Any) -> PipelineError:
+    """Returns what to raise where there was no answer, by what requests raised."""
+    import requests
+
+    where = urlsplit(getattr(error.request, "url", None) or "").netloc or "Google"
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return UnansweredError(f"{doing}: {where} does not answer in time")
+    if isinstance(error, requests.exceptions.SSLError):
+        advice = "behind a proxy with an authority of its own, set REQUESTS_CA_BUNDLE"
+        return UsageError(f"{doing}: {where}: its certificate can't be verified: {advice}")
+    reason = one_line(getattr(error.args[0], "reason", error.args[0]) if error.args else type(error).__name__)
+    # urllib3 names the object that failed, too: `HTTPConnection(...): Failed to establish ...: [Errno 111] ...`.
+    return PipelineError(f"{doing}: {where} can't be reached: {reason.rpartition(': ')[2]}")
+
+
+def explain_refusal(doing: str, error: Any, project: str) -> PipelineError:
+    """Returns what to raise for an answer that says no, a `GoogleAPICallError`."""
+    code = int(error.code or 0)
+    # The library puts the request before the message, as in `GET http://x: no`.
+    message = re.sub(r"^[A-Z]+ \S+: ", "", str(error.message))
+    line = f"{doing}: {code}: {'a page, not an answer' if message.lstrip().startswith('<') else one_line(message)}"
+    if code == 403 and error.reason == "SERVICE_DISABLED":
+        service = dict(error.metadata or {}).get("service", "aiplatform.googleapis.com")
+        enable = f"gcloud services enable {service} --project {project}"
+        line = f"{doing}: the API {service} is not enabled in project {project}: {enable}"
+    elif code == 403 and error.reason == "BILLING_DISABLED":
+        line = f"{doing}: project {project} has no billing account: link one in the console"
+    elif code == 403:
+        line += "; --doctor shows what is missing"
+    elif code == 401:
+        line += f": {SIGN_IN}"
+    elif code == 429:
+        quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={project}"
+        line += f"; a quota is used up, or too much was asked at once: {quotas}"
+    return KINDS.get(code, PipelineError)(line)

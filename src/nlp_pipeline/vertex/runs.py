@@ -1,16 +1,26 @@
-"""`--runs` on Vertex AI: the recent runs of a project and region."""
+"""`--runs` and `--wait` on Vertex AI: the recent runs of a project and region, and following one until it ends."""
 
 import datetime
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
-from nlp_pipeline.vertex.connection import Connection
-from nlp_pipeline.vertex.submitting import EXPERIMENT, VERSION
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.platforms import waiting
+from nlp_pipeline.platforms.waiting import LOG_LINES, Progress, seconds_between
+from nlp_pipeline.settings import Settings
+from nlp_pipeline.vertex.connection import Connection, connect, one_line
+from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, get_run, run_url
 
 FIELDS = ("name", "display_name", "state", "create_time", "end_time", "labels")
 PAGE = 100
 # What KFP calls in another way.
 STATES = {"CANCELLED": "CANCELED", "CANCELLING": "CANCELING", "QUEUED": "PENDING"}
+# The step that comes first behind the gate.
+BEHIND_GATE = "archive_model"
+# States of a task that tell nothing of a step; one that was answered from the cache is SKIPPED.
+SILENT = ("STATE_UNSPECIFIED", "NOT_TRIGGERED")
 
 
 def state_of(run: Any) -> str:
@@ -19,29 +29,21 @@ def state_of(run: Any) -> str:
     return STATES.get(state, state)
 
 
-def recent_runs(connection: Connection, count: int, of: str = "") -> list[dict[str, Any]]:
-    """Returns the runs that were made last.
+def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
+    """Returns the runs that were made last; see `list_runs`."""
+    return list_runs(connect(settings), count)
 
-    Args:
-        connection: The connection.
-        count: How many at most.
-        of: Only those that this filter of the API takes.
+
+def list_runs(connection: Connection, count: int, only: str = "") -> list[dict[str, Any]]:
+    """Returns the runs of a project and region that were made last; `only` is a filter of the API's.
 
     Returns:
         Newest first, each with `id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
         over), `experiment` and `version` (of the pipeline; both empty for runs of others).
-
-    Raises:
-        PipelineError: They can't be listed.
     """
-    request = {
-        "parent": connection.parent,
-        "filter": of,
-        "order_by": "create_time desc",
-        "page_size": min(count, PAGE),
-        "read_mask": {"paths": FIELDS},
-    }
-    listing = connection.pipelines.list_pipeline_jobs
+    request: dict[str, Any] = {"parent": connection.parent, "filter": only, "order_by": "create_time desc"}
+    request |= {"page_size": min(count, PAGE), "read_mask": {"paths": FIELDS}}
+    listing = connection.service("Pipeline").list_pipeline_jobs
     found = connection.call(
         "listing runs", lambda timeout: list(islice(listing(request=request, timeout=timeout), count))
     )
@@ -57,3 +59,94 @@ def recent_runs(connection: Connection, count: int, of: str = "") -> list[dict[s
         }
         for run in found
     ]
+
+
+def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO | None = None) -> dict[str, Any]:
+    """Follows a run until it ends; see `platforms.waiting.follow`."""
+    connection = connect(settings)
+    return waiting.follow(
+        lambda: read_progress(get_run(connection, run_id, repeat=False)),
+        partial(end_of_log, connection),
+        run_id,
+        run_url(connection, run_id),
+        timeout,
+        "Vertex AI",
+        stream,
+    )
+
+
+def task_names(run: Any) -> dict[str, str]:
+    """Returns the names of a run's tasks by what the API may call them: that, or their display names.
+
+    They come in an order in which they may run; groups are left out.
+    """
+    from google.protobuf.json_format import MessageToDict
+
+    spec = MessageToDict(type(run).pb(run).pipeline_spec)
+
+    def tasks_of(dag: Any) -> Iterator[tuple[str, str]]:
+        tasks, done = dag["tasks"], set[str]()
+        while len(done) < len(tasks):
+            left = [name for name in sorted(tasks) if name not in done]
+            name = next(name for name in left if done.issuperset(tasks[name].get("dependentTasks", [])))
+            done.add(name)
+            component = spec["components"][tasks[name]["componentRef"]["name"]]
+            if "dag" in component:
+                yield from tasks_of(component["dag"])
+            else:
+                yield name, tasks[name].get("taskInfo", {}).get("name", name)
+
+    names: dict[str, str] = {}
+    for name, display_name in tasks_of(spec["root"]["dag"]):
+        names[display_name] = names[name] = name
+    return names
+
+
+def task_details(run: Any) -> dict[str, Any]:
+    """Returns what the API says of a run's tasks, in their order: None of those of which it says nothing."""
+    names = task_names(run)
+    found = {names[detail.task_name]: detail for detail in run.job_detail.task_details if detail.task_name in names}
+    return {name: found.get(name) for name in names.values()}
+
+
+def read_progress(run: Any) -> Progress:
+    """Reads how far a run is, from what the API says of it."""
+    state, details = state_of(run), task_details(run)
+    progress = Progress(
+        run_id=run.name.rpartition("/")[2],
+        name=run.display_name,
+        state=state,
+        canceled=state in ("CANCELED", "CANCELING"),
+        seconds=seconds_between(run.create_time, run.end_time) or 0.0,
+        all_steps=tuple(name.replace("-", "_") for name in details),
+    )
+    for step, detail in zip(progress.all_steps, details.values(), strict=True):
+        if detail is None or detail.state.name in SILENT:
+            continue
+        state = {"SKIPPED": "SUCCEEDED", **STATES}.get(detail.state.name, detail.state.name)
+        progress.steps[step] = (state, seconds_between(detail.start_time or detail.create_time, detail.end_time))
+        jobs = (detail.executor_detail.container_detail.main_job, detail.executor_detail.custom_job_detail.job)
+        progress.jobs[step] = [job.rpartition("/")[2] for job in jobs if job]
+        progress.errors[step] = one_line(detail.error.message)
+    if progress.state == "SUCCEEDED" and BEHIND_GATE in progress.all_steps:
+        progress.gate_passed = BEHIND_GATE in progress.steps
+    return progress
+
+
+def end_of_log(connection: Connection, progress: Progress, step: str) -> str:
+    """Returns the last lines that a step printed, or else, where Cloud Logging does not give them, why it failed."""
+    lines: list[str] = []
+    for job in progress.jobs[step]:
+        wanted = {
+            "resourceNames": [f"projects/{connection.project}"],
+            "filter": f'resource.type="ml_job" AND resource.labels.job_id="{job}"',
+            "orderBy": "timestamp desc",
+            "pageSize": LOG_LINES,
+        }
+        try:
+            answer = connection.ask("reading the log", "logging", "/v2/entries:list", body=wanted)
+        except PipelineError:
+            continue  # that is shown besides; what failed is reported in any case
+        for entry in reversed(answer.get("entries", [])):
+            lines += str(entry.get("textPayload") or entry.get("jsonPayload", {}).get("message", "")).splitlines()
+    return "\n".join(lines[-LOG_LINES:]) or progress.errors[step]

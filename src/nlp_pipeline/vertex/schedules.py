@@ -2,140 +2,121 @@
 
 A schedule there can be changed, so that the one of a name is edited in place. What the API does not let be changed (a
 start or an end can't be taken away, nor can what is completed be begun anew) is replaced: a new one is made before the
-former is removed. Its runs' labels hold a digest of what was asked for, as the API may tell that in other words.
+former is removed. Its runs' labels hold a digest of what was asked for, as the API may say that in other words.
 """
 
 import hashlib
 import json
+import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.pipeline.compiling import version_name
+from nlp_pipeline.platforms import cron as platform_cron
+from nlp_pipeline.platforms.calls import NotFoundError, make_once
+from nlp_pipeline.platforms.cron import DESCRIPTORS, Cron, next_times, refusal
 from nlp_pipeline.platforms.schedules import (
     SHOWN,
+    ScheduleOptions,
     Timing,
-    check_timing,
     note_of_start,
-    read_time,
     unknown_schedule,
     write_time,
 )
-from nlp_pipeline.vertex.connection import Connection, bucket_of
-from nlp_pipeline.vertex.cron import read_zoned_cron
-from nlp_pipeline.vertex.submitting import build_run, labels_of, with_place
+from nlp_pipeline.settings import Settings
+from nlp_pipeline.vertex.connection import Connection, connect
+from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, build_run, check_parameters, compiled, with_place
+from nlp_pipeline.vertex.runs import list_runs
 
 CONTENT, REQUEST = "nlp-pipeline-content", "nlp-pipeline-request"
-PAUSED, COMPLETED = "PAUSED", "COMPLETED"
+ACTIVE, PAUSED, COMPLETED = "ACTIVE", "PAUSED", "COMPLETED"
+STATUS = {ACTIVE: "enabled", PAUSED: "paused", COMPLETED: "ended"}
+LONGEST_NAME = 128
 # Each has its runs' whole pipeline in it.
 PAGE = 20
+# The prefix is that of github.com/robfig/cron, of which a former version reads Kubeflow's expressions: so the fields
+# are taken to mean the same on both, and what is written for the one can be given to the other.
+ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(?P<zone>\S*)\s+)?(?P<fields>.*)", re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan(Timing):
-    """A schedule as it is wanted on Vertex AI.
+def read_cron(text: str) -> Cron:
+    """Reads a cron expression: six fields as for Kubeflow, of which the first must be 0, or five of Unix cron.
 
-    Attributes:
-        version: The name of the pipeline's version.
-        parameters: Its arguments.
-        experiment: The runs' experiment.
-        bucket: Where the runs write.
-        service_account: What they run as; empty for the project's default.
-    """
-
-    version: str
-    parameters: dict[str, Any]
-    experiment: str
-    bucket: str
-    service_account: str
-
-    def content(self) -> str:
-        """Returns a digest of all that the API may tell in other words than it was told."""
-        told = [self.version, self.parameters, self.experiment, self.bucket, self.service_account, self.start, self.end]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def matches(self, one: Any) -> bool:
-        """Returns whether a schedule is what is wanted."""
-        most = (one.max_concurrent_run_count, one.max_concurrent_active_run_count)
-        return (
-            labels(one).get(CONTENT) == self.content()
-            and one.cron == self.cron.expression
-            and most == (self.max_concurrency, self.max_concurrency)
-            and one.state.name != COMPLETED
-        )
-
-
-def labels(one: Any) -> dict[str, str]:
-    """Returns the labels that a schedule gives its runs."""
-    return dict(one.create_pipeline_job_request.pipeline_job.labels)
-
-
-def every_schedule(connection: Connection, name: str | None = None) -> list[Any]:
-    """Returns the schedules of pipelines, or those of a name, oldest first."""
-    listing, only = connection.schedules.list_schedules, "create_pipeline_job_request:*"
-    found = connection.every("listing schedules", listing, parent=connection.parent, filter=only, page_size=PAGE)
-    of_name = [one for one in found if name in (None, one.display_name)]
-    return sorted(of_name, key=lambda one: (one.create_time, one.name))
-
-
-def known(connection: Connection, name: str) -> list[Any]:
-    """Returns the schedules of a name, oldest first.
+    Before them the time zone may stand, as in `TZ=Europe/Berlin`; otherwise they are meant in UTC.
 
     Raises:
-        UsageError: There is none.
+        UsageError: It is something else, or it never comes.
     """
-    every = every_schedule(connection)
-    found = [one for one in every if one.display_name == name]
+    zone, fields = split_zone(text)
+    cron = platform_cron.read_cron(fields)
+    if cron.evaluated.split()[0] != "0":
+        raise refusal(text, 'Vertex AI knows no seconds: write 0 for the first field, as in "0 0 2 * * *"')
+    try:
+        ZoneInfo(zone)
+    except (LookupError, ValueError, OSError):
+        raise refusal(text, f"there is no time zone {zone!r}: write it as in TZ=Europe/Berlin") from None
+    return replace(cron, expression=f"TZ={zone} {' '.join(cron.expression.split()[1:])}", given=text, zone=zone)
+
+
+def as_vertex_reads(text: str) -> Cron | None:
+    """Returns a schedule that is there already, as Vertex AI reads it; None where that can't be known."""
+    zone, fields = split_zone(text)
+    try:
+        # Not as Unix cron: the days of the week are robfig's here, too.
+        return read_cron(f"TZ={zone} {DESCRIPTORS.get(fields, f'0 {fields}')}")
+    except UsageError:
+        return None
+
+
+def split_zone(text: str) -> tuple[str, str]:
+    """Returns the time zone that stands before the fields, UTC where there is none, and the fields."""
+    found = ZONED.fullmatch(text)
+    zone, fields = (found["zone"], found["fields"]) if found else (None, text)
+    return "UTC" if zone is None else zone, fields
+
+
+def labels(schedule: Any) -> dict[str, str]:
+    """Returns the labels that a schedule gives its runs."""
+    return dict(schedule.create_pipeline_job_request.pipeline_job.labels)
+
+
+def id_of(schedule: Any) -> str:
+    """Returns a schedule's id."""
+    return str(schedule.name.rpartition("/")[2])
+
+
+def list_schedules(connection: Connection, name: str | None = None) -> list[Any]:
+    """Returns the schedules of pipelines, or those of a name, oldest first."""
+    only = {"filter": "create_pipeline_job_request:*", "page_size": PAGE}
+    listing = connection.service("Schedule").list_schedules
+    found = connection.list_all("listing schedules", listing, parent=connection.parent, **only)
+    own = [item for item in found if name in (None, item.display_name)]
+    return sorted(own, key=lambda item: (item.create_time, item.name))
+
+
+def find_schedules(connection: Connection, name: str) -> list[Any]:
+    """Returns the schedules of a name, oldest first; raises UsageError where there is none."""
+    every = list_schedules(connection)
+    found = [item for item in every if item.display_name == name]
     if not found:
-        raise unknown_schedule(name, {one.display_name for one in every})
+        raise unknown_schedule(name, {item.display_name for item in every})
     return found
 
 
-def schedule_plan(
-    connection: Connection, name: str, cron: str, version: str, values: dict[str, Any], **options: Any
-) -> Plan:
-    """Returns a schedule as it is wanted.
-
-    Args:
-        connection: The connection.
-        name: Its name.
-        cron: When it runs; see `read_zoned_cron`.
-        version: The name of the pipeline's version.
-        values: The parameters that the user set.
-        **options: `max_concurrency`, `start` and `end`; the times in ISO 8601, None for none.
-
-    Raises:
-        UsageError: Something is wrong.
-    """
-    settings = connection.settings
-    if len(name) > 128:
-        raise UsageError(f"--schedule-name {name[:20]}... has {len(name)} characters: Vertex AI takes 128 at most")
-    plan = Plan(
-        name=name,
-        cron=read_zoned_cron(cron),
-        max_concurrency=options["max_concurrency"],
-        start=read_time(options["start"], "--start"),
-        end=read_time(options["end"], "--end"),
-        version=version,
-        parameters=with_place(values, settings, connection.project),
-        experiment=settings.experiment,
-        bucket=bucket_of(settings),
-        service_account=settings.service_account,
-    )
-    return check_timing(plan, datetime.now(UTC), "Vertex AI")
-
-
-def schedule(connection: Connection, plan: Plan, ir: str, dry_run: bool = False) -> dict[str, Any]:
+def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Schedules the pipeline: makes the schedule of a name, or changes it, where it is not as wanted already.
 
     A schedule that was paused stays so.
 
     Args:
-        connection: The connection.
-        plan: The schedule.
-        ir: The pipeline's IR.
+        settings: The settings.
+        options: When it runs, and its name.
+        values: The parameters that the user set.
         dry_run: Whether to show only what would be done.
 
     Returns:
@@ -144,243 +125,270 @@ def schedule(connection: Connection, plan: Plan, ir: str, dry_run: bool = False)
         those that were removed), `note`, and the arguments.
 
     Raises:
+        UsageError: Something is wrong.
         PipelineError: Google refuses or fails. No schedule is lost: where a new one was made, and the former could not
             be removed, both are there, until the next call removes the former.
     """
     now = datetime.now(UTC)
-    found = every_schedule(connection, plan.name)
+    if options.catch_up:
+        raise UsageError(
+            "--catch-up: Vertex AI makes up for missed runs only where a schedule is resumed in the console"
+        )
+    if len(options.name) > LONGEST_NAME:
+        shown = f"{options.name[:20]}... has {len(options.name)} characters"
+        raise UsageError(f"--schedule-name {shown}: Vertex AI takes {LONGEST_NAME} at most")
+    check_parameters(values)
+    timing = options.read(read_cron, "Vertex AI", now)
+    connection = connect(settings)
+    connection.check_bucket()
+    wanted = build_schedule(connection, timing, values, now)
+    found = list_schedules(connection, timing.name)
     former = found[-1] if found else None
+    action, kept, older = "created", former, found[:-1]
+    if former is not None:
+        action = (
+            "unchanged" if matches(former, wanted) else "updated" if can_become(former, wanted, now) else "replaced"
+        )
+    if action == "replaced":
+        kept, older = None, found
     paused = former is not None and former.state.name == PAUSED
-    kept, older = former, found[:-1]
-    if former is None:
-        action = "created"
-    elif plan.matches(former):
-        action = "unchanged"
-    elif can_become(former, plan, now):
-        action = "updated"
-    else:
-        action, kept, older = "replaced", None, found
-    notes = [plan.cron.note, note_of_start(plan, former is not None, now) if action != "unchanged" else ""]
+    notes = [timing.cron.note, note_of_start(timing, former is not None, now) if action != "unchanged" else ""]
     if paused:
-        notes.append(f"it was paused and stays so: --resume {plan.name}")
+        notes.append(f"it was paused and stays so: --resume {timing.name}")
     if older and action != "replaced":
         notes.append(f"older ones of this name go: {len(older)}")
     if not dry_run:
-        kept = carried_out(connection, plan, ir, former, action, now)
+        kept = carry_out(connection, wanted, former, action)
         if paused and kept.state.name != PAUSED:
-            pausing = connection.schedules.pause_schedule
-            connection.call(f"having {plan.name!r} paused", pausing, name=kept.name)
-        remove_older(connection, plan.name, kept, older, action)
+            pausing = connection.service("Schedule").pause_schedule
+            connection.call(f"having {timing.name!r} paused", pausing, name=kept.name)
+        remove_older(connection, kept, older, action)
     return {
-        "name": plan.name,
+        "name": timing.name,
         "action": action,
         "dry_run": dry_run,
         "id": id_of(kept) if kept else None,
-        "status": "paused" if paused else "enabled",
-        "cron": plan.cron.expression,
-        "became": plan.cron.became,
-        "next": [] if paused else [write_time(time) for time in plan.times(SHOWN, now)],
-        "replaced": [id_of(one) for one in older],
-        "max_concurrency": plan.max_concurrency,
-        "start": plan.start and write_time(plan.start),
-        "end": plan.end and write_time(plan.end),
-        "version": plan.version,
-        "experiment": plan.experiment,
-        "bucket": plan.bucket,
-        "service_account": plan.service_account,
-        "parameters": plan.parameters,
+        "became": timing.cron.became,
+        "next": [] if paused else [write_time(time) for time in timing.times(SHOWN, now)],
+        "replaced": [id_of(item) for item in older],
         "note": "; ".join(filter(None, notes)),
+        **describe(wanted),
+        "status": "paused" if paused else "enabled",
+        "start": timing.start and write_time(timing.start),
+        "end": timing.end and write_time(timing.end),
     }
 
 
-def can_become(former: Any, plan: Plan, now: datetime) -> bool:
+def build_schedule(connection: Connection, timing: Timing, values: dict[str, Any], now: datetime) -> Any:
+    """Returns a schedule as it is wanted, that has not been sent."""
+    from google.cloud import aiplatform_v1
+
+    settings = connection.settings
+    parameters = with_place(values, settings, connection.project)
+    ir = compiled(settings)
+    # The runs' own ids and names are the API's to give.
+    run = build_run(connection, ir, parameters, {REQUEST: uuid.uuid4().hex}, version_name(ir))
+    asked = [run.labels[VERSION], parameters, settings.experiment, settings.bucket.rstrip("/")]
+    asked += [settings.service_account, timing.start, timing.end]
+    run.labels[CONTENT] = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return aiplatform_v1.Schedule(
+        display_name=timing.name,
+        cron=timing.cron.expression,
+        # A start that is past is none: runs since then are not made up for.
+        start_time=timing.start if timing.start and timing.start > now else None,
+        end_time=timing.end,
+        max_concurrent_run_count=timing.max_concurrency,
+        max_concurrent_active_run_count=timing.max_concurrency,
+        create_pipeline_job_request={"parent": connection.parent, "pipeline_job": run},
+    )
+
+
+def matches(found: Any, wanted: Any) -> bool:
+    """Returns whether a schedule is what is wanted."""
+    same = ("cron", "max_concurrent_run_count", "max_concurrent_active_run_count")
+    return (
+        labels(found).get(CONTENT) == labels(wanted)[CONTENT]
+        and all(getattr(found, name) == getattr(wanted, name) for name in same)
+        and found.state.name != COMPLETED
+    )
+
+
+def can_become(former: Any, wanted: Any, now: datetime) -> bool:
     """Returns whether a schedule can be changed into what is wanted: what it has can't be taken away."""
-    job = former.create_pipeline_job_request.pipeline_job
+    account, other = (item.create_pipeline_job_request.pipeline_job.service_account for item in (former, wanted))
     starts_later = former.start_time is not None and former.start_time > now
     return not (
         former.state.name == COMPLETED
-        or (former.end_time is not None and plan.end is None)
-        or (starts_later and plan.start is None)
-        or (job.service_account and not plan.service_account)
+        or (former.end_time is not None and wanted.end_time is None)
+        or (starts_later and wanted.start_time is None)
+        or (account and not other)
         or former.max_run_count
     )
 
 
-def carried_out(connection: Connection, plan: Plan, ir: str, former: Any, action: str, now: datetime) -> Any:
-    """Makes a schedule, or changes the former one, or leaves it.
-
-    Args:
-        connection: The connection.
-        plan: The schedule.
-        ir: The pipeline's IR.
-        former: The newest one of its name; None where there is none.
-        action: What to do.
-        now: The time.
-
-    Returns:
-        The schedule that is there now.
-    """
-    from google.cloud import aiplatform_v1
-
+def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> Any:
+    """Makes a schedule, changes the former one or leaves it, as the action says; returns what is there now."""
     if action == "unchanged":
         return former
-    request = uuid.uuid4().hex
-    marks = {**labels_of(plan.version, plan.experiment), CONTENT: plan.content(), REQUEST: request}
-    # The runs' own ids and names are the API's to give.
-    run = build_run(connection, ir, plan.parameters, marks, plan.version)
-    wanted = aiplatform_v1.Schedule(
-        display_name=plan.name,
-        cron=plan.cron.expression,
-        # A start that is past is none: runs since then are not made up for.
-        start_time=plan.start if plan.start and plan.start > now else None,
-        end_time=plan.end,
-        max_concurrent_run_count=plan.max_concurrency,
-        max_concurrent_active_run_count=plan.max_concurrency,
-        create_pipeline_job_request={"parent": connection.parent, "pipeline_job": run},
-    )
-    doing = f"scheduling {plan.name!r}"
+    service, doing = connection.service("Schedule"), f"scheduling {wanted.display_name!r}"
     if action == "updated":
         wanted.name = former.name
         changed = ["cron", "max_concurrent_run_count", "max_concurrent_active_run_count", "create_pipeline_job_request"]
         changed += [field for field in ("start_time", "end_time") if field in wanted]
         update = {"schedule": wanted, "update_mask": {"paths": changed}}
-        return connection.call(doing, connection.schedules.update_schedule, request=update)
+        return connection.call(doing, service.update_schedule, request=update)
 
-    def newest() -> Any:
-        return next((one for one in every_schedule(connection, plan.name) if labels(one).get(REQUEST) == request), None)
+    def find() -> Any:
+        every = list_schedules(connection, wanted.display_name)
+        return next((item for item in every if labels(item).get(REQUEST) == labels(wanted)[REQUEST]), None)
 
-    create = {"parent": connection.parent, "schedule": wanted}
-    return connection.make(doing, connection.schedules.create_schedule, newest, unique=False, request=create)
+    request = {"parent": connection.parent, "schedule": wanted}
+    create = service.create_schedule
+    return make_once(doing, lambda: connection.call(doing, create, repeat=False, request=request), find, unique=False)
 
 
-def remove_older(connection: Connection, name: str, kept: Any, older: list[Any], action: str) -> None:
-    """Removes the older schedules of a name.
-
-    Args:
-        connection: The connection.
-        name: The name.
-        kept: The newest one.
-        older: The older ones.
-        action: What became of the newest one.
-
-    Raises:
-        PipelineError: One could not be removed.
-    """
-    for at, one in enumerate(older):
+def remove_older(connection: Connection, kept: Any, older: list[Any], action: str) -> None:
+    """Removes the older schedules of a name; `action` is what became of the newest one, `kept`."""
+    for at, item in enumerate(older):
         try:
-            remove(connection, one)
+            remove(connection, item)
         except PipelineError as error:
             facts = {"id": id_of(kept), "left": [id_of(left) for left in older[at:]]}
             done = "is as it was" if action == "unchanged" else "was scheduled anew"
             raise type(error)(
-                f"{name!r} {done}, but an older one of this name is there, too, until the same command is run "
-                f"again: {error}",
+                f"{kept.display_name!r} {done}, but an older one of this name is there, too, until the same command is "
+                f"run again: {error}",
                 facts,
             ) from None
 
 
-def remove(connection: Connection, one: Any) -> None:
+def remove(connection: Connection, item: Any) -> None:
     """Removes a schedule; that it is gone already is fine."""
-    doing = f"removing schedule {one.display_name!r}"
+    doing = f"removing schedule {item.display_name!r}"
     try:
-        going = connection.call(doing, connection.schedules.delete_schedule, name=one.name)
+        connection.finish(doing, connection.call(doing, connection.service("Schedule").delete_schedule, name=item.name))
     except NotFoundError:
         return
-    connection.finish(doing, going)
 
 
-def id_of(one: Any) -> str:
-    """Returns a schedule's id."""
-    return str(one.name.rpartition("/")[2])
+def describe(schedule: Any) -> dict[str, Any]:
+    """Returns what a schedule says of itself; see `schedules`."""
+    from google.protobuf.json_format import MessageToDict
+
+    job = schedule.create_pipeline_job_request.pipeline_job
+    config = MessageToDict(type(job).pb(job).runtime_config)
+    return {
+        "cron": schedule.cron,
+        "status": STATUS.get(schedule.state.name, schedule.state.name.lower()),
+        "version": labels(schedule).get(VERSION, ""),
+        "experiment": labels(schedule).get(EXPERIMENT, ""),
+        "max_concurrency": schedule.max_concurrent_active_run_count or schedule.max_concurrent_run_count,
+        "start": schedule.start_time and write_time(schedule.start_time),
+        "end": schedule.end_time and write_time(schedule.end_time),
+        "service_account": job.service_account,
+        "bucket": config.get("gcsOutputDirectory", ""),
+        "parameters": config.get("parameterValues", {}),
+    }
 
 
-def unschedule(connection: Connection, name: str, dry_run: bool = False) -> dict[str, Any]:
+def schedules(settings: Settings) -> list[dict[str, Any]]:
+    """Lists the schedules, of any pipeline, by name.
+
+    Returns:
+        For each: `name`, `cron`, `next` (the next time, in UTC; None where that can't be known or it rests), `status`
+        ("enabled", "paused" or "ended"), `version` (its name; empty for those of others), `last_run`, `last_state` and
+        `last_time` (of the last run; None where there is none), `id`, `experiment`, `max_concurrency`, `start`, `end`,
+        `service_account`, `bucket`, `parameters`, `created`.
+    """
+    connection, now = connect(settings), datetime.now(UTC)
+    rows = []
+    for item in sorted(list_schedules(connection), key=lambda item: item.display_name):
+        following = item.next_run_time
+        if following is None and (cron := as_vertex_reads(item.cron)):
+            following = next(iter(next_times(cron, 1, max(now, item.start_time or now))), None)
+        rows.append(
+            {
+                "name": item.display_name,
+                **describe(item),
+                "id": id_of(item),
+                "next": write_time(following) if following and item.state.name == ACTIVE else None,
+                "created": item.create_time and write_time(item.create_time),
+                **last_run(connection, item),
+            }
+        )
+    return rows
+
+
+def last_run(connection: Connection, item: Any) -> dict[str, Any]:
+    """Returns the last run that a schedule made; see `schedules`."""
+    try:
+        runs = list_runs(connection, 1, only=f"schedule_name={item.name}")
+    except UsageError:  # the user may not see runs
+        runs = []
+    last = runs[0] if runs else {"id": None, "state": None, "created": None}
+    return {"last_run": last["id"], "last_state": last["state"], "last_time": last["created"]}
+
+
+def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Removes a schedule; runs that it has made go on.
 
-    Args:
-        connection: The connection.
-        name: Its name.
-        dry_run: Whether to show only what would be removed.
-
     Returns:
-        What `--json` prints: `name`, `action` ("removed"), `dry_run`, `ids`.
+        `name`, `action` ("removed"), `dry_run`, `ids`.
 
     Raises:
         UsageError: There is none of this name.
-        PipelineError: Google refuses or fails.
     """
-    found = known(connection, name)
+    connection = connect(settings)
+    found = find_schedules(connection, name)
     if not dry_run:
-        for one in found:
-            remove(connection, one)
-    return {"name": name, "action": "removed", "dry_run": dry_run, "ids": [id_of(one) for one in found]}
+        for item in found:
+            remove(connection, item)
+    return {"name": name, "action": "removed", "dry_run": dry_run, "ids": [id_of(item) for item in found]}
 
 
-def pause(connection: Connection, name: str, dry_run: bool = False) -> dict[str, Any]:
+def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule rest; runs that it has made go on.
 
-    Args:
-        connection: The connection.
-        name: Its name.
-        dry_run: Whether to show only what would be done.
-
     Returns:
-        What `--json` prints: `name`, `action` ("paused" or "unchanged"), `dry_run`, `ids`, `status`, `note`.
+        `name`, `action` ("paused" or "unchanged"), `dry_run`, `ids`, `status`, `note`.
 
     Raises:
         UsageError: There is none of this name.
-        PipelineError: Google refuses or fails.
     """
-    active = [one for one in known(connection, name) if one.state.name == "ACTIVE"]
-    return switched(connection, name, active, "paused", connection.schedules.pause_schedule, dry_run)
+    connection = connect(settings)
+    active = [item for item in find_schedules(connection, name) if item.state.name == ACTIVE]
+    return switch(connection, name, active, "paused", connection.service("Schedule").pause_schedule, dry_run)
 
 
-def resume(connection: Connection, name: str, dry_run: bool = False) -> dict[str, Any]:
+def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest.
 
-    Args:
-        connection: The connection.
-        name: Its name.
-        dry_run: Whether to show only what would be done.
-
     Returns:
-        What `--json` prints: `name`, `action` ("resumed" or "unchanged"), `dry_run`, `ids`, `status`, `note`.
+        As `pause`, with the `action` "resumed".
 
     Raises:
         UsageError: There is none of this name, or it is over.
-        PipelineError: Google refuses or fails.
     """
-    newest = known(connection, name)[-1]
+    connection = connect(settings)
+    newest = find_schedules(connection, name)[-1]
     if newest.state.name == COMPLETED:
         raise UsageError(f"schedule {name!r} is over: --schedule it anew, with another --end or none")
     resting = [newest] if newest.state.name == PAUSED else []
-    return switched(connection, name, resting, "resumed", connection.schedules.resume_schedule, dry_run)
+    return switch(connection, name, resting, "resumed", connection.service("Schedule").resume_schedule, dry_run)
 
 
-def switched(
-    connection: Connection, name: str, found: list[Any], action: str, switch: Any, dry_run: bool
+def switch(
+    connection: Connection, name: str, found: list[Any], action: str, method: Callable[..., Any], dry_run: bool
 ) -> dict[str, Any]:
-    """Pauses or resumes schedules.
-
-    Args:
-        connection: The connection.
-        name: Their name.
-        found: The schedules.
-        action: "paused" or "resumed".
-        switch: The service's method.
-        dry_run: Whether not to.
-
-    Returns:
-        See `pause`.
-    """
+    """Pauses or resumes schedules, by a method of the service, and returns what `pause` does."""
     if not dry_run:
-        for one in found:
-            connection.call(f"having {name!r} {action}", switch, name=one.name)
+        for item in found:
+            connection.call(f"having {name!r} {action}", method, name=item.name)
     return {
         "name": name,
         "action": action if found else "unchanged",
         "dry_run": dry_run,
-        "ids": [id_of(one) for one in found],
+        "ids": [id_of(item) for item in found],
         "status": "paused" if action == "paused" else "enabled",
         "note": "runs that it has missed meanwhile are not made up for" if action == "resumed" and found else "",
     }

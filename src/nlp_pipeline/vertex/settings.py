@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import COUNT, POSITIVE, Settings, matches, parameter
-from nlp_pipeline.volume import MODEL_NAME
+from nlp_pipeline.parameters import COUNT, MODEL_NAME, POSITIVE, Settings, matches, parameter
 
 # What Vertex AI itself puts in when a run begins.
 PROJECT, LOCATION = "{{$.pipeline_google_cloud_project_id}}", "{{$.pipeline_google_cloud_location}}"

@@ -1,0 +1,158 @@
+"""`--submit` on Vertex AI: a run that carries the whole pipeline with it.
+
+It is built by `google.cloud.aiplatform.PipelineJob`, and sent by the service client beneath it: `submit` would make a
+bucket that is misspelt, log to stdout, and send once only, so that a lost answer would leave it open whether the run is
+there.
+"""
+
+import re
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, version_name
+from nlp_pipeline.pipeline.parameters import check_ranges, refuse_passwords
+from nlp_pipeline.platforms.calls import NotFoundError, make_once
+from nlp_pipeline.platforms.waiting import NoRunError
+from nlp_pipeline.settings import Settings
+from nlp_pipeline.vertex.connection import Connection, bucket_of, check_settings, connect
+
+# What a run carries to be found again by; the console filters by them, too.
+VERSION, EXPERIMENT = "nlp-pipeline-version", "nlp-pipeline-experiment"
+CONSOLE = "https://console.cloud.google.com/vertex-ai"
+
+
+def check_parameters(values: dict[str, Any]) -> None:
+    """Makes sure that a run on Vertex AI can begin with these parameters; raises UsageError where it can't."""
+    check_vertex_installed()
+    refuse_passwords(values)
+    check_ranges(values, "vertex")
+    if "train_data" not in values:
+        raise UsageError("train_data is not set: --set train_data=gs://bucket/reviews.csv")
+    for name in ("train_data", "evaluation_data"):
+        source = str(values.get(name, ""))
+        if source and "://" not in source and not source.startswith("/gcs/"):
+            raise UsageError(
+                f"{name}={source}: steps on Vertex AI don't see the files of this machine; give gs://bucket/file, or "
+                "another URL"
+            )
+
+
+def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict[str, Any]:
+    """Returns a run's parameters with those that the settings have, where the user did not set them."""
+    place = {"project": project, "location": settings.region, "job_service_account": settings.service_account}
+    return {**{name: value for name, value in place.items() if value}, **values}
+
+
+def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: dict[str, str], name: str) -> Any:
+    """Returns a run that has not been sent.
+
+    Args:
+        connection: The connection.
+        ir: The pipeline's IR.
+        values: Its parameters.
+        labels: Its labels, besides those that every run has.
+        name: Its display name.
+    """
+    from google.cloud import aiplatform, aiplatform_v1
+
+    settings = connection.settings
+    place = {"project": connection.project, "location": connection.region, "credentials": connection.credentials}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        path.write_text(ir, encoding="utf-8")
+        try:
+            aiplatform.init(**place, api_endpoint=connection.address("aiplatform"), api_transport="rest")
+            job = aiplatform.PipelineJob(
+                display_name=name,
+                template_path=str(path),
+                job_id=name,
+                pipeline_root=bucket_of(settings),
+                parameter_values=values,
+                **place,
+            )
+        except ValueError as error:
+            raise UsageError(f"Vertex AI can't run this: {' '.join(str(error).split())[:400]}") from None
+    return aiplatform_v1.PipelineJob(
+        display_name=name,
+        pipeline_spec=job.pipeline_spec,
+        runtime_config=job.runtime_config,
+        labels={VERSION: version_name(ir), EXPERIMENT: settings.experiment, **labels},
+        service_account=settings.service_account,
+    )
+
+
+def compiled(settings: Settings) -> str:
+    """Returns the pipeline's IR with the settings' image."""
+    return compile_pipeline(settings.image or None, "vertex")
+
+
+def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    """Runs the pipeline.
+
+    Args:
+        settings: The settings.
+        values: The parameters that the user set.
+        dry_run: Whether to show only what would be sent; no one is asked.
+
+    Returns:
+        `run_id`, `name`, `url` and `version`; or what would be sent.
+
+    Raises:
+        UsageError: A parameter or a setting is wrong.
+        PipelineError: Google refuses or fails.
+    """
+    check_parameters(values)
+    check_settings(settings)
+    bucket, ir = bucket_of(settings), compiled(settings)
+    version = version_name(ir)
+    if dry_run:
+        shown = {
+            name: getattr(settings, name) for name in ("project", "region", "experiment", "service_account", "image")
+        }
+        values = with_place(values, settings, settings.project)
+        return {**shown, "bucket": bucket, "version": version, "parameters": values}
+    connection = connect(settings)
+    connection.check_bucket()
+    # Its own id, by which it is found again where the answer is lost.
+    run_id = f"{version}-{uuid.uuid4().hex[:8]}"
+    run = build_run(connection, ir, with_place(values, settings, connection.project), {}, run_id)
+    request = {"parent": connection.parent, "pipeline_job": run, "pipeline_job_id": run_id}
+    create = connection.service("Pipeline").create_pipeline_job
+
+    def find() -> Any:
+        try:
+            return get_run(connection, run_id)
+        except NoRunError:
+            return None
+
+    doing = "starting the run"
+    make_once(doing, lambda: connection.call(doing, create, repeat=False, request=request), find, unique=True)
+    return {"run_id": run_id, "name": run_id, "url": run_url(connection, run_id), "version": version}
+
+
+def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
+    """Refuses, and says what to do instead."""
+    raise UsageError(
+        "--upload: Vertex AI keeps no pipelines, each run carries its own: --submit it, or give the console the file "
+        "that --compile --platform vertex writes"
+    )
+
+
+def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
+    """Returns what the API says of a run; raises NoRunError where there is none."""
+    missing = NoRunError(f"there is no run {run_id} in {connection.region}: --runs lists them")
+    if not re.fullmatch(r"[A-Za-z][-A-Za-z0-9]{0,127}", run_id):
+        raise missing
+    name, get = f"{connection.parent}/pipelineJobs/{run_id}", connection.service("Pipeline").get_pipeline_job
+    try:
+        return connection.call("reading the run", get, repeat, name=name)
+    except NotFoundError:
+        raise missing from None
+
+
+def run_url(connection: Connection, run_id: str) -> str:
+    """Returns the address at which the console shows a run."""
+    return f"{CONSOLE}/locations/{connection.region}/pipelines/runs/{run_id}?project={connection.project}"
