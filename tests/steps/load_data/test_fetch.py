@@ -168,7 +168,7 @@ def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) ->
 @pytest.mark.parametrize(
     ("response", "says", "kind", "attempts"),
     [
-        (Response(status=503), "/x.csv answered 503 5 times; try later", PipelineError, 5),
+        (Response(status=503), "/x.csv could not be downloaded (it answered 503)", PipelineError, 5),
         (cut(), "could not be downloaded (peer closed connection", PipelineError, 5),
         *[
             (Response(status=status), f"/x.csv answered {status} ", UsageError, 1)

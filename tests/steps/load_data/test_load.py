@@ -254,7 +254,7 @@ def test_a_thousand_classes_with_long_names(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("", "'{}' is empty"),
-        ("text,label\n", "'{}' has no rows"),
+        ("text,label\n", "'{}': none of its 0 rows can be used: 0 lack"),
         ("text,label\n,1\n", "'{}': 1 of 1 rows lack"),
         (
             "text,label\na,1\n,0\nb,0\n",
@@ -277,7 +277,7 @@ def test_data_to_refuse(tmp_path: Path, content: str, says: str) -> None:
 
 def test_evaluation_to_refuse(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [("a", "1"), ("b", "0")])
-    assert "none of its 2 rows is left: 0 lack" in refused(tmp_path, train_data=train, evaluation_data=train)
+    assert "none of its 2 rows can be used: 0 lack" in refused(tmp_path, train_data=train, evaluation_data=train)
     strange = write(tmp_path / "strange.jsonl", [("c", "1"), ("d", "positive")])
     message = refused(tmp_path, train_data=train, evaluation_data=strange)
     assert "evaluation has 1 label(s) that training lacks: 'positive'; training has '0', '1'" in message

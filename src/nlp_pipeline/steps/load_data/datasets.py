@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Dataset:
     Attributes:
         labels: How many rows each label has.
         lengths: The texts' lengths in characters, a `pyarrow.ChunkedArray`.
-        counts: `rows`; and where a source was read for it, what `Reader.counts` says.
+        counts: `rows`, and what `Reader` counts of the source where one was read for this file.
     """
 
     labels: Counter[str]
@@ -51,16 +51,17 @@ class Reader:
         held_out: The hashes of texts to leave out: those of the evaluation data.
 
     Attributes:
+        counts: How many rows are `bad`, which lack a text or a label; are `leaked`, whose texts are held out;
+            `duplicates`, whose texts stood before; and `conflicts`, where they had another label.
         hashes: The hash of each good row's text, in order.
         label_of: Each text's label by its hash, in order; "" where it stands with several.
     """
 
     def __init__(self, source: Source, settings: LoadSettings, held_out: Container[int] = ()) -> None:
         self.source, self.settings, self.held_out = source, settings, held_out
+        self.counts = {"bad": 0, "leaked": 0, "duplicates": 0, "conflicts": 0}
         self.hashes: list[int] = []
         self.label_of: dict[int, str] = {}
-        self.bad_lines: list[int] = []
-        self.leaked = self.conflicts = 0
 
     def tables(self) -> Iterator[pyarrow.Table]:
         """Yields the good rows, a few at a time.
@@ -68,20 +69,22 @@ class Reader:
         Raises:
             UsageError: There are too many bad rows, or no good ones.
         """
+        name, counts, share = self.source.name, self.counts, self.settings.max_bad_share
         texts: list[str] = []
         labels: list[str] = []
+        bad_lines: list[int] = []
         size = 0
         for line, text, label in read_rows(self.source, (self.settings.text_column, self.settings.label_column)):
             if text is None or label is None:
-                self.bad_lines.append(line)
+                bad_lines.append(line)
                 continue
             text_hash = hash(text.strip())
             if text_hash in self.held_out:
-                self.leaked += 1
+                counts["leaked"] += 1
                 continue
             self.hashes.append(text_hash)
             if self.label_of.setdefault(text_hash, label) != label:
-                self.conflicts += 1
+                counts["conflicts"] += 1
                 self.label_of[text_hash] = ""
             texts.append(text)
             labels.append(label)
@@ -89,70 +92,40 @@ class Reader:
             if len(texts) == BATCH_ROWS or size > BATCH_CHARACTERS:
                 yield pyarrow.table([texts, labels], SCHEMA)
                 texts, labels, size = [], [], 0
-        yield pyarrow.table([texts, labels], SCHEMA)
-        self.check()
-
-    def check(self) -> None:
-        """Makes sure that there are rows, and few bad ones.
-
-        Raises:
-            UsageError: There are none, or too many bad ones; the message names the first lines.
-        """
-        name, kept, bad, share = self.source.name, len(self.hashes), len(self.bad_lines), self.settings.max_bad_share
-        total = kept + bad + self.leaked
-        if total == 0:
-            raise UsageError(f"{name!r} has no rows: give a file with some")
-        if bad > share * total:
+        kept, bad = len(self.hashes), len(bad_lines)
+        counts["bad"], counts["duplicates"] = bad, kept - len(self.label_of)
+        if bad > share * (total := kept + bad + counts["leaked"]):
             raise UsageError(
                 f"{name!r}: {bad} of {total} rows lack a text or a label, or have cells too many, the first at line "
-                f"{', '.join(map(str, self.bad_lines[:5]))}; max_bad_share allows {share:.2%}: repair the rows"
+                f"{', '.join(map(str, bad_lines[:5]))}; max_bad_share allows {share:.2%}: repair the rows"
             )
-        if kept == 0:
+        if not kept:
             raise UsageError(
-                f"{name!r}: none of its {total} rows is left: {bad} lack a text or a label, the texts of "
-                f"{self.leaked} stand in the evaluation data too"
+                f"{name!r}: none of its {total} rows can be used: {bad} lack a text or a label, the texts of "
+                f"{counts['leaked']} stand in the evaluation data too"
             )
-
-    def write(self, path: Path) -> Dataset:
-        """Writes the good rows into a Parquet file, and says besides what was counted of the source."""
-        dataset = write(self.tables(), path)
-        dataset.counts |= self.counts()
-        return dataset
-
-    def counts(self) -> dict[str, int]:
-        """Returns how many rows lack a text or a label, were left out, stood before, and with another label."""
-        duplicates = len(self.hashes) - len(self.label_of)
-        return {
-            "bad": len(self.bad_lines),
-            "leaked": self.leaked,
-            "duplicates": duplicates,
-            "conflicts": self.conflicts,
-        }
+        yield pyarrow.table([texts, labels], SCHEMA)
 
 
-def write_both(sources: list[Source], settings: LoadSettings, paths: list[Path]) -> list[Dataset]:
-    """Writes two sources; rows to train on are left out where their texts stand among those to evaluate on."""
-    reader = Reader(sources[1], settings)
-    evaluation = reader.write(paths[1])
-    return [Reader(sources[0], settings, reader.label_of).write(paths[0]), evaluation]
-
-
-def write_split(source: Source, settings: LoadSettings, paths: list[Path], scratch: Path) -> list[Dataset]:
-    """Writes one source, of which a share is split off to evaluate on.
+def write_datasets(sources: list[Source], settings: LoadSettings, paths: list[Path], scratch: Path) -> list[Dataset]:
+    """Writes the rows to train on and those to evaluate on, none of whose texts are trained on.
 
     Args:
-        source: The source.
-        settings: How it is read and split.
+        sources: Of both; or one, of which a share is split off to evaluate on.
+        settings: How they are read and split.
         paths: The Parquet files of the rows to train on, and to evaluate on.
         scratch: A file to be written in between.
     """
-    reader = Reader(source, settings)
-    write(reader.tables(), scratch, "lz4")
+    reader = Reader(sources[-1], settings)
+    if len(sources) == 2:
+        evaluation = write(reader.tables(), paths[1], reader.counts)
+        reader = Reader(sources[0], settings, reader.label_of)
+        return [write(reader.tables(), paths[0], reader.counts), evaluation]
+    write(reader.tables(), scratch, {}, "lz4")
     chosen = choose_evaluation(reader.label_of, settings.evaluation_share, settings.seed)
     is_chosen = [text_hash in chosen for text_hash in reader.hashes]
-    train = write(filtered(scratch, [not one for one in is_chosen]), paths[0])
-    train.counts |= reader.counts()
-    return [train, write(filtered(scratch, is_chosen), paths[1])]
+    train = write(filtered(scratch, [not one for one in is_chosen]), paths[0], reader.counts)
+    return [train, write(filtered(scratch, is_chosen), paths[1], {})]
 
 
 def choose_evaluation(label_of: dict[int, str], share: float, seed: int) -> set[int]:
@@ -190,8 +163,14 @@ def filtered(path: Path, mask: list[bool]) -> Iterator[pyarrow.Table]:
         start += table.num_rows
 
 
-def write(tables: Iterable[pyarrow.Table], path: Path, compression: str = "zstd") -> Dataset:
+def write(tables: Iterator[pyarrow.Table], path: Path, counts: dict[str, int], compression: str = "zstd") -> Dataset:
     """Writes tables into a Parquet file, each as a row group.
+
+    Args:
+        tables: The tables.
+        path: The file.
+        counts: What else is counted of the dataset.
+        compression: The file's, as pyarrow names it.
 
     Raises:
         UsageError: There are too many classes.
@@ -201,15 +180,14 @@ def write(tables: Iterable[pyarrow.Table], path: Path, compression: str = "zstd"
     # Texts seldom repeat: a dictionary of them, or the first and last in order, would cost time and bring nothing.
     options = {"compression": compression, "use_dictionary": ["label"], "write_statistics": False}
     with pyarrow.parquet.ParquetWriter(path, SCHEMA, **options) as writer:
-        for table in prefetch(iter(tables)):
+        for table in prefetch(tables):
             writer.write_table(table)
             labels.update(table["label"].to_pylist())
             lengths += pyarrow.compute.utf8_length(table["text"]).chunks
             if len(labels) > MOST_CLASSES:
-                raise UsageError(
-                    f"there are over {MOST_CLASSES} classes, such as {max(labels)[:50]!r}: is label_column right?"
-                )
-    return Dataset(labels, pyarrow.chunked_array(lengths, pyarrow.int32()), {"rows": labels.total()})
+                shown = max(labels)[:50]
+                raise UsageError(f"there are over {MOST_CLASSES} classes, such as {shown!r}: is label_column right?")
+    return Dataset(labels, pyarrow.chunked_array(lengths, pyarrow.int32()), {"rows": labels.total(), **counts})
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data.rows import Source
-from nlp_pipeline.storage import ATTEMPTS, retrying, s3_call, s3_client, s3_endpoint
+from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
 
 # Where Vertex AI mounts the buckets of Cloud Storage into every step.
 BUCKETS = Path("/gcs")
@@ -100,29 +100,25 @@ def download_http(url: str, source: Source) -> Source:
     import httpx
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
-    shown, headers, timeout = source.name, {"Accept-Encoding": "identity"}, httpx.Timeout(60, connect=10)
+    headers, timeout = {"Accept-Encoding": "identity"}, httpx.Timeout(60, connect=10)
 
-    @retrying(lambda error: isinstance(error, httpx.TransportError | httpx.HTTPStatusError), shown)
+    @retrying(lambda error: isinstance(error, httpx.TransportError), source.name)
     def fetch() -> None:
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
             status = response.status_code
             if status in (408, 429) or status >= 500:
-                response.raise_for_status()
+                raise httpx.NetworkError(f"it answered {status}")
             if status != 200:
                 answer = f"{status} {response.reason_phrase}"
-                raise UsageError(f"{shown} answered {answer}: is the address right, and may it be read?")
+                raise UsageError(f"{source.name} answered {answer}: is the address right, and may it be read?")
             # Where fewer bytes arrive than Content-Length promised, httpx raises RemoteProtocolError.
             save(response.iter_raw(1 << 20), source)
 
     try:
         fetch()
-    except httpx.HTTPStatusError as error:
-        raise PipelineError(f"{shown} answered {error.response.status_code} {ATTEMPTS} times; try later") from None
-    except httpx.InvalidURL:
-        raise UsageError(f"{shown} is no valid address: percent-encode what is no letter or digit") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
-        raise PipelineError(f"{shown} could not be downloaded ({reason}): is its host right, and up?") from None
+        raise PipelineError(f"{source.name} could not be downloaded ({reason}): is its host right, and up?") from None
     return source
 
 

@@ -4,13 +4,12 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.labels import label_order
-from nlp_pipeline.steps.load_data.datasets import write_both, write_split
+from nlp_pipeline.steps.load_data.datasets import write_datasets
 from nlp_pipeline.steps.load_data.fetch import fetch_source
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.load_data.summary import summarise
@@ -36,20 +35,17 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
         PipelineError: A download failed for good.
     """
     run.prepare_folder()
-    addresses = [address.strip() for address in (settings.train_data, settings.evaluation_data)]
-    paths = [Path(train), Path(evaluation)]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as thread:
-        sources = [fetch_source(address, Path(folder, str(n))) for n, address in enumerate(addresses) if address]
-        hashes = [thread.submit(hash_file, source.path) for source in sources]  # while the rows are read
-        if len(sources) == 2:
-            datasets = write_both(sources, settings, paths)
-        else:
-            datasets = write_split(sources[0], settings, paths, Path(folder, "rows"))
-        names = [source.name for source in sources] + [f"{settings.evaluation_share:.1%} of each class of training"]
-        figures = [
-            {**dataset.counts, "source": name, "source_sha256": one.result(), "run_dir": str(run.folder or "")}
-            for dataset, name, one in zip(datasets, names, [hashes[0], hashes[-1]], strict=False)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [
+            fetch_source(address.strip(), Path(folder, str(number)))
+            for number, address in enumerate((settings.train_data, settings.evaluation_data))
+            if address.strip()
         ]
+        datasets = write_datasets(sources, settings, [Path(train), Path(evaluation)], Path(folder, "rows"))
+        sha256s = [hash_file(source.path) for source in sources]
+    names = [source.name for source in sources]
+    if len(names) == 1:
+        names.append(f"{settings.evaluation_share:.1%} of each class of training")
     require_classes(names[0], *(dataset.labels for dataset in datasets))
     text = summarise(datasets, names)
     print(text)
@@ -57,7 +53,10 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     run.keep(train, "datasets/train.parquet")
     run.keep(evaluation, "datasets/evaluation.parquet")
     run.keep(summary, "datasets/summary.md")
-    return figures
+    return [
+        {**dataset.counts, "source": name, "source_sha256": sha256, "run_dir": str(run.folder or "")}
+        for dataset, name, sha256 in zip(datasets, names, [sha256s[0], sha256s[-1]], strict=True)
+    ]
 
 
 def hash_file(path: Path) -> str:
