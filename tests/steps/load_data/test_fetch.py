@@ -238,21 +238,6 @@ def test_s3_tries_again(tmp_path: Path, serve: Serve, endpoint: str) -> None:
     assert len(requests) == 4
 
 
-@pytest.mark.parametrize(
-    ("response", "says"),
-    [
-        (s3_error(503, "SlowDown"), "was refused (SlowDown): try later"),
-        (cut(), "IncompleteRead(5000 bytes read, 85011 more expected)"),
-        (Response("<html>\n<p", status=500, content_type="application/xml"), "its answer is not S3's"),
-        (Response(status=403), "its answer is not S3's"),
-    ],
-)
-def test_s3_fails_every_time(tmp_path: Path, serve: Serve, endpoint: str, response: Response, says: str) -> None:
-    serve("/bucket/x.csv", *[response] * 5)
-    message = refusal("s3://bucket/x.csv", tmp_path / "x", PipelineError)
-    assert message.startswith(f"'s3://bucket/x.csv' at {endpoint}") and says in message
-
-
 @pytest.mark.parametrize("address", ["s3://", "s3:///x.csv", "s3://me:hunter2@bucket/x.csv", "s3://a/x.csv"])
 def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
     assert "write s3://bucket/key" in refusal(address, tmp_path / "x", UsageError, "hunter2")

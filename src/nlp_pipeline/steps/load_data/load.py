@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
         PipelineError: A download failed for good.
     """
     run.prepare_folder()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as threads:
         sources = [
             fetch_source(address.strip(), Path(folder, str(number)))
             for number, address in enumerate((settings.train_data, settings.evaluation_data))
             if address.strip()
         ]
+        sha256s = threads.map(hash_file, [source.path for source in sources])  # while the rows are read
         datasets = write_datasets(sources, settings, [Path(train), Path(evaluation)], Path(folder, "rows"))
-        sha256s = [hash_file(source.path) for source in sources]
     names = [source.name for source in sources]
     if len(names) == 1:
         names.append(f"{settings.evaluation_share:.1%} of each class of training")
@@ -55,7 +56,7 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     run.keep(summary, "datasets/summary.md")
     return [
         {**dataset.counts, "source": name, "source_sha256": sha256, "run_dir": str(run.folder or "")}
-        for dataset, name, sha256 in zip(datasets, names, [sha256s[0], sha256s[-1]], strict=True)
+        for dataset, name, sha256 in zip(datasets, names, [*sha256s] * 2, strict=False)  # one may stand for both
     ]
 
 

@@ -120,10 +120,11 @@ def clean_text(value: Any) -> str | None:
     Raises:
         ValueError: The cell holds a list or an object.
     """
-    if value is None or value != value:  # NaN is how pandas writes a missing value
-        return None
-    if isinstance(value, list | dict | bytes):
-        raise ValueError
+    if not isinstance(value, str):
+        if value is None or value != value:  # NaN is how pandas writes a missing value
+            return None
+        if isinstance(value, list | dict | bytes):
+            raise ValueError
     text = str(value)
     if not text or text.isspace():
         return None
