@@ -43,22 +43,22 @@ def s3_endpoint() -> str:
 
 
 def s3_client(
-    endpoint: str = "",
-    access_key: str = "",
-    secret_key: str = "",
-    region: str = "",
+    endpoint: str | None = None,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    region: str | None = None,
     tls: ssl.SSLContext | None = None,
     names: tuple[str, str] = ("AWS_ENDPOINT_URL", "AWS_REGION"),
 ) -> Any:
     """Returns a `minio.Minio`; nothing is sent yet.
 
     Args:
-        endpoint: The object store's address, `http://host:port` or `https://host`; empty for `s3_endpoint`.
-        access_key: Empty to take credentials and region from the environment, by the names that AWS's own tools use:
+        endpoint: The object store's address, `http://host:port` or `https://host`; None for `s3_endpoint`.
+        access_key: None to take credentials and region from the environment, by the names that AWS's own tools use:
             `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`. Access is anonymous where
             there are none either.
         secret_key: Belongs to `access_key`.
-        region: The bucket's; empty to have the object store asked.
+        region: The bucket's; None to have the object store asked.
         tls: Whose certificates are trusted; None for the public authorities', or those of the file `SSL_CERT_FILE`.
         names: What errors call the settings of endpoint and region.
 
@@ -69,19 +69,19 @@ def s3_client(
     import minio
     import urllib3
 
-    endpoint, session_token = endpoint or s3_endpoint(), ""
+    session_token = None
     if not access_key:
         variables = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
-        values = [os.environ.get(f"AWS_{name}", "") for name in variables]
+        values = [os.environ.get(f"AWS_{name}") or None for name in variables]
         for name, value in zip(variables, values, strict=True):
             # The HTTP client would show it whole, with the signature.
-            if not re.fullmatch(r"[!-~]*", value):
+            if not re.fullmatch(r"[!-~]*", value or ""):
                 raise UsageError(f"AWS_{name} has a blank, a line break or another odd character in it: set it anew")
         access_key, secret_key, session_token, region, default_region = values
         region = region or default_region
         if bool(access_key) != bool(secret_key):
             raise UsageError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
-    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint)
+    match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint or s3_endpoint())
     if not match:
         raise UsageError(f"{names[0]} is no address of an object store: write it as in http://localhost:9000")
     http_client = urllib3.PoolManager(
@@ -94,15 +94,15 @@ def s3_client(
     try:
         return minio.Minio(
             match[2],
-            access_key=access_key or None,
-            secret_key=secret_key or None,
-            session_token=session_token or None,
+            access_key,
+            secret_key,
+            session_token,
             secure=match[1] == "https",
-            region=region or None,
+            region=region,
             http_client=http_client,
         )
     except ValueError as error:
-        raise UsageError(f"{names[0]}={endpoint} or {names[1]} is wrong: {error}") from None
+        raise UsageError(f"{names[0]}={match[0]} or {names[1]} is wrong: {error}") from None
 
 
 def s3_status(error: BaseException) -> int:

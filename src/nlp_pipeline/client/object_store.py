@@ -133,7 +133,7 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
         checked(name, value, "[!-~]*", ODD)
     address = endpoint.rstrip("/")
     # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
-    region = settings.s3_region or ("" if address.endswith("amazonaws.com") else "us-east-1")
+    region = settings.s3_region or (None if address.endswith("amazonaws.com") else "us-east-1")
     client = s3_client(endpoint, keys[0], keys[1], region, trust(settings), (ENDPOINT, REGION))
     return Store(address, client)
 
