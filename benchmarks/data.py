@@ -72,19 +72,18 @@ def write_rows(path: Path, kind: str, count: int) -> float:
 
 def load(source: Path) -> dict[str, float]:
     """Runs the step on a file and returns its `rows`, `seconds` and peak `megabytes`; in a process of its own."""
-    from kfp import compiler, components, local
+    from kfp import local
 
-    from nlp_pipeline.local import for_this_machine
     from nlp_pipeline.pipeline.components import load_data
+    from nlp_pipeline.pipeline.embedding import INSTALLED
 
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         folder = Path(scratch)
         (folder / "volume").mkdir()
-        compiler.Compiler().compile(load_data, str(folder / "load_data.yaml"))
-        step = components.load_component_from_text(for_this_machine((folder / "load_data.yaml").read_text()))
+        load_data.component_spec.implementation.container.command = INSTALLED["load_data"]
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
         began = time.monotonic()
-        task = step(
+        task = load_data(
             train_data=str(source),
             evaluation_data="",
             text_column="text",

@@ -33,13 +33,10 @@ def started_orphan(path: Path) -> psutil.Process:
     return psutil.Process(int(path.read_text()))
 
 
-def test_ends_what_lost_its_parent_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import nlp_pipeline.processes as processes
-
-    monkeypatch.setattr(processes.end_marked, "__defaults__", (0.3,))
+def test_ends_what_lost_its_parent_and_nothing_else(tmp_path: Path) -> None:
     outside = started_orphan(tmp_path / "outside")
     try:
-        with pytest.raises(RuntimeError, match="a step failed"), nothing_left_running():
+        with pytest.raises(RuntimeError, match="a step failed"), nothing_left_running(grace=0.3):
             inside = started_orphan(tmp_path / "inside")
             assert inside.is_running()
             raise RuntimeError("a step failed")

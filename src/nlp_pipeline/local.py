@@ -1,10 +1,11 @@
-"""`--local`: the whole pipeline on this machine, from the same IR that the cluster gets."""
+"""`--local`: the whole pipeline on this machine, from the graph that the cluster gets too."""
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import os
-import shutil
+import shlex
 import sys
 import tempfile
 import time
@@ -15,55 +16,62 @@ from typing import Any
 
 from nlp_pipeline import demo, packages
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
-from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers, step_name
-from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import check_ranges
+from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
+from nlp_pipeline.steps.gate import GateSettings, shortfall
 
 OUTPUTS = Path("outputs")
 # All but deploy_model, which needs a cluster.
 STEPS = ("load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive")
 
 
-def local_arguments(values: dict[str, Any], outputs: Path) -> dict[str, Any]:
-    """Completes the pipeline's arguments for a run on this machine.
+def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -> dict[str, Any]:
+    """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
 
     Args:
-        values: What the user set.
-        outputs: The folder for all that a local run writes.
+        values: The parameters that the user set.
+        texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
+        debug: Whether to show the steps' tracebacks.
 
     Returns:
-        The arguments: the demo's data where the user names none, the demo's encoder, a folder in place of the volume.
+        What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets`, `data`, `training`, `metrics`,
+        `validation`, `predictions`, `seconds` (by step, and `total`) and more.
 
     Raises:
-        UsageError: A file that the user names is not there.
+        PipelineError: A step failed, or the gate was not passed.
     """
-    arguments: dict[str, Any] = {**demo.PARAMETERS, "base_model": demo.encoder_folder()}
-    if "train_data" not in values:
-        if "evaluation_data" in values:
-            raise UsageError("evaluation_data is set but train_data is not: set both, or train_data alone")
-        train, evaluation = demo.write_reviews(outputs / "demo")
-        arguments |= {"train_data": str(train), "evaluation_data": str(evaluation)}
-    else:
-        # Someone else's data has other classes: the pipeline's own name and floor.
-        del arguments["model_name"], arguments["min_accuracy"]
-    if values.get("deploy"):
-        raise UsageError("deploy=true: --local has no cluster; deploy its release with --deploy --release DIR")
-    arguments |= {"volume_path": str(outputs / "volume"), **values, "deploy": False}
-    check_ranges(arguments)
-    for name in ("train_data", "evaluation_data"):
-        source = str(arguments.get(name, ""))
-        if source and "://" not in source:
-            if not Path(source).is_file():
-                problem = "that is a folder" if Path(source).is_dir() else "there is no such file"
-                raise UsageError(f"{name}={source}: {problem}; give the path of a file, or a URL (http, https, s3)")
-            arguments[name] = str(Path(source).absolute())
-    volume = Path(arguments["volume_path"]).absolute()
-    try:
-        volume.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"volume_path={volume} can't be made a folder ({error.strerror}): choose another") from None
-    return {**arguments, "volume_path": str(volume)}
+    began = time.monotonic()
+    check_packages()
+    make_folder(OUTPUTS / "logs", str(OUTPUTS.absolute()))
+    arguments = complete_arguments(values)
+    log = OUTPUTS / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    # The folder's name is short: TorchServe's sockets lie below it.
+    with (
+        tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as scratch,
+        environment(TMPDIR=scratch, TOKENIZERS_PARALLELISM="false"),
+        Progress(log, sys.stderr, debug) as progress,
+    ):
+        outputs = run_steps(arguments, Path(scratch) / "kfp", progress)
+        check_outputs(outputs, arguments.get("min_accuracy", GateSettings.min_accuracy))
+        archived, run_dir = outputs["archive_model"]["release"], Path(outputs["load_data"]["train"]["run_dir"])
+        progress.begin("serve")
+        predictions = predict_with_release(Path(archived["release"]), texts or example_texts(values, run_dir))
+        progress.end(succeeded=True)
+    return {
+        "run_dir": str(run_dir),
+        "report": outputs["evaluate_model"]["metrics"].pop("report"),
+        **{name: archived[name] for name in ("release", "archive", "archive_bytes", "precision")},
+        "datasets": str(run_dir / "datasets"),
+        "log": str(log.absolute()),
+        "data": {part: outputs["load_data"][part]["rows"] for part in ("train", "evaluation")},
+        "training": outputs["train_model"]["training"],
+        "metrics": outputs["evaluate_model"]["metrics"],
+        "validation": outputs["validate_archive"]["validation"],
+        "predictions": predictions,
+        "seconds": {**progress.seconds, "total": time.monotonic() - began},
+    }
 
 
 def check_packages() -> None:
@@ -82,41 +90,106 @@ def check_packages() -> None:
             print(f"note: {name} {installed} is installed, the steps are pinned to {pinned}", file=sys.stderr)
 
 
-def for_this_machine(ir: str) -> str:
-    """Returns the IR with steps that install nothing: the packages are here, and pip would alter the environment.
+def make_folder(path: Path, shown: str) -> None:
+    """Makes a folder where there is none.
 
-    Nor are steps tried again: here, no pod is evicted, and what failed once is to be told at once.
+    Args:
+        path: The folder.
+        shown: How the error names it.
+
+    Raises:
+        UsageError: It can't be made.
     """
-    import yaml
-
-    from nlp_pipeline.pipeline.embedding import INSTALLED
-
-    # The loader and the dumper in C, which PyYAML's wheels have, take a tenth of the time of those in Python.
-    loader, dumper = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    documents = list(yaml.load_all(ir, loader))
-    for container in step_containers(documents[0]):
-        container["command"] = INSTALLED[step_name(container)]
-    for task in documents[0]["root"]["dag"]["tasks"].values():
-        task.pop("retryPolicy", None)
-    return str(yaml.dump_all(documents, Dumper=dumper, sort_keys=False))
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Gives this process and its steps a temporary folder of their own, and removes it."""
-    # kfp leaves a folder behind for each step. The name is short: TorchServe's sockets lie below it.
-    former, former_variable = tempfile.tempdir, os.environ.get("TMPDIR")
-    folder = tempfile.mkdtemp(prefix="nlp-")
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
     try:
-        yield Path(folder)
-    finally:
-        tempfile.tempdir = former
-        if former_variable is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = former_variable
-        shutil.rmtree(folder, ignore_errors=True)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{shown} can't be made a folder ({error.strerror}): choose another, or work in a folder of yours"
+        ) from None
+
+
+def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume.
+
+    Args:
+        values: What the user set.
+
+    Raises:
+        UsageError: One is wrong, or a file is not there.
+    """
+    arguments: dict[str, Any] = {**demo.TRAINING, "base_model": demo.encoder_folder()}
+    if "train_data" not in values:
+        if "evaluation_data" in values:
+            raise UsageError("evaluation_data is set but train_data is not: set both, or train_data alone")
+        arguments |= {**demo.MODEL, **demo.write_reviews(OUTPUTS / "demo")}
+    if values.get("deploy"):
+        raise UsageError("deploy=true: --local has no cluster; deploy its release with --deploy --release DIR")
+    arguments |= {"volume_path": str(OUTPUTS / "volume"), **values, "deploy": False}
+    check_ranges(arguments)
+    for name in ("train_data", "evaluation_data"):
+        source = arguments.get(name, "")
+        if source and "://" not in source:
+            if not Path(source).is_file():
+                problem = "that is a folder" if Path(source).is_dir() else "there is no such file"
+                raise UsageError(f"{name}={source}: {problem}; give the path of a file, or a URL (http, https, s3)")
+            arguments[name] = str(Path(source).absolute())
+    volume = Path(arguments["volume_path"]).absolute()
+    make_folder(volume, f"volume_path={volume}")
+    return {**arguments, "volume_path": str(volume)}
+
+
+def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
+    """Runs the pipeline with kfp.local, each step in a process of its own.
+
+    Args:
+        arguments: The pipeline's arguments.
+        root: The folder for the steps' artifacts.
+        progress: Where to show it.
+
+    Returns:
+        For each step that ran: the metadata of its artifacts by their names, and its parameters' values.
+
+    Raises:
+        PipelineError: A step failed.
+    """
+    from kfp import local
+
+    pipeline = local_pipeline()
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
+    try:
+        with contextlib.redirect_stdout(progress), python3_on_path(), warnings.catch_warnings():
+            # of each step: that its resources, its volume and its display name mean nothing here
+            warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+            pipeline(**arguments)
+    except RuntimeError as error:
+        failed = progress.step or next(reversed(progress.seconds), "")
+        reason = progress.error_messages.get(failed) or str(error)
+        raise PipelineError(f"{failed} failed: {reason} (its log: {progress.log.name})") from error
+    outputs: dict[str, Any] = {}
+    for path in root.glob("*/*/executor_output.json"):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        outputs[path.parent.name.replace("-", "_")] = {
+            **{name: found["artifacts"][0]["metadata"] for name, found in written.get("artifacts", {}).items()},
+            **written.get("parameterValues", {}),
+        }
+    return outputs
+
+
+def local_pipeline() -> Any:
+    """Returns the pipeline with steps as in an image that holds the package: nothing is embedded, nothing installed.
+
+    Nor are steps tried again: here, no pod is evicted, and what failed once is to be reported at once.
+    """
+    from nlp_pipeline.pipeline.embedding import IN_IMAGE
+    from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
+
+    pipeline = copy.deepcopy(nlp_pipeline)
+    for name, executor in pipeline.pipeline_spec.deployment_spec["executors"].items():
+        step = name.removeprefix("exec-").replace("-", "_")
+        executor["container"].update({"command": IN_IMAGE[step]})
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        task.ClearField("retry_policy")
+    return pipeline
 
 
 @contextlib.contextmanager
@@ -126,59 +199,16 @@ def python3_on_path() -> Iterator[None]:
     kfp.local puts the interpreter's path in the place of every "python3" in a step's arguments, also in the midst of
     paths such as /usr/lib/python3.11/model. Where the interpreter is called "python3", that alters nothing.
     """
-    interpreter, path = sys.executable, os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([str(Path(interpreter).parent), path])
+    interpreter = sys.executable
     sys.executable = "python3"
     try:
-        yield
+        with environment(PATH=os.pathsep.join([str(Path(interpreter).parent), os.environ.get("PATH", "")])):
+            yield
     finally:
-        sys.executable, os.environ["PATH"] = interpreter, path
+        sys.executable = interpreter
 
 
-def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
-    """Runs the pipeline with kfp.local, each step in a process of its own.
-
-    Args:
-        arguments: The pipeline's arguments.
-        root: The folder for the steps' artifacts.
-        progress: Where to tell of it.
-
-    Returns:
-        For each step that ran: the metadata of its artifacts by their names, and its parameters' values.
-
-    Raises:
-        PipelineError: A step failed.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from kfp import components, local
-
-    component = components.load_component_from_text(for_this_machine(compile_pipeline()))
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(root / "workspace"))
-    try:
-        with contextlib.redirect_stdout(progress), python3_on_path(), warnings.catch_warnings():
-            # of each step: that its resources, its volume and its display name mean nothing here
-            warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
-            component(**arguments)
-    except RuntimeError as error:
-        failed = progress.step or next(reversed(progress.seconds), "")
-        reason = progress.raised.get(failed) or str(error)
-        raise PipelineError(f"{failed} failed: {reason} (its log: {progress.log.name})") from error
-    return read_outputs(root)
-
-
-def read_outputs(root: Path) -> dict[str, Any]:
-    """Returns, by step, what the executor wrote of each: its artifacts' metadata by name, its parameters' values."""
-    outputs: dict[str, Any] = {}
-    for path in root.glob("*/*/executor_output.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        outputs[path.parent.name.replace("-", "_")] = {
-            **{name: one["artifacts"][0]["metadata"] for name, one in content.get("artifacts", {}).items()},
-            **content.get("parameterValues", {}),
-        }
-    return outputs
-
-
-def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
+def check_outputs(outputs: dict[str, Any], min_accuracy: float) -> None:
     """Makes sure that the gate was passed, and that all that stands behind it has run.
 
     kfp.local can skip a condition's steps and yet report success.
@@ -187,72 +217,15 @@ def check_gate(outputs: dict[str, Any], min_accuracy: float) -> None:
         GateNotPassedError: The model is not good enough.
         PipelineError: A step did not run.
     """
-    metrics = outputs["evaluate_model"]["metrics"]
     if not outputs["gate"]["Output"]:
-        accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
-        if accuracy < min_accuracy:
-            missed = f"{min_accuracy - accuracy:.4f} below min_accuracy={min_accuracy:g}"
-        else:
-            missed = f"{majority - accuracy:.4f} below {majority:.4f}, that of always naming the most frequent class"
+        metrics = outputs["evaluate_model"]["metrics"]
         raise GateNotPassedError(
-            f"the gate is not passed: accuracy {accuracy:.4f} is {missed}; nothing was archived. "
+            f"the gate is not passed: {shortfall(metrics, min_accuracy)}; nothing was archived. "
             f"The report says where it errs: {metrics['report']}"
         )
     for step in STEPS:
         if step not in outputs:
             raise PipelineError(f"{step} did not run, though all before it did: run again with --debug")
-
-
-def run_locally(
-    values: dict[str, Any], texts: list[str], outputs: Path = OUTPUTS, debug: bool = False
-) -> dict[str, Any]:
-    """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
-
-    Args:
-        values: The parameters that the user set.
-        texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
-        outputs: The folder for all that is written.
-        debug: Whether to show the steps' tracebacks.
-
-    Returns:
-        What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets`, `data`, `training`, `metrics`,
-        `validation`, `predictions` and `seconds` (by step, and `total`).
-
-    Raises:
-        PipelineError: A step failed, or the gate was not passed.
-    """
-    began = time.monotonic()
-    check_packages()
-    try:
-        (outputs / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{outputs.absolute()} can't be made ({error.strerror}): run in a folder of yours") from None
-    arguments = local_arguments(values, outputs)
-    log = outputs / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    with scratch_folder() as scratch, Progress(log, sys.stderr, debug) as progress:
-        done = run_steps(arguments, scratch / "kfp", progress)
-        check_gate(done, arguments.get("min_accuracy", pipeline_parameters()["min_accuracy"].default))
-        release = Path(done["archive_model"]["release"]["release"])
-        run_dir = Path(done["load_data"]["train"]["run_dir"])
-        progress.begin("serve")
-        predictions = predict_with_release(release, texts or example_texts(values, run_dir))
-        progress.end(good=True)
-    return {
-        "run_dir": str(run_dir),
-        "report": done["evaluate_model"]["metrics"].pop("report"),
-        "release": str(release),
-        "archive": done["archive_model"]["release"]["archive"],
-        "datasets": str(run_dir / "datasets"),
-        "log": str(log.absolute()),
-        "data": {part: done["load_data"][part]["rows"] for part in ("train", "evaluation")},
-        "training": done["train_model"]["training"],
-        "metrics": done["evaluate_model"]["metrics"],
-        "archive_bytes": done["archive_model"]["release"]["archive_bytes"],
-        "precision": done["archive_model"]["release"]["precision"],
-        "validation": done["validate_archive"]["validation"],
-        "predictions": predictions,
-        "seconds": {**progress.seconds, "total": time.monotonic() - began},
-    }
 
 
 def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
@@ -263,3 +236,70 @@ def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
 
     file = pyarrow.parquet.ParquetFile(run_dir / "datasets" / "evaluation.parquet")
     return [str(text) for text in next(file.iter_batches(batch_size=5, columns=["text"]))["text"].to_pylist()]
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Prints what `run_locally` returned: predictions, a table of the steps, where everything lies, what to do next."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width that lines had to be broken to
+    predictions = Table("label", "score", "text", box=None, pad_edge=False, header_style="bold")
+    for prediction in result["predictions"]:
+        text = " ".join(prediction["text"].split())
+        # Text, not str: in a str, rich takes what stands in square brackets for markup.
+        shown = Text(text if len(text) <= 80 else f"{text[:79]}…")
+        predictions.add_row(Text(prediction["label"]), f"{prediction['score']:.3f}", shown)
+    steps = Table("step", "seconds", "", box=None, pad_edge=False, header_style="bold")
+    steps.columns[1].justify = "right"
+    for step, figure in main_figures(result).items():
+        steps.add_row(step, f"{result['seconds'][step]:.1f}", figure)
+    steps.add_row("all", f"{result['seconds']['total']:.1f}", "")
+    for table in (predictions, steps):
+        console.print()
+        console.print(table)
+    console.print()
+    for name in ("report", "release", "datasets"):
+        console.print(f"{name:<9} {shortest(result[name])}", soft_wrap=True, markup=False)
+    console.print(next_commands(shortest(result["release"])), soft_wrap=True, markup=False)
+
+
+def main_figures(result: dict[str, Any]) -> dict[str, str]:
+    """Returns the figure to show of each step."""
+    data, training, metrics, validation = (result[key] for key in ("data", "training", "metrics", "validation"))
+    return {
+        "load_data": f"{data['train']:,} rows to train on, {data['evaluation']:,} to evaluate on",
+        "train_model": f"{training['samples_per_second']:.0f} samples/s, {training['dtype']} on {training['device']}",
+        "evaluate_model": f"accuracy {metrics['accuracy']:.3f} (majority class {metrics['majority_accuracy']:.3f})",
+        "gate": "passed",
+        "archive_model": f"archive of {result['archive_bytes'] / 1e6:.1f} MB in {result['precision']}",
+        "validate_archive": f"{validation['agreement']:.1%} as offline, {validation['p50_ms']:.1f} ms at the median, "
+        f"{validation['requests_per_second']:.0f} requests/s",
+        "serve": f"{len(result['predictions'])} predictions",
+    }
+
+
+def next_commands(release: str) -> str:
+    """Returns what to run after a local run."""
+    quoted = shlex.quote(release)
+    # Without --release, they take the release that was validated last in outputs/volume.
+    where = "" if release.startswith(f"{OUTPUTS / 'volume'}/") else f" --release {quoted}"
+    return f"""
+next:
+  python pipeline_v2.py --serve{where:<26}keep serving this release
+  python pipeline_v2.py --predict "your own text"{where:<8}ask it
+  python pipeline_v2.py --local --set train_data=my.csv  train on your own rows
+  python pipeline_v2.py --compile                        the file for the Kubeflow dashboard
+  python pipeline_v2.py --deploy --release {quoted} --set model_store=s3://BUCKET
+                                                         serve it with KServe, by your kubeconfig"""
+
+
+def shortest(path: str) -> str:
+    """Returns a path relative to the working folder where it lies below it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,4 +1,4 @@
-"""Makes sure that nothing that a command has started outlives it."""
+"""The processes that a command starts: their environment, and that none of them outlives the command."""
 
 import contextlib
 import os
@@ -11,30 +11,42 @@ MARK = "NLP_PIPELINE_COMMAND"
 
 
 @contextlib.contextmanager
-def nothing_left_running() -> Iterator[None]:
-    """Ends, on leaving, every process that was started inside, whatever the reason for leaving.
-
-    A step is a shell, a Python and maybe a TorchServe, each of which may have lost its parent by then. So they are
-    found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, are made exceptions, as
-    SIGINT is, so that they leave this way too.
-    """
-    mark = uuid.uuid4().hex
-    former = os.environ.get(MARK)
-    os.environ[MARK] = mark
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former_handlers = {number: signal.signal(number, interrupt) for number in numbers}
+def environment(**variables: str) -> Iterator[None]:
+    """Sets environment variables while inside."""
+    former = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C shall not cut this short
-        end_marked(mark)
-        for number, handler in former_handlers.items():
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def nothing_left_running(grace: float = 10) -> Iterator[None]:
+    """Ends, on leaving, every process that was started inside, whatever the reason for leaving.
+
+    A step is a shell, a Python and maybe a TorchServe, each of which may have lost its parent by then. So they are
+    found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, become exceptions, as
+    SIGINT does, so that they leave this way too.
+
+    Args:
+        grace: Seconds before what does not end is killed.
+    """
+    mark = uuid.uuid4().hex
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with environment(**{MARK: mark}):
+            yield
+    finally:
+        for number in former:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
+        end_marked(mark, grace)
+        for number, handler in former.items():
             signal.signal(number, handler)
-        if former is None:
-            del os.environ[MARK]
-        else:
-            os.environ[MARK] = former
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -42,28 +54,21 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def end_marked(mark: str, grace: float = 10) -> None:
-    """Ends the processes whose environment has a mark, this one excepted, and waits until they are gone.
-
-    Args:
-        mark: The mark.
-        grace: Seconds before what is left is killed.
-    """
+def end_marked(mark: str, grace: float) -> None:
+    """Ends the processes whose environment has a mark, this one excepted, and waits until they are gone."""
     import psutil
 
-    def marked() -> list[psutil.Process]:
-        found = []
+    def marked() -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                    found.append(process)
-        return found
+                    yield process
 
-    left = marked()
-    for process in left:
+    running = list(marked())
+    for process in running:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    psutil.wait_procs(left, timeout=grace)
+    psutil.wait_procs(running, timeout=grace)
     for process in marked():
         with contextlib.suppress(psutil.Error):
             process.kill()

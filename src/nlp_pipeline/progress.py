@@ -14,7 +14,7 @@ from rich.text import Text
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"- INFO - Executing task '(?P<task>[^']+)'")
 ENDED = re.compile(r"- (INFO|ERROR) - Task '(?P<task>[^']+)' finished with status (?P<status>\w+)")
-RAISED = re.compile(r"^(?:[\w.]+\.)?(?P<kind>[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Killed)): (?P<message>.*)$")
+RAISED = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Killed): (?P<message>.*)$")
 
 
 class Progress(io.TextIOBase):
@@ -23,22 +23,27 @@ class Progress(io.TextIOBase):
     kfp.local has no events: it prints to stdout, its own lines and those of the steps. Everything goes to a log file;
     of it, the user is shown when a step starts and ends, and what the step itself says.
 
+    Args:
+        log: The log file.
+        stream: Where to show it.
+        debug: Whether to show tracebacks too.
+
     Attributes:
+        step: The step that runs; empty between steps.
         seconds: How long each finished step took, by its name.
-        raised: The last error that each step raised, a line.
+        error_messages: The message of the last error that each step raised.
     """
 
     def __init__(self, log: Path, stream: TextIO, debug: bool = False) -> None:
         self.debug = debug
         self.console = Console(file=stream, highlight=False)
-        self.log = log.open("w", encoding="utf-8")
+        self.log = log.open("w", encoding="utf-8", buffering=1)
         self.live: Live | None = None
-        self.seconds: dict[str, float] = {}
-        self.raised: dict[str, str] = {}
         self.step = ""
+        self.seconds: dict[str, float] = {}
+        self.error_messages: dict[str, str] = {}
         self.started = 0.0
-        self.partial = ""
-        self.in_executor_input = False
+        self.partial_line = ""
         self.in_traceback = False
 
     def writable(self) -> bool:
@@ -47,7 +52,7 @@ class Progress(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Takes what is printed, in pieces of any size."""
-        *lines, self.partial = (self.partial + text).split("\n")
+        *lines, self.partial_line = (self.partial_line + text).split("\n")
         for line in lines:
             self.take_line(COLOURS.sub("", line))
         return len(text)
@@ -55,32 +60,27 @@ class Progress(io.TextIOBase):
     def take_line(self, line: str) -> None:
         """Takes a line of kfp.local's, or of a step's, which it indents by four blanks."""
         self.log.write(line + "\n")
-        self.log.flush()
         if started := STARTED.search(line):
             self.begin(started["task"].replace("-", "_"))
         elif ended := ENDED.search(line):
             self.end(ended["status"] == "SUCCESS")
-        elif line.startswith("    ") and self.step:
+        elif line.startswith("    ") and line.strip() and self.step:
             self.take_step_line(line[4:])
 
     def take_step_line(self, line: str) -> None:
         """Takes a line that a step prints."""
-        # The executor prints all of its input, as JSON over many lines.
-        if self.in_executor_input or line.startswith("[KFP Executor"):
-            self.in_executor_input = (self.in_executor_input and line != "}") or line.endswith("Got executor_input:")
-        elif line.strip():
-            raised = RAISED.match(line)
-            if raised:
-                self.raised[self.step] = raised["message"]
-            # The log has the whole of a traceback; its last line is told when the step has failed.
-            in_traceback = self.in_traceback or line.startswith("Traceback (most recent call last)")
-            self.in_traceback = in_traceback and not raised
-            if in_traceback and not self.debug:
-                return
-            if self.live:
-                self.show(line.strip())
-            else:
-                self.console.print(f"  {line}", markup=False, soft_wrap=True)
+        error = RAISED.match(line)
+        if error:
+            self.error_messages[self.step] = error["message"]
+        # The log has the whole of a traceback; its last line is shown once the step has failed.
+        in_traceback = self.in_traceback or line.startswith("Traceback (most recent call last)")
+        self.in_traceback = in_traceback and not error
+        if in_traceback and not self.debug:
+            return
+        if self.live:
+            self.show(line.strip())
+        else:
+            self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
     def begin(self, step: str) -> None:
         """Notes that a step starts."""
@@ -99,24 +99,23 @@ class Progress(io.TextIOBase):
             text = Text(f"{self.step:<18} {line}", no_wrap=True, overflow="ellipsis")
             self.live.update(Spinner("dots", text), refresh=True)
 
+    def end(self, succeeded: bool) -> None:
+        """Notes that the step has ended."""
+        seconds = self.seconds[self.step] = time.monotonic() - self.started
+        if self.console.is_terminal:
+            self.stop_live()
+            mark = "[green]✓[/]" if succeeded else "[red]✗[/]"
+            self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
+        else:
+            verb = "done" if succeeded else "failed"
+            self.console.print(f"{self.step} {verb} after {seconds:.1f} s", markup=False, soft_wrap=True)
+        self.step = ""
+
     def stop_live(self) -> None:
         """Takes the live line off the terminal."""
         if self.live:
             self.live.stop()
             self.live = None
-
-    def end(self, good: bool) -> None:
-        """Notes that the step has ended."""
-        seconds = time.monotonic() - self.started
-        self.seconds[self.step] = seconds
-        if self.console.is_terminal:
-            self.stop_live()
-            mark = "[green]✓[/]" if good else "[red]✗[/]"
-            self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
-        else:
-            verb = "done" if good else "failed"
-            self.console.print(f"{self.step} {verb} after {seconds:.1f} s", markup=False, soft_wrap=True)
-        self.step = ""
 
     def close(self) -> None:
         """Takes the live line off the terminal and closes the log."""

@@ -165,7 +165,7 @@ def test_a_model_that_is_not_good_enough_is_not_archived(folder: Path, encoder: 
     )
     last = err.splitlines()[-1]
     assert (code, json.loads(out)["error"]) == (3, last.removeprefix("error: "))
-    assert last.startswith("error: the gate is not passed: accuracy ") and "below min_accuracy=0.99" in last
+    assert last.startswith("error: the gate is not passed: accuracy ") and "below min_accuracy 0.99" in last
     assert not (folder / "outputs" / "volume" / "text-classifier" / "releases").exists()
     assert Path(last.rpartition(" ")[2]).is_file()  # the report
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nlp_pipeline.parameters import SHARE, Settings, parameter
 
@@ -15,19 +16,32 @@ class GateSettings(Settings):
 
 
 def passes_gate(metrics: str | Path, settings: GateSettings) -> bool:
-    """Says whether the accuracy is at or above the floor, and above that of always naming the most frequent class.
+    """Says whether a model passes, and prints why or why not.
 
     Args:
         metrics: JSON of `evaluate_model`, with `accuracy` and `majority_accuracy`.
         settings: What a model must reach.
     """
     result, floor = json.loads(Path(metrics).read_text(encoding="utf-8")), settings.min_accuracy
-    accuracy, majority = result["accuracy"], result["majority_accuracy"]
-    if accuracy < floor:
-        print(f"not passed: accuracy {accuracy:.4f} is {floor - accuracy:.4f} below min_accuracy {floor}")
-    elif accuracy <= majority:
-        print(f"not passed: accuracy {accuracy:.4f} is not above {majority:.4f}, the most frequent class's")
+    missing = shortfall(result, floor)
+    if missing:
+        print(f"not passed: {missing}")
     else:
+        accuracy, majority = result["accuracy"], result["majority_accuracy"]
         print(f"passed: accuracy {accuracy:.4f}, min_accuracy {floor}, most frequent class {majority:.4f}")
-        return True
-    return False
+    return not missing
+
+
+def shortfall(metrics: dict[str, Any], min_accuracy: float) -> str:
+    """Returns what a model lacks: the floor, or the accuracy of always naming the most frequent class; empty if none.
+
+    Args:
+        metrics: `accuracy` and `majority_accuracy`, as `evaluate_model` measured them.
+        min_accuracy: The floor.
+    """
+    accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
+    if accuracy < min_accuracy:
+        return f"accuracy {accuracy:.4f} is {min_accuracy - accuracy:.4f} below min_accuracy {min_accuracy}"
+    if accuracy <= majority:
+        return f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always naming the most frequent class"
+    return ""

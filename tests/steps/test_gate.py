@@ -1,0 +1,29 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nlp_pipeline.steps.gate import GateSettings, passes_gate
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "majority", "floor", "printed"),
+    [
+        (0.80, 0.5, 0.80, "passed: accuracy 0.8000, min_accuracy 0.8, most frequent class 0.5000"),
+        (0.79, 0.5, 0.80, "not passed: accuracy 0.7900 is 0.0100 below min_accuracy 0.8"),
+        (0.61, 0.6, 0.50, "passed: accuracy 0.6100, min_accuracy 0.5, most frequent class 0.6000"),
+        (0.60, 0.6, 0.50, "not passed: accuracy 0.6000 is not above 0.6000, that of always naming the most frequent"),
+        (0.00, 0.0, 0.00, "not passed: accuracy 0.0000 is not above 0.0000"),
+    ],
+)
+def test_gate(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    accuracy: float,
+    majority: float,
+    floor: float,
+    printed: str,
+) -> None:
+    (tmp_path / "metrics").write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority}))
+    assert passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=floor)) is printed.startswith("passed")
+    assert capsys.readouterr().out.startswith(printed)

@@ -1,0 +1,42 @@
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.local import print_result
+
+RESULT: dict[str, Any] = {
+    "data": {"train": 1000, "evaluation": 100},
+    "training": {"samples_per_second": 12.3, "dtype": "float32", "device": "cpu"},
+    "metrics": {"accuracy": 0.9, "majority_accuracy": 0.5},
+    "archive_bytes": 18_000_000,
+    "precision": "int8",
+    "validation": {"agreement": 0.99, "p50_ms": 6.1, "requests_per_second": 180.0},
+    "predictions": [{"label": "[/neg]", "score": 0.9, "text": "see [/url] and [red]x[/red]\n" + "y" * 100}],
+    "seconds": dict.fromkeys(
+        ("load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive", "serve", "total"),
+        1.0,
+    ),
+    "report": "/v/m/runs/1/report.html",
+    "release": "/my volume/m/releases/abc",
+    "datasets": "/v/m/runs/1/datasets",
+}
+
+
+def test_what_stands_in_square_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(RESULT)
+    shown = capsys.readouterr().out
+    assert "[/neg]" in shown and "see [/url] and [red]x[/red] yyy" in shown
+    assert "/v/m/runs/1/report.html" in shown
+
+
+@pytest.mark.parametrize(
+    ("release", "serve"),
+    [
+        ("'/my volume/m/releases/abc'", "--serve --release '/my volume/m/releases/abc'"),
+        ("outputs/volume/m/releases/abc", "--serve  "),  # which they find by themselves
+    ],
+)
+def test_the_next_commands_name_the_release(release: str, serve: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({**RESULT, "release": release.strip("'")})
+    shown = capsys.readouterr().out
+    assert serve in shown and f"--deploy --release {release} --set model_store=" in shown
