@@ -71,7 +71,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """`--predict`."""
     from nlp_pipeline.pipeline.parameters import parse_settings, refuse_passwords
     from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.serving.local_server import predict_address, predict_at, predict_with_release
+    from nlp_pipeline.serving.endpoint import predict_address, predict_at
+    from nlp_pipeline.serving.local_server import predict_with_release
 
     values = parse_settings(arguments.set)
     if arguments.deployed:

@@ -4,21 +4,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from nlp_pipeline.serving.runtime import PORTS
-from nlp_pipeline.serving.torchserve import free_ports
-from tests.serving import containers
 from tests.serving.conftest import changed_release
-from tests.serving.containers import COMMAND, container
+from tests.serving.containers import chosen_ports, container, failure
 
 NO_TORCHSERVE = dict.fromkeys(PORTS, "9")
 
@@ -27,104 +21,75 @@ def slow(source: bytes) -> bytes:
     return source.replace(b"        folder = Path(", b"        import time; time.sleep(5)\n        folder = Path(", 1)
 
 
-@dataclass
-class Pod:
-    """The entry point on a release whose model takes five seconds to load."""
-
-    process: subprocess.Popen[bytes]
-    environment: dict[str, str]
-    release: Path
-    temporary: Path
-    log: Path
-
-    def url(self, path: str, port: str = "PORT_INFERENCE") -> str:
-        return f"http://127.0.0.1:{self.environment[port]}{path}"
-
-    def probe(self, model: str = "tiny") -> subprocess.CompletedProcess[str]:
-        return containers.probe(model, self.environment)
-
-
-@pytest.fixture(scope="module")
-def pod(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    folder = tmp_path_factory.mktemp("pod")
-    mounted = changed_release(release, folder / "models", {"handler.py": slow})
-    for path in [*mounted.rglob("*"), mounted]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    ports = {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    with tempfile.TemporaryDirectory(prefix="nlp-") as temporary:
-        environment = {**os.environ, **ports, "TMPDIR": temporary, "TS_SERVICE_ENVELOPE": "kserve"}
-        with container([str(mounted)], environment, folder / "log") as process:
-            yield Pod(process, environment, mounted, Path(temporary), folder / "log")
-
-
-def snapshot(folder: Path) -> dict[str, Any]:
+def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 @pytest.mark.slow
-def test_it_serves_what_is_mounted_and_ends_at_once(pod: Pod) -> None:
-    before = snapshot(pod.release)
-    until = time.monotonic() + 60
-    pinged = False
-    while (told := pod.probe()).returncode != 0:
-        assert pod.process.poll() is None and time.monotonic() < until, pod.log.read_text()
-        assert told.stderr.startswith("model 'tiny' is not loaded: ") and told.stderr.count("\n") == 1
-        try:
-            pinged = pinged or httpx.get(pod.url("/ping"), trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            assert not pinged
-        time.sleep(0.2)
-    assert pinged, "where /ping tells when the model is loaded, it can be the readiness probe"
-    assert (told.stdout, told.stderr) == ("", "")
-    assert "TorchServe does not list it" in pod.probe("other").stderr
+def test_it_serves_what_is_mounted_and_ends_at_once(release: Path, tmp_path: Path) -> None:
+    mounted = changed_release(release, tmp_path / "models", {"handler.py": slow})
+    for path in [*mounted.rglob("*"), mounted]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before, ports = snapshot(mounted), chosen_ports()
+    with tempfile.TemporaryDirectory(prefix="nlp-") as temporary:
+        environment = {**os.environ, **ports, "TMPDIR": temporary, "TS_SERVICE_ENVELOPE": "kserve"}
+        address = f"http://127.0.0.1:{ports['PORT_INFERENCE']}"
+        with (
+            container([str(mounted)], environment, tmp_path / "log") as pod,
+            httpx.Client(base_url=address, trust_env=False, timeout=60) as client,
+        ):
+            pinged = False
+            for _ in pod.polls():
+                probed = pod.probe()
+                if probed.returncode == 0:
+                    break
+                assert probed.stderr.startswith("model 'tiny' is not loaded: ") and probed.stderr.count("\n") == 1
+                try:
+                    pinged = pinged or client.get("/ping").status_code == 200
+                except httpx.HTTPError:
+                    assert not pinged
+            assert pinged, "where /ping tells when the model is loaded, it can be the readiness probe"
+            assert (probed.stdout, probed.stderr) == ("", "")
+            assert "TorchServe does not list it" in pod.probe("other").stderr
 
-    answer = httpx.post(
-        pod.url("/v1/models/tiny:predict"), json={"instances": ["superb", "awful"]}, trust_env=False, timeout=20
-    )
-    assert [one["label"] for one in answer.json()["predictions"]] == ["4", "0"]
-    assert httpx.get(pod.url("/metrics", "PORT_METRICS"), trust_env=False).status_code == 200
+            answer = client.post("/v1/models/tiny:predict", json={"instances": ["superb", "awful"]})
+            assert [one["label"] for one in answer.json()["predictions"]] == ["4", "0"]
+            metrics = f"http://127.0.0.1:{ports['PORT_METRICS']}/metrics"
+            assert httpx.get(metrics, trust_env=False).status_code == 200
 
-    # The process itself is the server, and only localhost may manage it.
-    server = psutil.Process(pod.process.pid)
-    assert Path(server.exe()).name == "java"
-    listening = {
-        str(one.laddr.port): one.laddr.ip
-        for one in psutil.net_connections("tcp")
-        if one.laddr and one.status == "LISTEN" and one.pid == server.pid
-    }
-    everywhere = {
-        name for name in PORTS if listening[pod.environment[name]].removeprefix("::ffff:") in ("0.0.0.0", "::")
-    }
-    assert everywhere == {"PORT_INFERENCE", "PORT_METRICS"}
+            # The process itself is the server, and only localhost may manage it.
+            server = psutil.Process(pod.process.pid)
+            assert Path(server.exe()).name == "java"
+            listening = {
+                str(one.laddr.port): one.laddr.ip.removeprefix("::ffff:")
+                for one in psutil.net_connections("tcp")
+                if one.laddr and one.status == "LISTEN" and one.pid == server.pid
+            }
+            everywhere = {name for name, port in ports.items() if listening[port] in ("0.0.0.0", "::")}
+            assert everywhere == {"PORT_INFERENCE", "PORT_METRICS"}
 
-    log = pod.log.read_text()
-    assert "POST /v1/models/tiny:predict" in log and "MODEL_LOG" in log
-    assert not list(pod.temporary.rglob("*.log"))
-    containers.end(pod.process)
-    assert snapshot(pod.release) == before
+            assert "POST /v1/models/tiny:predict" in pod.log and "MODEL_LOG" in pod.log
+            assert not list(Path(temporary).rglob("*.log"))
+            pod.end()
+    assert snapshot(mounted) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changed", "told"),
+    ("arguments", "changed", "problem"),
     [
         (["nowhere"], {}, "nowhere/config/config.properties can't be read (No such file or directory)"),
-        ([], {}, "/mnt/models/config/config.properties can't be read"),
-        (["x"], {"PORT_METRICS": "tcp://1"}, "PORT_METRICS is 'tcp://1': it must be the number of a port"),
-        (["x"], {"AIP_HTTP_PORT": "", "PORT_INFERENCE": "1"}, "AIP_HTTP_PORT is '': it must be the number of a port"),
         ([], {"AIP_STORAGE_URI": ""}, "/mnt/models/config/config.properties can't be read"),
         (["nowhere"], {"AIP_STORAGE_URI": "gs://b/x"}, "nowhere/config/config.properties can't be read"),
-        (["x"], {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"}, "/config.properties can't be read"),
+        (["x"], {"PORT_METRICS": "tcp://1"}, "PORT_METRICS is 'tcp://1': it must be the number of a port"),
+        (["x"], {"AIP_HTTP_PORT": "", "PORT_INFERENCE": "1"}, "AIP_HTTP_PORT is '': it must be the number of a port"),
         (["--ready", "tiny"], NO_TORCHSERVE, "model 'tiny' is not loaded: TorchServe does not list it, or does not"),
         (["--ready", "tiny"], {"PORT_MANAGEMENT": "x"}, "PORT_MANAGEMENT is 'x': it must be"),
     ],
 )
 def test_what_it_can_not_do_is_one_line(
-    arguments: list[str], changed: dict[str, str], told: str, tmp_path: Path
+    arguments: list[str], changed: dict[str, str], problem: str, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path), **changed}
-    done = subprocess.run([*COMMAND, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
-    assert told in done.stderr and done.stderr.count("\n") == 1
+    assert problem in failure(arguments, {**os.environ, "TMPDIR": str(tmp_path), **changed})
 
 
 def test_it_needs_the_standard_library_only_until_it_starts_the_server() -> None:

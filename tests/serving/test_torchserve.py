@@ -5,9 +5,8 @@ import io
 import re
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,22 +69,17 @@ def test_a_malformed_request_gets_a_sentence(address: str, body: bytes, content_
         assert labels(client.post(address, json={"instances": ["superb"]})) == ["4"]
 
 
-NOISY = b"""
-
-def _noisy(self, data, context, _handle=TextClassificationHandler.handle):
-    logger.info("a batch of %d", len(data))
-    return _handle(self, data, context)
-
-
-TextClassificationHandler.handle = _noisy
-"""
+def before_each_batch(statement: bytes) -> Callable[[bytes], bytes]:
+    """Returns a change of the handler's source: what it does before it answers a batch."""
+    first = b"        if not isinstance(data, list) or not data:"
+    return lambda source: source.replace(first, b"        " + statement + b"\n" + first)
 
 
 def test_batches_and_two_servers_at_once(address: str, release: Path, tmp_path: Path, rows: Any) -> None:
     batching = changed_release(
         release,
         tmp_path / "batching",
-        {"handler.py": lambda source: source + NOISY},
+        {"handler.py": before_each_batch(b'logger.info("a batch of %d", len(data))')},
         {"batchSize": 8, "maxBatchDelay": 300},
     )
     texts = rows(24, seed=12)
@@ -111,20 +105,10 @@ def test_batches_and_two_servers_at_once(address: str, release: Path, tmp_path: 
     assert any(f"a batch of {size}" in log for size in range(2, 9)), "no requests were batched"
 
 
-SLOW = b"""
-
-def _slow(self, data, context, _handle=TextClassificationHandler.handle):
-    import time
-    time.sleep(0.1)
-    return _handle(self, data, context)
-
-
-TextClassificationHandler.handle = _slow
-"""
-
-
 def test_150_requests_at_once_get_the_answers_they_would_get_alone(release: Path, tmp_path: Path, rows: Any) -> None:
-    slow = changed_release(release, tmp_path / "slow", {"handler.py": lambda source: source + SLOW})
+    slow = changed_release(
+        release, tmp_path / "slow", {"handler.py": before_each_batch(b"import time; time.sleep(0.1)")}
+    )
     texts = [text for text, _ in rows(140, seed=13)] + ["", " ", "🙂", "文本", "superb " * 300] * 2
     requests = [texts[at : at + 1 + at % 3 * 2] for at in range(150)]  # of one, three and five texts
     alone = dict(zip(texts, load_handler(release).classify(texts), strict=True))
@@ -165,18 +149,16 @@ def raising(source: bytes) -> bytes:
 
 
 def why_not(release: Path, port: int = 0) -> str:
-    """Returns why a release is not served, and what stderr tells; that it is said in good time is made sure."""
-    began = time.monotonic()
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told), pytest.raises(PipelineError) as caught, served(release, port):
+    """Returns why a release is not served, and what stderr tells."""
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown), pytest.raises(PipelineError) as caught, served(release, port):
         pytest.fail("it is served")
-    assert time.monotonic() - began < 60
     assert "\n" not in str(caught.value)
-    return f"{type(caught.value).__name__}: {caught.value}\n{told.getvalue()}".rstrip()
+    return f"{type(caught.value).__name__}: {caught.value}\n{shown.getvalue()}".rstrip()
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "problem"),
     [
         ({"model.onnx": lambda data: data[: len(data) // 2]}, "model.onnx failed"),
         ({"handler.py": raising}, "ValueError: no luck today"),
@@ -184,24 +166,17 @@ def why_not(release: Path, port: int = 0) -> str:
         ({"serving.json": lambda _: b'{"labels": []}'}, "KeyError"),
     ],
 )
-def test_a_broken_archive_fails_fast_and_shows_why(release: Path, tmp_path: Path, files: Any, told: str) -> None:
+def test_a_broken_archive_fails_fast_and_shows_why(release: Path, tmp_path: Path, files: Any, problem: str) -> None:
     reason = why_not(changed_release(release, tmp_path / "broken", files))
     assert reason.startswith("PipelineError: TorchServe could not load model 'tiny'\nthe end of TorchServe's log:\n")
-    assert told in reason
+    assert problem in reason
 
 
-@pytest.mark.parametrize("part", ["model-store/tiny.mar", "model-store"])
-def test_a_release_without_its_archive_is_one_line(release: Path, tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("part", ["model-store/tiny.mar", "config/config.properties"])
+def test_a_release_that_is_not_whole_is_one_line(release: Path, tmp_path: Path, part: str) -> None:
     broken = changed_release(release, tmp_path / "broken")
-    (broken / part).rename(tmp_path / "away")
-    assert re.fullmatch(r"UsageError: .* is spoilt: model-store/tiny\.mar is missing; choose .*", why_not(broken))
-
-
-def test_a_release_without_its_configuration_is_one_line(release: Path, tmp_path: Path) -> None:
-    broken = changed_release(release, tmp_path / "broken")
-    (broken / "config" / "config.properties").unlink()
-    reason = why_not(broken)
-    assert re.fullmatch(r"UsageError: .* is spoilt: config/config\.properties is missing; choose .*", reason)
+    (broken / part).unlink()
+    assert re.fullmatch(rf"UsageError: .* is spoilt: {part} is missing; choose .*", why_not(broken))
 
 
 def test_a_taken_port_is_one_line(release: Path) -> None:
@@ -240,7 +215,7 @@ def test_it_serves_whatever_the_environment_and_the_paths(
     }.items():
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(name.lower(), value)
-    from nlp_pipeline.serving.local_server import predict_at
+    from nlp_pipeline.serving.endpoint import predict_at
 
     with served(moved) as (address, _):
         found = predict_at(address, ["superb", "awful \udcff"])

@@ -126,7 +126,7 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
     Raises:
         PipelineError: It is not there, or does not answer as it should.
     """
-    from nlp_pipeline.serving.local_server import predict_at
+    from nlp_pipeline.serving.endpoint import predict_at
 
     with redirect_stdout(sys.stderr):
         live, target = find_live(values)

@@ -42,7 +42,7 @@ def usable_cpus() -> int:
 
 
 def is_request(row: Any) -> bool:
-    """Tells whether TorchServe handed over a whole request, not KServe's envelope a bare instance of one.
+    """Says whether TorchServe handed over a whole request, not KServe's envelope a bare instance of one.
 
     TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form by their names.
     """
@@ -107,7 +107,7 @@ def choose_provider(precision: str, available: list[str]) -> tuple[str, str]:
 
     Args:
         precision: The number format of the archive's weights: "int8" or "fp32".
-        available: What onnxruntime.get_available_providers tells.
+        available: What onnxruntime.get_available_providers returns.
     """
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     if cuda not in available:
@@ -152,7 +152,7 @@ class TextClassificationHandler:
         self.on_gpu = provider == "CUDAExecutionProvider"
         self.single = self.together if self.on_gpu or cpus == 1 else self.load(folder / "model.onnx", provider, 1)
         self.pool = ThreadPoolExecutor(cpus)
-        self.inputs = [one.name for one in self.together.get_inputs()]
+        self.inputs = [value.name for value in self.together.get_inputs()]
         self.classify(WARM_UP)
         self.classify(WARM_UP[:1])
         logger.info("%d labels, %s (%s), %d CPUs", len(self.labels), provider, reason, cpus)
@@ -215,12 +215,11 @@ class TextClassificationHandler:
             An array of probabilities for each text, in order.
         """
         order = sorted(range(len(encodings)), key=lambda at: len(encodings[at].ids))
-        rows: list[Any] = [None] * len(encodings)
+        rows: dict[int, Any] = {}
         for start in range(0, len(order), CHUNK):
             chunk = order[start : start + CHUNK]
-            for at, row in zip(chunk, self.probabilities([encodings[one] for one in chunk], self.together)):
-                rows[at] = row
-        return rows
+            rows.update(zip(chunk, self.probabilities([encodings[at] for at in chunk], self.together)))
+        return [rows[at] for at in range(len(encodings))]
 
     def probabilities(self, encodings: list[Any], session: Any) -> Any:
         """Runs the model.
@@ -232,17 +231,16 @@ class TextClassificationHandler:
         Returns:
             An array of shape (texts, classes); the rows sum to 1.
         """
-        shape = (len(encodings), max(len(one.ids) for one in encodings))
+        longest = max(len(encoding.ids) for encoding in encodings)
+
+        def padded(rows: list[list[int]], padding: int = 0) -> Any:
+            return np.array([row + [padding] * (longest - len(row)) for row in rows], dtype=np.int64)
+
         columns = {
-            "input_ids": np.full(shape, self.pad_token_id, dtype=np.int64),
-            "attention_mask": np.zeros(shape, dtype=np.int64),
-            "token_type_ids": np.zeros(shape, dtype=np.int64),
+            "input_ids": padded([encoding.ids for encoding in encodings], self.pad_token_id),
+            "attention_mask": padded([encoding.attention_mask for encoding in encodings]),
+            "token_type_ids": padded([encoding.type_ids for encoding in encodings]),
         }
-        for at, one in enumerate(encodings):
-            length = len(one.ids)
-            columns["input_ids"][at, :length] = one.ids
-            columns["attention_mask"][at, :length] = 1
-            columns["token_type_ids"][at, :length] = one.type_ids
         logits = session.run(None, {name: columns[name] for name in self.inputs})[0].astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
@@ -266,23 +264,21 @@ class TextClassificationHandler:
             return [{"error": f'"instances" is no list with a text in it; {SEND}'}]
         answers: list[Any] = [None] * len(data)
         texts: list[str] = []
-        spans: list[tuple[int, int, int]] = []
-        bare = {at for at, row in enumerate(data) if not is_request(row)}
+        counts: dict[int, int] = {}  # of each row's texts
+        bare = [not is_request(row) for row in data]
         for at, row in enumerate(data):
             try:
-                if at in bare:
-                    found = [text_of(row, at)]
-                else:
-                    body = row.get("body", row.get("data"))
-                    found = [text_of(instance, number) for number, instance in enumerate(instances_of(body))]
-                spans.append((at, len(texts), len(found)))
-                texts.extend(found)
+                instances = {at: row} if bare[at] else dict(enumerate(instances_of(row.get("body", row.get("data")))))
+                found = [text_of(instance, number) for number, instance in instances.items()]
             except ValueError as error:
                 answers[at] = {"error": str(error)}
                 # With the envelope there may be more instances than requests, all of them the first request's.
                 context.set_response_status(400, "Bad Request", min(at, len(context.request_ids) - 1))
-        predictions = self.classify(texts) if texts else []
-        for at, start, count in spans:
-            found_here = predictions[start : start + count]
-            answers[at] = found_here[0] if at in bare else {"predictions": found_here}
+            else:
+                counts[at] = len(found)
+                texts += found
+        predictions = iter(self.classify(texts))
+        for at, count in counts.items():
+            found_here = [next(predictions) for _ in range(count)]
+            answers[at] = found_here[0] if bare[at] else {"predictions": found_here}
         return answers

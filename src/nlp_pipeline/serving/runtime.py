@@ -128,7 +128,7 @@ def fetch_release(uri: str) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="release-"))
     try:
-        model_name = download_release(uri, folder)["model_name"]
+        model_name = download_release(uri, folder).model_name
         wanted, route = f"/v1/models/{model_name}:predict", os.environ.get("AIP_PREDICT_ROUTE", "")
         if route not in ("", wanted):
             raise UsageError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")

@@ -1,0 +1,84 @@
+"""`--predict`: whom it asks, and what comes back."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from nlp_pipeline.errors import PipelineError, UsageError
+
+
+def predict_address(endpoint: str, model_name: str | None) -> str:
+    """Completes what `--endpoint` was given to the address of a model.
+
+    Args:
+        endpoint: A whole address, which ends in `:predict`, or the server's, as in `http://host:8080`.
+        model_name: The model's name, which the latter needs.
+
+    Raises:
+        UsageError: It is no address, or the name is missing.
+    """
+    if not re.match(r"https?://[^/]", endpoint):
+        raise UsageError(f"--endpoint {endpoint!r} is no address: write http://host:port or https://host")
+    if endpoint.endswith(":predict"):
+        return endpoint
+    if not model_name:
+        raise UsageError(
+            f"--endpoint {endpoint}: which model? add --set model_name=NAME, or give the whole address, "
+            "which ends in /v1/models/NAME:predict"
+        )
+    return f"{endpoint.rstrip('/')}/v1/models/{model_name}:predict"
+
+
+def predict_at(
+    address: str, texts: list[str], labels: Sequence[str] = (), headers: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Asks a served model for texts.
+
+    Args:
+        address: `http://host:port/v1/models/<name>:predict`.
+        texts: The texts.
+        labels: The labels in the order of their ids, for a server that answers with ids.
+        headers: Headers that the way to it needs: a host, a token, cookies.
+
+    Returns:
+        For each text, in order: `text`, `label`, `score` (None where the server gives none).
+
+    Raises:
+        PipelineError: The endpoint can't be reached or does not answer as it should.
+    """
+    import httpx
+
+    from nlp_pipeline.serving.client import ask
+
+    responses: list[httpx.Response] = []
+    hooks = {"response": [responses.append]}
+    try:
+        # Proxies of the environment are for other machines.
+        here = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
+        with httpx.Client(timeout=60, trust_env=not here, headers=headers, event_hooks=hooks) as client:
+            answers = ask(client, address, texts, list(labels))
+    except PipelineError as error:
+        advice = advise(responses[-1], headers or {}) if responses else ""
+        raise PipelineError(f"{error}{advice}") from None
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies
+        raise PipelineError(f"{address} can't be asked: {error}") from None
+    # What a command line holds need not be UTF-8, and what is printed must be.
+    shown = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return [{"text": text, **answer} for text, answer in zip(shown, answers, strict=True)]
+
+
+def advise(response: Any, headers: dict[str, str]) -> str:
+    """Returns what to do about an answer that is not the model's but of what stands before it; empty where it is not.
+
+    Args:
+        response: The `httpx.Response`.
+        headers: The headers that were sent besides httpx's own.
+    """
+    from nlp_pipeline.settings import SIGN_IN
+
+    if response.status_code in (401, 403) or response.is_redirect:
+        signed = headers.keys() & {"Authorization", "Cookie"}
+        return f"; {SIGN_IN} is not taken: set it anew" if signed else f"; sign in: set {SIGN_IN}"
+    if response.status_code == 404 and not response.content and "Host" not in headers:
+        return "; if it is a gateway, set NLP_PIPELINE_ENDPOINT_HOST to the model's host name, by which it finds it"
+    return ""

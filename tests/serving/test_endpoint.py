@@ -1,0 +1,80 @@
+"""`--predict`: whom it asks, and what it makes of their answers."""
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.endpoint import predict_address, predict_at
+
+PATH = "/v1/models/tiny:predict"
+
+
+def test_an_endpoint_is_asked(httpserver: HTTPServer) -> None:
+    httpserver.expect_request(PATH, method="POST", json={"instances": ["é", "\ud800"]}).respond_with_json(
+        {"predictions": [{"label": "ja\n", "score": 1}, {"label": "nein", "score": 0.5, "more": 1}]}
+    )
+    assert predict_at(httpserver.url_for(PATH), ["é", "\ud800"]) == [
+        {"text": "é", "label": "ja\n", "score": 1},
+        {"text": "?", "label": "nein", "score": 0.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<html>\nsign in</html>", "[]", "{}", '{"predictions": null}', '{"predictions": [{"label": "a"}]}']
+)
+def test_an_answer_of_another_kind_is_one_line(httpserver: HTTPServer, body: str) -> None:
+    httpserver.expect_request(PATH).respond_with_data(body)
+    with pytest.raises(PipelineError, match=r"^http.* did not answer with a label and a score for each .*$"):
+        predict_at(httpserver.url_for(PATH), ["a"])
+
+
+SIGN_IN = r"NLP_PIPELINE_ENDPOINT_TOKEN"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "problem"),
+    [
+        (404, {"Host": "a"}, "answered 404: no such model$"),
+        (401, {}, f"answered 401: no such model; sign in: set .*{SIGN_IN}"),
+        (302, {"Cookie": "a=b"}, f"answered 302: no such model; .*{SIGN_IN}.* is not taken: set it anew$"),
+    ],
+)
+def test_an_error_of_what_stands_before_the_model_says_what_to_do(
+    httpserver: HTTPServer, status: int, headers: dict[str, str], problem: str
+) -> None:
+    httpserver.expect_request(PATH).respond_with_data("no\nsuch\nmodel", status=status)
+    with pytest.raises(PipelineError, match=problem):
+        predict_at(httpserver.url_for(PATH), ["a"], headers=headers)
+
+
+def test_a_gateway_that_finds_no_model_needs_its_host(httpserver: HTTPServer) -> None:
+    httpserver.expect_request(PATH).respond_with_data(status=404)
+    with pytest.raises(PipelineError, match="; if it is a gateway, set NLP_PIPELINE_ENDPOINT_HOST to the model's host"):
+        predict_at(httpserver.url_for(PATH), ["a"])
+
+
+@pytest.mark.parametrize(
+    "address", ["http://", "http://[", "http://a\nb/", "http://127.0.0.1:1/", "http://127.0.0.1:999999/"]
+)
+def test_an_address_nobody_answers_at_is_one_line(address: str) -> None:
+    with pytest.raises(PipelineError, match=r"can't be (reached|asked): .+$"):
+        predict_at(address, ["a"])
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "socks5://127.0.0.1:1", "nonsense://x"])
+def test_proxies_are_for_other_machines(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    httpserver.expect_request(PATH).respond_with_json({"predictions": [{"label": "a", "score": 1}]})
+    assert predict_at(f"http://localhost:{httpserver.port}{PATH}", ["a"])[0]["label"] == "a"
+    with pytest.raises(PipelineError, match=r"^http://example\.invalid.*can't be (reached|asked): .+$"):
+        predict_at(f"http://example.invalid{PATH}", ["a"])
+
+
+def test_an_endpoint_is_completed() -> None:
+    assert predict_address("http://host:8080/", "tiny") == f"http://host:8080{PATH}"
+    assert predict_address(f"https://host{PATH}", None) == f"https://host{PATH}"
+    with pytest.raises(UsageError, match="which model"):
+        predict_address("http://host:8080", None)
+    with pytest.raises(UsageError, match="is no address"):
+        predict_address("host:8080", "tiny")
