@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_what_serving_needs_is_downloaded(
     place: str, uri: str, release: Path, cloud: CloudStorage, tmp_path: Path
 ) -> None:
     cloud.upload(release, place)
-    assert download_release(uri, tmp_path) == json.loads((release / "release.json").read_text())
+    assert download_release(uri, tmp_path) == verify(release)
     whole = files_of(release)
     assert files_of(tmp_path) == {name: data for name, data in whole.items() if not name.startswith("huggingface/")}
     assert len(cloud.asked) == 3 < len(whole)
@@ -79,31 +80,9 @@ def test_memory_does_not_grow_with_the_archive(release: Path, cloud: CloudStorag
         tracemalloc.stop()
 
 
-def spoil(cloud: CloudStorage) -> None:
-    cloud.objects[MAR] = cloud.objects[MAR][:-1]
+def record(change: Callable[[dict[str, Any]], Any]) -> Callable[[CloudStorage], None]:
+    """Returns what changes a release's record."""
 
-
-def remove_archive(cloud: CloudStorage) -> None:
-    del cloud.objects[MAR]
-
-
-def remove_all(cloud: CloudStorage) -> None:
-    cloud.objects.clear()
-
-
-def deny(cloud: CloudStorage) -> None:
-    cloud.denied.add(MAR)
-
-
-def mix_up(cloud: CloudStorage) -> None:
-    cloud.mixed_up.add(MAR)
-
-
-def sign_in(cloud: CloudStorage) -> None:
-    cloud.signed_in = True
-
-
-def record(change: Callable[[dict[str, object]], object]) -> Callable[[CloudStorage], None]:
     def changed(cloud: CloudStorage) -> None:
         content = json.loads(cloud.objects["bucket/models/tiny/release.json"])
         cloud.objects["bucket/models/tiny/release.json"] = json.dumps(change(content)).encode()
@@ -113,36 +92,39 @@ def record(change: Callable[[dict[str, object]], object]) -> Callable[[CloudStor
 
 RECORD = "gs://bucket/models/tiny/release.json"
 NO_RECORD = f"{RECORD} is not the record of a release: upload the release again"
+NOT_WHOLE = "the Model's artifactUri must be the folder of a whole release"
 INCOMPLETE = f"{RECORD} does not name what serving needs, such as model-store/"
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "problem"),
     [
-        (remove_all, f"{RECORD} is not there: the Model's artifactUri must be the folder of a whole release"),
-        (remove_archive, f"gs://{MAR} is not there: the Model's artifactUri must be the folder of a whole release"),
-        (deny, f"gs://{MAR} may not be read: the account that serves needs the role Storage Object Viewer "),
-        (sign_in, f"{RECORD} can't be read: Anonymous credentials "),
-        (spoil, "gs://bucket/models/tiny is spoilt: model-store/tiny.mar is altered; upload the release again"),
-        (mix_up, f"gs://{MAR} arrived with another checksum than Cloud Storage names: try again"),
+        (lambda cloud: cloud.objects.clear(), f"{RECORD} is not there: {NOT_WHOLE}"),
+        (lambda cloud: cloud.objects.pop(MAR), f"gs://{MAR} is not there: {NOT_WHOLE}"),
+        (lambda cloud: cloud.denied.add(MAR), f"gs://{MAR} may not be read: the account that serves needs the role "),
+        (lambda cloud: setattr(cloud, "signed_in", True), f"{RECORD} can't be read: Anonymous credentials "),
+        (
+            lambda cloud: cloud.objects.update({MAR: b"other"}),
+            "model-store/tiny.mar is altered; upload the release again",
+        ),
+        (lambda cloud: cloud.mixed_up.add(MAR), f"gs://{MAR} arrived with another checksum than Cloud Storage names: "),
         (record(lambda content: []), NO_RECORD),
         (record(lambda content: {**content, "files": ["config/x"]}), NO_RECORD),
-        (record(lambda content: {**content, "files": {"": "1"}}), NO_RECORD),
         (record(lambda content: {"files": content["files"]}), NO_RECORD),
         (record(lambda content: {**content, "files": {}}), INCOMPLETE + "tiny.mar"),
         (record(lambda content: {**content, "model_name": "other"}), INCOMPLETE + "other.mar"),
-        (record(lambda content: {**content, "files": {**content["files"], "config/../../x": "1"}}), INCOMPLETE),  # type: ignore[dict-item]
+        (record(lambda content: {**content, "files": {**content["files"], "config/../../x": "1"}}), INCOMPLETE),
     ],
 )
 def test_what_is_wrong_is_one_line(
-    harm: Callable[[CloudStorage], None], told: str, release: Path, cloud: CloudStorage, tmp_path: Path
+    harm: Callable[[CloudStorage], Any], problem: str, release: Path, cloud: CloudStorage, tmp_path: Path
 ) -> None:
     cloud.upload(release, "bucket/models/tiny")
     harm(cloud)
     with pytest.raises(PipelineError) as raised:
         download_release("gs://bucket/models/tiny", tmp_path)
-    assert told in str(raised.value) and "\n" not in str(raised.value)
-    assert harm is not deny or DENIED.strip() in str(raised.value)
+    assert problem in str(raised.value) and "\n" not in str(raised.value)
+    assert not cloud.denied or DENIED.strip() in str(raised.value)
     assert TOKEN not in str(raised.value)
 
 

@@ -32,9 +32,10 @@ def download_release(uri: str, folder: Path) -> Release:
     release = parse_record((folder / RECORD).read_bytes())
     if release is None:
         raise PipelineError(f"{uri}/{RECORD} is not the record of a release: upload the release again")
-    needed = [name for name in release.files if name.startswith(SERVED) and ".." not in PurePosixPath(name).parts]
+    needed = [name for name in release.files if name.startswith(SERVED)]
     archive = f"model-store/{release.model_name}.mar"
-    if not {"config/config.properties", archive} <= set(needed):
+    outside = any(".." in PurePosixPath(name).parts for name in needed)
+    if outside or not {"config/config.properties", archive} <= set(needed):
         raise PipelineError(f"{uri}/{RECORD} does not name what serving needs, such as {archive}")
     for name in needed:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
