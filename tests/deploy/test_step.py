@@ -17,7 +17,7 @@ from tests.conftest import write_parquet
 from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release
 from tests.fakes.kubernetes.emulator import Fate
 from tests.fakes.kubernetes.httpd import Answer, serving
-from tests.serving.conftest import run_in_local_runner
+from tests.steps.programs import run_step
 
 Json = dict[str, Any]
 
@@ -136,22 +136,14 @@ def test_a_step_that_is_refused_writes_nothing_down(knative: Scene, volume: Path
 
 
 @pytest.mark.slow
-def test_in_kfps_local_runner(knative: Scene, volume: Path, tmp_path: Path) -> None:
-    """The source as it is compiled, in a process of its own."""
+def test_in_a_pod(knative: Scene, volume: Path, tmp_path: Path) -> None:
     digest = digest_in(volume)
     knative.cluster.fates[digest] = Fate(backend=knative.good, ready_after=1)
-
-    @dsl.pipeline(name="deploy")
-    def pipeline(release_uri: str, predictions_uri: str) -> None:
-        imported = dsl.importer(artifact_uri=release_uri, artifact_class=dsl.Model, metadata={"digest": digest})
-        deploy_model(
-            release=imported.output,
-            predictions=dsl.importer(artifact_uri=predictions_uri, artifact_class=dsl.Dataset).output,
-            **parameters(knative, volume),
-        )
-
-    arguments = {"release_uri": str(volume), "predictions_uri": str(predictions(volume))}
-    run_in_local_runner(pipeline, arguments, tmp_path)
+    inputs: dict[str, tuple[Path, Json]] = {
+        "release": (volume, {"digest": digest}),
+        "predictions": (predictions(volume), {}),
+    }
+    run_step("deploy_model", tmp_path, parameters(knative, volume), inputs, ["endpoint", "deployment"])
     assert (written(volume)["outcome"], written(volume)["url"]) == ("deployed", f"http://{knative.host}")
     assert knative.service.release == digest and not knative.service.is_unfinished
 

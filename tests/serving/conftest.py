@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.handler import TextClassificationHandler
@@ -130,20 +129,3 @@ def changed_release(
     json.loads(text.partition("model_snapshot=")[2])
     seal(target, verify(release))
     return target
-
-
-def run_in_local_runner(pipeline: Any, arguments: dict[str, str], folder: Path) -> None:
-    """Runs a pipeline with kfp.local as --local does: in this environment, with no pip."""
-    from kfp import compiler, components, local
-
-    from nlp_pipeline.local import python3_on_path
-
-    compiler.Compiler().compile(pipeline, str(folder / "pipeline.yaml"))
-    ir = yaml.safe_load((folder / "pipeline.yaml").read_text())
-    for executor in ir["deploymentSpec"]["executors"].values():
-        if "container" in executor:  # not an importer
-            assert "pip install" in executor["container"]["command"][2]
-            del executor["container"]["command"][:3]
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
-    with python3_on_path():
-        components.load_component_from_text(yaml.safe_dump(ir))(**arguments)
