@@ -19,10 +19,9 @@ import httpx
 import pytest
 
 from nlp_pipeline.deploy import cluster as calls
-from nlp_pipeline.deploy.building import service_for
+from nlp_pipeline.deploy.deployment import prepare
 from nlp_pipeline.deploy.inference_service import InferenceService
-from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.deploy.target import Target, connect_and_check
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.release import Release, seal
 from nlp_pipeline.volume import Run
@@ -129,9 +128,8 @@ class Scene:
     def wanted(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
         """Returns the object of a release, and the target, as `prepare` would have them."""
         self.cluster.fates.setdefault(letter * 16, Fate(backend=self.good))
-        target = connect_and_check(self.target(**changed))
         release = Release(digest=letter * 16, labels=LABELS, metrics={"accuracy": 1.0}, model_name=NAME)
-        return service_for(release, target, f"pvc://data/{NAME}/releases/{letter * 16}", []), target
+        return prepare(release, None, self.target(**changed))
 
     def fails(self, letter: str, kind: str, **changed: Any) -> Outcome:
         """Deploys a release that fails in a way of `FAILURES`."""

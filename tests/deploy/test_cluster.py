@@ -10,7 +10,7 @@ from kubernetes import client as kubernetes
 
 from nlp_pipeline.deploy import cluster as calls
 from nlp_pipeline.deploy import pods
-from nlp_pipeline.deploy.access import check_access
+from nlp_pipeline.deploy.access import check_access, explained_access
 from nlp_pipeline.deploy.cluster import (
     ForbiddenError,
     NotThereError,
@@ -130,7 +130,7 @@ def test_access_that_is_missing(
     check_access("team")
     cluster.deny("list", "pods")
     cluster._api.user = user
-    with pytest.raises(ForbiddenError) as caught:
+    with pytest.raises(ForbiddenError) as caught, explained_access("team"):
         check_access("team")
     assert str(caught.value) == (
         "namespace team: may not list pods; the Role and RoleBinding that allow it stand above: kubectl apply -f -"

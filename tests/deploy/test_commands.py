@@ -145,7 +145,7 @@ def test_a_cluster_without_knative(standard: Site) -> None:
         "Standard",
     )
     said = standard.deploy(second, "--set canary_percent=10")
-    assert said.code == 2 and "is in deployment mode Standard, which has no shares of the traffic" in said.error
+    assert said.code == 2 and "is in deployment mode Standard, where KServe can't do that" in said.error
     assert standard.deploy(second).code == 0
     assert standard.deploy(second, "--dry-run --json").json["difference"] == ""
     assert (standard.deploy(standard.release("c", BROKEN)).code, standard.serving()) == (5, second.name)

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.deploy.building import server_args, service_for
+from nlp_pipeline.deploy.deployment import server_args, service_for
 from nlp_pipeline.deploy.inference_service import Former, InferenceService, formers_after, make, successor
-from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release
 from nlp_pipeline.volume import Run
@@ -26,13 +25,15 @@ def made(
 ) -> InferenceService:
     """Returns the object of a release, which an API server must take."""
     target = Target(
-        settings=DeploySettings(**{key: value for key, value in changed.items() if key not in ("runtime", "run_id")}),
+        settings=DeploySettings(
+            volume_claim="data", **{key: value for key, value in changed.items() if key not in ("runtime", "run_id")}
+        ),
         run=Run(model_name="tiny", run_id=changed.get("run_id", "run"), volume_path=""),
         namespace="team",
         runtime=changed.get("runtime", "kserve-torchserve"),
     )
     whole = replace(RELEASE, digest=letter * 16, **(release or {}))
-    found = service_for(whole, target, f"pvc://data/tiny/releases/{letter * 16}", args or [])
+    found = service_for(whole, target, args or [])
     admit(found.body, None, "Knative")
     return found
 

@@ -84,10 +84,10 @@ def test_refused(
 @pytest.mark.parametrize(
     ("changed", "lacks"),
     [
-        ({"canary_percent": 10}, "canary_percent=10: {}, which has no shares of the traffic"),
-        ({"min_replicas": 0}, "min_replicas=0: {}, which has no pods that come when they are asked"),
-        ({"scale_metric": "concurrency"}, "scale_metric=concurrency: {}, which has no scaling by requests"),
-        ({"scale_metric": "rps"}, "scale_metric=rps: {}, which has no scaling by requests"),
+        ({"canary_percent": 10}, "canary_percent=10: {}, where KServe can't do that"),
+        ({"min_replicas": 0}, "min_replicas=0: {}, where KServe can't do that"),
+        ({"scale_metric": "concurrency"}, "scale_metric=concurrency: {}, where KServe can't do that"),
+        ({"scale_metric": "rps"}, "scale_metric=rps: {}, where KServe can't do that"),
     ],
 )
 def test_what_standard_can_not_do(scene: Scene, tmp_path: Path, changed: Json, lacks: str) -> None:

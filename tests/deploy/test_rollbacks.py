@@ -256,12 +256,15 @@ def test_the_last_look_by_the_address_of_everyone_fails(knative: Scene) -> None:
     assert knative.is_settled("a") and knative.formers() == []
 
 
-def test_a_mistake_of_ours_is_undone_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check_answers(*_: Any) -> None:
-        raise KeyError("url")
+def test_a_mistake_of_ours_is_undone_too(knative: Scene) -> None:
+    knative.deploy("a")
+    with pytest.MonkeyPatch.context() as patch:
 
-    scene.deploy("a")
-    monkeypatch.setattr(transaction, "check_answers", check_answers)
-    done = scene.deploy("b")
+        def check_answers(*_: Any) -> None:
+            patch.undo()
+            raise KeyError("url")
+
+        patch.setattr(transaction, "check_answers", check_answers)
+        done = knative.deploy("b")
     assert (done.outcome, done.reason) == ("rolled back", f"KeyError: 'url'; {BACK}")
-    assert scene.is_settled("a")
+    assert knative.is_settled("a")

@@ -22,10 +22,11 @@ from werkzeug import Request, Response
 
 from nlp_pipeline import storage
 from nlp_pipeline.deploy import upload as uploading
-from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, hash_files, seal, verify
+from nlp_pipeline.volume import Run
 from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
@@ -89,7 +90,8 @@ def change_record(release: Path, **changes: Any) -> None:
 )
 def test_a_model_store(model_store: str, uri: str) -> None:
     settings = DeploySettings(model_store=model_store, volume_claim="claim")
-    assert settings.release_uri("tiny", DIGEST) == f"{uri}/tiny/releases/{DIGEST}"
+    target = Target(settings=settings, run=Run(model_name="tiny", run_id="run", volume_path=""))
+    assert target.uri_of(Release(model_name="tiny", digest=DIGEST)) == f"{uri}/tiny/releases/{DIGEST}"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_a_model_store(model_store: str, uri: str) -> None:
     ],
 )  # fmt: skip
 def test_no_model_store(model_store: str) -> None:
-    with pytest.raises(UsageError, match=r"^model_store is [^\n]*: it must be s3://bucket or s3://bucket/folder, of"):
+    with pytest.raises(UsageError, match=r"^model_store is [^\n]*: it must be s3://bucket or s3://bucket/folder, in"):
         DeploySettings(model_store=model_store)
 
 

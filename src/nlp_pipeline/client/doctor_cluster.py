@@ -1,8 +1,6 @@
 """The doctor's checks that ask Kubernetes, where there is a kubeconfig, or this is a pod."""
 
 import base64
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -193,8 +191,7 @@ def check_right(found: Findings, namespace: str) -> None:
     from nlp_pipeline.deploy.access import check_access
 
     account = f"system:serviceaccount:{found.namespace}:{found.settings.service_account or 'default-editor'}"
-    with contextlib.redirect_stdout(io.StringIO()):  # the Role that is missing
-        ok, told = answered(check_access, namespace, forbidden=False)
+    ok, told = answered(check_access, namespace, forbidden=False)
     if ok is None:
         found.add("right to deploy", None, told)
     elif found.account and found.account != account:
@@ -204,7 +201,7 @@ def check_right(found: Findings, namespace: str) -> None:
     elif ok:
         found.add("right to deploy", True, f"{found.account or 'this account'} may, in namespace {namespace}")
     else:
-        found.add("right to deploy", False, told.partition(";")[0], manifests(found, namespace))
+        found.add("right to deploy", False, told, manifests(found, namespace))
 
 
 def check_runtime(found: Findings, namespace: str) -> None:

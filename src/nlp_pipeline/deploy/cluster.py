@@ -12,8 +12,6 @@ from nlp_pipeline.deploy.settings import RUNTIME, DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.storage import retrying
 
-SERVICES = (GROUP, "v1beta1")
-RUNTIMES = (GROUP, "v1alpha1")
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 STOCK_RUNTIMES = {"torchserve": "kserve-torchserve", "huggingface": "kserve-huggingfaceserver"}
 # What may pass by itself: no answer at all, too many requests, an overload.
@@ -42,32 +40,18 @@ def connect() -> None:
         else:
             # Its own default is the place that the environment named when the library was imported.
             config.load_kube_config(os.environ.get("KUBECONFIG"))
-        api_client.cache_clear()
     except Exception as error:  # noqa: BLE001  a kubeconfig can be wrong in any way
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UsageError(f"no cluster: this is no pod of one, and there is no kubeconfig of use ({reason})") from None
+    api.cache_clear()
 
 
 @cache
-def api_client() -> Any:
-    """Returns the `kubernetes.client.ApiClient` of all calls; each new one would read certificates and connect anew."""
+def api(kind: str) -> Any:
+    """Returns a client of `kubernetes`, as CoreV1Api is one, for all calls: a new one would connect anew."""
     from kubernetes import client
 
-    return client.ApiClient()
-
-
-def custom_objects() -> Any:
-    """Returns the API of KServe's objects."""
-    from kubernetes import client
-
-    return client.CustomObjectsApi(api_client())
-
-
-def core_objects() -> Any:
-    """Returns the API of Kubernetes' own objects."""
-    from kubernetes import client
-
-    return client.CoreV1Api(api_client())
+    return getattr(client, kind)()
 
 
 def own_namespace() -> str:
@@ -102,49 +86,53 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
     from urllib3.exceptions import HTTPError
 
     def is_transient(error: BaseException) -> bool:
-        if isinstance(error, ApiException):
-            return error.status in TRANSIENT and error.status not in expected
-        return isinstance(error, HTTPError)
+        status = error.status if isinstance(error, ApiException) else 0
+        return isinstance(error, (ApiException, HTTPError)) and status in TRANSIENT and status not in expected
 
     try:
         return retrying(is_transient, doing)(function)(*values, **named)
     except HTTPError as error:
-        reason = " ".join(str(error).split())
-        raise PipelineError(f"{doing}: the cluster can't be reached: {reason}") from None
+        raise PipelineError(f"{doing}: the cluster can't be reached: {one_line(error)}") from None
     except ApiException as error:
         if error.status in expected:
             return error.status
-        raise api_error(doing, error) from None
+        try:
+            message = str(json.loads(error.body)["message"])
+        except (ValueError, TypeError, LookupError):
+            message = error.body or error.reason
+        # A webhook's refusal is a 403 too, which has nothing to do with what the account may do.
+        forbidden = error.status == 403 and not message.startswith("admission webhook")
+        usage = UsageError if error.status in (400, 401, 403, 422) else PipelineError
+        kind = ForbiddenError if forbidden else usage
+        raise kind(f"{doing}: {error.status}: {one_line(message)}") from None
 
 
-def api_error(doing: str, error: Any) -> PipelineError:
-    """Returns the error to raise for an answer of the Kubernetes API, an `ApiException`."""
-    try:
-        message = str(json.loads(error.body)["message"])
-    except (ValueError, TypeError, LookupError):
-        message = str(error.body or error.reason)
-    line = f"{doing}: {error.status}: {' '.join(message.split())}"
-    if error.status == 403 and not message.startswith("admission webhook"):
-        return ForbiddenError(line)
-    return UsageError(line) if error.status in (400, 401, 403, 422) else PipelineError(line)
+def one_line(text: object) -> str:
+    """Returns a text, or an error's message, in one line."""
+    return " ".join(str(text).split())
+
+
+def call_services(doing: str, verb: str, namespace: str, *values: Any, **named: Any) -> Any:
+    """Calls the API of InferenceServices: get, create, replace or delete; see `call`."""
+    function = getattr(api("CustomObjectsApi"), f"{verb}_namespaced_custom_object")
+    return call(doing, function, GROUP, "v1beta1", namespace, "inferenceservices", *values, **named)
 
 
 def read_service(name: str, namespace: str) -> InferenceService | None:
     """Returns an InferenceService as it is in the cluster; None where there is none."""
-    doing, read = f"reading InferenceService {namespace}/{name}", custom_objects().get_namespaced_custom_object
-    body = call(doing, read, *SERVICES, namespace, "inferenceservices", name, expected=(404,))
+    body = call_services(f"reading InferenceService {namespace}/{name}", "get", namespace, name, expected=(404,))
     return None if body == 404 else InferenceService(body)
 
 
 def write_service(
-    wanted: InferenceService, change: Callable[[InferenceService | None], Json], dry_run: bool = False
+    wanted: InferenceService, change: Callable[[InferenceService | None], Json], **options: str
 ) -> InferenceService:
     """Creates or replaces an InferenceService; conflicts, which each write of its status makes, are tried again.
 
     Args:
         wanted: The object that is meant.
         change: Gives what is to be sent, of the live object, or of None where there is none.
-        dry_run: Whether the server shall only check it.
+        **options: Of the API; `dry_run="All"` lets the server only check it.
 
     Returns:
         The object as the server keeps it.
@@ -154,40 +142,34 @@ def write_service(
     """
     import tenacity
 
-    api, place = custom_objects(), (*SERVICES, wanted.namespace, "inferenceservices")
-    doing = f"{'dry run of' if dry_run else 'writing'} {wanted}"
-    named = {"dry_run": "All"} if dry_run else {}
+    doing = f"{'dry run of' if options else 'writing'} {wanted}"
 
     def write() -> Any:
         live = read_service(wanted.name, wanted.namespace)
-        body = change(live)
-        if live is None:
-            return call(doing, api.create_namespaced_custom_object, *place, body, expected=(409,), **named)
-        replace = api.replace_namespaced_custom_object
-        return call(doing, replace, *place, wanted.name, body, expected=(404, 409), **named)
-
-    def give_up(_: Any) -> None:
-        raise PipelineError(f"{wanted} could not be changed for two minutes: something else keeps changing it")
+        verb, place = ("create", ()) if live is None else ("replace", (wanted.name,))
+        return call_services(doing, verb, wanted.namespace, *place, change(live), expected=(404, 409), **options)
 
     conflicts = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda answer: answer in (404, 409)),
         stop=tenacity.stop_after_delay(120),
         wait=tenacity.wait_fixed(0.2),
-        retry_error_callback=give_up,
+        retry_error_callback=lambda _: None,
     )
-    return InferenceService(conflicts(write))
+    body = conflicts(write)
+    if body is None:
+        raise PipelineError(f"{wanted} could not be changed for two minutes: something else keeps changing it")
+    return InferenceService(body)
 
 
 def delete_service(service: InferenceService) -> None:
     """Deletes an InferenceService, if it is there."""
-    delete = custom_objects().delete_namespaced_custom_object
-    place = (*SERVICES, service.namespace, "inferenceservices", service.name)
-    call(f"deleting {service}", delete, *place, expected=(404,))
+    call_services(f"deleting {service}", "delete", service.namespace, service.name, expected=(404,))
 
 
 def check_kserve() -> None:
     """Makes sure that the cluster knows InferenceServices."""
-    if call("looking for KServe", custom_objects().get_api_resources, *SERVICES, expected=(404,)) == 404:
+    known = api("CustomObjectsApi").get_api_resources
+    if call("looking for KServe", known, GROUP, "v1beta1", expected=(404,)) == 404:
         raise NotThereError(
             "KServe is not installed in this cluster (it has no serving.kserve.io/v1beta1): ask its administrator, or "
             "set deploy=false to end at the validated release"
@@ -196,39 +178,43 @@ def check_kserve() -> None:
 
 def choose_runtime(settings: DeploySettings, namespace: str) -> tuple[str, str]:
     """Returns the name of the ServingRuntime to use, and where it is installed, the end of a sentence."""
-    stock = STOCK_RUNTIMES[settings.serving_runtime]
-    names = [RUNTIME, stock] if settings.serving_runtime == "torchserve" else [stock]
-    names = [settings.runtime_name] if settings.runtime_name else names
-    api = custom_objects()
+    names = [STOCK_RUNTIMES[settings.serving_runtime]]
+    if settings.runtime_name:
+        names = [settings.runtime_name]
+    elif settings.serving_runtime == "torchserve":
+        names.insert(0, RUNTIME)
+    custom, kind = api("CustomObjectsApi"), (GROUP, "v1alpha1")
     for name in names:
         doing = f"looking for ServingRuntime {name}"
-        place = (*RUNTIMES, namespace, "servingruntimes", name)
-        if call(doing, api.get_namespaced_custom_object, *place, expected=(404,)) != 404:
+        own = custom.get_namespaced_custom_object, *kind, namespace, "servingruntimes", name
+        if call(doing, *own, expected=(404,)) != 404:
             return name, f"which is installed in namespace {namespace}"
-        if name == RUNTIME and name != settings.runtime_name:  # ours is never installed for the cluster
-            continue
         # A cluster's runtimes may be hidden from an account of a namespace; KServe says later where one is missing.
-        get = api.get_cluster_custom_object
-        found = call(doing, get, *RUNTIMES, "clusterservingruntimes", name, expected=(403, 404))
-        if found != 404:
+        shared = custom.get_cluster_custom_object, *kind, "clusterservingruntimes", name
+        found = call(doing, *shared, expected=(403, 404))
+        if found != 404 and name != RUNTIME:  # ours is never installed for the cluster
             return name, f"which {'may be' if found == 403 else 'is'} installed for the cluster"
     raise NotThereError(
         f"ServingRuntime {names[-1]} is neither in namespace {namespace} nor in the cluster: install the project's "
-        f"own, {RUNTIME}, with python pipeline_v2.py --manifests --set namespace={namespace} | kubectl apply -f -"
+        f"own, {RUNTIME}, with {apply_manifests(namespace)}"
     )
 
 
 def check_place(settings: DeploySettings, namespace: str) -> None:
     """Makes sure that the claim and the service account that the serving pods need are in the namespace."""
-    core, store = core_objects(), settings.model_store
+    read, store = api("CoreV1Api"), settings.model_store
     claim, account = "" if store else settings.volume_claim, settings.serving_account
-    for kind, name, read, parameter in (
-        ("PersistentVolumeClaim", claim, core.read_namespaced_persistent_volume_claim, "volume_claim"),
-        ("ServiceAccount", account, core.read_namespaced_service_account, "service_account"),
+    for kind, name, function, parameter in (
+        ("PersistentVolumeClaim", claim, read.read_namespaced_persistent_volume_claim, "volume_claim"),
+        ("ServiceAccount", account, read.read_namespaced_service_account, "service_account"),
     ):
-        if name and call(f"looking for {kind} {name}", read, name, namespace, expected=(404,)) == 404:
-            more = f" --set model_store={store}" if store else ""
+        if name and call(f"looking for {kind} {name}", function, name, namespace, expected=(404,)) == 404:
             raise NotThereError(
                 f"{parameter}={name}: namespace {namespace} has no such {kind}, and serving pods need it there: "
-                f"python pipeline_v2.py --manifests --set namespace={namespace}{more} | kubectl apply -f -"
+                + apply_manifests(namespace, f" --set model_store={store}" if store else "")
             )
+
+
+def apply_manifests(namespace: str, more: str = "") -> str:
+    """Returns the command that makes what a namespace needs."""
+    return f"python pipeline_v2.py --manifests --set namespace={namespace}{more} | kubectl apply -f -"

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -9,12 +10,13 @@ from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from nlp_pipeline.deploy.access import check_access
+from nlp_pipeline.deploy.access import check_access, explained_access
 from nlp_pipeline.deploy.cluster import delete_service, read_service
-from nlp_pipeline.deploy.deployment import deploy_release, prepare
-from nlp_pipeline.deploy.endpoint import address_of
-from nlp_pipeline.deploy.finding import ANY_TEXT, find_release, find_rows
+from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
+from nlp_pipeline.deploy.endpoint import ANY_TEXT, address_of
+from nlp_pipeline.deploy.finding import find_release, find_rows
 from nlp_pipeline.deploy.inference_service import (
     NOTES,
     PASSING,
@@ -27,8 +29,7 @@ from nlp_pipeline.deploy.inference_service import (
 )
 from nlp_pipeline.deploy.kserve_sdk import import_kserve
 from nlp_pipeline.deploy.rollout import send
-from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.deploy.target import Target, connect
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check_mode
 from nlp_pipeline.deploy.transaction import deploy as deploy_service
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -37,6 +38,7 @@ from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
 from nlp_pipeline.volume import Run
 
+GATEWAY = "set gateway=http://... to the address of the ingress gateway, which goes by the host name"
 # What an object says of who deployed it; by the second a rollback that was interrupted is known again.
 BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
 
@@ -64,6 +66,8 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
         asked = find_rows(rows, folder, found, endpoint_rows)
         if dry_run:
             return difference(*prepare(found, folder, target))
+        if not target.settings.gateway:
+            check_reachable(read_service(target.name, connect(target).namespace))
         with resumable():
             return report(deploy_release(found, folder, target, asked))
 
@@ -89,7 +93,10 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
             return difference(wanted, target)
         with resumable():
             # What was not made by this project may speak another protocol: it is not asked.
-            return report(deploy_service(wanted, target, ANY_TEXT if wanted.release else {}))
+            rows = ANY_TEXT if wanted.release else {}
+            if rows and not target.settings.gateway:
+                check_reachable(live)
+            return report(deploy_service(wanted, target, rows))
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
@@ -174,11 +181,21 @@ def find_live(values: dict[str, Any], to_change: bool = False) -> tuple[Inferenc
         raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
     target = connect(target_of(values))
     if to_change:
-        check_access(target.namespace)
+        with explained_access(target.namespace):
+            check_access(target.namespace)
     live = read_service(target.name, target.namespace)
     if live is None:
         raise UsageError(f"namespace {target.namespace} has no InferenceService {target.name!r}")
     return live, target
+
+
+def check_reachable(live: InferenceService | None) -> None:
+    """Makes sure that a live InferenceService can be asked from here by its name."""
+    host = urlsplit(live.status.get("url", "")).hostname if live else None
+    try:
+        socket.getaddrinfo(host, None) if host else None
+    except OSError:
+        raise UsageError(f"{host}, the name of {live}, is not known here: {GATEWAY}") from None
 
 
 def choose_former(live: InferenceService) -> Former:
@@ -212,7 +229,7 @@ def difference(wanted: InferenceService, target: Target) -> Json:
         # The share of the traffic with which a deployment begins is gone when it ends.
         made.predictor.pop(SHARE, None)
     else:
-        made = send(wanted, formers_after, dry_run=True)
+        made = send(wanted, formers_after, dry_run="All")
     check_mode(made, target.settings)
     before, after = [yaml.safe_dump(shown(item).body).splitlines() if item else [] for item in (live, made)]
     lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
@@ -225,6 +242,10 @@ def report(outcome: Outcome) -> Json:
     Raises:
         RolledBackError, TimedOutError, PipelineError: It failed.
     """
-    refused = re.search(r" answered (302|401|403)\b", outcome.reason)
-    outcome.raise_failure(f"; to sign in, set {SIGN_IN}" if refused else "")
+    advice = ""
+    if re.search(r" answered (302|401|403)\b", outcome.reason):
+        advice = f"; to sign in, set {SIGN_IN}"
+    elif "no way to the model" in outcome.reason and "Host: " not in outcome.reason:
+        advice = f"; from outside the cluster, {GATEWAY}"
+    outcome.raise_failure(advice)
     return {**outcome.endpoint, **outcome.figures}

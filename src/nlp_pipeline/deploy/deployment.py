@@ -1,19 +1,27 @@
 """From a release to a live InferenceService: what the step `deploy_model` and `--deploy` do alike."""
 
+import hashlib
+import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from nlp_pipeline.deploy.building import server_args, service_for
+from nlp_pipeline.deploy import cluster
+from nlp_pipeline.deploy.access import check_access, explained_access
 from nlp_pipeline.deploy.endpoint import Rows
-from nlp_pipeline.deploy.inference_service import InferenceService
-from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.deploy.target import Target, connect_and_check
+from nlp_pipeline.deploy.inference_service import MODE, NOTES, SIDECAR, TAGGED, InferenceService, make
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, verify
 from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
 from nlp_pipeline.volume import Run
+
+# All annotations together may have 256 KiB, and the former objects' are among them.
+LONGEST_LABELS = 20_000
 
 
 def deploy_published(
@@ -41,11 +49,11 @@ def deploy_published(
 def deploy_release(release: Release, folder: Path | None, target: Target, rows: Rows) -> Outcome:
     """Deploys a release; for the arguments see `prepare`, and `transaction.deploy` for the rows."""
     wanted, target = prepare(release, folder, target)
-    uri = target.settings.release_uri(release.model_name, release.digest)
-    if folder is not None and uri.startswith("s3://"):
-        upload(folder, release, uri)
-    print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
-    outcome = deploy(wanted, target, rows)
+    with explained_access(target.namespace):
+        if folder and target.settings.model_store:
+            upload(folder, release, target.uri_of(release))
+        print(f"release {release.digest}, which KServe reads at {target.uri_of(release)}", flush=True)
+        outcome = deploy(wanted, target, rows)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome
@@ -71,6 +79,112 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
             "TorchServe's model and the archive must have one name"
         )
     args = server_args(release, folder, target.settings.serving_runtime)
-    target = replace(connect_and_check(target), labels=release.labels)
-    uri = target.settings.release_uri(release.model_name, release.digest)
-    return service_for(release, target, uri, args), target
+    target = connect(target)
+    with explained_access(target.namespace):
+        check_access(target.namespace)
+        cluster.check_place(target.settings, target.namespace)
+        runtime, where = cluster.choose_runtime(target.settings, target.namespace)
+    print(f"runtime {runtime}, {where}", flush=True)
+    target = replace(target, runtime=runtime, labels=release.labels)
+    return service_for(release, target, args), target
+
+
+def connect(target: Target) -> Target:
+    """Connects to a cluster with KServe, and returns the target with the namespace to deploy in.
+
+    Raises:
+        UsageError: There is no cluster, KServe is not installed in it, or no namespace is named.
+    """
+    cluster.connect()
+    namespace = target.settings.namespace or cluster.own_namespace()
+    if not namespace:
+        raise UsageError("namespace is empty, and the kubeconfig's context names none: set namespace")
+    cluster.check_kserve()
+    return replace(target, namespace=namespace)
+
+
+def server_args(release: Release, folder: Path | None, serving_runtime: str) -> list[str]:
+    """Returns the arguments of the server of a release: none of TorchServe, which is configured in the release."""
+    if serving_runtime == "torchserve":
+        return []
+    if folder is None:
+        raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
+    return [
+        f"--model_name={release.model_name}",
+        "--backend=huggingface",
+        "--task=sequence_classification",
+        "--return_probabilities",
+        f"--max_length={release.parameters['max_length']}",
+        # Lower case is the server's default.
+        *([] if is_lower_cased(folder / "huggingface") else ["--disable_lower_case"]),
+    ]
+
+
+def is_lower_cased(folder: Path) -> bool:
+    """Says whether a saved tokenizer lower-cases, by its normalizers or its configuration."""
+    config = folder / "tokenizer_config.json"
+    known = [
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("normalizer"),
+        json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") if config.exists() else False,
+    ]
+    return re.search('"Lowercase"|"lowercase": true|true]$', json.dumps(known)) is not None
+
+
+def service_for(release: Release, target: Target, args: list[str]) -> InferenceService:
+    """Returns the InferenceService that serves a release.
+
+    Args:
+        release: The release.
+        target: Where and how it is served.
+        args: Arguments of the server.
+    """
+    settings = target.settings
+    sidecar = {SIDECAR: str(settings.istio_sidecar).lower()}
+    mode = {MODE: settings.deployment_mode} if settings.deployment_mode else {}
+    # Istio reads the label in newer versions, the annotation in older ones.
+    labels = {"app.kubernetes.io/managed-by": "nlp-pipeline", f"{NOTES}release": release.digest} | sidecar
+    spec = spec_for(target, target.uri_of(release), args)
+    service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec)
+    asked = json.dumps(service.body, sort_keys=True)
+    service.annotations[f"{NOTES}applied"] = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    service.annotations[f"{NOTES}run-id"] = target.run.run_id
+    service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', math.nan):.4f}"
+    labels_noted = json.dumps(release.labels)
+    if len(labels_noted) < LONGEST_LABELS:
+        service.annotations[f"{NOTES}labels"] = labels_noted
+    return service
+
+
+def spec_for(target: Target, uri: str, args: list[str]) -> Any:
+    """Returns the spec of an InferenceService, made from the kserve SDK's typed models.
+
+    Args:
+        target: Where and how a release is served.
+        uri: Where KServe reads it: pvc://claim/path or s3://bucket/path.
+        args: Arguments of the server.
+    """
+    import kserve
+    from kubernetes import client
+
+    settings = target.settings
+    resources = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
+    if settings.serving_gpus:
+        resources["nvidia.com/gpu"] = str(settings.serving_gpus)
+    is_torchserve = settings.serving_runtime == "torchserve"
+    model = kserve.V1beta1ModelSpec(
+        model_format=kserve.V1beta1ModelFormat(name="pytorch" if is_torchserve else "huggingface"),
+        runtime=target.runtime,
+        protocol_version="v1",
+        storage_uri=uri if is_torchserve else f"{uri}/huggingface",
+        args=args or None,
+        resources=client.V1ResourceRequirements(requests=resources, limits=resources),
+    )
+    predictor = kserve.V1beta1PredictorSpec(
+        model=model,
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas or None,
+        scale_metric=settings.scale_metric or None,
+        scale_target=settings.scale_target or None,
+        service_account_name=settings.serving_account or None,
+    )
+    return client.ApiClient().sanitize_for_serialization(kserve.V1beta1InferenceServiceSpec(predictor=predictor))

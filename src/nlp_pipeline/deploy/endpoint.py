@@ -1,18 +1,19 @@
 """Where an InferenceService is asked, and whether it answers as the offline model does."""
 
-import socket
 import time
 from urllib.parse import urlsplit
 
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE
 from nlp_pipeline.deploy.inference_service import InferenceService
-from nlp_pipeline.deploy.target import Target
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.deploy.settings import Target
+from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.serving.agreement import compare_answers, require_agreement
 from nlp_pipeline.serving.client import ask
 
 # Columns of rows to ask for: `text`, and `label` and `predicted` where they are known.
 Rows = dict[str, list[str]]
+# Where there are no labelled rows to ask for.
+ANY_TEXT: Rows = {"text": ["a text"]}
 
 
 def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[str, dict[str, str]]:
@@ -39,20 +40,6 @@ def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[s
     if gateway:
         url, headers = gateway, {"Host": urlsplit(url).netloc}
     return f"{url.rstrip('/')}/v1/models/{service.name}:predict", headers
-
-
-def check_reachable(service: InferenceService, gateway: str) -> None:
-    """Makes sure that a live InferenceService can be asked from here: in a pod, through a gateway, or by its name."""
-    host = urlsplit(service.status.get("url", "")).hostname
-    if gateway or not host or POD_NAMESPACE.exists():
-        return
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        raise UsageError(
-            f"{host}, the name of {service}, is not known here: set gateway=http://... to the address of the "
-            "ingress gateway, which goes by the host name"
-        ) from None
 
 
 def ask_texts(

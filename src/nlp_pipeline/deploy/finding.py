@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.deploy.endpoint import Rows
+from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows
 from nlp_pipeline.deploy.upload import StoredRelease
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, verify
@@ -13,8 +13,6 @@ from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.storage import s3_client
 
 URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
-# Where there are no labelled rows to ask for.
-ANY_TEXT: Rows = {"text": ["a text"]}
 
 
 def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[str, Any], Path | None]:

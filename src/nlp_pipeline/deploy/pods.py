@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nlp_pipeline.deploy.cluster import call, core_objects
+from nlp_pipeline.deploy.cluster import api, call, one_line
 from nlp_pipeline.deploy.inference_service import GROUP, NOTES, InferenceService
 
 # For how many more looks a reason why a pod can't run is borne: a registry may be slow to answer; what is wrong in a
@@ -18,12 +18,8 @@ PATIENCE = {
 
 def list_pods(service: InferenceService) -> list[Any]:
     """Returns the pods of an InferenceService's name, a former object's too, that are not on their way out."""
-    found = call(
-        "listing pods",
-        core_objects().list_namespaced_pod,
-        service.namespace,
-        label_selector=f"{GROUP}/inferenceservice={service.name}",
-    )
+    read, selector = api("CoreV1Api").list_namespaced_pod, f"{GROUP}/inferenceservice={service.name}"
+    found = call("listing pods", read, service.namespace, label_selector=selector)
     return [pod for pod in found.items if not pod.metadata.deletion_timestamp]
 
 
@@ -37,15 +33,14 @@ def is_pod_of(pod: Any, service: InferenceService) -> bool:
     return all(notes.get(f"{NOTES}{name}", "") == service.note(name) for name in ("applied", "run-id"))
 
 
-def readiness(service: InferenceService) -> tuple[list[bool], list[bool]]:
-    """Returns, of the pods of this very object and of the others of its name, whether each is ready."""
-    own: list[bool] = []
-    others: list[bool] = []
+def readiness(service: InferenceService) -> dict[bool, set[bool]]:
+    """Returns whether pods are ready: those of this very object (True), and the others of its name (False)."""
+    found: dict[bool, set[bool]] = {True: set(), False: set()}
     for pod in list_pods(service):
         conditions = pod.status.conditions or []
-        ready = any(item.type == "Ready" and item.status == "True" for item in conditions)
-        (own if is_pod_of(pod, service) else others).append(ready)
-    return own, others
+        is_ready = any(item.type == "Ready" and item.status == "True" for item in conditions)
+        found[is_pod_of(pod, service)].add(is_ready)
+    return found
 
 
 def containers_of(pod: Any) -> list[Any]:
@@ -63,8 +58,8 @@ def pod_failure(service: InferenceService) -> tuple[str, int]:
             waiting, last = container.state.waiting, container.last_state and container.last_state.terminated
             reason = waiting.reason if waiting else ""
             if reason in PATIENCE and (reason != "CrashLoopBackOff" or container.restart_count >= 3):
-                message = (last.message if last else "") or waiting.message or ""
-                line = f"pod {pod.metadata.name}, {container.name}: {reason}: {' '.join(message.split())}"
+                message = (last and last.message) or waiting.message or ""
+                line = f"pod {pod.metadata.name}, {container.name}: {reason}: {one_line(message)}"
                 return line, PATIENCE[reason]
     return "", 0
 
@@ -79,14 +74,9 @@ def describe(service: InferenceService) -> str:
         states = [(item.name, item.state.waiting or item.state.terminated) for item in containers_of(pod)]
         shown = [f"{name}: {state.reason or ''} {state.message or ''}" for name, state in states if state]
         lines.append(f"pod {pod.metadata.name}: {pod.status.phase} {'; '.join(shown)}")
-    read = core_objects().list_namespaced_event
+    read = api("CoreV1Api").list_namespaced_event
     events = call("listing events", read, service.namespace, expected=(403,))
-    found = [] if events == 403 else [item for item in events.items if is_about(item, service)]
-    for event in sorted(found, key=lambda item: str(item.last_timestamp or item.event_time))[-5:]:
-        lines.append(f"event {event.involved_object.name}: {event.reason} {event.message or ''}")
-    return "\n".join("  " + " ".join(line.split()) for line in lines)
-
-
-def is_about(event: Any, service: InferenceService) -> bool:
-    """Says whether an event is about an InferenceService, or about what was made of it."""
-    return (event.involved_object.name or "").startswith(service.name)
+    found = [] if events == 403 else sorted(events.items, key=lambda item: str(item.last_timestamp or item.event_time))
+    of_service = [item for item in found if (item.involved_object.name or "").startswith(service.name)]
+    lines += [f"event {item.involved_object.name}: {item.reason} {item.message or ''}" for item in of_service[-5:]]
+    return "\n".join(f"  {one_line(line)}" for line in lines)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from nlp_pipeline.deploy.cluster import read_service, write_service
+from nlp_pipeline.deploy.cluster import one_line, read_service, write_service
 from nlp_pipeline.deploy.inference_service import SHARE, STOP, Former, InferenceService, Json, successor
 from nlp_pipeline.deploy.pods import describe, pod_failure, readiness
-from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
 T = TypeVar("T")
@@ -17,18 +17,18 @@ Formers = Callable[[InferenceService | None], list[Former]]
 PATIENCE = 8
 
 
-def send(wanted: InferenceService, formers: Formers, dry_run: bool = False) -> InferenceService:
+def send(wanted: InferenceService, formers: Formers, **options: str) -> InferenceService:
     """Puts an object into the live one's place, with no traffic where something serves already.
 
     Args:
         wanted: The object.
         formers: What it can go back to.
-        dry_run: Whether the server shall only check it.
+        **options: See `write_service`.
 
     Returns:
         The object as the server keeps it, without its share of the traffic.
     """
-    made = write_service(wanted, lambda live: successor(live, wanted, formers(live)), dry_run)
+    made = write_service(wanted, lambda live: successor(live, wanted, formers(live)), **options)
     made.predictor.pop(SHARE, None)
     return made
 
@@ -98,7 +98,7 @@ def load_failure(service: InferenceService) -> str:
     info = model.get("lastFailureInfo", {})
     code = f" (exit code {info['exitCode']})" if info.get("exitCode") else ""
     line = f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}{code}"
-    return " ".join(line.split())
+    return one_line(line)
 
 
 def progress(service: InferenceService) -> tuple[bool, bool]:
@@ -110,9 +110,9 @@ def progress(service: InferenceService) -> tuple[bool, bool]:
     before, ready, and have its tag; on Standard the ready pods must be this object's, all of them.
     """
     if service.is_standard:
-        mine, others = readiness(service)
+        pods = readiness(service)
         # KServe's failure may be that of another pod.
-        return False, service.is_ready and any(mine) and not any(others)
+        return False, service.is_ready and True in pods[True] and True not in pods[False]
     component = service.component
     newest = component.get("latestCreatedRevision", "")
     # What was stopped and started by hand since has counted its revisions anew.
@@ -166,17 +166,16 @@ def share_of_newest(service: InferenceService) -> int:
     return sum(item.get("percent", 0) for item in traffic if item.get("revisionName") == newest)
 
 
-def wait_for_share(wanted: InferenceService, percent: int, target: Target) -> InferenceService:
-    """Waits until the newest revision has its share of the traffic, and returns the live object."""
-    service = wanted
+def give_share(wanted: InferenceService, percent: int | None, target: Target) -> InferenceService:
+    """Does what `set_share` does, waits until the newest revision has its share, and returns the live object."""
+    set_share(wanted, percent)
+    share = 100 if percent is None else percent
 
     def look() -> InferenceService | None:
-        nonlocal service
         service = read_own(wanted)
-        return service if service.is_standard or share_of_newest(service) == percent else None
+        return service if service.is_standard or share_of_newest(service) == share else None
 
     found = poll(look, target.route_seconds, target.poll_seconds)
     if found is None:
-        share = share_of_newest(service)
-        raise TimedOutError(f"{wanted}: its newest revision has {share}% of the traffic, not {percent}%")
+        raise TimedOutError(f"{wanted}: its newest revision did not get {share}% of the traffic")
     return found

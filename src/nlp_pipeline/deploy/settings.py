@@ -1,9 +1,12 @@
 """What deploying can be told: by the pipeline's parameters, and by `--set` for `--deploy` and the like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, matches, one_of, parameter
+from nlp_pipeline.release import Release
+from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.volume import Run
 
 DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
@@ -38,8 +41,7 @@ class DeploySettings(Settings):
         "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
         matches(
             rf"|s3://{BUCKET}{FOLDER}/*",
-            "s3://bucket or s3://bucket/folder, of a bucket's 3 to 63 lower-case letters, digits, '.' and '-' and a "
-            "folder's letters, digits, '.', '_', '-' and '=', or empty for the volume",
+            "s3://bucket or s3://bucket/folder, in the characters that S3 allows, or empty for the volume",
         ),
     )
     volume_claim: str = parameter(
@@ -104,7 +106,37 @@ class DeploySettings(Settings):
         """The service account that the serving pods need, by which KServe finds a bucket's credentials."""
         return self.service_account or (SERVING_ACCOUNT if self.model_store else "")
 
-    def release_uri(self, model_name: str, digest: str) -> str:
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where and how a release is deployed: the settings, and what is found out for them.
+
+    Attributes:
+        run: Who deploys it, and the model's name.
+        namespace: Where it is served; empty before it is found out.
+        runtime: The name of the ServingRuntime; empty before it is found out.
+        labels: The model's labels in the order of their ids, for a server that answers with ids.
+        headers: What signs requests to the endpoint in.
+        poll_seconds: Between two looks at the cluster.
+        route_seconds: Within these a ready service must answer.
+    """
+
+    settings: DeploySettings
+    limits: AgreementLimits = field(default_factory=AgreementLimits)
+    run: Run
+    namespace: str = ""
+    runtime: str = ""
+    labels: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    poll_seconds: float = 2.0
+    route_seconds: float = 120.0
+
+    @property
+    def name(self) -> str:
+        """The name of the model, and of the InferenceService."""
+        return self.run.model_name
+
+    def uri_of(self, release: Release) -> str:
         """Returns where KServe reads a release: on the volume's claim, or in the bucket."""
-        store = self.model_store.rstrip("/") or f"pvc://{self.volume_claim}"
-        return f"{store}/{model_name}/releases/{digest}"
+        store = self.settings.model_store.rstrip("/") or f"pvc://{self.settings.volume_claim}"
+        return f"{store}/{release.model_name}/releases/{release.digest}"

@@ -1,25 +1,25 @@
 """Deploying as a transaction: either the new release serves, or what served before does."""
 
+import itertools
 import time
 from dataclasses import dataclass, field, replace
 
-from nlp_pipeline.deploy.access import refuse_access
-from nlp_pipeline.deploy.cluster import ForbiddenError, delete_service, read_service
-from nlp_pipeline.deploy.endpoint import Rows, ask_texts, check_answers, check_reachable
+from nlp_pipeline.deploy.cluster import delete_service, one_line, read_service
+from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, ask_texts, check_answers
 from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, formers_after
 from nlp_pipeline.deploy.pods import list_pods
 from nlp_pipeline.deploy.rollout import (
+    give_share,
     load_failure,
+    poll,
     read_own,
     send,
     set_share,
     share_of_newest,
     stop,
-    wait_for_share,
     wait_until_ready,
 )
-from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.deploy.target import Target
+from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 
 
@@ -75,17 +75,16 @@ class Outcome:
 
 def check_mode(service: InferenceService, settings: DeploySettings) -> None:
     """Makes sure that the deployment mode, which the server has written down, can do what is asked for."""
-    if not service.is_standard:
-        return
-    for is_asked, parameter, lacks in (
-        (settings.canary_percent > 0, "canary_percent", "shares of the traffic"),
-        (settings.min_replicas == 0, "min_replicas", "pods that come when they are asked"),
-        (settings.scale_metric in ("concurrency", "rps"), "scale_metric", "scaling by requests"),
-    ):
-        if is_asked:
+    asked = {
+        "canary_percent": settings.canary_percent > 0,
+        "min_replicas": settings.min_replicas == 0,
+        "scale_metric": settings.scale_metric in ("concurrency", "rps"),
+    }
+    for name, is_asked in asked.items():
+        if is_asked and service.is_standard:
             raise UsageError(
-                f"{parameter}={getattr(settings, parameter)}: {service} is in deployment mode Standard, which has no "
-                f"{lacks}; leave it out, or set deployment_mode=Knative where the cluster has Knative"
+                f"{name}={getattr(settings, name)}: {service} is in deployment mode Standard, where KServe can't do "
+                "that; leave it out, or set deployment_mode=Knative where the cluster has Knative"
             )
 
 
@@ -102,22 +101,17 @@ def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
     Raises:
         PipelineError: It was refused before anything was changed.
     """
-    try:
-        live = read_service(wanted.name, wanted.namespace)
-        if live is not None and rows:
-            check_reachable(live, target.settings.gateway)
-        if live is not None and live.serves(wanted):
-            begun = live.is_unfinished
-            what = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
-            print(f"{wanted} is release {wanted.release} already: {what}", flush=True)
-        else:
-            begun = True
-            check_mode(send(wanted, formers_after, dry_run=True), target.settings)
-            list_pods(wanted)  # which must be allowed
-            wanted = send(wanted, formers_after)
-            print(f"{wanted} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
-    except ForbiddenError as error:
-        raise refuse_access(wanted.namespace, str(error)) from None
+    live = read_service(wanted.name, wanted.namespace)
+    if live is not None and live.serves(wanted):
+        begun = live.is_unfinished
+        what = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
+        print(f"{wanted} is release {wanted.release} already: {what}", flush=True)
+    else:
+        begun = True
+        check_mode(send(wanted, formers_after, dry_run="All"), target.settings)
+        list_pods(wanted)  # which must be allowed
+        wanted = send(wanted, formers_after)
+        print(f"{wanted} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
     outcome = Outcome("deployed" if begun else "unchanged")
     try:
         outcome = replace(outcome, figures=bring_up(wanted, target, rows, begun))
@@ -131,7 +125,9 @@ def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
         return replace(outcome, outcome="failed", reason=outcome.reason or str(error))
 
 
-def bring_up(wanted: InferenceService, target: Target, rows: Rows, begun: bool) -> dict[str, float]:
+def bring_up(
+    wanted: InferenceService, target: Target, rows: Rows, begun: bool = True, share: int | None = None
+) -> dict[str, float]:
     """Waits for an object that was sent, asks it, and gives it the traffic.
 
     Args:
@@ -139,22 +135,20 @@ def bring_up(wanted: InferenceService, target: Target, rows: Rows, begun: bool) 
         target: Where it is deployed.
         rows: What it must answer.
         begun: Whether its deployment has not ended; one that has needs no traffic given to it.
+        share: See `give_share`.
 
     Returns:
         `seconds_to_ready`, and what `check_answers` returned.
     """
     began = time.monotonic()
     service = wait_until_ready(wanted, target)
-    if rows:
-        check_reachable(service, target.settings.gateway)
     seconds = time.monotonic() - began
     print(f"ready after {seconds:.1f} s", flush=True)
     figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
     if begun:
         if target.settings.canary_percent and share_of_newest(service) < 100:
             watch_canary(wanted, target, rows["text"])
-        set_share(wanted, None)
-        service = wait_for_share(wanted, 100, target)
+        service = give_share(wanted, share, target)
         # The whole way, now by the address that everyone uses.
         check_answers(service, False, target, {"text": rows["text"][:10]} if rows else {})
     return figures
@@ -163,19 +157,18 @@ def bring_up(wanted: InferenceService, target: Target, rows: Rows, begun: bool) 
 def watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> None:
     """Gives the newest revision its canary share for its time, and asks it and the whole service all along."""
     percent, minutes = target.settings.canary_percent, target.settings.canary_minutes
-    set_share(wanted, percent)
-    service = wait_for_share(wanted, percent, target)
+    service, waiting = give_share(wanted, percent, target), itertools.cycle(texts)
     print(f"{percent}% of the traffic go to it for {minutes:g} minutes", flush=True)
-    until, asked = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < until:
+
+    def look() -> None:
+        text = next(waiting)
         for newest in (True, False):
             # It has answered already: where it does not any more, those who ask it shall not bear that for long.
-            ask_texts(service, newest, target, [texts[asked % len(texts)]], target.route_seconds / 10)
-        asked += 1
-        time.sleep(min(max(0.0, until - time.monotonic()), target.poll_seconds))
-        service = read_own(wanted)
-        if failure := load_failure(service):
+            ask_texts(service, newest, target, [text], target.route_seconds / 10)
+        if failure := load_failure(read_own(wanted)):
             raise PipelineError(f"it failed with {percent}% of the traffic: {failure}")
+
+    poll(look, 60 * minutes, target.poll_seconds)
 
 
 def undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
@@ -223,23 +216,19 @@ def put_back(live: InferenceService, formers: list[Former], target: Target) -> s
     if not former.serves:
         set_share(wanted, share)
         return f"{done}; it was {'stopped before too' if wanted.is_stopped else 'not ready before either'}"
+    target = replace(target, labels=[], settings=replace(target.settings, canary_percent=0))
     try:
-        service = wait_until_ready(wanted, target)
+        # What was not made by this project may speak another protocol: it is not asked.
+        bring_up(wanted, target, ANY_TEXT if wanted.release else {}, share=share)
     except PipelineError as error:
         if former.ready:
             raise
         zero = "and so gets no traffic: canaryTrafficPercent stays 0"
         return f"{done}; it was not ready before either, {zero} ({error})"
-    for newest in (True, False):
-        if wanted.release:
-            ask_texts(service, newest, replace(target, labels=[]), ["a text"], target.route_seconds)
-        if newest:
-            set_share(wanted, share)
-            service = wait_for_share(wanted, 100 if share is None else share, target)
     return f"{done} and serves"
 
 
 def line_of(error: Exception) -> str:
     """Returns an error in one line."""
     kind = "" if isinstance(error, (PipelineError, RuntimeError, OSError)) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())
+    return kind + one_line(error)
