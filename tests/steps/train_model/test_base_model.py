@@ -14,66 +14,62 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
 
 
-def copy_without(encoder: Path, folder: Path, name: str) -> str:
-    """Returns a copy of an encoder that lacks a file."""
-    shutil.copytree(encoder, folder / "copy", ignore=shutil.ignore_patterns(name))
-    return str(folder / "copy")
-
-
-def test_dropout_labels_and_number_format_of_what_is_trained(encoder: Path, tmp_path: Path) -> None:
-    transformers.AutoModel.from_pretrained(encoder, dtype=torch.bfloat16).save_pretrained(tmp_path)
-    transformers.AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "attention_dropout", "other_dropout"),
+    [
+        ("bert", "attention_probs_dropout_prob", "hidden_dropout_prob"),
+        ("distilbert", "attention_dropout", "dropout"),
+    ],
+)
+def test_what_is_trained_has_labels_float32_and_no_dropout_in_attention(
+    kind: str, attention_dropout: str, other_dropout: str, encoder: Path, tmp_path: Path
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=len(tokenizer), hidden_size=24, dim=24)
+    transformers.AutoModel.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     model, _ = load_base_model(str(tmp_path), ["no", "yes"], 64)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert model.config.attention_probs_dropout_prob == 0 and model.config.hidden_dropout_prob == 0.1
+    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+    assert getattr(model.config, attention_dropout) == 0 and getattr(model.config, other_dropout) == 0.1
     assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
 
 
-def test_distilbert_is_trained_without_attention_dropout(encoder: Path, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
-    config = transformers.DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, vocab_size=len(tokenizer))
-    transformers.DistilBertModel(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    model, _ = load_base_model(str(tmp_path), ["no", "yes"], 64)
-    assert model.config.attention_dropout == 0 and model.config.dropout == 0.1
-
-
 @pytest.mark.parametrize(
-    ("base_model", "message"),
+    ("lacks", "base_model", "max_length", "message"),
     [
-        ("./nowhere", "'./nowhere' is not a folder here: give a folder or a hub id"),
-        ("some/model", "without the hub, give a folder with config.json, model.safetensors"),
+        ("", "./nowhere", 32, "'./nowhere' is not a folder here: give a folder or a hub id"),
+        ("", "some/model", 32, "without the hub, give a folder with config.json, model.safetensors"),
+        ("", "copy", 65, "max_length is 65: 'copy' reads at most 64 tokens"),
+        ("model.safetensors", "copy", 32, "'copy' can't be loaded"),
+        # Transformers makes one up, for which every word is unknown.
+        ("tokenizer*", "copy", 32, "'copy' has no fast tokenizer: put its tokenizer.json beside config.json"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(base_model: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as raised:
-        load_base_model(base_model, ["0", "1"], 32)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_text_longer_than_the_model_reads_is_refused(encoder: Path) -> None:
-    with pytest.raises(UsageError, match=r"max_length is 65: .* reads at most 64 tokens"):
-        load_base_model(str(encoder), ["0", "1"], 65)
-
-
-def test_a_folder_without_safetensors_is_refused(encoder: Path, tmp_path: Path) -> None:
-    folder = copy_without(encoder, tmp_path, "model.safetensors")
-    torch.save({}, f"{folder}/pytorch_model.bin")
-    with pytest.raises(UsageError, match="can't be loaded"):
-        load_base_model(folder, ["0", "1"], 32)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(encoder: Path, tmp_path: Path) -> None:
-    """Transformers makes one up, for which every word is unknown."""
-    with pytest.raises(UsageError, match="copy' has no fast tokenizer: put its tokenizer"):
-        load_base_model(copy_without(encoder, tmp_path, "tokenizer*"), ["0", "1"], 32)
+def test_a_model_that_can_not_be_used_is_named(
+    lacks: str,
+    base_model: str,
+    max_length: int,
+    message: str,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(encoder, "copy", ignore=shutil.ignore_patterns(lacks))
+    torch.save({}, "copy/pytorch_model.bin")
+    with pytest.raises(UsageError) as raised:
+        load_base_model(base_model, ["0", "1"], max_length)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.slow
 def test_an_unreachable_hub_says_how_to_pass_a_folder(tmp_path: Path) -> None:
-    # A port of localhost that refuses: the hub's client tries again for a while before it gives up.
+    # A port of localhost that refuses: the hub's client would try again for 50 seconds before it gives up.
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
-    call = f"from {load_base_model.__module__} import *; load_base_model('some/model', ['0', '1'], 32)"
+    call = (
+        "import time; time.sleep = lambda seconds: None\n"
+        f"from {load_base_model.__module__} import *; load_base_model('some/model', ['0', '1'], 32)"
+    )
     done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("nlp_pipeline.errors.UsageError: base_model 'some/model' can't be loaded")
@@ -81,7 +77,7 @@ def test_an_unreachable_hub_says_how_to_pass_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_changed_folder_is_another_model(encoder: Path, tmp_path: Path) -> None:
-    folder = copy_without(encoder, tmp_path, "nothing")
+    folder = str(shutil.copytree(encoder, tmp_path / "copy"))
     before = model_identity(folder)
     assert model_identity(folder) == before != model_identity(str(encoder))
     os.utime(f"{folder}/model.safetensors", (1, 1))
