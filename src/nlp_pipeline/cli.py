@@ -1,44 +1,309 @@
-"""The command line: flags in, one command run, results on stdout, all else on stderr."""
+"""The command line: every flag, which of them make sense together, and how it ends.
+
+A command is a flag, too: it names the function of commands.py that does it. Results go to stdout, all else to stderr.
+"""
 
 import argparse
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from nlp_pipeline import commands, commands_client, commands_kubeflow, commands_vertex
-from nlp_pipeline.errors import PipelineError, StoppedWaitingError
-from nlp_pipeline.flags import BY_PLATFORM, CLIENT, check_arguments, check_platform, make_parser
+from nlp_pipeline import __version__, commands
+from nlp_pipeline.errors import PipelineError, StoppedWaitingError, UsageError
+from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 INTERRUPTED = 130
-SENDING = {f"--{name}" for name in CLIENT}
-DEPLOYING = {"--deploy", "--rollback", "--undeploy"}
-# Each returns its exit code, where that is not 0. What is done on Vertex AI instead, stands in commands_vertex.py.
-RUN: dict[str, Callable[..., int | None]] = {
-    "local": commands.run_local,
-    "serve": commands.run_serve,
-    "predict": commands.run_predict,
-    "compile": commands.run_compile,
-    "submit": commands_kubeflow.run_submit,
-    "upload": commands_kubeflow.run_upload,
-    "wait": commands_kubeflow.run_wait,
-    "schedule": commands_kubeflow.run_schedule,
-    "schedules": commands_kubeflow.run_schedules,
-    "unschedule": commands_kubeflow.run_change_schedule,
-    "pause": commands_kubeflow.run_change_schedule,
-    "resume": commands_kubeflow.run_change_schedule,
-    "runs": commands_kubeflow.run_runs,
-    "download": commands_kubeflow.run_download,
-    "doctor": commands_kubeflow.run_doctor,
-    "print_config": commands_client.run_print_config,
-    "completion": commands.run_completion,
-    "manifests": commands.run_manifests,
-    "deploy": commands.run_deployment,
-    "rollback": commands.run_deployment,
-    "undeploy": commands.run_deployment,
-}
+EXAMPLES = """\
+examples:
+  python pipeline_v2.py --local
+      the demo: film reviews, a six-layer encoder, all steps, a real TorchServe
+  python pipeline_v2.py --local --set train_data=my.csv --set label_column=stars
+      the same on a data set of one's own
+  python pipeline_v2.py --serve
+      keeps serving the release that was validated last
+  python pipeline_v2.py --predict "what a film" "what a bore"
+      asks it
+  python pipeline_v2.py --compile
+      writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes, and nlp_pipeline_vertex.yaml beside it
+  python pipeline_v2.py --submit --wait --platform vertex --project my-project --bucket gs://my-bucket \\
+          --set train_data=gs://my-bucket/reviews.csv --set deploy=false
+      runs it on Vertex AI; with deploy=true, --undeploy --platform vertex ends what an endpoint costs
+  python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -
+      makes what the namespace "team" needs: volume, access, serving runtime
+  python pipeline_v2.py --deploy --release outputs/volume/m/releases/0123456789abcdef \\
+          --set model_store=s3://models --set namespace=team
+      uploads a release and serves it with KServe; --rollback goes back, --undeploy removes it
+
+exit codes:
+  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate,
+  4 not ready in time, 5 rolled back: what was deployed before serves again, 130 interrupted
+"""
+
+# Commands of a platform that send or change something, and those that only look.
+CHANGES = ("submit", "upload", "wait", "schedule", "unschedule", "pause", "resume", "download")
+RUNS = (*CHANGES, "schedules", "runs")
+CLIENT = (*RUNS, "doctor", "print_config")
+DEPLOYING = ("deploy", "rollback", "undeploy")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line.
+
+    Attributes:
+        run: What does a command, by its name; all commands, in order.
+        goes_with: The commands that an option means something for, by its name; any other option does for all.
+        platform_of: The only platform that an option means something on, by its name.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.run: dict[str, commands.Command] = {}
+        self.goes_with: dict[str, tuple[str, ...]] = {}
+        self.platform_of: dict[str, str] = {}
+
+    def error(self, message: str) -> Any:
+        """Raises what is wrong with the arguments as a UsageError."""
+        if wanted := re.search(
+            r"unrecognized arguments:.*?--(password|token|cookies|s3-access-key|s3-secret-key)", message
+        ):
+            name = wanted[1].replace("-", "_").upper()
+            raise UsageError(
+                f"--{wanted[1]}: secrets have no flag, as others can read a process's arguments; set "
+                f"NLP_PIPELINE_{name} in the environment or in .env"
+            )
+        raise UsageError(f"{message}; see --help")
+
+    def command(self, group: Any, flag: str, run: commands.Command, text: str, **options: Any) -> None:
+        """Adds a command."""
+        if not {"metavar", "choices"} & options.keys():
+            options["action"] = "store_true"
+        self.run[group.add_argument(flag, help=text, **options).dest] = run
+
+    def option(
+        self, group: Any, flag: str, goes_with: Sequence[str], text: str, platform: str = "", **options: Any
+    ) -> None:
+        """Adds an option of some commands, or of one platform."""
+        if not options:
+            options["action"] = "store_true"
+        name = group.add_argument(flag, help=text, **options).dest
+        self.goes_with[name] = tuple(goes_with)
+        if platform:
+            self.platform_of[name] = platform
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(
+        prog="pipeline_v2.py",
+        description="Labelled text to a live, checked text classification endpoint, with Kubeflow Pipelines v2.",
+        epilog=EXAMPLES,
+        # The width is fixed: docs/command-line.md shows this text, whatever terminal it was made on.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
+        allow_abbrev=False,
+        usage="%(prog)s COMMAND [options], with one of the commands below",
+    )
+    add_commands(parser)
+    add_run_options(parser)
+    add_platform_options(parser)
+    add_deploying_options(parser)
+    add_output_options(parser)
+    return parser
+
+
+def add_commands(parser: Parser) -> None:
+    """Adds the commands."""
+    add = partial(parser.command, parser.add_argument_group("on this machine"))
+    add("--local", commands.local, "run the whole pipeline on this machine")
+    add("--serve", commands.serve, "serve a release with TorchServe until Ctrl-C")
+    text = "classify texts; after --local, the texts to show at its end"
+    add("--predict", commands.predict, text, nargs="+", metavar="TEXT")
+    add("--compile", commands.compile_, "write the pipeline's IR YAML to compiled/")
+
+    title = "on Kubeflow Pipelines, or with --platform vertex on Vertex AI"
+    add = partial(parser.command, parser.add_argument_group(title))
+    add("--submit", commands.submit, "run the pipeline; with --wait, follow the run")
+    text = "follow a run until it ends; its exit code is the run's"
+    add("--wait", commands.wait, text, nargs="?", const=True, metavar="RUN_ID")
+    add("--upload", commands.upload, "upload the pipeline, or a new version of it, without a run")
+    text = 'run it again and again: six fields, as in "0 0 2 * * *"'
+    add("--schedule", commands.schedule, text, metavar="CRON")
+    add("--schedules", commands.schedules, "list the schedules")
+    add("--unschedule", commands.change_schedule, "remove a schedule", metavar="NAME")
+    add("--pause", commands.change_schedule, "let a schedule rest", metavar="NAME")
+    add("--resume", commands.change_schedule, "let it go on", metavar="NAME")
+    add("--runs", commands.runs, "list recent runs")
+    add("--download", commands.download, "fetch a run's report, metrics, model and archive", metavar="RUN_ID")
+    add("--doctor", commands.doctor, "check what a run needs there, a line each")
+    add("--print-config", commands.print_config, "show every setting, and where it came from")
+
+    add = partial(parser.command, parser.add_argument_group("on the cluster, by the kubeconfig"))
+    add("--manifests", commands.manifests, "print what a namespace needs, as YAML for kubectl apply -f -")
+    add("--deploy", commands.deployment, "deploy a release with KServe, by the kubeconfig's context")
+    add("--rollback", commands.deployment, "go back to the release that was deployed before")
+    endpoint = "or on Vertex AI the endpoint, which costs money by the hour"
+    add("--undeploy", commands.deployment, f"remove the InferenceService, {endpoint}; releases stay")
+
+
+def add_run_options(parser: Parser) -> None:
+    """Adds the options of local runs, of serving and of compiling."""
+    text = "set a parameter of the pipeline; may be given often (docs/parameters.md lists them)"
+    group = parser.add_argument_group("the run")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+    add = partial(parser.option, parser.add_argument_group("serving"))
+    text = (
+        "the release; default: the one validated last. For --deploy a folder, or its address in the cluster: "
+        "pvc://claim/model/releases/digest or s3://bucket/model/releases/digest"
+    )
+    add("--release", ("serve", "predict", "deploy"), text, metavar="DIR")
+    add("--port", ("serve",), "port for --serve (default: 8080)", type=int, metavar="N")
+    add("--endpoint", ("predict",), "for --predict: ask this server, as in http://host:8080", metavar="URL")
+    add("--deployed", ("predict",), "for --predict: ask the InferenceService of the kubeconfig's context")
+
+    add = partial(parser.option, parser.add_argument_group("compiling"))
+    add("--check", ("compile",), "with --compile: write nothing, exit 1 and show a diff if it is stale")
+    text = "an image that holds the packages of every step, for steps that install nothing"
+    add("--image", ("compile", "submit", "upload", "schedule", "doctor", "print_config"), text, metavar="IMAGE")
+    text = "the compiled file of one platform (default: in compiled/)"
+    add("--output", ("compile",), text, type=Path, metavar="FILE")
+
+
+def add_platform_options(parser: Parser) -> None:
+    """Adds the options of what is done on a platform. None takes a secret: see settings.py."""
+    names = "each also as NLP_PIPELINE_<NAME> in the environment or a file; secrets only so: PASSWORD, TOKEN, ..."
+    add = partial(parser.option, parser.add_argument_group("Kubeflow and Vertex AI", names))
+    text = "where runs are (default: kubeflow); --compile without it writes the files of both"
+    add("--platform", ("compile", *CLIENT, *DEPLOYING), text, choices=PLATFORMS)
+    add("--host", CLIENT, "Kubeflow's address, as in https://kubeflow.example.com", "kubeflow", metavar="URL")
+    add("--namespace", CLIENT, "the namespace of your profile", "kubeflow", metavar="NAME")
+    add("--experiment", CLIENT, "the runs' experiment (default: nlp-pipeline)", metavar="NAME")
+    add("--username", CLIENT, "who signs in, with NLP_PIPELINE_PASSWORD", "kubeflow", metavar="NAME")
+    add("--ca-cert", CLIENT, "certificates of a private authority", "kubeflow", metavar="FILE")
+    add("--insecure", CLIENT, "do not verify the server's certificate", "kubeflow")
+    add("--service-account", CLIENT, "what runs run as; an e-mail address on Vertex AI", metavar="NAME")
+    google = (*CLIENT, "undeploy")
+    add("--project", google, "Vertex AI: the Google Cloud project", "vertex", metavar="NAME")
+    add("--region", google, "Vertex AI: the region (default: us-central1)", "vertex", metavar="NAME")
+    add("--bucket", google, "Vertex AI: where runs write, as in gs://bucket/folder", "vertex", metavar="URI")
+    add("--config", google, "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
+    text = "for --wait: give up after so long, exit code 4"
+    add("--timeout", ("submit", "wait"), text, type=float, metavar="SECONDS")
+    text = "for --download: where to (default: outputs/runs/RUN_ID)"
+    add("--to", ("download",), text, type=Path, metavar="DIR")
+    add("--count", ("runs",), "for --runs: how many (default: 20)", type=int, metavar="N")
+
+    add = partial(parser.option, parser.add_argument_group("schedules"))
+    add("--schedule-name", ("schedule",), "its name (default: nlp-pipeline)", metavar="NAME")
+    add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")
+    add("--end", ("schedule",), "not after", metavar="TIME")
+    add("--catch-up", ("schedule",), "also start the runs that were missed")
+    add("--concurrency", ("schedule",), "so many runs at once, 1 to 10 (default: 1)", type=int, metavar="N")
+
+
+def add_deploying_options(parser: Parser) -> None:
+    """Adds the options of what is done on the cluster, by the kubeconfig."""
+    add = partial(parser.option, parser.add_argument_group("deploying"))
+    text = "labelled rows to ask for: datasets/predictions.parquet of a run"
+    add("--rows", ("deploy",), text, type=Path, metavar="FILE")
+    text = "with --manifests: the image of the project's TorchServe runtime"
+    add("--runtime-image", ("manifests",), text, metavar="IMAGE")
+    text = "with --manifests: the service account that the steps run as (default: default-editor)"
+    add("--steps-account", ("manifests",), text, metavar="[NAMESPACE/]NAME")
+
+
+def add_output_options(parser: Parser) -> None:
+    """Adds the options of all commands."""
+    group = parser.add_argument_group("output")
+    parser.option(group, "--json", tuple(parser.run), "print one JSON document on stdout")
+    sending = (*(name for name in CHANGES if name != "wait"), *DEPLOYING)
+    parser.option(group, "--dry-run", sending, "show what would be sent or changed; send and change nothing")
+    text = "print what completes nlp-pipeline's flags there"
+    parser.command(group, "--completion", commands.completion, text, choices=("bash", "zsh"))
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    group.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+
+def check_arguments(parser: Parser, arguments: argparse.Namespace) -> str:
+    """Returns the command, and makes sure that the flags make sense together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    given = [name for name in parser.run if is_given(arguments, name)]
+    for command, also in (("local", "predict"), ("submit", "wait")):
+        if command in given and also in given:
+            given.remove(also)  # the texts to show at the end; the run to follow is the one that is submitted
+    if len(given) != 1:
+        problem = f"{' and '.join(map(flag_of, given))} exclude each other" if given else "nothing to do"
+        raise UsageError(f"{problem}: give one of {', '.join(map(flag_of, parser.run))}; see --help")
+    command = given[0]
+    for name, allowed in parser.goes_with.items():
+        if is_given(arguments, name) and command not in allowed:
+            partners = " or ".join(map(flag_of, allowed))
+            raise UsageError(f"{flag_of(name)} goes with {partners}, not with {flag_of(command)}")
+    check_pairs(arguments, command)
+    return command
+
+
+def is_given(arguments: argparse.Namespace, name: str) -> bool:
+    """Returns whether a flag was given."""
+    return getattr(arguments, name) not in (None, False)
+
+
+def flag_of(name: str) -> str:
+    """Returns a flag by its name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_pairs(arguments: argparse.Namespace, command: str) -> None:
+    """Makes sure that the flags of a command make sense beside each other.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if arguments.endpoint and arguments.deployed:
+        raise UsageError("--endpoint and --deployed exclude each other: the latter finds the endpoint by itself")
+    if arguments.deployed and arguments.release:
+        raise UsageError("--release and --deployed exclude each other: what is deployed is asked, whatever it is")
+    if arguments.deploy and not arguments.release:
+        raise UsageError("--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://...")
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        raise UsageError(f"--port {arguments.port}: give a port from 1 to 65535")
+    without_run = set(CLIENT) - {"submit", "schedule", "doctor"} | {"compile"}
+    if arguments.set and command in without_run:
+        raise UsageError(
+            f"--set goes with a run, not with {flag_of(command)}: parameters are given when the pipeline is run"
+        )
+    if command == "wait" and arguments.wait is True:
+        raise UsageError("--wait needs the run's id, or goes with --submit: --runs lists them")
+    if command == "submit" and isinstance(arguments.wait, str):
+        raise UsageError(
+            f"--submit --wait {arguments.wait}: the run to follow is the one that is submitted; leave it out"
+        )
+    if arguments.timeout is not None and not (arguments.timeout > 0 and arguments.wait):
+        raise UsageError("--timeout takes seconds above 0, and goes with --wait")
+    if arguments.count is not None and arguments.count < 1:
+        raise UsageError(f"--count {arguments.count}: give 1 or more")
+
+
+def check_platform(parser: Parser, arguments: argparse.Namespace, command: str) -> None:
+    """Makes sure that no flag was given which means nothing on the platform that a flag or a setting names.
+
+    Raises:
+        UsageError: One was, or the settings are wrong.
+    """
+    if command not in (*CLIENT, *DEPLOYING):
+        return
+    platform = commands.load_settings(arguments)[0].platform
+    for name, only in parser.platform_of.items():
+        if only != platform and is_given(arguments, name):
+            raise UsageError(f"{flag_of(name)} goes with --platform {only}, not with {platform}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,50 +318,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     facts: dict[str, Any] = {}
     try:
-        arguments = make_parser().parse_args(argv)
-        command = check_arguments(arguments)
-        code = chosen(command, arguments)(arguments) or 0
+        parser = make_parser()
+        arguments = parser.parse_args(argv)
+        command = check_arguments(parser, arguments)
+        check_platform(parser, arguments, command)
+        code = parser.run[command](arguments) or 0
         if sys.stdout is not None:
-            sys.stdout.flush()  # while what goes wrong with it can still be told
+            sys.stdout.flush()  # while what goes wrong with it can still be reported
         return code
     except BrokenPipeError:
         # Whoever reads the results has read enough, as `head` does; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PipelineError.exit_code
     except PipelineError as error:
+        message, code, facts = f"error: {error}", error.exit_code, error.facts
         show_traceback(given)
-        told, code, facts = f"error: {error}", error.exit_code, error.facts
     except Exception as error:  # noqa: BLE001, a mistake of ours, or something that no one has thought of
-        show_traceback(given)
         reason = " ".join(str(error).split())
-        told = f"error: unexpected {type(error).__name__}: {reason}; --debug shows where"
+        message = f"error: unexpected {type(error).__name__}: {reason}; --debug shows where"
         code = PipelineError.exit_code
+        show_traceback(given)
     except StoppedWaitingError as error:
-        told, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
+        message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
     except KeyboardInterrupt:
-        left = "; nothing is left running"
-        if SENDING & set(given):
-            left = "; see --runs and --schedules for what was done"
-        elif DEPLOYING & set(given):
-            left = ""  # what is left in the cluster has been said, where something was sent
-        told, code = f"interrupted{left}", INTERRUPTED
-    print(told, file=sys.stderr)
+        message, code = f"interrupted{what_is_left(given)}", INTERRUPTED
+    print(message, file=sys.stderr)
     if "--json" in given:
-        print(json.dumps({**facts, "error": told.removeprefix("error: ")}, indent=2, default=str))
+        print(json.dumps({**facts, "error": message.removeprefix("error: ")}, indent=2, default=str))
     return code
 
 
-def chosen(command: str, arguments: argparse.Namespace) -> Callable[..., int | None]:
-    """Returns what does a command: on the platform that a flag or a setting names, where there is a choice.
-
-    Raises:
-        UsageError: The settings are wrong, or a flag means nothing on this platform.
-    """
-    if command not in BY_PLATFORM:
-        return RUN[command]
-    platform = commands_client.read_settings(arguments, ask=False)[0].platform
-    check_platform(arguments, platform)
-    return (commands_vertex.RUN if platform == "vertex" else RUN)[command]
+def what_is_left(given: Sequence[str]) -> str:
+    """Returns what to say of what goes on after an interrupt."""
+    if any(flag_of(name) in given for name in RUNS):
+        return "; see --runs and --schedules for what was done"
+    # What is left in the cluster has been said, where something was sent.
+    return "" if any(flag_of(name) in given for name in DEPLOYING) else "; nothing is left running"
 
 
 def show_traceback(given: Sequence[str]) -> None:

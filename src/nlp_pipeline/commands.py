@@ -1,50 +1,67 @@
-"""What each command of the command line does."""
+"""What each command of the command line calls, and how its result is printed.
+
+Imports that take time stay inside what needs them: --help answers at once.
+"""
 
 import argparse
 import contextlib
+import getpass
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.release import verify
+from nlp_pipeline.platforms import find_verb
+from nlp_pipeline.platforms.output import print_result, print_rows
 
 if TYPE_CHECKING:
     from nlp_pipeline.pipeline.budget import Budget
+    from nlp_pipeline.settings import Settings
 
-# Imports that take time stay inside what needs them: --help answers at once.
+# It returns its exit code, where that is not 0.
+Command = Callable[[argparse.Namespace], int | None]
 
 
-def run_local(arguments: argparse.Namespace) -> None:
-    """`--local`."""
-    from nlp_pipeline.local import print_result, run_locally
+def parameters_of(arguments: argparse.Namespace, platform: str = "kubeflow") -> dict[str, Any]:
+    """Returns the pipeline's parameters that the user set."""
     from nlp_pipeline.pipeline.parameters import parse_settings
+
+    return parse_settings(arguments.set, platform)
+
+
+# On this machine
+
+
+def local(arguments: argparse.Namespace) -> None:
+    """`--local`."""
+    from nlp_pipeline.local import print_result as print_summary
+    from nlp_pipeline.local import run_locally
     from nlp_pipeline.processes import nothing_left_running
 
-    values = parse_settings(arguments.set)
+    values = parameters_of(arguments)
     with nothing_left_running():
         result = run_locally(values, arguments.predict or [], debug=arguments.debug)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print_result(result)
+        print_summary(result)
 
 
 def chosen_release(arguments: argparse.Namespace) -> Path:
     """Returns the release that `--release` names, or the one that was validated last."""
     from nlp_pipeline.local import OUTPUTS
-    from nlp_pipeline.pipeline.parameters import parse_settings
     from nlp_pipeline.serving.local_server import find_release
 
-    values = parse_settings(arguments.set)
+    values = parameters_of(arguments)
     if arguments.release is not None:
         return Path(arguments.release)
     return find_release(Path(values.get("volume_path", OUTPUTS / "volume")), values.get("model_name"))
 
 
-def run_serve(arguments: argparse.Namespace) -> None:
+def serve(arguments: argparse.Namespace) -> None:
     """`--serve`."""
     from nlp_pipeline.processes import nothing_left_running
     from nlp_pipeline.serving.local_server import served, wait_for_end
@@ -67,16 +84,17 @@ def run_serve(arguments: argparse.Namespace) -> None:
         wait_for_end(process)
 
 
-def run_predict(arguments: argparse.Namespace) -> None:
+def predict(arguments: argparse.Namespace) -> None:
     """`--predict`."""
-    from nlp_pipeline.pipeline.parameters import parse_settings, refuse_passwords
     from nlp_pipeline.processes import nothing_left_running
+    from nlp_pipeline.release import verify
     from nlp_pipeline.serving.endpoint import predict_address, predict_at
     from nlp_pipeline.serving.local_server import predict_with_release
 
-    values = parse_settings(arguments.set)
+    values = parameters_of(arguments)
     if arguments.deployed:
         from nlp_pipeline.deploy.commands import predict_deployed
+        from nlp_pipeline.pipeline.parameters import refuse_passwords
 
         refuse_passwords(values)
         predictions = predict_deployed(arguments.predict, values)
@@ -92,38 +110,12 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"predictions": predictions}, indent=2))
     else:
-        for one in predictions:
-            score = "" if one["score"] is None else f"{one['score']:.4f}"
-            print(f"{one['label']}\t{score}\t{one['text']}")
+        for item in predictions:
+            score = "" if item["score"] is None else f"{item['score']:.4f}"
+            print(f"{item['label']}\t{score}\t{item['text']}")
 
 
-def run_deployment(arguments: argparse.Namespace) -> None:
-    """`--deploy`, `--rollback` and `--undeploy`."""
-    from nlp_pipeline.deploy.commands import deploy, rollback, undeploy
-    from nlp_pipeline.pipeline.parameters import GraphSettings, parse_settings, refuse_passwords
-
-    values = parse_settings(arguments.set)
-    refuse_passwords(values)
-    if arguments.deploy:
-        endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
-        result = deploy(arguments.release, arguments.rows, values, endpoint_rows, arguments.dry_run)
-    else:
-        result = (rollback if arguments.rollback else undeploy)(values, arguments.dry_run)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    elif arguments.dry_run:
-        import yaml
-
-        print(f"{yaml.safe_dump(result['object'], sort_keys=False)}\n{result['difference'] or 'no difference'}")
-    else:
-        print_deployment(result)
-
-
-def print_deployment(result: dict[str, Any]) -> None:
-    """Prints what came of a deployment, a line each."""
-    for key, value in result.items():
-        if value != "":
-            print(f"{key:<17} {f'{value:.4g}' if isinstance(value, float) else value}")
+# Compiling
 
 
 def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -149,7 +141,7 @@ def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
     return targets
 
 
-def run_compile(arguments: argparse.Namespace) -> None:
+def compile_(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
     from nlp_pipeline.pipeline.compiling import check_compiled, check_image, write_compiled
 
@@ -207,33 +199,212 @@ def report_stale(arguments: argparse.Namespace, differences: dict[Path, str]) ->
     Raises:
         PipelineError: One is stale.
     """
-    stale = [str(target) for target, one in differences.items() if one]
+    stale = [str(target) for target, difference in differences.items() if difference]
     if not stale:
         return
     difference = "\n".join(filter(None, differences.values()))
     if not arguments.json:
         print(difference)
-    told = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
-    raise PipelineError(f"{told} anew with --compile", {"stale": True, "difference": difference})
+    advice = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
+    raise PipelineError(f"{advice} anew with --compile", {"stale": True, "difference": difference})
 
 
-def run_manifests(arguments: argparse.Namespace) -> None:
+# On a platform
+
+FLAGS = (
+    *("platform", "host", "namespace", "experiment", "username", "ca_cert", "insecure", "image", "service_account"),
+    *("project", "region", "bucket"),
+)
+
+
+def load_settings(arguments: argparse.Namespace) -> "tuple[Settings, dict[str, str]]":
+    """Returns the settings, and where each came from."""
+    from nlp_pipeline import settings
+    from nlp_pipeline.pipeline.compiling import check_image
+
+    found, origins = settings.load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
+    if found.image:
+        check_image(found.image)
+    return found, origins
+
+
+def read_settings(arguments: argparse.Namespace) -> "Settings":
+    """Returns the settings; asks for the password on a terminal, where it is needed."""
+    from pydantic import SecretStr
+
+    settings, _ = load_settings(arguments)
+    is_known = any(secret.get_secret_value() for secret in (settings.password, settings.token, settings.cookies))
+    if settings.platform == "kubeflow" and settings.username and not is_known and sys.stdin.isatty():
+        try:
+            settings.password = SecretStr(getpass.getpass(f"password of {settings.username}: ", sys.stderr))
+        except EOFError:
+            raise UsageError("no password was given") from None
+    return settings
+
+
+def submit(arguments: argparse.Namespace) -> None:
+    """`--submit`, with `--wait` too."""
+    settings = load_settings(arguments)[0] if arguments.dry_run else read_settings(arguments)
+    values = parameters_of(arguments, settings.platform)
+    result = find_verb(settings.platform, "submit")(settings, values, arguments.dry_run)
+    if arguments.dry_run or not arguments.wait:
+        return print_result(result, arguments.json)
+    print(result["url"], file=sys.stderr)
+    print_end(arguments, find_verb(settings.platform, "wait")(settings, result["run_id"], arguments.timeout))
+
+
+def wait(arguments: argparse.Namespace) -> None:
+    """`--wait RUN_ID`."""
+    settings = read_settings(arguments)
+    print_end(arguments, find_verb(settings.platform, "wait")(settings, arguments.wait, arguments.timeout))
+
+
+def print_end(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Prints how a run ended that was followed."""
+    shown = result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}
+    print_result(shown, arguments.json)
+
+
+def upload(arguments: argparse.Namespace) -> None:
+    """`--upload`."""
+    settings = load_settings(arguments)[0] if arguments.dry_run else read_settings(arguments)
+    print_result(find_verb(settings.platform, "upload")(settings, arguments.dry_run), arguments.json)
+
+
+def schedule(arguments: argparse.Namespace) -> None:
+    """`--schedule CRON`."""
+    from nlp_pipeline.pipeline.parameters import NAME
+    from nlp_pipeline.platforms.schedules import ScheduleOptions
+
+    settings = read_settings(arguments)
+    options = ScheduleOptions(
+        cron=arguments.schedule,
+        name=NAME if arguments.schedule_name is None else arguments.schedule_name,
+        catch_up=arguments.catch_up,
+        max_concurrency=1 if arguments.concurrency is None else arguments.concurrency,
+        start=arguments.start,
+        end=arguments.end,
+    )
+    values = parameters_of(arguments, settings.platform)
+    run = find_verb(settings.platform, "schedule")
+    print_result(run(settings, options, values, arguments.dry_run), arguments.json)
+
+
+def schedules(arguments: argparse.Namespace) -> None:
+    """`--schedules`."""
+    settings = read_settings(arguments)
+    rows = find_verb(settings.platform, "schedules")(settings)
+    print_rows(rows, ("name", "cron", "next", "status", "version"), arguments.json)
+
+
+def change_schedule(arguments: argparse.Namespace) -> None:
+    """`--unschedule`, `--pause` and `--resume`."""
+    settings = read_settings(arguments)
+    name = next(name for name in ("unschedule", "pause", "resume") if getattr(arguments, name) is not None)
+    run = find_verb(settings.platform, name)
+    print_result(run(settings, getattr(arguments, name), arguments.dry_run), arguments.json)
+
+
+def runs(arguments: argparse.Namespace) -> None:
+    """`--runs`."""
+    settings = read_settings(arguments)
+    rows = find_verb(settings.platform, "runs")(settings, arguments.count or 20)
+    print_rows(rows, ("id", "name", "state", "created", "seconds"), arguments.json)
+
+
+def download(arguments: argparse.Namespace) -> None:
+    """`--download RUN_ID`."""
+    settings = read_settings(arguments)
+    folder = arguments.to or Path("outputs") / "runs" / arguments.download
+    run = find_verb(settings.platform, "download")
+    print_result(run(settings, arguments.download, folder, arguments.dry_run), arguments.json)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`--doctor`."""
+    from nlp_pipeline.platforms.doctor import missing, print_checks
+
+    settings = read_settings(arguments)
+    checks = find_verb(settings.platform, "doctor")(settings, parameters_of(arguments, settings.platform))
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        print_checks(checks)
+    if names := missing(checks):
+        print(f"error: not ready for a run: {', '.join(names)}", file=sys.stderr)
+        return UsageError.exit_code
+    return 0
+
+
+def print_config(arguments: argparse.Namespace) -> None:
+    """`--print-config`."""
+    from pydantic import SecretStr
+
+    settings, origins = load_settings(arguments)
+    rows = []
+    for name, origin in origins.items():
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = "********" if value.get_secret_value() else ""
+        rows.append({"setting": name, "value": value, "from": origin})
+    print_rows(rows, ("setting", "value", "from"), arguments.json)
+
+
+# On the cluster, by the kubeconfig
+
+ON_VERTEX = {
+    "deploy": "on Vertex AI the pipeline itself deploys: --submit --set deploy=true",
+    "rollback": "on Vertex AI a version that fails its check is taken back by the run itself; to go back later, split "
+    "the endpoint's traffic in the console",
+}
+
+
+def deployment(arguments: argparse.Namespace) -> None:
+    """`--deploy`, `--rollback` and `--undeploy`."""
+    settings, _ = load_settings(arguments)
+    name = next(name for name in ("deploy", "rollback", "undeploy") if getattr(arguments, name))
+    if settings.platform == "vertex" and name in ON_VERTEX:
+        raise UsageError(f"--{name}: {ON_VERTEX[name]}")
+    values = parameters_of(arguments, settings.platform)
+    if settings.platform == "vertex":
+        from nlp_pipeline.vertex.undeploy import undeploy
+
+        return print_result(undeploy(settings, values, arguments.dry_run), arguments.json)
+    from nlp_pipeline.deploy import commands
+    from nlp_pipeline.pipeline.parameters import GraphSettings, refuse_passwords
+
+    refuse_passwords(values)
+    if arguments.deploy:
+        endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
+        result = commands.deploy(arguments.release, arguments.rows, values, endpoint_rows, arguments.dry_run)
+    else:
+        result = getattr(commands, name)(values, arguments.dry_run)
+    if arguments.dry_run and not arguments.json:
+        import yaml
+
+        print(f"{yaml.safe_dump(result['object'], sort_keys=False)}\n{result['difference'] or 'no difference'}")
+    else:
+        print_result(result, arguments.json)
+
+
+def manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
     from dataclasses import fields
 
-    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, Needs, manifests
+    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, Needs
+    from nlp_pipeline.deploy.manifests import manifests as make_manifests
     from nlp_pipeline.deploy.settings import DeploySettings
     from nlp_pipeline.pipeline.compiling import check_image
     from nlp_pipeline.pipeline.kubeflow import S3_KEYS
-    from nlp_pipeline.pipeline.parameters import check_ranges, parse_settings, pipeline_parameters
+    from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 
-    values = parse_settings(arguments.set)
+    values = parameters_of(arguments)
     check_ranges(values)
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
     check_image(image, "--runtime-image")
-    values = {name: one.default for name, one in pipeline_parameters().items()} | values
+    values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
     needs = Needs(
-        settings=DeploySettings(**{one.name: values[one.name] for one in fields(DeploySettings)}),
+        settings=DeploySettings(**{field.name: values[field.name] for field in fields(DeploySettings)}),
         deploys=values["deploy"],
         reads_s3=any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data")),
         secret=values["s3_secret"],
@@ -241,7 +412,7 @@ def run_manifests(arguments: argparse.Namespace) -> None:
         runtime_image=image,
         steps_account=STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account,
     )
-    text = manifests(needs)
+    text = make_manifests(needs)
     if arguments.json:
         import yaml
 
@@ -257,11 +428,11 @@ def run_manifests(arguments: argparse.Namespace) -> None:
         )
 
 
-def run_completion(arguments: argparse.Namespace) -> None:
+def completion(arguments: argparse.Namespace) -> None:
     """`--completion SHELL`."""
     import shtab
 
-    from nlp_pipeline.flags import make_parser
+    from nlp_pipeline.cli import make_parser
 
     parser = make_parser()
     parser.prog = "nlp-pipeline"  # a file that is run by `python` is none that a shell could complete

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nlp_pipeline.flags import make_parser
+from nlp_pipeline.cli import make_parser
 from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
 
 ROOT = Path(__file__).parents[2]

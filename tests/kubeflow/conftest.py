@@ -1,19 +1,46 @@
-"""Kubeflows, and the real clients of them."""
+"""An empty home and working folder, an environment that says nothing, no waiting; and Kubeflows to speak to."""
 
-import json
-import warnings
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.kubeflow.emulator import Kubeflow, kubeflow
-from tests.kubeflow.tls import Authority
+from nlp_pipeline import storage
+from nlp_pipeline.kubeflow import pipelines
+from nlp_pipeline.pipeline import compiling
+from nlp_pipeline.platforms import waiting
+from nlp_pipeline.settings import settings
+from tests.fakes.kfp import Kubeflow, kubeflow
+from tests.fakes.tls import Authority
+from tests.kubeflow.users import team
 
-PIPELINE = str(Path(__file__).parents[2] / "compiled" / "nlp_pipeline.yaml")
-PARAMETERS = {"train_data": "/mnt/nlp-pipeline/reviews.csv"}
-Connect = Callable[..., Any]
+SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AWS_")
+compile_once = cache(compiling.compile_pipeline)
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is around the tests says nothing to them, and they leave nothing there."""
+    for name in list(os.environ):
+        if name.upper().startswith(SAID):
+            monkeypatch.delenv(name)
+    for name in ("home", "work", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again at once; the pipeline is compiled once for all tests."""
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(pipelines, "compile_pipeline", compile_once)
 
 
 @pytest.fixture(scope="session")
@@ -24,70 +51,20 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def k() -> Iterator[Kubeflow]:
+    """A Kubeflow of several users behind oauth2-proxy, in which Ann has the namespace "team"."""
+    with team() as one:
+        yield one
+
+
+@pytest.fixture
+def alone() -> Iterator[Kubeflow]:
     """KFP on its own: a single user, no sign-in."""
     with kubeflow() as one:
         yield one
-        assert not one.refused
 
 
-@pytest.fixture
-def team() -> Iterator[Kubeflow]:
-    """A Kubeflow of several users, behind nothing: Ann of "team" and Bob of "other" have tokens."""
-    with kubeflow(tokens={"ann": "team", "bob": "other"}) as one:
+@pytest.fixture(params=["several users", "one user"])
+def either(request: pytest.FixtureRequest) -> Iterator[Kubeflow]:
+    """Each of both."""
+    with team() if request.param == "several users" else kubeflow() as one:
         yield one
-        assert not one.refused
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
-    """Makes the real `kfp.Client` of a Kubeflow, which must not see or change the user's own settings."""
-    import kfp
-    from kfp.client import client
-
-    monkeypatch.setattr(client.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "kfp" / "context.json"))
-    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-    def make(kubeflow: Kubeflow, **options: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return kfp.Client(host=kubeflow.api_url, **options)
-
-    return make
-
-
-@pytest.fixture
-def client(k: Kubeflow, connect: Connect) -> Any:
-    """The real client of `k`."""
-    return connect(k)
-
-
-def refusal(function: Callable[..., Any], *values: Any, **named: Any) -> tuple[int, str]:
-    """Returns status and message with which a call of the client is refused."""
-    error = raised(function, *values, **named)
-    told = json.loads(error.body)
-    return error.status, told["details"][0]["message"] if "details" in told else told["error_message"]
-
-
-def raised(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Returns the `ApiException` that a call of the client raises."""
-    from kfp_server_api import ApiException  # type: ignore[import-untyped]
-
-    with pytest.raises(ApiException) as caught:
-        function(*values, **named)
-    return caught.value
-
-
-def uploaded(client: Any, name: str = "nlp-pipeline", **options: Any) -> tuple[str, str]:
-    """Uploads the project's own pipeline, and returns the ids of it and of its version."""
-    pipeline = client.upload_pipeline(PIPELINE, pipeline_name=name, **options)
-    versions = client.list_pipeline_versions(pipeline.pipeline_id).pipeline_versions
-    return pipeline.pipeline_id, versions[0].pipeline_version_id
-
-
-def run_of(client: Any, experiment: str = "experiment", **options: Any) -> Any:
-    """Uploads the pipeline and runs it."""
-    pipeline, version = uploaded(client)
-    made = client.create_experiment(experiment)
-    given = {"params": PARAMETERS, "pipeline_id": pipeline, "version_id": version, **options}
-    return client.run_pipeline(made.experiment_id, "a run", **given)

@@ -1,253 +1,280 @@
-"""Runs and recurring runs of the KFP API's stand-in, as the real `kfp.Client` sees them."""
+"""`--runs` and `--wait`: recent runs; how a run ends, what is shown of it, and a server that goes away meanwhile."""
 
-import datetime
-from pathlib import Path
+import io
+import json
+import os
+import pty
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.kubeflow import cron
-from tests.kubeflow.conftest import PARAMETERS, PIPELINE, Connect, refusal, run_of, uploaded
-from tests.kubeflow.emulator import Fate, Kubeflow
-
-TASKS = ["load-data", "train-model", "evaluate-model", "gate", "archive-model", "validate-archive", "deploy-model"]
-NEVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-def tasks(run: Any) -> dict[str, str | None]:
-    """Returns the states of a run's tasks that have a name of their own."""
-    details = run.run_details.task_details if run.run_details else []
-    return {one.display_name: one.state for one in details if one.display_name != "executor"}
-
-
-def ended(client: Any, run: Any) -> Any:
-    """Reads a run until it has ended."""
-    for _ in range(30):
-        run = client.get_run(run.run_id)
-        if run.state in ("SUCCEEDED", "FAILED", "CANCELED"):
-            return run
-    raise AssertionError(f"the run is still {run.state}")
+from nlp_pipeline.errors import GateNotPassedError, PipelineError, TimedOutError, UsageError
+from nlp_pipeline.kubeflow import connection as connection_module
+from nlp_pipeline.kubeflow import runs as module
+from nlp_pipeline.kubeflow.connection import connect
+from nlp_pipeline.kubeflow.pipelines import Version, get_experiment, start_run, submit, upload_version
+from nlp_pipeline.kubeflow.runs import ALL_STEPS, runs, wait
+from nlp_pipeline.platforms import waiting
+from nlp_pipeline.platforms.waiting import LOG_LINES
+from nlp_pipeline.settings import Settings
+from tests.fakes.httpd import Response
+from tests.fakes.kfp import Fate, Kubeflow, kubeflow
+from tests.kubeflow.test_pipelines import SMALL
+from tests.kubeflow.users import TOKEN, VALUES, settings_of, team
 
 
-def test_a_run_goes_on_with_each_read(client: Any, k: Kubeflow) -> None:
-    run = run_of(client)
-    assert (run.state, run.finished_at, run.run_details) == ("PENDING", NEVER, None)
-    for at, name in enumerate(TASKS):
-        run = client.get_run(run.run_id)
-        assert (run.state, tasks(run)[name]) == ("RUNNING", "RUNNING")
-        assert [tasks(run)[one] for one in TASKS[:at]] == ["SUCCEEDED"] * at
-        assert not set(TASKS[at + 1 :]) & set(tasks(run))
-        assert client.list_runs().runs[0].state == "RUNNING"
-    run = client.get_run(run.run_id)
-    assert run.state == "SUCCEEDED"
-    assert set(tasks(run).values()) == {"SUCCEEDED"}
-    assert [one.state for one in run.state_history] == ["PENDING", "RUNNING", "SUCCEEDED"]
-    assert run.finished_at > run.created_at
-    assert client.get_run(run.run_id).to_dict() == run.to_dict()
-    assert run.runtime_config.parameters == PARAMETERS
-    assert k.api.experiments[-1]["last_run_created_at"] == k.api.runs[0]["created_at"]
+def started(k: Kubeflow, fate: Fate, **given: Any) -> tuple[Settings, str]:
+    """Starts a run with this fate; returns settings for it, and its id."""
+    k.api.fate = fate
+    settings = settings_of(k, **given)
+    return settings, submit(settings, VALUES, dry_run=False)["run_id"]
 
 
-def test_nodes_are_argos(client: Any, k: Kubeflow) -> None:
-    k.api.fate = Fate(cached=("load-data",))
-    run = ended(client, run_of(client))
-    details = run.run_details.task_details
-    names = [one.display_name for one in details]
-    assert names.count("executor") == len(TASKS)
-    assert {"root", "root-driver", "train-model-driver", "condition-1", "condition-2-driver"} < set(names)
-    assert names.index("load-data") > names.index("train-model") or names != sorted(names)
-    assert [one.state for one in details if one.display_name == "executor"].count("SKIPPED") == 1
+def ended(settings: Settings, run_id: str, timeout: float | None = 60) -> tuple[dict[str, Any], str]:
+    """Follows a run; returns what is told of it, and what was shown."""
+    stream = io.StringIO()
+    return wait(settings, run_id, timeout, stream), stream.getvalue()
 
 
-def test_what_a_condition_leaves_out_has_no_node(client: Any, k: Kubeflow) -> None:
-    k.api.fate = Fate(skipped=("condition-2",))
-    run = ended(client, run_of(client))
-    assert (run.state, tasks(run)["condition-2"]) == ("SUCCEEDED", "SKIPPED")
-    assert tasks(run)["validate-archive"] == "SUCCEEDED"
-    assert "deploy-model" not in tasks(run)
-
-
-@pytest.mark.parametrize("reason", ["", "OOMKilled"])
-def test_a_run_that_fails(client: Any, k: Kubeflow, reason: str) -> None:
-    k.api.fate = Fate(failing="archive-model", reason=reason)
-    run = ended(client, run_of(client))
-    found = tasks(run)
-    assert (run.state, found["archive-model"], found["condition-1"], found["root"]) == ("FAILED",) * 4
-    assert (found["gate"], found["validate-archive"], found["condition-2"]) == ("SUCCEEDED", None, None)
-    errors = {one.display_name: one.error.message for one in run.run_details.task_details if one.error}
-    assert errors == ({"archive-model": reason} if reason else {})
-    assert (run.error and run.error.message) == (reason or None)
-
-
-def test_a_run_that_never_ends_or_waits(client: Any, k: Kubeflow) -> None:
-    k.api.fate = Fate(ends=None, pending=2)
-    run = run_of(client)
-    assert [client.get_run(run.run_id).state for _ in range(20)] == ["PENDING"] * 2 + ["RUNNING"] * 18
-
-
-def test_a_run_may_take_fewer_reads(client: Any, k: Kubeflow) -> None:
-    k.api.fate = Fate(reads=1)
-    run = run_of(client)
-    assert [client.get_run(run.run_id).state for _ in range(2)] == ["RUNNING", "SUCCEEDED"]
-    assert client.wait_for_run_completion(run.run_id, timeout=1).state == "SUCCEEDED"
-
-
-@pytest.mark.parametrize("after", ["FAILED", "CANCELED"])
-def test_a_run_that_is_terminated(client: Any, k: Kubeflow, after: str) -> None:
-    k.api.fate = Fate(ends=None, terminated=after)
-    run = run_of(client)
-    client.get_run(run.run_id)
-    client.terminate_run(run.run_id)
-    assert [client.get_run(run.run_id).state for _ in range(3)] == ["CANCELING", after, after]
-    status, told = refusal(client.terminate_run, run.run_id)
-    assert (status, told.endswith("Row not found")) == (400, True)
-
-
-def test_waiting_does_not_know_that_a_canceled_run_has_ended(client: Any, k: Kubeflow) -> None:
-    k.api.fate = Fate(ends="CANCELED", reads=1)
-    run = run_of(client)
-    with pytest.raises(TimeoutError, match="Run timeout"):
-        client.wait_for_run_completion(run.run_id, timeout=0.02, sleep_duration=0.005)
-    assert k.api.runs[0]["state"] == "CANCELED"
+def test_a_run_that_succeeds(k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(pending=2))
+    facts, shown = ended(settings, run_id)
+    assert facts["state"] == "SUCCEEDED" and list(facts["steps"]) == list(ALL_STEPS)
+    assert facts["url"].endswith(f"/_/pipeline/?ns=team#/runs/details/{run_id}") and facts["seconds"] > 0
+    lines = shown.splitlines()
+    assert lines[0] == "load_data running" and lines[1].startswith("load_data succeeded after ")
+    assert len(lines) == 14 and lines[-1].startswith("deploy_model succeeded after ")
+    # Once more, when it is over: nothing but its end.
+    assert ended(settings, run_id)[0] == facts
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
-    [
-        ({}, "parameter train_data is not optional, yet has neither default value nor user provided value"),
-        ({"train_data": 1}, "input parameter train_data requires type string"),
-        ({"train_data": "a", "batch_size": "32"}, "input parameter batch_size requires type double or integer"),
-        ({"train_data": "a", "batch_size": True}, "input parameter batch_size requires type double or integer"),
-        ({"train_data": "a", "deploy": "yes"}, "input parameter deploy requires type bool"),
-        ({"train_data": "a", "speed": 1}, "parameter(s) provided are not required by pipeline: speed"),
-    ],
+    ("fate", "steps"),
+    [(Fate(cached=("load-data", "train-model")), ALL_STEPS), (Fate(skipped=("condition-2",)), ALL_STEPS[:-1])],
 )
-def test_parameters_are_checked(client: Any, k: Kubeflow, parameters: Any, told: str) -> None:
-    status, text = refusal(run_of, client, params=parameters)
-    assert (status, told in text) == (400, True)
-    assert not k.api.runs
+def test_steps_from_the_cache_and_a_run_without_a_deployment(fate: Fate, steps: tuple[str, ...], k: Kubeflow) -> None:
+    facts, _ = ended(*started(k, fate))
+    assert list(facts["steps"]) == list(steps)
+    assert {step["state"] for step in facts["steps"].values()} == {facts["state"]} == {"SUCCEEDED"}
 
 
-def test_a_run_brings_its_pipeline_along(client: Any) -> None:
-    experiment = client.create_experiment("reviews").experiment_id
-    run = client.run_pipeline(experiment, "from a file", PIPELINE, params=PARAMETERS)
-    assert set(run.pipeline_spec) == {"pipeline_spec", "platform_spec"}
-    assert run.pipeline_version_reference is None
+def test_the_gate_is_not_passed(k: Kubeflow) -> None:
+    with pytest.raises(GateNotPassedError, match=r"^the gate is not passed; nothing was archived: http") as caught:
+        ended(*started(k, Fate(skipped=("condition-1",))))
+    assert caught.value.facts["state"] == "SUCCEEDED"
+    assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "gate"]
 
 
-def test_whatever_is_wrong_with_a_version_is_a_500(client: Any) -> None:
-    pipeline, version = uploaded(client)
-    other, _ = uploaded(client, "other")
-    experiment = client.create_experiment("reviews").experiment_id
-    for reference in ((pipeline, "unknown"), (other, version)):
-        given = dict(zip(("pipeline_id", "version_id"), reference, strict=True))
-        assert refusal(client.run_pipeline, experiment, "a run", params=PARAMETERS, **given)[0] == 500
-    assert refusal(client.run_pipeline, "unknown", "a run", pipeline_id=pipeline, version_id=version)[0] == 404
-
-
-def test_runs_are_of_their_experiments_namespace(team: Kubeflow, connect: Connect) -> None:
-    ann, bob = connect(team, existing_token="ann", namespace="team"), connect(team, existing_token="bob")
-    run = run_of(ann)
-    assert run.service_account == "default-editor"
-    assert ann.list_runs(experiment_id=run.experiment_id).total_size == 1
-    assert ann.list_runs(namespace="team").total_size == 1
-    assert bob.list_runs(namespace="other").runs is None
-    for function in (bob.get_run, bob.terminate_run, bob.archive_run, bob.delete_run):
-        assert refusal(function, run.run_id)[0] == 403
-    ann.archive_run(run.run_id)
-    assert ann.get_run(run.run_id).storage_state == "ARCHIVED"
-    ann.delete_run(run.run_id)
-    assert refusal(ann.get_run, run.run_id) == (404, f"Run {run.run_id} not found")
-
-
-def schedule(client: Any, name: str = "nightly", **options: Any) -> Any:
-    """Makes a recurring run of the newest pipeline."""
-    version = client.list_pipeline_versions(client.get_pipeline_id("nlp-pipeline")).pipeline_versions[0]
-    given = {
-        "cron_expression": None if "interval_second" in options else "0 0 2 * * *",
-        "params": PARAMETERS,
-        "pipeline_id": version.pipeline_id,
-        "version_id": version.pipeline_version_id,
-        **options,
-    }
-    return client.create_recurring_run(client.create_experiment("reviews").experiment_id, name, **given)
-
-
-def test_a_schedule(client: Any, k: Kubeflow) -> None:
-    uploaded(client)
-    made = schedule(client, no_catchup=True, start_time="2026-02-01T00:00:00Z", max_concurrency=2)
-    found = client.get_recurring_run(made.recurring_run_id)
-    assert found.to_dict() == made.to_dict()
-    assert (found.mode, found.status, found.no_catchup, found.max_concurrency) == ("ENABLE", "ENABLED", True, "2")
-    assert found.trigger.cron_schedule.cron == "0 0 2 * * *"
-    assert found.trigger.cron_schedule.start_time == datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
-    assert found.runtime_config.parameters == PARAMETERS
-    run = k.api.fire(made.recurring_run_id)
-    assert (run["recurring_run_id"], run["state"]) == (made.recurring_run_id, "PENDING")
-    client.disable_recurring_run(made.recurring_run_id)
-    found = client.get_recurring_run(made.recurring_run_id)
-    assert (found.mode, found.status, found.updated_at > found.created_at) == ("DISABLE", "DISABLED", True)
-    assert k.api.fire(made.recurring_run_id) == {}
-    client.enable_recurring_run(made.recurring_run_id)
-    client.delete_recurring_run(made.recurring_run_id)
-    assert refusal(client.get_recurring_run, made.recurring_run_id)[0] == 404
-    assert refusal(client.delete_recurring_run, made.recurring_run_id)[0] == 404
-
-
-def test_schedules_may_have_the_same_name_and_come_in_pages(client: Any, k: Kubeflow) -> None:
-    uploaded(client)
-    made = [schedule(client, enabled=at % 2 == 0, interval_second=60).recurring_run_id for at in range(32)]
-    page = client.list_recurring_runs(sort_by="created_at desc", page_size=30)
-    assert [one.recurring_run_id for one in page.recurring_runs] == made[::-1][:30]
-    assert page.total_size == 32
-    assert page.recurring_runs[0].trigger.periodic_schedule.interval_second == "60"
-    assert {one["mode"] for one in k.api.recurring_runs} == {"ENABLE", "DISABLE"}
+@pytest.mark.parametrize("task", ["load-data", "validate-archive", "deploy-model"])
+def test_a_run_that_fails_with_the_end_of_the_steps_log(task: str, k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(failing=task))
+    k.logs["team", k.api.pod_of(run_id, task)] = "".join(f"line {at} [bold]\n" for at in range(100))
+    stream, step = io.StringIO(), task.replace("-", "_")
+    with pytest.raises(PipelineError, match=rf"^{step} failed: http.*{run_id}$") as caught:
+        wait(settings, run_id, 60, stream)
+    assert caught.value.exit_code == 1 and caught.value.facts["failed_step"] == step
+    end = stream.getvalue().partition(f"the end of {step}'s log:\n")[2].splitlines()
+    assert end == [f"line {at} [bold]" for at in range(100 - LOG_LINES, 100)]
 
 
 @pytest.mark.parametrize(
-    ("options", "status"),
-    [
-        ({"cron_expression": "0 0 2 * *"}, 200),
-        ({"cron_expression": "@daily"}, 200),
-        ({"cron_expression": "0 0 2 * *  MON-FRI"}, 200),
-        ({"cron_expression": "0 2 * *"}, 400),
-        ({"cron_expression": "0 0 24 * * *"}, 400),
-        ({"cron_expression": "0 0 2 L * *"}, 400),
-        ({"max_concurrency": 11}, 400),
-        ({"max_concurrency": None}, 400),
-        ({"interval_second": -1}, 400),
-        ({"params": {}}, 400),
-        ({"version_id": "unknown"}, 500),
-    ],
+    ("fate", "message"),
+    [(Fate(failing="train-model"), "train_model failed: http"), (Fate(ends="FAILED"), "failed: http")],
 )
-def test_what_a_schedule_may_be(client: Any, options: Any, status: int) -> None:
-    uploaded(client)
-    if status == 200:
-        assert schedule(client, **options).recurring_run_id
+def test_a_run_that_fails_and_whose_log_can_not_be_had(fate: Fate, message: str, k: Kubeflow) -> None:
+    with pytest.raises(PipelineError, match=message):
+        ended(*started(k, fate))
+
+
+@pytest.mark.parametrize("terminated", ["FAILED", "CANCELED"])
+def test_a_run_that_is_canceled(terminated: str, k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(ends=None, terminated=terminated))
+    connection = connect(settings)
+    connection.call("x", connection.runs.run_service_terminate_run, run_id)
+    with pytest.raises(PipelineError, match=r"^the run was canceled: http") as caught:
+        ended(settings, run_id)
+    assert caught.value.facts["state"] == "CANCELED"
+
+
+def test_a_run_that_never_ends_is_left_to_go_on(k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(ends=None))
+    with pytest.raises(TimedOutError) as caught:
+        ended(settings, run_id, 0.2)
+    assert str(caught.value) == f"the run has not ended after 0.2 s; it goes on: --wait {run_id} comes back to it"
+    assert caught.value.facts["url"].endswith(run_id) and k.api.runs[0]["state"] == "RUNNING"
+
+
+def test_there_is_no_such_run(k: Kubeflow) -> None:
+    for run_id in ("unknown", "a/b c?", "ü"):
+        with pytest.raises(UsageError, match=r"^there is no run .*: --runs lists them$"):
+            ended(settings_of(k), run_id)
+
+
+def on_read(monkeypatch: pytest.MonkeyPatch, *at: int, do: Callable[[], None]) -> None:
+    """Does something before a run is read for these times."""
+    count, real = 0, module.get_run
+
+    def read(*values: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in at:
+            do()
+        return real(*values, **named)
+
+    monkeypatch.setattr(module, "get_run", read)
+
+
+def test_a_server_that_restarts(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run_id = started(k, Fate())
+    on_read(monkeypatch, 3, do=k.stop)
+    threading.Timer(0.3, k.start).start()
+    facts, shown = ended(settings, run_id)
+    assert facts["state"] == "SUCCEEDED"
+    # It is said once, not at each attempt.
+    assert shown.count("can't be reached") == shown.count("; trying on for 15 minutes\n") == 1
+    assert shown.count("Kubeflow is back\n") == 1
+
+
+@pytest.mark.parametrize("status", [404, 500, 503, 504, 429])
+def test_a_gateway_whose_server_is_away(status: int, k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate())
+    connect(settings)
+    if status == 404:  # a gateway's, not the API's
+        real, left = k.faults.around, [3]
+
+        def around(name: str, make: Any) -> Any:
+            left[0] -= 1
+            return Response(404, "") if left[0] >= 0 else real(name, make)
+
+        k.faults.around = around  # type: ignore[method-assign]
     else:
-        assert refusal(schedule, client, **options)[0] == status
+        k.faults.fail(status, times=3, on="GET .*/runs/")
+    assert ended(settings, run_id)[0]["state"] == "SUCCEEDED"
 
 
-@pytest.mark.parametrize(
-    ("line", "wrong"),
-    [
-        ("*/15 0 0-12/2 1,15 JAN ?", ""),
-        ("@every 1h30m", ""),
-        ("0 0 2 * *", ""),
-        ("", "Empty spec string"),
-        ("@noon", "Unrecognized descriptor: @noon"),
-        ("* * * *", "Expected 5 to 6 fields, found 4: * * * *"),
-        ("60 * * * * *", "End of range (60) above maximum (59): 60"),
-        ("0 0 0 0 * *", "Beginning of range (0) below minimum (1): 0"),
-        ("0 0 5-1 * * *", "Beginning of range (5) beyond end of range (1): 5-1"),
-        ("0 0 x * * *", 'Failed to parse int from x: strconv.Atoi: parsing "x": invalid syntax'),
-        ("*/0 * * * * *", "Step of range should be a positive number: */0"),
-    ],
-)
-def test_cron_lines(line: str, wrong: str) -> None:
-    assert cron.problem(line) == wrong
+def test_a_server_that_stays_away(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run_id = started(k, Fate())
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.1)
+    k.stop()
+    message = rf"can't be reached: .*; the run may go on: --wait {run_id} comes back to it$"
+    with pytest.raises(PipelineError, match=message):
+        ended(settings, run_id)
+    with pytest.raises(TimedOutError):
+        ended(settings, run_id, 0.05)
 
 
-def test_the_client_leaves_the_users_settings_alone(team: Kubeflow, connect: Connect, tmp_path: Path) -> None:
-    connect(team, existing_token="ann")
-    assert not (tmp_path / "kfp").exists()
+@pytest.mark.parametrize("kind", ["dex", "authservice"])
+def test_a_session_that_expires_again_and_again(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with team(kind) as k:
+        settings, run_id = started(k, Fate())
+        on_read(monkeypatch, 2, 5, do=k.sessions.expire)
+        assert ended(settings, run_id)[0]["state"] == "SUCCEEDED" and k.passwords_sent == 3
+
+
+def test_a_token_that_expires_ends_the_waiting_only(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run_id = started(k, Fate(), token=TOKEN)
+    on_read(monkeypatch, 3, do=k.sessions.tokens.clear)
+    with pytest.raises(UsageError, match=rf"lets no one in by bearer token .*; the run may go on: --wait {run_id}"):
+        ended(settings, run_id)
+
+
+def test_what_hangs_does_not_hold_up_the_end_of_waiting(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, run_id = started(k, Fate(ends=None))
+    monkeypatch.setattr(connection_module, "TIMEOUT", 0.2)
+    k.faults.hold("GET .*/runs/")
+    with pytest.raises(TimedOutError):
+        ended(settings, run_id, 0.05)
+
+
+def test_a_live_table_on_a_terminal(k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(skipped=("condition-2",)))
+    master, slave = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while piece := os.read(master, 4096):
+                shown.extend(piece)
+        except OSError:  # how the end of a terminal is told
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(slave, "w") as stream:
+        wait(settings, run_id, 60, stream)
+    reader.join(60)
+    os.close(master)
+    text = shown.decode()
+    assert "\x1b[" in text and text.count("load_data") > 3  # drawn again and again, in place
+    last = text[text.rindex("load_data") :]
+    assert "validate_archive" in last and "deploy_model" in last and last.count("succeeded") == 7
+
+
+def test_times_that_never_came() -> None:
+    import datetime
+
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    never = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    seconds = waiting.seconds_between
+    assert seconds(None, start) is None and seconds(never, start) is None
+    assert seconds(start, start + datetime.timedelta(seconds=5)) == 5
+    assert seconds(start + datetime.timedelta(seconds=5), start) == 0
+    assert (seconds(start, never) or 0) > 0 and (seconds(start, None) or 0) > 0
+
+
+# The list
+
+
+def make_runs(settings: Settings, count: int) -> list[str]:
+    """Makes runs of a small pipeline, and returns their ids."""
+    connection = connect(settings)
+    version: Version = upload_version(connection, SMALL)
+    experiment = get_experiment(connection, "films")
+    return [start_run(connection, version, experiment, {}).run_id for _ in range(count)]
+
+
+def test_newest_first_with_what_is_known_of_them(either: Kubeflow) -> None:
+    either.api.fate = Fate(at_once=True)
+    settings = settings_of(either)
+    ids = make_runs(settings, 3)
+    wait(settings, ids[0], 60, io.StringIO())
+    first, *others = runs(settings, 2)
+    assert [first["id"], *(other["id"] for other in others)] == [ids[2], ids[1]]
+    assert first | {"id": "", "created": "", "name": ""} == {
+        **{"id": "", "name": "", "state": "PENDING", "created": "", "seconds": None},
+        **{"experiment": "films", "version": either.api.versions[0]["display_name"]},
+    }
+    assert first["created"].startswith("2026-01-01T00:00:") and first["created"].endswith("+00:00")
+    json.dumps(first)
+    oldest = runs(settings, 10)[-1]
+    assert oldest["state"] == "SUCCEEDED" and oldest["seconds"] > 0
+
+
+def test_more_than_a_page_and_no_name_asked_for_twice(alone: Kubeflow) -> None:
+    settings = settings_of(alone)
+    ids = make_runs(settings, 230)
+    before = len(alone.api.requests)
+    assert [run["id"] for run in runs(settings, 225)] == ids[:-226:-1]
+    asked = [path for _, path, _ in alone.api.requests[before:]]
+    assert len(asked) == 4 and asked.count("/runs") == 2  # besides them an experiment, and a version
+
+
+def test_archived_runs_are_left_out_and_deleted_versions_have_no_name(alone: Kubeflow) -> None:
+    settings = settings_of(alone)
+    assert runs(settings, 5) == []
+    ids = make_runs(settings, 2)
+    alone.api.records["runs"][ids[1]]["storage_state"] = "ARCHIVED"
+    alone.api.records["pipeline_versions"].clear()
+    (found,) = runs(settings, 10)
+    assert found["id"] == ids[0] and found["version"] == ""
+
+
+def test_of_ones_own_namespace() -> None:
+    with kubeflow(tokens={"ann": "team", "bob": "other"}) as k:
+        ids = make_runs(settings_of(k, token="ann"), 1)
+        make_runs(settings_of(k, token="bob", namespace="other"), 1)
+        assert [run["id"] for run in runs(settings_of(k, token="ann"), 5)] == ids
+        with pytest.raises(UsageError, match=r"^listing runs: 403: "):
+            runs(settings_of(k, token="ann", namespace="other"), 5)

@@ -15,7 +15,7 @@ from typing import Any
 
 import google_crc32c
 
-from tests.kubeflow.httpd import Host, Request, Response
+from tests.fakes.httpd import Host, Request, Response
 
 CRC32C: Any = google_crc32c.Checksum  # it has no types
 TOKEN = "ya29.token-of-the-serving-account"

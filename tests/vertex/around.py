@@ -9,7 +9,7 @@ from typing import Any
 
 import google_crc32c
 
-from tests.kubeflow.httpd import Request, Response
+from tests.fakes.httpd import Request, Response
 from tests.vertex.rest import Json, RefusedError
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.kubeflow.httpd import Host, Request, Response
+from tests.fakes.httpd import Host, Request, Response
 from tests.vertex.around import Around
 from tests.vertex.identity import Identity
 from tests.vertex.pipelines import Pipelines

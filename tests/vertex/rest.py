@@ -8,7 +8,7 @@ from typing import Any
 from google.longrunning import operations_pb2
 from google.protobuf import field_mask_pb2, json_format
 
-from tests.kubeflow.httpd import Request, Response
+from tests.fakes.httpd import Request, Response
 
 Json = dict[str, Any]
 STATUS = {

@@ -5,7 +5,7 @@ from typing import Any
 from google.cloud import aiplatform_v1
 from google.protobuf import empty_pb2
 
-from tests.kubeflow.httpd import Request
+from tests.fakes.httpd import Request
 from tests.vertex.rest import Json, Operations, RefusedError, chosen, page_of, read, read_query, told
 
 

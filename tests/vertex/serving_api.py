@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from google.cloud import aiplatform_v1, aiplatform_v1beta1
 from google.protobuf import json_format
 
-from tests.kubeflow.httpd import Request
+from tests.fakes.httpd import Request
 from tests.vertex.cloud import PLACE, PROJECT, REGION, Cloud
 from tests.vertex.rest import Json, RefusedError, read, told
 from tests.vertex.serving import Serving

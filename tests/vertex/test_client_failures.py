@@ -11,7 +11,7 @@ import pytest
 from nlp_pipeline.cli import main
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.vertex import connection
-from tests.kubeflow.httpd import Request, Response
+from tests.fakes.httpd import Request, Response
 from tests.vertex.cloud import Cloud
 from tests.vertex.conftest import TRAIN, Run
 from tests.vertex.jobs import Fate

@@ -93,6 +93,23 @@ class Target:
         new.write_text(json.dumps(asdict(self.notes), indent=1), encoding="utf-8")
         new.replace(path)
 
+    def begin(self, item: Item) -> int:
+        """Makes a part ready to be written to, and returns how many of its bytes are there already."""
+        part = self.part(item)
+        size = part.stat().st_size if part.is_file() and self.notes.parts.get(item.path) == item.etag else 0
+        if not 0 < size <= item.size:
+            size = 0
+            part.write_bytes(b"")
+        self.notes.parts[item.path] = item.etag
+        self.keep_notes()
+        return size
+
+    def reject(self, item: Item) -> None:
+        """Throws away a part that came wrong."""
+        self.notes.parts.pop(item.path, None)
+        self.part(item).unlink()
+        self.keep_notes()
+
     def accept(self, item: Item, how: str) -> None:
         """Takes a part for the whole file, which was found right by what `how` names."""
         self.notes.parts.pop(item.path, None)

@@ -1,1 +1,0 @@
-"""The client of Kubeflow Pipelines: sign-in, pipelines, runs, schedules."""

@@ -1,0 +1,340 @@
+"""`--download`: a run's artifacts, from the object store of this Kubeflow to a folder."""
+
+import contextlib
+import importlib.util
+import re
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow.connection import connect
+from nlp_pipeline.kubeflow.runs import get_run
+from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.downloads import ODD_NAME, Item, Target, check_content, fetch_missing
+from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
+from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
+
+DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
+# What Kubeflow with several users gives each namespace since KFP 2.15.
+NAMESPACE_ROOT = "minio://mlpipeline/private-artifacts/{}/v2/artifacts"
+ROOT = re.compile(r"(minio|s3)://([^/?]+)/?([^?]*)(?:\?.*)?")
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ENDPOINT, ACCESS_KEY, SECRET_KEY, REGION = (
+    f"{PREFIX}S3_{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "REGION")
+)
+FORWARD = (
+    "kubectl -n kubeflow port-forward svc/minio-service 9000:9000 (svc/seaweedfs where that is the object store), then "
+    f"{ENDPOINT}=http://localhost:9000"
+)
+SECRET = "the namespace's Secret mlpipeline-minio-artifact has them"  # noqa: S105, the name of a Secret
+AMAZON = "https://s3.amazonaws.com"
+CHUNK = 1 << 18
+# How often an object may be altered, or come wrong, while it is downloaded.
+TRIES = 3
+ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
+
+
+class AlteredError(Exception):
+    """The object is another one than it was when it was listed."""
+
+
+def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
+    """Downloads a run's artifacts.
+
+    A file that is there whole is not fetched again; one that is not whole is continued where it ended, unless its
+    object was altered meanwhile.
+
+    Args:
+        settings: The settings; those of the object store are needed.
+        run_id: The run's id.
+        folder: The folder to download to.
+        dry_run: Whether to tell only what would be fetched.
+
+    Returns:
+        `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
+
+    Raises:
+        NotFoundError: It has no artifacts (yet).
+        UsageError: There is no such run, the settings are wrong or not enough, or the folder is another run's.
+        PipelineError: A file could not be fetched or written.
+    """
+    connection = connect(settings)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
+        raise UsageError(f"{run_id!r} is no id of a run: --runs lists them")
+    run = get_run(connection, run_id)
+    roots = possible_roots(run, connection.namespace if connection.multi_user else "")
+    parse_root(roots[0])
+    store = open_store(settings, amazon=roots[0].startswith("s3://"))
+    bucket, prefix, objects = _find_objects(store, run, roots)
+    items, left_out = plan_files(prefix, objects)
+    about = {"run_id": run_id, "state": run.state or "", "source": f"s3://{bucket}/{prefix}"}
+    return {**about, **fetch_missing(run_id, items, left_out, folder, partial(_fetch, store, bucket), dry_run)}
+
+
+def possible_roots(run: Any, namespace: str) -> list[str]:
+    """Returns the pipeline roots that a run may have had, the likeliest first.
+
+    Args:
+        run: The run, as the API tells it; None for any.
+        namespace: The user's namespace; empty where there is but one user.
+    """
+    given = run.runtime_config.pipeline_root if run and run.runtime_config else ""
+    if given:
+        return [given]
+    return [*([NAMESPACE_ROOT.format(namespace)] if namespace else []), DEFAULT_ROOT]
+
+
+def parse_root(root: str) -> tuple[str, str]:
+    """Returns the bucket and the prefix of a pipeline root; what it asks for in its query the settings tell.
+
+    Raises:
+        UsageError: It is in no S3 object store.
+    """
+    match = ROOT.fullmatch(root)
+    if not match:
+        raise UsageError(f"pipeline root {root.partition('?')[0]!r}: only minio:// and s3:// can be downloaded from")
+    return match[2], f"{match[3].strip('/')}/" if match[3].strip("/") else ""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An object store.
+
+    Attributes:
+        address: Its address.
+        client: Its `minio.Minio`.
+    """
+
+    address: str
+    client: Any = field(repr=False)
+
+    def call(self, doing: str, function: Callable[[], Any]) -> Any:
+        """Does something with the object store; what may pass by itself is tried again.
+
+        Args:
+            doing: What is done, for messages, as in "listing s3://bucket/folder".
+            function: Does it, each time from its start.
+
+        Raises:
+            NotFoundError: There is no such bucket or object.
+            UsageError: The object store refuses the keys, or the region is wrong.
+            PipelineError: It can't be reached, or fails.
+            AlteredError: The object is no longer the one that was asked for.
+        """
+        import minio
+        import urllib3
+
+        where = f"{doing}: {self.address}"
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return retrying(s3_transient, doing)(function)()
+        except minio.error.S3Error as error:
+            raise _refusal(where, str(error.code)) from None
+        except (minio.error.MinioException, SyntaxError, ValueError) as error:
+            # Errors of minio and of its XML parser hold the whole answer.
+            status = s3_status(error)
+            if s3_transient(error) and status:
+                raise PipelineError(f"{where} answered {status} {ATTEMPTS} times: try later") from None
+            shown = f"status {status}" if status else "its answer can't be read"
+            raise UsageError(f"{where} is no object store ({shown}): check {ENDPOINT}") from None
+        except urllib3.exceptions.HTTPError as error:
+            # urllib3 begins with the connection object.
+            text = " ".join(str(getattr(error, "reason", None) or error).split())
+            reason = re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", text) or type(error).__name__
+            raise PipelineError(
+                f"{where} can't be reached ({reason}): is {ENDPOINT} right? from outside of the cluster: {FORWARD}"
+            ) from None
+
+    def list(self, bucket: str, prefix: str, recursive: bool) -> list[Any]:
+        """Returns the objects below a prefix; with folders as such where it is not recursive."""
+        listing = partial(self.client.list_objects, bucket, prefix=prefix, recursive=recursive)
+        found = self.call(f"listing {f's3://{bucket}/{prefix}'!r}", lambda: [*listing()])
+        return [*found]
+
+
+def _refusal(where: str, code: str) -> Exception:
+    if code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
+        return NotFoundError(f"{where} has it not ({code}): is {ENDPOINT} that of this Kubeflow's object store?")
+    if code in ("PreconditionFailed", "InvalidRange"):
+        return AlteredError()
+    if code == "RequestTimeTooSkewed":
+        return UsageError(f"{where} finds this machine's clock wrong: set it, as with timedatectl set-ntp true")
+    if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
+        return UsageError(f"{where} is of another region ({code}): set {REGION} to the bucket's")
+    if code in ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout"):
+        return PipelineError(f"{where} is too busy ({code}): the same command again goes on where this one ended")
+    keys = f"{ACCESS_KEY} and {SECRET_KEY}"
+    return UsageError(f"{where} refuses ({code}): check {keys}, and what they are allowed; {SECRET}")
+
+
+def open_store(settings: Settings, amazon: bool = False) -> Store:
+    """Returns the object store of the settings; nothing is sent yet.
+
+    Args:
+        settings: The settings.
+        amazon: Whether Amazon's is meant where no address is given.
+
+    Raises:
+        UsageError: The settings are wrong or not enough, or the `minio` package is not installed.
+    """
+    if importlib.util.find_spec("minio") is None:
+        raise UsageError("minio is not installed: pip install -c constraints.txt -e '.[deploy]'")
+    endpoint = settings.s3_endpoint or (AMAZON if amazon else "")
+    access_key, secret_key = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
+    given = {ENDPOINT: endpoint, ACCESS_KEY: access_key, SECRET_KEY: secret_key}
+    if missing := [name for name, value in given.items() if not value]:
+        raise UsageError(
+            f"the object store is not known: set {', '.join(missing)} (keys: {SECRET}; from outside of the cluster: "
+            f"{FORWARD})"
+        )
+    for name, value in (("access_key", access_key), ("secret_key", secret_key), ("region", settings.s3_region)):
+        checked(f"s3_{name}", value, "[!-~]*", ODD)
+    # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
+    region = settings.s3_region or ("" if endpoint.rstrip("/").endswith("amazonaws.com") else "us-east-1")
+    client = s3_client(endpoint, access_key, secret_key, region, _trusted(settings), (ENDPOINT, REGION))
+    return Store(endpoint.rstrip("/"), client)
+
+
+def _trusted(settings: Settings) -> ssl.SSLContext:
+    """Returns whom the object store's certificate may come from: a public authority, or the user's own, too."""
+    context = ssl.create_default_context()
+    try:
+        if settings.ca_cert:
+            context.load_verify_locations(settings.ca_cert)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"ca_cert={settings.ca_cert} can't be read as certificates in PEM form ({error})") from None
+    if settings.insecure:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _find_objects(store: Store, run: Any, roots: list[str]) -> tuple[str, str, list[Any]]:
+    """Finds a run's artifacts: below ROOT/PIPELINE/RUN ID/, whatever the pipeline is named.
+
+    Returns:
+        The bucket, what their keys begin with, and the objects.
+
+    Raises:
+        NotFoundError: It has none.
+        PipelineError: The object store can't be asked.
+    """
+    failures: list[PipelineError] = []
+    for root in roots:
+        bucket, prefix = parse_root(root)
+        try:
+            for folder in _run_folders(store, bucket, prefix, run):
+                if objects := store.list(bucket, folder, recursive=True):
+                    return bucket, folder, objects
+        except (NotFoundError, UsageError) as error:
+            # A user may be allowed the namespace's own root alone.
+            failures.append(error)
+    if len(failures) == len(roots):
+        raise failures[0]
+    raise NotFoundError(
+        f"run {run.run_id} has no artifacts (yet) below {' or '.join(root.partition('?')[0] for root in roots)} at "
+        f"{store.address}: it is {run.state or 'of unknown state'}"
+    )
+
+
+def _run_folders(store: Store, bucket: str, prefix: str, run: Any) -> Iterator[str]:
+    """Yields the folders that may be a run's, the likeliest first: that of its pipeline's name."""
+    spec = run.pipeline_spec if isinstance(run.pipeline_spec, dict) else {}
+    info = spec.get("pipeline_spec", spec).get("pipelineInfo")
+    name = (info.get("name") if isinstance(info, dict) else "") or NAME
+    likeliest = f"{prefix}{name}/{run.run_id}/"
+    yield likeliest
+    for found in store.list(bucket, prefix, recursive=False):
+        folder = f"{found.object_name}{run.run_id}/"
+        if found.is_dir and folder != likeliest:
+            yield folder
+
+
+def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
+    """Tells where each object goes below the target folder.
+
+    KFP puts an artifact at TASK/RANDOM ID/ARTIFACT, before 2.3 at TASK/ARTIFACT. The id is left out, unless a task has
+    several.
+
+    Args:
+        prefix: What the objects' keys begin with.
+        objects: The objects, as `minio` lists them.
+
+    Returns:
+        The files, in the order of their paths; and the keys, as text to show, that are left out, as their names could
+        lead out of the folder or can't be names of files.
+    """
+    ids: dict[str, set[str]] = {}
+    named: list[tuple[Any, list[str]]] = []
+    left_out = []
+    for found in objects:
+        parts = found.object_name.removeprefix(prefix).split("/")
+        if parts[-1] == "" and not found.size:  # what some clients make for a folder
+            continue
+        if any(ODD_NAME.fullmatch(part) for part in parts) or parts[0].startswith(".nlp-pipeline"):
+            left_out.append(repr(found.object_name))
+            continue
+        named.append((found, parts))
+        ids.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 and UUID.fullmatch(parts[1]) else "")
+    items = []
+    for found, parts in named:
+        with_id = len(parts) > 2 and UUID.fullmatch(parts[1])
+        short = [parts[0], *parts[2:]] if with_id and len(ids[parts[0]]) == 1 else parts
+        items.append(Item(found.object_name, "/".join(short), found.size or 0, (found.etag or "").strip('"')))
+    return sorted(items, key=lambda item: item.path), left_out
+
+
+def _fetch(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> str:
+    """Fetches a file, tells how many of its bytes are there, and returns by what it was found right."""
+    shown = f"{f's3://{bucket}/{item.key}'!r}"
+    part = target.part(item)
+    for _ in range(TRIES):
+        try:
+            encrypted = store.call(f"fetching {shown}", partial(_receive, store, bucket, item, target, show))
+        except AlteredError:
+            found = store.call(f"looking up {shown}", partial(store.client.stat_object, bucket, item.key))
+            item = replace(item, size=found.size or 0, etag=(found.etag or "").strip('"'))
+            continue
+        how = check_content(part, item.size, item.etag)
+        if not how and encrypted and part.stat().st_size == item.size:
+            how = "size"  # the ETag is no MD5 where the key management service encrypts
+        if how:
+            target.accept(item, how)
+            return how
+        target.reject(item)
+    raise PipelineError(f"{shown} came otherwise than its size and ETag say, or was altered, {TRIES} times: try later")
+
+
+def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
+    """Receives what is missing of a file; returns whether it is encrypted so that its ETag tells nothing.
+
+    Raises:
+        AlteredError: The object is another one.
+    """
+    part, offset = target.part(item), target.begin(item)
+    if offset == item.size:
+        show(item.size)
+        return False
+    headers = {"Accept-Encoding": "identity", **({"If-Match": f'"{item.etag}"'} if item.etag else {})}
+    response = store.client.get_object(bucket, item.key, offset=offset, request_headers=headers)
+    try:
+        if response.headers.get("etag", "").strip('"') != item.etag:
+            raise AlteredError
+        begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+        if offset and not (response.status == 206 and begins and int(begins[1]) == offset):
+            offset = 0  # the server gives all of it whatever is asked for
+        with part.open("r+b") as file:
+            file.truncate(offset)
+            file.seek(offset)
+            for chunk in response.stream(CHUNK, decode_content=False):
+                file.write(chunk)
+                offset += len(chunk)
+                show(offset)
+        return any(response.headers.get(name) for name in ENCRYPTED)
+    finally:
+        response.close()

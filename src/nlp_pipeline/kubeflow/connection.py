@@ -1,0 +1,335 @@
+"""The connection to Kubeflow Pipelines: where its API is, who asks, and what each failure means.
+
+It uses the API client that kfp is built on (`kfp_server_api`), not `kfp.Client`: that one reads and writes a file in
+the home folder, takes a sign-in page for an answer, has no timeouts, and loses the namespace in some calls. Its
+requests are sent by httpx, as those of the sign-in are: verified in the same way, by the same proxy.
+"""
+
+import json
+import re
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow.http import TRANSIENT, explain, fetch, http_client, read_host
+from nlp_pipeline.kubeflow.sign_in import Page, SignIn, choose_sign_in
+from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError, make_once
+from nlp_pipeline.settings import Settings, redacted
+from nlp_pipeline.storage import retrying
+
+TIMEOUT = 60.0
+SIGNED_OUT = (301, 302, 303, 307, 308, 401)
+HEALTH = "/apis/v2beta1/healthz"
+# Of these, KFP's API server or its user interface says at least one.
+HEALTHY = {"multi_user", "commit_sha", "tag_name", "pipeline_store", "apiServerReady"}
+NAME = r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+# Errors of the API by their status; others are failures.
+KINDS: dict[int, type[PipelineError]] = {
+    400: UsageError,
+    403: UsageError,
+    404: NotFoundError,
+    409: ConflictError,
+    504: UnansweredError,
+}
+
+
+@dataclass
+class Answer:
+    """An answer of the API, as its client takes it."""
+
+    status: int
+    data: bytes
+    headers: httpx.Headers
+
+    def getheader(self, name: str) -> Any:
+        """Returns a header."""
+        return self.headers.get(name)
+
+    def getheaders(self) -> httpx.Headers:
+        """Returns all headers."""
+        return self.headers
+
+
+class RefusedError(Exception):
+    """An answer of the API that is an error, or not the API's.
+
+    Args:
+        status: Its status; 302 for a page in the place of an answer.
+        text: Its body.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status)
+        self.status, self.text = status, text
+
+    @property
+    def is_sign_in(self) -> bool:
+        """Whether it asks for a sign-in: an oauth2-proxy may answer API paths with its page."""
+        return self.status in SIGNED_OUT or (self.status == 403 and self.text.lstrip().startswith("<"))
+
+
+class Connection:
+    """A signed-in connection to Kubeflow Pipelines.
+
+    Args:
+        settings: The settings.
+
+    Attributes:
+        settings: The settings.
+        host: Kubeflow's address, as it was given.
+        url: The API's address.
+        namespace: The user's namespace; empty where there is but one user.
+        multi_user: Whether Kubeflow has several users.
+        sign_in: How requests are signed in.
+        health: What the API's server, or its user interface, says of itself.
+
+    Raises:
+        UsageError: The settings lead nowhere.
+        PipelineError: Kubeflow can't be reached, or it lets no one in.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import kfp_server_api  # type: ignore[import-untyped]
+
+        self.settings, self.namespace = settings, settings.namespace
+        self.host = read_host(settings.host)
+        self._http = http_client(settings, self.host)
+        weakref.finalize(self, self._http.close)
+        try:
+            self.sign_in = choose_sign_in(settings, self.host, self._browser)
+            self.url, self.health = self._find_api()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise explain(self.host, error) from None
+        self.multi_user = bool(self.health.get("multi_user"))
+        client = kfp_server_api.ApiClient(kfp_server_api.Configuration(host=self.url))
+        client.rest_client.request = self._send
+        self.runs = kfp_server_api.RunServiceApi(client)
+        self.recurring_runs = kfp_server_api.RecurringRunServiceApi(client)
+        self.pipelines = kfp_server_api.PipelineServiceApi(client)
+        self.uploads = kfp_server_api.PipelineUploadServiceApi(client)
+        self.experiments = kfp_server_api.ExperimentServiceApi(client)
+
+    def _browser(self) -> httpx.Client:
+        return http_client(self.settings, self.host, follow_redirects=True, headers={"Accept": "text/html,*/*"})
+
+    def _find_api(self) -> tuple[str, dict[str, Any]]:
+        """Finds the API below the host, and its health: at /pipeline behind a gateway, at the root of KFP alone."""
+        roots = [self.host] if self.host.endswith("/pipeline") else [f"{self.host}/pipeline", self.host]
+        statuses = []
+        for root in roots:
+            answer = fetch(self._http, f"{root}{HEALTH}", headers={"Accept": "text/html,*/*", **self.sign_in.headers})
+            if (health := _read_health(answer)) is not None:
+                if health.get("apiServerReady") is False:
+                    raise PipelineError(f"{self.host}: Kubeflow's API server is away; its user interface is there")
+                return root, health
+            to = answer.headers.get("location", "")
+            if self.host.startswith("http:") and to == f"https:{root.removeprefix('http:')}{HEALTH}":
+                raise UsageError(f"{self.host} leads to https: write https:// in --host")
+            page = Page(root, answer.text)
+            signs_in = answer.status_code == 200 and any(form.field_of("password") for form in page.forms)
+            statuses.append(401 if signs_in else answer.status_code)
+        for status in statuses:
+            if status in (*SIGNED_OUT, 403):
+                raise self._signed_out("", status)
+        where = f"{urlsplit(roots[0]).path}{HEALTH}"
+        if failed := next((status for status in statuses if status in TRANSIENT), 0):
+            raise PipelineError(f"{self.host} fails: it answers {failed} at {where}")
+        raise UsageError(f"{self.host} is no Kubeflow Pipelines: it does not answer at {where}; check --host")
+
+    def _send(
+        self, method: str, url: str, query_params: Any = None, body: Any = None, post_params: Any = None, **_: Any
+    ) -> Answer:
+        """Sends a request of the API's client."""
+        answer = self._http.request(
+            method,
+            url,
+            params=query_params or None,
+            headers={"Accept": "application/json", **self.sign_in.headers},
+            json=body,
+            files=post_params or None,
+            timeout=TIMEOUT,
+        )
+        if not answer.is_success:
+            raise RefusedError(answer.status_code, answer.content.decode("utf-8", "replace"))
+        if "json" not in answer.headers.get("content-type", ""):
+            raise RefusedError(302, "")
+        return Answer(answer.status_code, answer.content, answer.headers)
+
+    def call(self, doing: str, method: Callable[..., Any], *values: Any, repeat: bool = True, **named: Any) -> Any:
+        """Calls the API.
+
+        Args:
+            doing: What is done, for messages, as in "starting the run".
+            method: A method of one of the services.
+            *values: Its arguments.
+            repeat: Whether it may be done twice: what fails in between is tried again only then.
+            **named: Its named arguments.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            NotFoundError, ConflictError: 404, 409.
+            UsageError: The user may not do that, or it is refused as wrong.
+            PipelineError: Kubeflow can't be reached, or fails.
+        """
+        transient = renewed = False
+
+        def attempt() -> Any:
+            nonlocal transient, renewed
+            try:
+                return method(*values, **named)
+            except RefusedError as refused:
+                if refused.is_sign_in and self.sign_in.renew and not renewed:
+                    renewed = True
+                    self._sign_in_again(self.sign_in.renew)
+                    return attempt()
+                transient = refused.status in TRANSIENT
+                raise self._error(doing, refused) from None
+            except httpx.HTTPError as error:
+                failed = explain(self.host, error)
+                transient = not isinstance(failed, UsageError)
+                raise failed from None
+
+        return retrying(lambda _: transient)(attempt)() if repeat else attempt()
+
+    def create(
+        self,
+        doing: str,
+        method: Callable[..., Any],
+        find: Callable[[], Any],
+        *values: Any,
+        unique: bool = False,
+        **named: Any,
+    ) -> Any:
+        """Makes something, once: where an answer is lost, it is looked for before it is made again.
+
+        Args:
+            doing: What is made, for messages.
+            method: A method of one of the services.
+            find: Looks for it; returns None where it is not there.
+            *values: The method's arguments.
+            unique: Whether there can't be two of its name.
+            **named: Its named arguments.
+
+        Returns:
+            What the method or `find` returned.
+
+        Raises:
+            PipelineError: See `call` and `make_once`.
+        """
+        return make_once(doing, partial(self.call, doing, method, *values, repeat=False, **named), find, unique)
+
+    def list_all(self, doing: str, method: Callable[..., Any], field: str, **named: Any) -> Iterator[Any]:
+        """Lists all of something, page by page.
+
+        Args:
+            doing: What is listed, for messages.
+            method: A list method of one of the services.
+            field: Where its answer has the items.
+            **named: Its arguments.
+
+        Yields:
+            The items.
+        """
+        token = ""
+        while True:
+            answer = self.call(doing, method, page_token=token, page_size=100, **named)
+            yield from getattr(answer, field) or []
+            token = answer.next_page_token or ""
+            if not token:
+                return
+
+    def read_text(self, path: str, query: dict[str, str]) -> str:
+        """Returns a text that Kubeflow's user interface has, as a pod's log; empty where it can't be had."""
+        try:
+            answer = self._http.get(f"{self.url}{path}", params=query, headers=self.sign_in.headers)
+        except httpx.HTTPError:
+            return ""
+        is_page = "html" in answer.headers.get("content-type", "")
+        return "" if is_page or answer.status_code != 200 else answer.text
+
+    def run_url(self, run_id: str) -> str:
+        """Returns the address at which the dashboard shows a run."""
+        if self.multi_user:
+            root = self.host.removesuffix("/pipeline")
+            return f"{root}/_/pipeline/?ns={self.namespace}#/runs/details/{run_id}"
+        return f"{self.url}/#/runs/details/{run_id}"
+
+    def _sign_in_again(self, renew: Callable[[], SignIn]) -> None:
+        try:
+            self.sign_in = renew()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise explain(self.host, error) from None
+
+    def _signed_out(self, doing: str, status: int) -> UsageError:
+        """Returns what to raise where the server does not let the user in."""
+        return UsageError(f"{doing}{self.host} lets no one in {self.sign_in.how} ({status}): {self.sign_in.advice}")
+
+    def _error(self, doing: str, refused: RefusedError) -> PipelineError:
+        """Returns what to raise for an answer of the API that is an error."""
+        status, text = refused.status, refused.text
+        if refused.is_sign_in:
+            return self._signed_out(f"{doing}: ", status)
+        is_answer = False
+        try:
+            answer = json.loads(text)
+            is_answer = "message" in answer or "error_message" in answer
+            details = answer.get("details") or [{}]
+            text = str(details[0].get("message") or answer.get("message") or answer.get("error_message") or text)
+        except (ValueError, AttributeError, LookupError, TypeError):
+            text = "a page, not an answer" if text.lstrip().startswith("<") else text
+        # Cut only then, or else half a secret would be left.
+        text = redacted(self.settings, " ".join(text.split()), *self.sign_in.headers.values())[:400]
+        hint = f"; is --namespace {self.namespace!r} yours?" if status == 403 and self.namespace else ""
+        # A gateway's 404 means that the server is away.
+        kind = PipelineError if status == 404 and not is_answer else KINDS.get(status, PipelineError)
+        return kind(f"{doing}: {status}: {text}".rstrip(": ") + hint)
+
+
+def _read_health(answer: httpx.Response) -> dict[str, Any] | None:
+    """Returns what Kubeflow Pipelines says of itself; None where it is not it that has answered."""
+    try:
+        health = answer.json() if answer.status_code == 200 else None
+    except ValueError:  # a page
+        return None
+    # The API server leaves out what is false.
+    return health if isinstance(health, dict) and (not health or HEALTHY & set(health)) else None
+
+
+_last: tuple[Settings, Connection] | None = None
+
+
+def connect(settings: Settings) -> Connection:
+    """Returns a connection, and says on stderr how it signed in: once for each settings, as a command has them.
+
+    Raises:
+        UsageError: The settings are wrong.
+        PipelineError: Kubeflow can't be reached, or it lets no one in.
+    """
+    global _last
+    if _last is not None and _last[0] is settings:
+        return _last[1]
+    for name in ("namespace", "service_account"):
+        if not re.fullmatch(NAME, value := getattr(settings, name)):
+            raise UsageError(f"{name} is {value[:80]!r}: it must be a name as Kubernetes has them")
+    if not 0 < len(settings.experiment.strip()) <= 128:
+        raise UsageError(f"experiment is {settings.experiment[:80]!r}: give a name of at most 128 characters")
+    if settings.insecure:
+        print("--insecure: the server's certificate is not verified; who is in between can read all", file=sys.stderr)
+    connection = Connection(settings)
+    if connection.multi_user and not connection.namespace:
+        raise UsageError("this Kubeflow has several users: give --namespace NAME, the namespace of your profile")
+    print(f"{connection.host}, {connection.sign_in.how}", file=sys.stderr)
+    _last = settings, connection
+    return connection

@@ -1,0 +1,229 @@
+"""`--upload` and `--submit`: a version of the pipeline for each content, an experiment, a run; each made once."""
+
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.kubeflow.connection import Connection, connect
+from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
+from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH, check_ranges, refuse_passwords
+from nlp_pipeline.platforms.calls import ConflictError
+from nlp_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the pipeline in Kubeflow.
+
+    Attributes:
+        pipeline_id: The pipeline's id.
+        version_id: The version's id.
+        name: The version's name, which ends in the digest of its content.
+        is_new: Whether it was uploaded now.
+    """
+
+    pipeline_id: str
+    version_id: str
+    name: str
+    is_new: bool
+
+
+def check_parameters(values: dict[str, Any]) -> None:
+    """Makes sure that a run on Kubeflow can begin with these parameters.
+
+    Raises:
+        UsageError: It can't.
+    """
+    refuse_passwords(values)
+    check_ranges(values)
+    if "train_data" not in values:
+        raise UsageError("train_data is not set: --set train_data=URL, or a path on the volume")
+    for name in ("train_data", "evaluation_data"):
+        source = str(values.get(name, ""))
+        if source and "://" not in source and not source.startswith("/"):
+            raise UsageError(
+                f"{name}={source}: pods don't see the files of this machine; give a URL, or a path on the volume, as "
+                f"in {VOLUME_PATH}/reviews.csv"
+            )
+
+
+def compiled(settings: Settings) -> str:
+    """Returns the pipeline's IR with the settings' image."""
+    return compile_pipeline(settings.image or None)
+
+
+def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    """Runs the pipeline.
+
+    Args:
+        settings: The settings.
+        values: The parameters that the user set.
+        dry_run: Whether to show only what would be sent; the server is not asked.
+
+    Returns:
+        `run_id`, `name`, `url`, `version` and `new_version`; or what would be sent.
+
+    Raises:
+        UsageError: A parameter or a setting is wrong.
+        PipelineError: Kubeflow refuses or fails.
+    """
+    check_parameters(values)
+    ir = compiled(settings)
+    if dry_run:
+        sent = {"host": settings.host, "namespace": settings.namespace, "pipeline": NAME, "version": version_name(ir)}
+        return {**sent, "experiment": settings.experiment, "image": settings.image, "parameters": values}
+    connection = connect(settings)
+    version = upload_version(connection, ir)
+    print(f"version {version.name}, {'uploaded' if version.is_new else 'which is there already'}", file=sys.stderr)
+    run = start_run(connection, version, get_experiment(connection, settings.experiment), values)
+    about = {"run_id": run.run_id, "name": run.display_name, "url": connection.run_url(run.run_id)}
+    return {**about, "version": version.name, "new_version": version.is_new}
+
+
+def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
+    """Uploads the pipeline, where this content of it is not there yet.
+
+    Returns:
+        `pipeline_id`, `version_id`, `version` and `new_version`; or of a dry run what would be uploaded, and where to.
+    """
+    ir = compiled(settings)
+    if dry_run:
+        return {"host": settings.host, "pipeline": NAME, "version": version_name(ir)}
+    version = upload_version(connect(settings), ir)
+    ids = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
+    return {**ids, "version": version.name, "new_version": version.is_new}
+
+
+def find_pipeline(connection: Connection) -> Any:
+    """Returns the pipeline in the user's namespace; None where there is none."""
+    method = connection.pipelines.pipeline_service_list_pipelines
+    listed = connection.list_all("listing pipelines", method, "pipelines", namespace=connection.namespace)
+    # A server before 2.5 has no names apart from display names.
+    return next((pipeline for pipeline in listed if NAME in (pipeline.name, pipeline.display_name)), None)
+
+
+def find_version(connection: Connection, pipeline_id: str, name: str) -> Any:
+    """Returns the version of a name; None where there is none."""
+    method = connection.pipelines.pipeline_service_list_pipeline_versions
+    listed = connection.list_all("listing versions", method, "pipeline_versions", pipeline_id=pipeline_id)
+    return next((version for version in listed if name in (version.name, version.display_name)), None)
+
+
+def upload_version(connection: Connection, ir: str) -> Version:
+    """Uploads a version of the pipeline, where this content is not there yet.
+
+    Raises:
+        PipelineError: Kubeflow refuses or fails.
+    """
+    import kfp_server_api  # type: ignore[import-untyped]
+
+    name = version_name(ir)
+    pipeline = find_pipeline(connection)
+    if pipeline is None:
+        # Not by an upload, which would call the first version like the pipeline.
+        body = kfp_server_api.V2beta1Pipeline(display_name=NAME, name=NAME, namespace=connection.namespace or None)
+        create = connection.pipelines.pipeline_service_create_pipeline
+        find = partial(find_pipeline, connection)
+        pipeline = connection.create(f"making pipeline {NAME}", create, find, body, unique=True)
+    pipeline_id = pipeline.pipeline_id
+    found = find_version(connection, pipeline_id, name)
+    if found is not None:
+        return Version(pipeline_id, found.pipeline_version_id, name, is_new=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{name}.yaml"
+        file.write_text(ir, encoding="utf-8")
+        made = connection.create(
+            f"uploading version {name}",
+            connection.uploads.upload_pipeline_version,
+            partial(find_version, connection, pipeline_id, name),
+            str(file),
+            unique=True,
+            name=name,
+            display_name=name,
+            pipelineid=pipeline_id,
+        )
+    return Version(pipeline_id, made.pipeline_version_id, name, is_new=True)
+
+
+def find_experiment(connection: Connection, name: str, fold: Callable[[str], str] = str) -> Any:
+    """Returns the experiment of a name in the user's namespace, an archived one too; None where there is none."""
+    method = connection.experiments.experiment_service_list_experiments
+    listed = connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace)
+    return next((found for found in listed if fold(found.display_name or "") == fold(name)), None)
+
+
+def get_experiment(connection: Connection, name: str) -> str:
+    """Returns the id of an experiment, which is made where there is none.
+
+    Raises:
+        UsageError: It is archived.
+        PipelineError: Kubeflow refuses or fails.
+    """
+    import kfp_server_api
+
+    found = find_experiment(connection, name)
+    if found is None:
+        body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=connection.namespace or None)
+        create = connection.experiments.experiment_service_create_experiment
+        find = partial(find_experiment, connection, name)
+        try:
+            found = connection.create(f"making experiment {name}", create, find, body, unique=True)
+        except ConflictError:
+            # MySQL has no regard to case.
+            other = find_experiment(connection, name, fold=str.casefold)
+            if other is None:
+                raise
+            raise UsageError(
+                f"experiment {name!r}: this server takes {other.display_name!r}, which is there, for the same name: "
+                "give that as --experiment"
+            ) from None
+    if found.storage_state == "ARCHIVED":
+        raise UsageError(f"experiment {name!r} is archived: restore it in the dashboard, or give another --experiment")
+    return str(found.experiment_id)
+
+
+def start_run(connection: Connection, version: Version, experiment_id: str, values: dict[str, Any]) -> Any:
+    """Starts a run of a version, as the settings' service account, and returns it.
+
+    Args:
+        connection: The connection.
+        version: The version.
+        experiment_id: The experiment's id.
+        values: The parameters that the user set.
+    """
+    import kfp_server_api
+
+    # Its own name, by which it is found again where the answer is lost.
+    name = f"{version.name} {uuid.uuid4().hex[:8]}"
+    body = kfp_server_api.V2beta1Run(
+        display_name=name,
+        experiment_id=experiment_id,
+        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(
+            pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
+        ),
+        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
+        service_account=connection.settings.service_account or None,
+    )
+
+    def find() -> Any:
+        # The filter is quoted: the server takes it apart a second time.
+        only = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+        found = connection.call(
+            "looking for the run",
+            connection.runs.run_service_list_runs,
+            experiment_id=experiment_id,
+            namespace=connection.namespace,
+            sort_by="created_at desc",
+            filter=quote(json.dumps(only)),
+        )
+        return next((run for run in found.runs or [] if run.display_name == name), None)
+
+    return connection.create("starting the run", connection.runs.run_service_create_run, find, body)

@@ -1,0 +1,152 @@
+"""`--runs` and `--wait`: the recent runs of a namespace, and following one until it ends."""
+
+import datetime
+import json
+from functools import partial
+from typing import Any, TextIO
+
+from nlp_pipeline.kubeflow.connection import Connection, connect
+from nlp_pipeline.local import STEPS
+from nlp_pipeline.platforms import waiting
+from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.platforms.waiting import ENDED, LOG_LINES, NoRunError, Progress, seconds_between
+from nlp_pipeline.settings import Settings
+
+ALL_STEPS = (*STEPS, "deploy_model")
+# As many as the server gives at once.
+PAGE = 200
+NOT_ARCHIVED = json.dumps(
+    {"predicates": [{"operation": "NOT_EQUALS", "key": "storage_state", "string_value": "ARCHIVED"}]}
+)
+
+
+def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
+    """Returns the runs that were made last in the user's namespace, those archived left out.
+
+    Args:
+        settings: The settings.
+        count: How many at most.
+
+    Returns:
+        Newest first, each with `id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
+        over), `experiment` and `version` (of the pipeline; empty where there is none any more).
+
+    Raises:
+        PipelineError: They can't be listed.
+    """
+    connection = connect(settings)
+    names: dict[tuple[str, ...], str] = {}
+    return [_described(connection, run, names) for run in _newest(connection, count)]
+
+
+def _newest(connection: Connection, count: int) -> list[Any]:
+    found: list[Any] = []
+    token = ""
+    while len(found) < count:
+        answer = connection.call(
+            "listing runs",
+            connection.runs.run_service_list_runs,
+            namespace=connection.namespace,
+            sort_by="created_at desc",
+            filter=NOT_ARCHIVED,
+            page_size=min(count - len(found), PAGE),
+            page_token=token,
+        )
+        found += answer.runs or []
+        token = answer.next_page_token or ""
+        if not token:
+            break
+    return found[:count]
+
+
+def _described(connection: Connection, run: Any, names: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    """Returns what is shown of a run; `names` has those of experiments and versions that are known already."""
+
+    def name_of(doing: str, method: Any, *ids: str) -> str:
+        if all(ids) and ids not in names:
+            try:
+                names[ids] = connection.call(doing, method, *ids).display_name or ""
+            except NotFoundError:
+                names[ids] = ""
+        return names.get(ids, "")
+
+    version = run.pipeline_version_reference
+    of_version = (version.pipeline_id or "", version.pipeline_version_id or "") if version else ("",)
+    get_experiment = connection.experiments.experiment_service_get_experiment
+    get_version = connection.pipelines.pipeline_service_get_pipeline_version
+    # The server tells the beginning of 1970 of what never came.
+    is_over = run.finished_at is not None and run.finished_at.timestamp() > 0
+    return {
+        "id": run.run_id,
+        "name": run.display_name or "",
+        "state": run.state or "",
+        "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
+        "experiment": name_of("reading the experiment", get_experiment, run.experiment_id or ""),
+        "version": name_of("reading the pipeline's version", get_version, *of_version),
+    }
+
+
+def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
+    """Returns what the API says of a run.
+
+    Raises:
+        NoRunError: There is no such run.
+    """
+    try:
+        return connection.call(f"reading run {run_id}", connection.runs.run_service_get_run, run_id, repeat=repeat)
+    except NotFoundError:
+        raise NoRunError(f"there is no run {run_id}: --runs lists them") from None
+
+
+def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO | None = None) -> dict[str, Any]:
+    """Follows a run until it ends; see `platforms.waiting.follow`."""
+    connection = connect(settings)
+    return waiting.follow(
+        lambda: read_progress(get_run(connection, run_id, repeat=False)),
+        partial(_end_of_log, connection),
+        run_id,
+        connection.run_url(run_id),
+        timeout,
+        "Kubeflow",
+        stream,
+    )
+
+
+def read_progress(run: Any) -> Progress:
+    """Reads how far a run is.
+
+    Args:
+        run: What the API says of it. Its task details are nodes of Argo's workflow, in no order: a step is the node of
+            its name, others (`<step>-driver`, `executor`, `root`) are Argo's own.
+    """
+    nodes = {node.display_name: node for node in (run.run_details and run.run_details.task_details) or []}
+    history = [item.state for item in run.state_history or []]
+    progress = Progress(
+        run_id=run.run_id,
+        name=run.display_name,
+        state=run.state or "PENDING",
+        canceled=run.state == "CANCELED" or "CANCELING" in history,
+        seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
+        all_steps=ALL_STEPS,
+    )
+    for step in ALL_STEPS:
+        if (node := nodes.get(step.replace("_", "-"))) is not None and node.state:
+            progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
+            progress.jobs[step] = [child.pod_name for child in node.child_tasks or [] if child.pod_name]
+    # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
+    if (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
+        progress.gate_passed = gate.state != "SKIPPED"
+    return progress
+
+
+def _end_of_log(connection: Connection, progress: Progress, step: str) -> str:
+    """Returns the last lines that a step printed, where Kubeflow's user interface still has them."""
+    for node in progress.jobs[step]:
+        workflow, _, number = node.rpartition("-")
+        # Older versions of Argo call the pod by the node's own id, as in nlp-pipeline-x7k2f-1793831555.
+        for pod in (f"{workflow}-system-container-impl-{number}", node):
+            query = {"podname": pod, "podnamespace": connection.namespace or "kubeflow", "runid": progress.run_id}
+            if lines := connection.read_text("/k8s/pod/logs", query).rstrip().splitlines():
+                return "\n".join(lines[-LOG_LINES:])
+    return ""

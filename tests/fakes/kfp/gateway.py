@@ -1,0 +1,254 @@
+"""What stands in front of Kubeflow: sign-in of two kinds with Dex's forms, none, one that no one knows, or no Kubeflow.
+
+oauth2-proxy after its oauthproxy.go and pkg/cookies/, with the settings of kubeflow/manifests; oidc-authservice after
+its server.go; Dex after its server/ and web/templates/.
+"""
+
+import dataclasses
+import html
+import re
+import secrets
+import threading
+import urllib.parse
+from collections.abc import Callable
+
+from tests.fakes.httpd import Request, Response, page, redirect
+
+Upstream = Callable[[Request, str], Response]
+PLAIN = [("Content-Type", "text/plain")]
+PROMPTS = {"local": "Email Address", "ldap": "Username"}
+
+
+class Sessions:
+    """Who is signed in: sessions that a gateway opened, which end when tests say so; the user of each bearer token."""
+
+    def __init__(self, tokens: dict[str, str]) -> None:
+        self._lock = threading.Lock()
+        self.users: dict[str, str] = {}
+        self._left: int | None = None
+        self.tokens = tokens
+
+    def open(self, user: str, length: int) -> str:
+        """Opens a session, and returns what the client is to keep."""
+        key = secrets.token_hex(length // 2)
+        self.users[key] = user
+        return key
+
+    def user(self, key: str) -> str:
+        """Returns whose session it is; nothing if there is none."""
+        with self._lock:
+            if key in self.users and self._left is not None:
+                if self._left == 0:
+                    self.users.clear()
+                self._left = self._left - 1 if self._left else None
+            return self.users.get(key, "")
+
+    def of_bearer(self, request: Request) -> str:
+        """Returns the user of an Authorization header; nothing if its token isn't known."""
+        return self.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer ").strip(), "")
+
+    def expire(self) -> None:
+        """Ends all sessions."""
+        self.users.clear()
+
+    def expire_after(self, requests: int) -> None:
+        """Ends all sessions once there were so many more requests in them."""
+        self._left = requests
+
+
+@dataclasses.dataclass
+class Dex:
+    """The identity provider, at `/dex`.
+
+    Attributes:
+        users: Passwords by e-mail address; by the part before the "@" for LDAP.
+        connectors: Ways to sign in: local, ldap, and github, which takes no password; a page offers them where there
+            are several.
+        approval: Whether users are asked to grant access.
+        invalid_status: With what a wrong password is answered; 200 before Dex 2.25.
+        callback: Where a user is sent with a code.
+    """
+
+    users: dict[str, str]
+    connectors: tuple[str, ...] = ("local",)
+    approval: bool = False
+    invalid_status: int = 401
+    callback: str = ""
+    _requests: dict[str, str] = dataclasses.field(default_factory=dict)
+    _users: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def redeem(self, code: str) -> str:
+        """Returns the user of a code, which is good for once; nothing for an unknown one."""
+        return self._users.pop(code, "")
+
+    def answer(self, request: Request) -> Response:
+        """Answers a request to a path below `/dex/`."""
+        query = dict(request.query)
+        encoded = urllib.parse.urlencode(sorted(query.items()))
+        login = re.fullmatch("/dex/auth/([a-z]+)(/login)?", request.path)
+        if request.path == "/dex/auth" and len(self.connectors) > 1:
+            links = [f"/dex/auth/{name}?{encoded}" for name in self.connectors]
+            return page("".join(f'<a href="{html.escape(link)}" class="dex-btn">Log in</a>' for link in links))
+        if request.path == "/dex/auth":
+            return redirect(f"/dex/auth/{self.connectors[0]}?{encoded}")
+        if login and login[2]:
+            return self._login(request, query["state"], login[1])
+        if login and login[1] in PROMPTS:
+            key = secrets.token_hex(12)
+            self._requests[key] = query["state"]
+            return redirect(f"/dex/auth/{login[1]}/login?{urllib.parse.urlencode({'back': '', 'state': key})}")
+        if request.path == "/dex/approval":
+            return self._approve(request, {**query, **request.form})
+        return page("<h2>Bad Request</h2>", 404)
+
+    def _login(self, request: Request, key: str, connector: str) -> Response:
+        prompt, login, names = PROMPTS[connector], request.form.get("login", ""), {}
+        for email in self.users:
+            names[email.partition("@")[0] if connector == "ldap" else email] = email
+        is_right = login in names and self.users[names[login]] == request.form.get("password")
+        if request.method == "POST" and is_right:
+            self._users[key] = names[login]
+            return redirect(f"/dex/approval?req={key}", 303) if self.approval else self._send_code(key)
+        told = f'<div id="login-error">Invalid {prompt} and password.</div>' if request.method == "POST" else ""
+        return page(
+            f'<h2 class="theme-heading">Log in to Your Account</h2>\n'
+            f'<form method="post" action="{html.escape(request.target)}">\n<label for="login">{prompt}</label>\n'
+            f'<input tabindex="1" required id="login" name="login" type="text" value="{html.escape(login)}"/>\n'
+            '<input tabindex="2" required id="password" name="password" type="password" placeholder="password"/>\n'
+            f'{told}\n<button tabindex="3" id="submit-login" type="submit">Login</button>\n</form>',
+            self.invalid_status if told else 200,
+        )
+
+    def _approve(self, request: Request, given: dict[str, str]) -> Response:
+        if request.method == "POST":
+            return self._send_code(given["req"]) if given["approval"] == "approve" else page("rejected", 500)
+        form = f'<form method="post"><input type="hidden" name="req" value="{given["req"]}"/>'
+        form += '<input type="hidden" name="approval" value="{0}"><button type="submit">{0}</button></form>'
+        return page(form.format("approve") + form.format("rejected"))
+
+    def _send_code(self, key: str) -> Response:
+        return redirect(
+            f"{self.callback}?{urllib.parse.urlencode({'code': key, 'state': self._requests.pop(key)})}", 303
+        )
+
+
+class OAuth2Proxy:
+    """oauth2-proxy in front of Dex: Kubeflow since 1.9.
+
+    Args:
+        upstream: What is behind.
+        sessions: Who is signed in.
+        dex: Where users sign in.
+        secure: Whether cookies are for TLS alone.
+        unauthenticated: What someone unknown gets: a "page" with a button that leads to `/oauth2/start`, as Kubeflow
+            sets it by now, a "redirect" to there, or one "direct" to Dex.
+        api_routes: Whether API paths get a 401 whatever they accept, as Kubeflow sets it by now.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        sessions: Sessions,
+        dex: Dex,
+        secure: bool,
+        unauthenticated: str = "page",
+        api_routes: bool = True,
+    ) -> None:
+        self._upstream, self._sessions, self._dex = upstream, sessions, dex
+        self._secure, self._unauthenticated, self._api_routes = secure, unauthenticated, api_routes
+        dex.callback = "/oauth2/callback"
+
+    def answer(self, request: Request) -> Response:
+        query = dict(request.query)
+        if request.path.startswith("/dex/"):
+            return self._dex.answer(request)
+        if request.path == "/oauth2/start":
+            return self._start(query.get("rd", "/"))
+        if request.path == "/oauth2/callback":
+            return self._callback(request, query)
+        if "authorization" in request.headers:
+            # Istio checks tokens itself; such requests never see oauth2-proxy.
+            user = self._sessions.of_bearer(request)
+            return self._upstream(request, user) if user else Response(401, "Jwt verification fails", PLAIN)
+        user = self._sessions.user(self.session_of(request))
+        return self._upstream(request, user) if user else self._refuse(request)
+
+    def session_of(self, request: Request) -> str:
+        # A session with its tokens doesn't fit into one cookie.
+        return "".join(request.cookies.get(f"oauth2_proxy_kubeflow_{at}", "") for at in range(2))
+
+    def _refuse(self, request: Request) -> Response:
+        accepted = request.headers.get("accept", "")
+        if "application/json" in accepted or (self._api_routes and "/apis/" in request.target):
+            return Response(401, "{}", [("Content-Type", "application/json")])
+        if self._unauthenticated == "direct":
+            return self._start(request.target)
+        if self._unauthenticated == "redirect":
+            return redirect(f"/oauth2/start?{urllib.parse.urlencode({'rd': request.target})}")
+        return page(
+            '<form method="GET" action="/oauth2/start">'
+            f'<input type="hidden" name="rd" value="{html.escape(request.target)}">'
+            '<button type="submit" class="button block is-primary">Sign in with Dex</button></form>',
+            403,
+        )
+
+    def _start(self, back: str) -> Response:
+        nonce = secrets.token_urlsafe(32)
+        asked = urllib.parse.urlencode({"state": f"{nonce}:{back}", "response_type": "code", "scope": "openid"})
+        return redirect(f"/dex/auth?{asked}", headers=[self._cookie("csrf", nonce, 900)])
+
+    def _callback(self, request: Request, query: dict[str, str]) -> Response:
+        nonce, _, back = query["state"].partition(":")
+        user = self._dex.redeem(query["code"])
+        if request.cookies.get("oauth2_proxy_kubeflow_csrf") != nonce or not user:
+            return page("Login Failed: Unable to find a valid CSRF token. Please try again.", 403)
+        session = self._sessions.open(user, 5200)
+        cookies = [self._cookie(str(at), part, 86400) for at, part in enumerate((session[:3800], session[3800:]))]
+        return redirect(back, headers=[self._cookie("csrf", "", 0), *cookies])
+
+    def _cookie(self, name: str, value: str, age: int) -> tuple[str, str]:
+        return _cookie(f"oauth2_proxy_kubeflow_{name}", value, age, self._secure)
+
+
+class AuthService:
+    """Arrikto's oidc-authservice in front of Dex: Kubeflow until 1.8."""
+
+    def __init__(self, upstream: Upstream, sessions: Sessions, dex: Dex, secure: bool) -> None:
+        self._upstream, self._sessions, self._dex, self._secure = upstream, sessions, dex, secure
+        self._states: dict[str, str] = {}
+        dex.callback = "/login/oidc"
+
+    def answer(self, request: Request) -> Response:
+        if request.path.startswith("/dex/"):
+            return self._dex.answer(request)
+        if request.path == "/login/oidc":
+            return self._callback(request, dict(request.query))
+        user = self._sessions.of_bearer(request) or self._sessions.user(request.cookies.get("authservice_session", ""))
+        if user:
+            return self._upstream(request, user)
+        state = secrets.token_urlsafe(32)
+        self._states[state] = request.path
+        asked = urllib.parse.urlencode({"state": state, "response_type": "code", "scope": "openid"})
+        return redirect(f"/dex/auth?{asked}", headers=[_cookie("oidc_state_csrf", state, 1200, self._secure)])
+
+    def _callback(self, request: Request, query: dict[str, str]) -> Response:
+        user = self._dex.redeem(query["code"])
+        if request.cookies.get("oidc_state_csrf") != query["state"] or not user:
+            return Response(400, "CSRF check failed.", PLAIN)
+        cookie = _cookie("authservice_session", self._sessions.open(user, 64), 86400, self._secure)
+        return redirect(self._states.pop(query["state"]), headers=[cookie])
+
+
+def unknown_sign_in(request: Request) -> Response:
+    """Answers as a sign-in of a company's own, which no one here knows."""
+    if request.path != "/sso/login":
+        return redirect(f"/sso/login?{urllib.parse.urlencode({'next': request.path})}")
+    return page(
+        '<h1>Example Corporation</h1><form method="post" action="/sso/verify"><input name="employee_number">'
+        '<input name="one_time_code"><input type="hidden" name="token" value="1f3a"><button>Next</button></form>'
+    )
+
+
+def _cookie(name: str, value: str, age: int, secure: bool) -> tuple[str, str]:
+    """Returns the header that sets a cookie; with an age of 0 it takes it away."""
+    return "Set-Cookie", f"{name}={value}; Path=/; Max-Age={age}; HttpOnly{'; Secure' if secure else ''}"

@@ -1,0 +1,141 @@
+"""Kubeflow as tests see it: what they set, and what they may ask."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from tests.fakes.httpd import Host, Request, Response, page
+from tests.fakes.kfp.api import Access, Api
+from tests.fakes.kfp.faults import Faults
+from tests.fakes.kfp.gateway import AuthService, Dex, OAuth2Proxy, Sessions, unknown_sign_in
+from tests.fakes.tls import Authority
+
+SignIn = Literal["none", "dex", "authservice", "unknown", "no kubeflow"]
+
+
+class Kubeflow:
+    """A Kubeflow, or what is taken for one.
+
+    Attributes:
+        api: What is stored (`api.runs`, `api.pipeline_versions` ...), what becomes of runs (`api.fate`), the clock.
+        faults: What goes wrong on the way.
+        sessions: Who is signed in; `sessions.expire()`, `sessions.expire_after(3)`.
+        dex: Users and ways to sign in.
+        gateway: What answers requests first.
+        visits: Method and path of all requests, also those that a gateway answered.
+        logs: What a pod has printed, by its namespace and name, for the user interface to show.
+        host: The HTTP server.
+    """
+
+    gateway: Any
+    host: Host
+
+    def __init__(self, access: Access, users: dict[str, str], tokens: dict[str, str], dex: Mapping[str, Any]) -> None:
+        self._multi_user = access.multi_user
+        self.api, self.faults, self.sessions = Api(access), Faults(), Sessions(tokens)
+        self.dex = Dex(users, **dex)
+        self.visits: list[str] = []
+        self.logs: dict[tuple[str, str], str] = {}
+
+    @property
+    def url(self) -> str:
+        """The address that people open."""
+        return self.host.url
+
+    @property
+    def passwords_sent(self) -> int:
+        """How often a password was sent."""
+        return sum(visit.startswith("POST /dex/auth/") for visit in self.visits)
+
+    def stop(self) -> None:
+        """Goes away: connecting is refused."""
+        self.host.stop()
+
+    def start(self) -> None:
+        """Comes back on the same port."""
+        self.host.start()
+
+    def front(self, request: Request) -> Response | None:
+        """Answers a request, or lets go wrong what is to."""
+        name = f"{request.method} {request.path}"
+        self.visits.append(name)
+        return self.faults.around(name, lambda: self._answer(request))
+
+    def _answer(self, request: Request) -> Response | None:
+        found: Response | None = self.gateway(request)
+        return found
+
+    def open(self, request: Request) -> Response:
+        """Answers without a sign-in; where there are several users, only tokens make someone known."""
+        return self.behind(request, self.sessions.of_bearer(request))
+
+    def behind(self, request: Request, user: str) -> Response:
+        """Answers what a gateway lets through."""
+        target = request.target
+        if target.startswith("/pipeline/apis/"):
+            target = target.removeprefix("/pipeline")
+        elif self._multi_user and target.startswith("/apis/"):
+            return Response(404)  # the gateway has no route for it
+        if target.startswith("/apis/"):
+            return self.api.answer(Request(request.method, target, request.headers, request.body), user)
+        if request.path in ("/k8s/pod/logs", "/pipeline/k8s/pod/logs"):
+            query = dict(request.query)
+            text = self.logs.get((query.get("podnamespace", ""), query.get("podname", "")))
+            plain = [("Content-Type", "text/plain; charset=utf-8")]
+            return Response(404, "pod not found", plain) if text is None else Response(200, text, plain)
+        return page('<div id="root">Kubeflow Central Dashboard</div>')
+
+
+@contextlib.contextmanager
+def kubeflow(
+    sign_in: SignIn = "none",
+    *,
+    users: Mapping[str, str] | None = None,
+    namespaces: Mapping[str, str] | None = None,
+    tokens: Mapping[str, str] | None = None,
+    tls: Authority | None = None,
+    hosts: tuple[str, ...] = (),
+    expired: bool = False,
+    dex: Mapping[str, Any] | None = None,
+    **gateway: Any,
+) -> Iterator[Kubeflow]:
+    """Starts a Kubeflow, and ends it.
+
+    Args:
+        sign_in: What stands in front: nothing, oauth2-proxy with Dex ("dex"), oidc-authservice with Dex, a login page
+            that no one knows, or no Kubeflow at all.
+        users: Passwords by e-mail address.
+        namespaces: The namespace of each user. There are several users if there are namespaces or tokens.
+        tokens: For each token of a service account the namespace whose `default-editor` it is.
+        tls: The authority that vouches for the server; plain HTTP without.
+        hosts: The names that its certificate is for, instead of this machine's.
+        expired: Whether its certificate has expired.
+        dex: More for `Dex`: connectors, approval, invalid_status.
+        gateway: More for `OAuth2Proxy`: unauthenticated, api_routes.
+
+    Yields:
+        The Kubeflow.
+
+    Raises:
+        AssertionError: It did something itself that it should not; the client isn't to blame.
+    """
+    homes = {user: {home} for user, home in (namespaces or {}).items()}
+    accounts = {token: f"system:serviceaccount:{home}:default-editor" for token, home in (tokens or {}).items()}
+    homes |= {account: {account.split(":")[2]} for account in accounts.values()}
+    found = Kubeflow(Access(bool(homes), homes), dict(users or {}), accounts, dex or {})
+    if sign_in == "dex":
+        found.gateway = OAuth2Proxy(found.behind, found.sessions, found.dex, bool(tls), **gateway).answer
+    elif sign_in == "authservice":
+        found.gateway = AuthService(found.behind, found.sessions, found.dex, bool(tls)).answer
+    elif sign_in == "none":
+        found.gateway = found.open
+    else:
+        found.gateway = unknown_sign_in if sign_in == "unknown" else lambda request: page("<h1>It works!</h1>")
+    found.host = Host(found.front, tls.context(*hosts, expired=expired) if tls else None)
+    found.host.start()
+    try:
+        yield found
+    finally:
+        found.faults.clear()
+        found.host.stop()
+    assert not found.host.broken, found.host.broken

@@ -1,0 +1,233 @@
+"""The commands as a user types them: what they print, how they end, and what they send."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.cli import main
+from tests.fakes.kfp import Fate, Kubeflow
+from tests.fakes.tls import Authority
+from tests.kubeflow.users import ANN, PASSWORD, TOKEN, TRAIN, team
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
+COMMANDS: list[tuple[str, ...]] = [
+    ("--submit", *TRAIN),
+    ("--submit", "--wait", *TRAIN),
+    ("--upload",),
+    ("--wait", "unknown"),
+    ("--schedule", "0 0 2 * * *", *TRAIN),
+    ("--schedules",),
+    ("--unschedule", "unknown"),
+    ("--pause", "unknown"),
+    ("--resume", "unknown"),
+    ("--runs",),
+    ("--download", "unknown"),
+    ("--doctor",),
+    ("--print-config",),
+]
+LIVE = COMMANDS[:-2]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line; returns the exit code, stdout and stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment leads to the test's Kubeflow."""
+    if "k" in request.fixturenames:
+        monkeypatch.setenv("NLP_PIPELINE_HOST", request.getfixturevalue("k").url)
+        monkeypatch.setenv("NLP_PIPELINE_NAMESPACE", "team")
+        monkeypatch.setenv("NLP_PIPELINE_USERNAME", ANN)
+        monkeypatch.setenv("NLP_PIPELINE_PASSWORD", PASSWORD)
+
+
+def facts_of(out: str) -> dict[str, str]:
+    """Returns the facts of which there is a line each."""
+    return dict(line.split(maxsplit=1) for line in out.splitlines())
+
+
+def test_submit(k: Kubeflow, run: Run) -> None:
+    code, out, err = run("--submit", *TRAIN, "--set", "deploy=false", "--experiment", "films & co")
+    facts = facts_of(out)
+    (made,) = k.api.runs
+    assert code == 0 and facts["run_id"] == made["run_id"] and facts["new_version"] == "True"
+    assert facts["url"] == f"{k.url}/_/pipeline/?ns=team#/runs/details/{made['run_id']}"
+    assert made["runtime_config"]["parameters"] == {"train_data": "s3://bucket/reviews.csv", "deploy": False}
+    assert err.splitlines() == [f"{k.url}, as {ANN}, by password", f"version {facts['version']}, uploaded"]
+    code, out, err = run("--submit", *TRAIN)
+    assert facts_of(out)["new_version"] == "False" and "which is there already" in err
+    code, out, _ = run("--submit", *TRAIN, "--image", "registry:5000/team/x:1", "--service-account", "robot", "--json")
+    assert code == 0 and json.loads(out)["new_version"] is True and len(k.api.versions) == 2
+    spec = k.api.versions[1]["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {one["container"]["image"] for one in spec} == {"registry:5000/team/x:1"}
+    assert k.api.runs[2]["service_account"] == "robot"
+
+
+def test_upload(k: Kubeflow, run: Run) -> None:
+    code, out, _ = run("--upload", "--json")
+    assert code == 0 and json.loads(out)["new_version"] is True
+    code, again, _ = run("--upload", "--json")
+    assert json.loads(again) == {**json.loads(out), "new_version": False}
+    assert k.api.runs == k.api.experiments == []
+
+
+@pytest.mark.parametrize("command", [("--submit", "--wait", *TRAIN), ("--upload",)])
+def test_a_dry_run_sends_nothing(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
+    for as_json in ([], ["--json"]):
+        code, out, err = run(*command, "--dry-run", *as_json)
+        told = json.loads(out) if as_json else facts_of(out)
+        assert (code, err, k.visits) == (0, "", [])
+        assert told["host"] == k.url and told["pipeline"] == "nlp-pipeline"
+    run("--upload")
+    assert k.api.versions[0]["name"] == told["version"]
+
+
+def test_schedules_and_runs_are_tables(k: Kubeflow, run: Run) -> None:
+    code, out, _ = run("--schedule", "0 2 * * *", *TRAIN, "--schedule-name", "nightly", "--concurrency", "2")
+    assert code == 0 and "became            True" in out and "next              1: 2" in out
+    _, out, _ = run("--schedules")
+    assert out.splitlines()[0].split() == ["name", "cron", "next", "status", "version"]
+    assert out.splitlines()[1].startswith("nightly  0 0 2 * * *  2")
+    assert run("--pause", "nightly", "--json")[1].count('"paused"') == 2
+    assert run("--unschedule", "nightly")[0] == 0 and k.api.recurring_runs == []
+    run("--submit", *TRAIN)
+    _, out, _ = run("--runs", "--count", "1")
+    assert out.splitlines()[1].startswith(k.api.runs[0]["run_id"]) and "PENDING" in out
+
+
+def test_submit_and_wait(k: Kubeflow, run: Run) -> None:
+    code, out, err = run("--submit", "--wait", *TRAIN)
+    assert code == 0 and facts_of(out)["state"] == "SUCCEEDED" and facts_of(out)["url"] in err
+    assert "train_model running\n" in err and "deploy_model succeeded after" in err
+    assert k.passwords_sent == 1 and err.count("by password") == 1
+    code, out, _ = run("--wait", k.api.runs[0]["run_id"], "--json")
+    assert code == 0 and json.loads(out)["steps"]["gate"]["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("fate", "timeout", "code", "message"),
+    [
+        (Fate(failing="train-model"), (), 1, "error: train_model failed: http"),
+        (Fate(skipped=("condition-1",)), (), 3, "error: the gate is not passed; nothing was archived: http"),
+        (Fate(ends=None), ("--timeout", "0.1"), 4, "error: the run has not ended after 0.1 s; it goes on: --wait "),
+        (Fate(ends="CANCELED"), (), 1, "error: the run was canceled: http"),
+    ],
+)
+def test_the_exit_code_is_the_runs(
+    fate: Fate, timeout: tuple[str, ...], code: int, message: str, k: Kubeflow, run: Run
+) -> None:
+    k.api.fate = fate
+    found, out, err = run("--submit", "--wait", *TRAIN, *timeout)
+    assert (found, out) == (code, "") and err.splitlines()[-1].startswith(message)
+    run_id = k.api.runs[0]["run_id"]
+    found, out, err = run("--wait", run_id, *timeout, "--json")
+    told = json.loads(out)
+    assert found == code and told["run_id"] == run_id and f"error: {told['error']}".startswith(message)
+    assert told["url"].endswith(run_id)
+
+
+@pytest.mark.parametrize("command", LIVE, ids=" ".join)
+def test_json_is_one_document_also_where_it_fails(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
+    code, out, err = run(*command, "--json")
+    told = json.loads(out)
+    if code:
+        assert told["error"] and f"error: {told['error']}\n" in err
+    k.faults.fail(500, times=99)
+    code, out, err = run(*command, "--json")
+    assert code == 1 and json.loads(out)["error"] and err.splitlines()[-1] == f"error: {json.loads(out)['error']}"
+    k.faults.clear()
+    code, out, err = run(*command, "--json", "--set", "nonsense=1")
+    assert code == 2 and json.loads(out)["error"] in err
+
+
+def test_bad_usage_is_json_too(run: Run) -> None:
+    for argv in (("--wait",), ("--nonsense",), ("--submit", "--upload"), ("--submit", "--wait", "x", *TRAIN)):
+        code, out, err = run(*argv, "--json")
+        assert code == 2 and err == f"error: {json.loads(out)['error']}\n"
+
+
+@pytest.mark.parametrize("command", [LIVE[0], LIVE[4], LIVE[-2]], ids=" ".join)
+def test_a_wrong_password_is_sent_once(
+    command: tuple[str, ...], k: Kubeflow, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLP_PIPELINE_PASSWORD", "wrong")
+    code, out, err = run(*command)
+    assert code == 2 and out == "" and err == f"error: {k.url[7:]} refuses user '{ANN}' with this password\n"
+    assert k.passwords_sent == 1
+
+
+def test_insecure_says_what_it_does_and_works(ca: Authority, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLP_PIPELINE_TOKEN", TOKEN)
+    with team(tls=ca) as k:
+        argv = ("--runs", "--json", "--host", k.url, "--namespace", "team")
+        code, out, err = run(*argv)
+        assert code == 2 and "give its authority with --ca-cert FILE" in err and "--insecure" not in err
+        code, out, err = run(*argv, "--ca-cert", str(ca.path))
+        assert code == 0 and json.loads(out) == [] and err == f"{k.url}, by bearer token\n"
+        code, out, err = run(*argv, "--insecure")
+        assert code == 0 and err == (
+            "--insecure: the server's certificate is not verified; who is in between can read all\n"
+            f"{k.url}, by bearer token\n"
+        )
+
+
+def process(*argv: str, **options: Any) -> "subprocess.Popen[str]":
+    """Starts the command line as a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, str(ROOT / "pipeline_v2.py"), *argv]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_ctrl_c_leaves_the_run_running(as_json: tuple[str, ...], k: Kubeflow) -> None:
+    k.api.fate = Fate(ends=None)
+    with process("--submit", "--wait", *TRAIN, *as_json) as started:
+        try:
+            assert started.stderr
+            while "running" not in (line := started.stderr.readline()):
+                assert line
+            started.send_signal(signal.SIGINT)
+            out, err = started.communicate(timeout=120)
+        finally:
+            started.kill()
+    run_id = k.api.runs[0]["run_id"]
+    assert started.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted; the run goes on: --wait {run_id} comes back to it"
+    assert "nothing is left running" not in err and "Traceback" not in err
+    assert not any("terminate" in visit for visit in k.visits) and k.api.runs[0]["state"] != "CANCELING"
+    assert json.loads(out)["run_id"] == run_id if as_json else out == ""
+
+
+def test_an_interrupt_before_that_says_where_to_look(k: Kubeflow, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nlp_pipeline.kubeflow.pipelines.upload_version", interrupt)
+    code, _, err = run("--submit", *TRAIN)
+    assert code == 130 and err.splitlines()[-1] == "interrupted; see --runs and --schedules for what was done"
+
+
+def test_nothing_is_on_stderr_that_no_one_asked_for(k: Kubeflow, tmp_path: Path) -> None:
+    with process("--submit", *TRAIN) as started:
+        _, err = started.communicate(timeout=120)
+    assert started.returncode == 0 and len(err.splitlines()) == 2 and "Warning" not in err
+    assert [one for one in (tmp_path / "home").rglob("*") if one.is_file()] == []
+    assert list((tmp_path / "work").iterdir()) == []

@@ -1,0 +1,397 @@
+"""The connection: addresses, TLS, proxies, what is tried again, and what each failure is told as."""
+
+import contextlib
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nlp_pipeline import storage
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import connection as module
+from nlp_pipeline.kubeflow.connection import Connection
+from nlp_pipeline.kubeflow.http import explain, read_host
+from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError
+from nlp_pipeline.settings import Settings
+from tests.fakes.httpd import Host, Request, Response, page, redirect
+from tests.fakes.kfp import Kubeflow
+from tests.fakes.tls import Authority
+from tests.kubeflow.users import BY_PASSWORD, TOKEN, connected, list_experiments, team
+
+
+@contextlib.contextmanager
+def answering(answer: Any) -> Iterator[Host]:
+    """Starts a server that answers so."""
+    host = Host(answer)
+    host.start()
+    try:
+        yield host
+    finally:
+        host.stop()
+
+
+@pytest.fixture
+def one_user(alone: Kubeflow) -> Connection:
+    """A connection to KFP on its own."""
+    connection = connected(alone)
+    alone.visits.clear()
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("host", "read"),
+    [
+        ("https://k.example.com/", "https://k.example.com"),
+        ("https://k.example.com:8443//", "https://k.example.com:8443"),
+        ("http://10.0.0.1/pipeline/", "http://10.0.0.1/pipeline"),
+        ("https://k.example.com/_/pipeline/?ns=team#/runs/details/x", "https://k.example.com"),
+        ("https://example.com/kubeflow/_/jupyter/", "https://example.com/kubeflow"),
+        ("http://localhost:8080/#/pipelines", "http://localhost:8080"),
+        ("http://[::1]:8888", "http://[::1]:8888"),
+    ],
+)
+def test_addresses_as_people_copy_them(host: str, read: str) -> None:
+    assert read_host(host) == read
+
+
+@pytest.mark.parametrize("host", ["kubeflow:443", "https:///x", "ftp://x", "http://[x", "http://x:y", "http://x:0", "http://x\n/",
+                                  "http://x:99999"])  # fmt: skip
+def test_what_is_no_address(host: str) -> None:
+    with pytest.raises(UsageError, match=r"is no address: write https://kubeflow.example.com"):
+        Connection(Settings(host=host))
+
+
+def test_an_address_with_a_password_is_not_shown() -> None:
+    with pytest.raises(UsageError, match=r"^host: an address with a user name or a password in it") as caught:
+        Connection(Settings(host="https://ann:S3CRET@k.example.com"))
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["", "/pipeline/", "/_/pipeline/?ns=team#/runs"])
+def test_the_api_is_found_behind_a_gateway(ending: str, k: Kubeflow) -> None:
+    connection = connected(k, host=k.url + ending, **BY_PASSWORD)
+    assert (connection.url, connection.multi_user) == (f"{k.url}/pipeline", True)
+    assert list_experiments(connection) == []
+
+
+def test_the_api_is_found_at_the_root(alone: Kubeflow) -> None:
+    alone.faults.fail(404, on="GET /pipeline/")
+    connection = connected(alone)
+    assert (connection.url, connection.multi_user) == (alone.url, False)
+    assert len(list_experiments(connection)) == 1
+
+
+def test_several_users_need_a_namespace_of_theirs(k: Kubeflow) -> None:
+    with pytest.raises(UsageError, match=r"several users: give --namespace NAME"):
+        module.connect(connected(k, namespace="", token=TOKEN).settings)
+    message = r"^listing experiments: 403: User 'ann@example.com' is not authorized.*; is --namespace 'other' yours\?"
+    with pytest.raises(UsageError, match=message):
+        list_experiments(connected(k, namespace="other", **BY_PASSWORD))
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, {}, r"\(unable to get local issuer certificate\): give its authority with --ca-cert FILE$"),
+        ({"hosts": ("k.example.com",)}, {"ca": True}, r"\(IP address mismatch, .*: use the name in --host that it is"),
+        ({"expired": True}, {"ca": True}, r"\(certificate has expired\): it must be renewed$"),
+    ],
+)
+def test_certificates_that_can_not_be_verified(
+    options: dict[str, Any], given: dict[str, Any], message: str, ca: Authority
+) -> None:
+    with team(tls=ca, **options) as k:
+        trusted = {"ca_cert": str(ca.path)} if given else {}
+        for way in (BY_PASSWORD, {"token": TOKEN}):
+            with pytest.raises(UsageError, match=r"^127.0.0.1:\d+: its certificate can't be verified " + message):
+                connected(k, **way, **trusted)
+        assert k.visits == []
+        assert list_experiments(connected(k, insecure=True, **BY_PASSWORD)) == []
+
+
+def test_a_certificate_that_is_changed_meanwhile(ca: Authority) -> None:
+    with team(tls=ca) as k:
+        connection = connected(k, ca_cert=str(ca.path), **BY_PASSWORD)
+        k.stop()
+        k.host._tls = ca.context("other.example.com")
+        k.start()
+        k.visits.clear()
+        with pytest.raises(UsageError, match=r"its certificate can't be verified"):
+            list_experiments(connection)
+        assert k.visits == []
+
+
+def test_files_that_hold_no_certificates(tmp_path: Any) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for file in (tmp_path / "ca.pem", tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(UsageError, match=rf"^ca_cert={file} can't be read as certificates in PEM form"):
+            Connection(Settings(host="https://127.0.0.1:9", ca_cert=str(file)))
+
+
+def test_hosts_that_are_not_there(alone: Kubeflow, ca: Authority) -> None:
+    with pytest.raises(UsageError, match=r"^127.0.0.1:\d+ does not speak TLS: write http:// in --host https://"):
+        Connection(Settings(host=alone.url.replace("http:", "https:")))
+    with team(tls=ca) as secure, pytest.raises(PipelineError, match=r"if it speaks TLS, write https:// in --host"):
+        Connection(Settings(host=secure.url.replace("https:", "http:")))
+    alone.stop()
+    with pytest.raises(PipelineError, match=r"^127.0.0.1:\d+ can't be reached: \[Errno 111\] Connection refused$"):
+        Connection(Settings(host=alone.url))
+    told = {
+        "[Errno -2] Name or service not known": (UsageError, "k: there is no such host; check --host http://k"),
+        "[Errno -3] Temporary failure in name resolution": (PipelineError, "its name can't be looked up now"),
+    }
+    for text, (kind, message) in told.items():
+        error = explain("http://k", OSError(text))
+        assert type(error) is kind and message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Response(200, '{"multi_user": false}', [("Content-Type", "application/json")]), ""),
+        (Response(200, "{}", [("Content-Type", "application/json")]), ""),
+        (Response(200, '{"apiServerReady": true, "frontendTagName": "2"}'), ""),
+        (Response(200, '{"apiServerReady": false}'), "Kubeflow's API server is away; its user interface is there"),
+        (Response(200, '{"status": "ok"}'), "is no Kubeflow Pipelines"),
+        (Response(200, "[]"), "is no Kubeflow Pipelines"),
+        (Response(404), "is no Kubeflow Pipelines"),
+        (page('<form method="post"><input type="password" name="p"></form>'), "lets no one in without sign-in"),
+        (redirect("https://login.example.com/"), "lets no one in without sign-in (302)"),
+        (Response(403, "RBAC: access denied"), "lets no one in without sign-in (403)"),
+        (Response(503), "fails: it answers 503 at /pipeline/apis/v2beta1/healthz"),
+        (None, "can't be reached: Server disconnected"),
+    ],
+)
+def test_what_answers_in_the_place_of_kubeflow(answer: Response | None, message: str) -> None:
+    with answering(lambda request: answer) as host:
+        if not message:
+            assert Connection(Settings(host=host.url)).multi_user is False
+            return
+        with pytest.raises(PipelineError) as caught:
+            Connection(Settings(host=host.url))
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_host_that_leads_to_https() -> None:
+    def answer(request: Request) -> Response:
+        return redirect(f"https://{request.headers['host']}{request.target}", 308)
+
+    message = r"^http://127.0.0.1:\d+ leads to https: write https:// in --host$"
+    with answering(answer) as host, pytest.raises(UsageError, match=message):
+        Connection(Settings(host=host.url))
+
+
+def test_a_proxy_of_the_environment_is_used_for_all(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def forward(request: Request) -> Response:
+        """Answers for http://kubeflow.test, which there isn't."""
+        seen.append((f"{request.method} {request.target}", request.headers.get("proxy-authorization", "")))
+        sent = {name: one for name, one in request.headers.items() if name not in ("connection", "content-length")}
+        upstream = http.client.HTTPConnection(k.url.removeprefix("http://"))
+        upstream.request(request.method, request.target.removeprefix("http://kubeflow.test"), request.body, sent)
+        answer = upstream.getresponse()
+        kept = [one for one in answer.getheaders() if one[0].lower() in ("content-type", "set-cookie", "location")]
+        body = answer.read()
+        upstream.close()
+        return Response(answer.status, body, kept)
+
+    with answering(forward) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://user:p%40S3CRET@"))
+        assert list_experiments(connected(k, host="http://kubeflow.test", **BY_PASSWORD)) == []
+        assert seen[-1][0].startswith("GET http://kubeflow.test/pipeline/apis/v2beta1/experiments")
+        assert {authorization for _, authorization in seen} == {"Basic dXNlcjpwQFMzQ1JFVA=="}
+        # Neither for what is exempt, nor for this machine.
+        seen.clear()
+        assert list_experiments(connected(k)) == []
+        monkeypatch.setenv("no_proxy", "kubeflow.test")
+        with pytest.raises(PipelineError, match=r"kubeflow.test"):
+            connected(k, host="http://kubeflow.test")
+        assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        ("http://user:S3CRET@127.0.0.1:9", "k.example.com can't be reached"),
+        ("nonsense://user:S3CRET@127.0.0.1:9", "the proxy for k.example.com in the environment is no http:// or"),
+    ],
+)
+def test_a_proxy_that_is_none_is_one_line_without_its_password(
+    proxy: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(PipelineError, match=f"^{message}") as caught:
+        Connection(Settings(host="https://k.example.com"))
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_reading_goes_on_through_failures(alone: Kubeflow, one_user: Connection) -> None:
+    alone.faults.fail(500)
+    alone.faults.drop()
+    alone.faults.fail(503)
+    alone.faults.fail(429)
+    assert len(list_experiments(one_user)) == 1 and len(alone.visits) == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "visits"),
+    [
+        ({"status": 500}, r"^listing experiments: 500: Internal Server Error$", 5),
+        ({}, r"^127.0.0.1:\d+ can't be reached: Server disconnected without sending a response", 5),
+        ({"status": 400}, r"^listing experiments: 400", 1),
+    ],
+)
+def test_reading_gives_up_in_one_line(
+    fault: dict[str, Any], message: str, visits: int, alone: Kubeflow, one_user: Connection
+) -> None:
+    alone.faults.fail(**fault, times=9) if fault else alone.faults.drop(times=9)
+    with pytest.raises(PipelineError, match=message):
+        list_experiments(one_user)
+    assert len(alone.visits) == visits
+
+
+def test_the_server_comes_back_while_it_is_asked(
+    alone: Kubeflow, one_user: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone.stop()
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            alone.start()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert len(list_experiments(one_user)) == 1 and len(sleeps) == 2
+
+
+def test_what_never_answers_is_given_up(alone: Kubeflow, one_user: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    alone.faults.hold()
+    with pytest.raises(UnansweredError, match=r"does not answer in time"):
+        list_experiments(one_user)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (404, '{"code": 5, "message": "m", "details": [{"message": "no\\n such"}]}', NotFoundError, "404: no such"),
+        (404, "", PipelineError, "404"),
+        (404, "<html>", PipelineError, "404: a page, not an answer"),
+        (409, '{"error_message": "there", "error_details": "x"}', ConflictError, "409: there"),
+        (409, '{"error": "e", "message": "there", "code": 6, "details": []}', ConflictError, "409: there"),
+        (400, "plain \n text", UsageError, "400: plain text"),
+        (400, '{"details": "x", "message": 1}', UsageError, "400"),
+        (418, "x" * 999, PipelineError, f"418: {'x' * 400}$"),
+        (501, b"\xff\xfe", PipelineError, "501: "),
+        (403, "RBAC: access denied", UsageError, "403: RBAC: access denied"),
+        (403, "<html>Sign in", UsageError, r"lets no one in without sign-in \(403\): set NLP_PIPELINE_TOKEN"),
+        (401, "Jwt is expired", UsageError, r"lets no one in without sign-in \(401\)"),
+        (308, "", UsageError, r"lets no one in without sign-in \(308\)"),
+        (200, "<html>Sign in", UsageError, r"lets no one in without sign-in \(302\)"),
+    ],
+)
+def test_errors_of_all_forms(
+    status: int, body: Any, kind: type, message: str, alone: Kubeflow, one_user: Connection
+) -> None:
+    answer = Response(status, body, [("Content-Type", "text/html; charset=x-none" if status == 200 else "text/plain")])
+    alone.faults.around = lambda name, make: answer  # type: ignore[method-assign]
+    with pytest.raises(PipelineError, match=rf"^listing experiments: .*{message}") as caught:
+        list_experiments(one_user)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+
+
+def test_a_server_that_repeats_a_secret_is_not_quoted(k: Kubeflow) -> None:
+    connection = connected(k, token=TOKEN, s3_secret_key="key-S3CRET", endpoint_cookie="a=S3CRET; b=cookie-S3CRET")
+    answer = Response(400, json.dumps({"message": f"bad: Bearer {TOKEN}, key-S3CRET, cookie-S3CRET S3CRET"}))
+    k.faults.around = lambda name, make: answer  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match=r"400: bad: \*{8}, \*{8}, \*{8} \*{8}$"):
+        list_experiments(connection)
+
+
+def make_experiment(connection: Connection, name: str = "x", unique: bool = False) -> Any:
+    """Makes an experiment, and returns it."""
+    import kfp_server_api  # type: ignore[import-untyped]
+
+    def find() -> Any:
+        return next((one for one in list_experiments(connection) if one.display_name == name), None)
+
+    method = connection.experiments.experiment_service_create_experiment
+    body = kfp_server_api.V2beta1Experiment(display_name=name)
+    return connection.create("making x", method, find, body, unique=unique)
+
+
+def posts(k: Kubeflow) -> int:
+    return sum(visit.startswith("POST") for visit in k.visits)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fault", [{}, {"status": 500}, {"status": 502}, {"status": 429}], ids=str)
+def test_what_fails_is_made_once(fault: dict[str, Any], after: bool, alone: Kubeflow, one_user: Connection) -> None:
+    on = "POST .*/experiments"
+    alone.faults.fail(on=on, after=after, **fault) if fault else alone.faults.drop(on=on, after=after)
+    assert make_experiment(one_user).display_name == "x"
+    assert [one["display_name"] for one in alone.api.experiments] == ["Default", "x"]
+    assert posts(alone) == (1 if after else 2)
+
+
+@pytest.mark.parametrize(("status", "count"), [(500, 5), (400, 1)])
+def test_what_can_not_be_made_ends_in_one_line(status: int, count: int, alone: Kubeflow, one_user: Connection) -> None:
+    alone.faults.fail(status, times=99, on="POST")
+    with pytest.raises(PipelineError, match=rf"^making x: {status}: Internal Server Error$"):
+        make_experiment(one_user)
+    assert posts(alone) == count
+
+
+def test_where_it_can_not_be_known_that_is_said(alone: Kubeflow, one_user: Connection) -> None:
+    alone.faults.drop(on="POST", after=True)
+    alone.faults.fail(500, times=99, on="GET")
+    message = r"^making x: .* can't be reached: .*; whether it was done is not known: listing"
+    with pytest.raises(PipelineError, match=message):
+        make_experiment(one_user)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_after_a_silence_only_what_is_unique_is_made_again(
+    unique: bool, alone: Kubeflow, one_user: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    hold = alone.faults.hold("POST")
+    if unique:
+        assert make_experiment(one_user, unique=True).display_name == "x"
+    else:
+        with pytest.raises(PipelineError, match=r"does not answer in time; it may yet be done: look before you do it"):
+            make_experiment(one_user)
+        hold.release()
+        alone.faults.fail(504, times=9, on="POST")
+        with pytest.raises(PipelineError, match=r"^making x: 504: .*; it may yet be done"):
+            make_experiment(one_user, "y")
+        assert posts(alone) == 2
+
+
+def test_lists_are_read_to_their_end(alone: Kubeflow, one_user: Connection) -> None:
+    import kfp_server_api
+
+    method = one_user.experiments.experiment_service_create_experiment
+    for at in range(230):
+        one_user.call("making one", method, kfp_server_api.V2beta1Experiment(display_name=f"{at}"))
+    before = len(alone.api.requests)
+    assert len(list_experiments(one_user)) == 231 and len(alone.api.requests) == before + 3
+
+
+def test_texts_of_the_user_interface(k: Kubeflow) -> None:
+    connection = connected(k)
+    k.logs["team", "pod"] = "a\nb\n"
+    asked = {"podname": "pod", "podnamespace": "team"}
+    assert connection.read_text("/k8s/pod/logs", asked) == "a\nb\n"
+    assert connection.read_text("/k8s/pod/logs", {**asked, "podname": "other"}) == ""
+    assert connection.read_text("/some/page", {}) == ""
+    k.sessions.expire()
+    assert connection.read_text("/k8s/pod/logs", asked) == ""
+    k.stop()
+    assert connection.read_text("/k8s/pod/logs", asked) == ""

@@ -1,0 +1,425 @@
+"""The doctor: each of its lines as it should be, as it should not be, and where it can't be known."""
+
+import base64
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.kubeflow import doctor as module
+from nlp_pipeline.kubeflow.doctor import doctor
+from nlp_pipeline.platforms.doctor import Check, missing, print_checks
+from nlp_pipeline.settings import Settings
+from tests.components.s3_server import free_ports, s3_server
+from tests.fakes.httpd import Request, Response
+from tests.fakes.kfp import Kubeflow, kubeflow
+from tests.fakes.kubernetes import kinds
+from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+from tests.fakes.tls import Authority
+from tests.kubeflow.test_connection import answering
+
+Json = dict[str, Any]
+ACCOUNT = "system:serviceaccount:team:default-editor"
+CLAIM: Json = {
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "nlp-pipeline"},
+    "spec": {"accessModes": ["ReadWriteMany"]},
+    "status": {"phase": "Bound"},
+}
+IMAGE = "registry.example.com/team/nlp-pipeline:1"
+OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
+NAMES = [
+    *("server", "sign-in", "Kubernetes", "namespace", "experiment", "version", "clock", *OF_CLUSTER),
+    *("object store", "image"),
+]
+
+
+def token_of(subject: str) -> str:
+    """Returns a token as Kubernetes makes it for a service account."""
+    parts = ({"alg": "RS256"}, {"sub": subject}, "signature")
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+TOKEN = token_of(ACCOUNT)
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+
+
+@pytest.fixture
+def team() -> Iterator[Kubeflow]:
+    """A Kubeflow of several users; the token is that of the account of namespace "team"."""
+    with kubeflow(tokens={TOKEN: "team", "opaque": "team"}) as one:
+        yield one
+        assert {method for method, _, _ in one.api.requests} <= {"GET"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster in which all is there, and nothing is to be changed."""
+    for resource in ("runs", "experiments"):
+        monkeypatch.setitem(kinds.KINDS, resource, (resource, "pipelines.kubeflow.org", "v1beta1"))
+    with emulated_cluster("Knative") as one:
+        one.add(CLAIM)
+        one.write_kubeconfig(tmp_path / "kubeconfig", "team")
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        yield one
+        assert not one.sent
+
+
+def examined(k: Kubeflow | None, values: Json | None = None, /, **changed: Any) -> dict[str, Check]:
+    """Returns the doctor's checks by name, having made sure that each is a line without secrets."""
+    given = {"namespace": "team", "token": TOKEN, "image": IMAGE, **({"host": k.url} if k else {})}
+    checks = doctor(Settings.model_validate(given | changed), values or {})
+    shown = io.StringIO()
+    print_checks(checks, shown)
+    assert len(shown.getvalue().splitlines()) == len(checks)
+    assert not any(secret in shown.getvalue() for secret in (TOKEN, "hunter2", "test-secret"))
+    json.dumps([asdict(check) for check in checks])
+    return {check.name: check for check in checks}
+
+
+# As a whole
+
+
+def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    found = examined(team)
+    assert {name: check.ok for name, check in found.items()} == dict.fromkeys(NAMES, True) | {"object store": None}
+    assert list(found) == NAMES and missing(list(found.values())) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_nothing_is_known() -> None:
+    found = examined(None)
+    assert list(found) == NAMES and missing(list(found.values())) == ["server"]
+    assert {name for name, check in found.items() if check.ok} == {"image"}
+    assert found["server"].remedy == "set NLP_PIPELINE_HOST, as in https://kubeflow.example.com"
+    assert found["sign-in"].detail == "the server does not answer"
+    assert found["namespace"].detail == found["version"].detail == "not signed in"
+
+
+def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
+    found = examined(alone, token="", namespace="")
+    assert found["namespace"].ok and found["experiment"].ok and found["version"].ok
+    assert found["Kubernetes"].ok is None and "there is no kubeconfig of use" in found["Kubernetes"].detail
+    assert {found[name].detail for name in OF_CLUSTER} == {"Kubernetes can't be asked"}
+    assert missing(list(found.values())) == []
+    with pytest.raises(UsageError, match="epochs"):
+        examined(alone, {"epochs": -1.0})
+
+
+# Server, sign-in, namespace
+
+
+@pytest.mark.parametrize("host", ["kubeflow.example.com", "https://ann:hunter2@kubeflow.example.com", "http://a b"])
+def test_no_address(host: str) -> None:
+    assert examined(None, host=host)["server"].detail == "the host is no address"
+
+
+def test_no_one_there() -> None:
+    found = examined(None, host=f"http://127.0.0.1:{free_ports(1)[0]}")
+    assert found["server"].ok is False and "can't be reached" in found["server"].detail
+    assert found["clock"].detail == "the server does not answer"
+
+
+def test_a_certificate_of_an_unknown_authority(ca: Authority) -> None:
+    with kubeflow(tokens={TOKEN: "team"}, tls=ca) as one:
+        found = examined(one)
+        assert found["server"].ok is False and "--ca-cert" in found["server"].detail
+        assert examined(one, ca_cert=str(ca.path))["namespace"].ok
+        assert "is not verified" in examined(one, insecure=True)["server"].detail
+        assert examined(one, ca_cert="/none")["server"].ok is False
+
+
+def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
+    ann = {"token": "", "username": "ann@example.com"}
+    with kubeflow("dex", users={"ann@example.com": "secret"}, namespaces={"ann@example.com": "team"}) as one:
+        for given in ({"token": "wrong"}, {"token": ""}, {**ann, "password": "x"}):
+            found = examined(one, **given)
+            assert found["server"].ok and found["sign-in"].ok is False and found["namespace"].ok is None
+        found = examined(one, **ann, password="secret")
+        assert found["sign-in"].detail == "Kubeflow Pipelines answers as ann@example.com, by password"
+        assert found["namespace"].ok
+    with kubeflow("no kubeflow") as one:
+        found = examined(one)
+        assert found["server"].ok and "is no Kubeflow Pipelines" in found["sign-in"].detail
+
+
+def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
+    found = examined(team, namespace="")
+    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("give --namespace NAME")
+    assert found["experiment"].ok is found["claim"].ok is None and found["sign-in"].ok
+    found = examined(team, namespace="other")
+    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("ask the profile's owner")
+    assert "other: listing experiments: 403" in found["namespace"].detail
+    team.faults.fail(times=9, on="/experiments")
+    found = examined(team)
+    assert found["namespace"].ok is False and found["experiment"].ok is None and found["version"].ok
+
+
+# The experiment
+
+
+def experiment_of(team: Kubeflow, state: str = "AVAILABLE") -> None:
+    team.api._add("experiments", {"display_name": "nlp-pipeline", "storage_state": state}, "team")
+
+
+def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow, cluster: Cluster) -> None:
+    assert examined(team)["experiment"].detail == f"nlp-pipeline would be made; {ACCOUNT} may make runs there"
+    experiment_of(team)
+    assert examined(team)["experiment"].detail == f"nlp-pipeline is there; {ACCOUNT} may make runs there"
+    assert len(team.api.experiments) == 1
+
+
+def test_an_experiment_that_takes_no_runs(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.deny("create", "experiments")
+    found = examined(team)["experiment"]
+    assert (found.ok, found.remedy) == (False, "ask the owner of profile team for the role kubeflow-edit")
+    assert found.detail.endswith(f"{ACCOUNT} may not create experiments in namespace team")
+    experiment_of(team)
+    assert examined(team)["experiment"].ok
+    cluster.deny("create", "runs")
+    assert examined(team)["experiment"].ok is False
+    team.api.records["experiments"].clear()
+    experiment_of(team, "ARCHIVED")
+    found = examined(team)["experiment"]
+    assert (found.ok, found.detail) == (False, "nlp-pipeline is archived, and takes no runs")
+
+
+def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster: Cluster) -> None:
+    found = examined(team, token="opaque")["experiment"]
+    later = "whether you may make runs there shows when one is made"
+    assert (found.ok, found.detail.partition("; ")[2]) == (None, later)
+    other = token_of("system:serviceaccount:team:other")
+    team.sessions.tokens[other] = ACCOUNT
+    found = examined(team, token=other)["experiment"]
+    assert found.ok is None and f"and Kubernetes knows you as {ACCOUNT}" in found.detail
+    cluster.reviews_forbidden = True
+    assert examined(team)["experiment"].ok is None
+
+
+# Version, clock
+
+
+@pytest.mark.parametrize(
+    ("health", "ok", "says"),
+    [
+        ({"tag_name": "2.17.0"}, True, "Kubeflow Pipelines 2.17.0, kfp 2."),
+        ({"tag_name": "v2.15.0-rc.1"}, True, "Kubeflow Pipelines v2.15.0-rc.1, kfp 2."),
+        ({"apiServerTagName": "2.16.1", "apiServerReady": True}, True, "Kubeflow Pipelines 2.16.1, kfp 2."),
+        ({"tag_name": "2.14.3"}, True, "before 2.15 a Secret must exist even where none is needed"),
+        ({"tag_name": "1.8.22"}, False, "Kubeflow Pipelines 1.8.22, kfp 2."),
+        ({"tag_name": "unknown", "commit_sha": "1f" * 20}, None, "tells 'unknown', commit 1f1f1f1f1f1f for its vers"),
+        ({}, None, "the server tells 'nothing' for its version"),
+    ],
+)
+def test_versions(team: Kubeflow, health: Json, ok: bool | None, says: str) -> None:
+    team.api.health = {"multi_user": True, **health}
+    found = examined(team)["version"]
+    assert found.ok is ok and says in found.detail and found.required
+
+
+@pytest.mark.parametrize(("skew", "says"), [(-90, "90 s behind"), (4000, "4000 s ahead of")])
+def test_a_clock_that_is_wrong(team: Kubeflow, monkeypatch: pytest.MonkeyPatch, skew: int, says: str) -> None:
+    class Clock:
+        @staticmethod
+        def time() -> float:
+            return round(time.time()) + skew
+
+    monkeypatch.setattr(module, "time", Clock)
+    found = examined(team)["clock"]
+    assert found.ok is False and not found.required and "timedatectl" in found.remedy
+    seconds, _, rest = says.partition(" ")
+    assert rest in found.detail and abs(int(found.detail.split()[4]) - int(seconds)) <= 20
+
+
+def test_a_server_that_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dateless(request: Request) -> Response:
+        return Response(200, "x", [("Date", "now")])
+
+    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda self: "never")
+    with answering(dateless) as host:
+        assert examined(None, host=host.url)["clock"].detail == "the server tells no time"
+
+
+# The cluster
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "apiVersion: v1\nkind: Config\ncurrent-context: x\n", "a: [\n"])
+def test_kubeconfigs_that_are_none(team: Kubeflow, tmp_path: Path, text: str) -> None:
+    (tmp_path / "no-kubeconfig").write_text(text)
+    found = examined(team)
+    assert found["Kubernetes"].ok is None and found["claim"].ok is None
+
+
+def test_a_cluster_that_is_away(team: Kubeflow) -> None:
+    gone = Cluster("Knative", "team")
+    gone.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    gone.write_kubeconfig(os.environ["KUBECONFIG"], "team")
+    found = examined(team)
+    assert found["Kubernetes"].ok is None and "can't be reached (" in found["Kubernetes"].detail
+    assert found["claim"].detail == found["KServe"].detail == "Kubernetes can't be asked"
+
+
+def test_a_cluster_that_refuses_or_does_not_tell_who_asks(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.reviews_forbidden = True
+    found = examined(team)
+    assert found["Kubernetes"].ok and ", as " not in found["Kubernetes"].detail
+    assert found["right to deploy"].detail == "this account may, in namespace team"
+    path = Path(os.environ["KUBECONFIG"])
+    path.write_text(path.read_text().replace("a-token-of", "hunter2"))
+    found = examined(team)
+    assert found["Kubernetes"].ok is False and not found["Kubernetes"].required and found["claim"].ok is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "ok", "says", "mode"),
+    [
+        ({}, True, "team/nlp-pipeline is Bound", True),
+        ({"status": {"phase": "Pending"}}, True, "team/nlp-pipeline is Pending", True),
+        ({"status": {"phase": "Lost"}}, False, "team/nlp-pipeline has lost its volume", True),
+        ({"spec": {"accessModes": ["ReadWriteOnce"]}}, True, "team/nlp-pipeline is Bound", False),
+        ({"spec": {"accessModes": ["ReadOnlyMany"]}}, True, "team/nlp-pipeline is Bound", False),
+        ({"spec": {}, "status": {}}, True, "team/nlp-pipeline is of unknown phase", None),
+        (
+            {"metadata": {"name": "nlp-pipeline", "deletionTimestamp": "2026-01-01T00:00:00Z"}},
+            *(False, "team/nlp-pipeline is being deleted", True),
+        ),
+    ],
+)
+def test_claims(team: Kubeflow, cluster: Cluster, changed: Json, ok: bool, says: str, mode: bool | None) -> None:
+    cluster.add(CLAIM | changed)
+    found = examined(team)
+    assert (found["claim"].ok, found["claim"].detail, found["access mode"].ok) == (ok, says, mode)
+    assert found["access mode"].required == (changed.get("spec") == {"accessModes": ["ReadOnlyMany"]})
+
+
+def test_a_claim_that_is_not_there_or_may_not_be_read(team: Kubeflow, cluster: Cluster) -> None:
+    found = examined(team, {"volume_claim": "mine"})
+    assert found["claim"].remedy == (
+        "python pipeline_v2.py --manifests --set namespace=team --set volume_claim=mine | kubectl apply -f -"
+    )
+    assert found["claim"].ok is False and found["access mode"].ok is None
+    cluster.deny("get", "persistentvolumeclaims")
+    found = examined(team)
+    assert found["claim"].ok is None and "403" in found["claim"].detail and found["access mode"].ok is None
+
+
+def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    team.api.health["tag_name"] = "2.14.3"
+    found = examined(team)["Secrets"]
+    assert (found.ok, found.detail) == (False, "Secret team/nlp-pipeline-s3 is not there")
+    assert found.remedy.startswith("kubectl -n team create secret generic nlp-pipeline-s3 --from-literal=AWS_ACCESS_K")
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
+    data = dict.fromkeys(keys, base64.b64encode(b"hunter2").decode())
+    cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-s3"}, "data": data})
+    cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-hub"}, "data": {}})
+    assert examined(team)["Secrets"].detail == "Secret team/nlp-pipeline-hub lacks HF_TOKEN"
+    cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-hub"}, "data": {"HF_TOKEN": ""}})
+    assert examined(team)["Secrets"].ok
+    cluster.deny("get", "secrets")
+    assert examined(team)["Secrets"].ok is None
+    monkeypatch.setenv("KUBECONFIG", "/none")
+    assert examined(team)["Secrets"].ok is None
+
+
+def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.without_kserve()
+    found = examined(team)
+    assert found["KServe"].ok is False and "set deploy=false" in found["KServe"].detail
+    assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not there")
+    found = examined(team, {"deploy": False})
+    assert (found["KServe"].ok, found["KServe"].required) == (None, False) and "runtime" not in found
+    assert missing(list(found.values())) == []
+
+
+def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert examined(team)["right to deploy"].detail == f"{ACCOUNT} may, in namespace team"
+    cluster.deny("create", "inferenceservices")
+    found = examined(team)["right to deploy"]
+    assert (found.ok, found.detail) == (False, "namespace team: may not create inferenceservices")
+    assert found.remedy == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
+    found = examined(team, service_account="runner")["right to deploy"]
+    runner = "system:serviceaccount:team:runner"
+    assert found.ok is None and found.detail == (
+        f"{ACCOUNT} may not; the steps run as {runner}, of which it is not known: kubectl auth can-i create "
+        f"inferenceservices -n team --as={runner}"
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:
+    assert examined(team)["runtime"].detail == "kserve-torchserve, which is installed for the cluster"
+    cluster.remove("clusterservingruntimes", "kserve-torchserve")
+    found = examined(team)["runtime"]
+    assert found.ok is False and "--manifests --set namespace=team" in found.detail
+    assert examined(team, {"serving_runtime": "huggingface"})["runtime"].ok
+    cluster.deny("get", "servingruntimes")
+    assert examined(team)["runtime"].ok is None
+
+
+def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
+    values = {"model_store": "s3://models"}
+    found = examined(team, values)["serving pods"]
+    assert found.ok is False and "has no such ServiceAccount" in found.detail
+    cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
+    assert examined(team, values)["serving pods"].detail == "service account nlp-pipeline-serving is in namespace team"
+    found = examined(team, {"service_account": "default"})["serving pods"]
+    assert found.detail == "claim nlp-pipeline and service account default are in namespace team"
+    assert examined(team, {"namespace": "elsewhere"})["serving pods"].ok is False
+    cluster.deny("get", "serviceaccounts")
+    assert examined(team, values)["serving pods"].ok is None
+
+
+# Object store, image
+
+
+@pytest.mark.slow
+def test_the_object_store(team: Kubeflow, alone: Kubeflow, tmp_path: Path) -> None:
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as s3:
+        keys = {"s3_access_key": "test-key", "s3_secret_key": "test-secret", "s3_endpoint": f"http://{s3.address}"}
+        found = examined(team, **keys)["object store"]
+        assert found.ok is False and "(NoSuchBucket)" in found.detail and not found.required
+        s3.put("mlpipeline", "v2/artifacts/x", b"")
+        found = examined(team, **keys)["object store"]
+        assert found.detail.endswith(" shows minio://mlpipeline/private-artifacts/team/v2/artifacts") and found.ok
+        found = examined(team, **keys | {"s3_secret_key": "wrong"})["object store"]
+        assert found.ok is False and "(SignatureDoesNotMatch)" in found.detail
+        found = examined(alone, **keys, token="")["object store"]
+        assert found.detail.endswith("minio://mlpipeline/v2/artifacts")
+
+
+def test_no_object_store(team: Kubeflow) -> None:
+    found = examined(team)["object store"]
+    assert found.ok is None and found.detail == "NLP_PIPELINE_S3_ENDPOINT is not set; only --download needs it"
+    found = examined(team, s3_endpoint="http://localhost:9000")["object store"]
+    assert found.ok is False and found.detail.startswith("the object store is not known: set NLP_PIPELINE_S3_ACCESS")
+    address = f"http://127.0.0.1:{free_ports(1)[0]}"
+    found = examined(team, s3_endpoint=address, s3_access_key="a", s3_secret_key="hunter2")["object store"]
+    assert found.ok is False and "port-forward" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("image", "ok", "required", "says"),
+    [
+        ("", True, False, "none is set: each step installs"),
+        (IMAGE, True, True, f"{IMAGE} is a sound name; whether nodes can pull it shows only there"),
+        (f"nlp-pipeline@sha256:{'0' * 64}", True, True, "is a sound name"),
+        ("registry:5000/nlp-pipeline", False, False, "is whatever is newest when a pod starts"),
+        ("nlp-pipeline:latest", False, False, "is whatever is newest when a pod starts"),
+        ("NLP pipeline", False, True, "is no name of an image"),
+    ],
+)
+def test_images(image: str, ok: bool, required: bool, says: str) -> None:
+    found = examined(None, image=image)["image"]
+    assert (found.ok, found.required) == (ok, required) and says in found.detail

@@ -1,0 +1,246 @@
+"""`--submit` and `--upload`: versions by content, experiments and runs, each made once, whatever goes wrong."""
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import connection as connection_module
+from nlp_pipeline.kubeflow import pipelines
+from nlp_pipeline.kubeflow.pipelines import get_experiment, start_run, submit, upload_version
+from nlp_pipeline.pipeline.compiling import version_name
+from nlp_pipeline.pipeline.parameters import NAME, parse_settings
+from tests.fakes.kfp import Kubeflow
+from tests.kubeflow.users import BY_PASSWORD, TOKEN, VALUES, connected, settings_of, team
+
+POSTS = {
+    "pipelines": "POST .*/pipelines$",
+    "versions": "POST .*/upload_version",
+    "experiments": "POST .*/experiments$",
+    "runs": "POST .*/runs$",
+}
+ONE_OF_EACH = dict.fromkeys(POSTS, 1)
+SMALL = """\
+components: {comp-x: {executorLabel: exec-x}}
+deploymentSpec: {executors: {exec-x: {container: {image: x}}}}
+pipelineInfo: {name: x}
+root: {dag: {tasks: {x: {componentRef: {name: comp-x}, taskInfo: {name: x}}}}}
+schemaVersion: 2.1.0
+"""
+
+
+def run_of(k: Kubeflow, values: dict[str, Any] = VALUES, **given: Any) -> dict[str, Any]:
+    """Submits a run."""
+    return submit(settings_of(k).model_copy(update=given), values, dry_run=False)
+
+
+def counts(k: Kubeflow) -> dict[str, int]:
+    """Returns how many there are of each."""
+    made = [one for one in k.api.experiments if one["display_name"] != "Default"]
+    all_of = (k.api.pipelines, k.api.versions, made, k.api.runs)
+    return dict(zip(POSTS, map(len, all_of), strict=True))
+
+
+def test_the_first_submit_makes_all(either: Kubeflow) -> None:
+    result = run_of(either, experiment="films & co", service_account="robot")
+    assert counts(either) == ONE_OF_EACH
+    (pipeline,), (version,), (run,) = either.api.pipelines, either.api.versions, either.api.runs
+    assert (pipeline["name"], version["name"], version["display_name"]) == (NAME, result["version"], result["version"])
+    assert pipeline.get("namespace", "") == ("team" if either.api.health["multi_user"] else "")
+    assert run["display_name"].startswith(f"{version['name']} ") and run["service_account"] == "robot"
+    assert run["runtime_config"] == {"parameters": VALUES}
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    assert (result["run_id"], result["new_version"]) == (run["run_id"], True)
+    assert either.api.experiments[-1]["display_name"] == "films & co"
+
+
+def test_the_same_content_again_is_no_new_version(either: Kubeflow) -> None:
+    run_of(either)
+    assert run_of(either)["new_version"] is False
+    assert counts(either) == {**ONE_OF_EACH, "runs": 2}
+    assert sum("upload" in visit for visit in either.visits) == 1
+    changed = upload_version(connected(either), SMALL)
+    assert changed.is_new and counts(either)["versions"] == 2 and counts(either)["pipelines"] == 1
+
+
+def test_the_versions_name_is_its_contents() -> None:
+    assert version_name("a") == version_name("a") != version_name("ä")
+    assert version_name("ä").startswith(f"{NAME}-") and len(version_name("a")) == len(NAME) + 13
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("how", ["drop", 500, 502])
+@pytest.mark.parametrize("what", POSTS)
+def test_what_fails_in_between_is_made_once(what: str, how: Any, after: bool, k: Kubeflow) -> None:
+    k.faults.drop(on=POSTS[what], after=after) if how == "drop" else k.faults.fail(how, on=POSTS[what], after=after)
+    run_id = run_of(k)["run_id"]
+    assert k.faults.left == 0 and counts(k) == ONE_OF_EACH and k.api.runs[0]["run_id"] == run_id
+
+
+@pytest.mark.parametrize("on", ["GET .*/pipelines", "GET .*/versions", "GET .*/experiments", "POST .*/apis"])
+def test_failures_of_all_kinds_at_once(on: str, either: Kubeflow) -> None:
+    either.faults.drop(on=on)
+    either.faults.fail(503, on=on)
+    either.faults.drop(on=on, after=True)
+    run_of(either)
+    assert either.faults.left == 0 and counts(either) == ONE_OF_EACH
+
+
+@pytest.mark.parametrize("kind", ["dex", "authservice"])
+@pytest.mark.parametrize("requests", range(1, 8))
+def test_a_session_that_expires_before_any_of_the_calls(kind: Any, requests: int) -> None:
+    with team(kind) as k:
+        k.sessions.expire_after(requests + 1)  # the dashboard and the health come first
+        run_of(k)
+        assert counts(k) == ONE_OF_EACH and k.passwords_sent == 2
+
+
+@pytest.mark.parametrize("what", POSTS)
+def test_what_never_succeeds_is_told(what: str, k: Kubeflow) -> None:
+    k.faults.fail(500, times=99, on=POSTS[what])
+    with pytest.raises(PipelineError, match=r"^(making|uploading|starting) .*: 500: Internal Server Error$"):
+        run_of(k)
+    assert counts(k)[what] == 0
+
+
+@pytest.mark.parametrize("what", ["pipelines", "versions", "experiments"])
+def test_someone_else_makes_the_same_meanwhile(what: str, either: Kubeflow) -> None:
+    hold = either.faults.hold(POSTS[what])
+    thread = threading.Thread(target=run_of, args=(either,))
+    thread.start()
+    assert hold.reached.wait(60)
+    run_of(either)
+    hold.release()
+    thread.join(60)
+    assert counts(either) == {**ONE_OF_EACH, "runs": 2}
+
+
+def test_many_at_the_same_time_leave_one_of_each(either: Kubeflow) -> None:
+    barrier, runs = threading.Barrier(4), list[str]()
+
+    def one() -> None:
+        barrier.wait(60)
+        runs.append(run_of(either)["run_id"])
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(runs)) == 4 and counts(either) == {**ONE_OF_EACH, "runs": 4}
+
+
+def test_a_run_whose_answer_comes_too_late_is_not_started_twice(
+    either: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of(either)
+    monkeypatch.setattr(connection_module, "TIMEOUT", 0.5)
+    hold = either.faults.hold(POSTS["runs"])
+    with pytest.raises(PipelineError, match=r"^starting the run: .*does not answer in time; it may yet be done"):
+        run_of(either)
+    hold.release()
+    assert sum("/runs" in visit and "POST" in visit for visit in either.visits) == 2
+
+
+def test_among_hundreds_on_several_pages(alone: Kubeflow) -> None:
+    import kfp_server_api  # type: ignore[import-untyped]
+
+    connection = connected(alone)
+    alone.api.clock.step = 0  # all in the same second
+    for at in range(105):
+        experiment = kfp_server_api.V2beta1Experiment(display_name=f"{at}")
+        connection.call("x", connection.experiments.experiment_service_create_experiment, experiment)
+        pipeline = kfp_server_api.V2beta1Pipeline(name=f"{at}", display_name=f"{at}")
+        connection.call("x", connection.pipelines.pipeline_service_create_pipeline, pipeline)
+    for at in range(105):
+        upload_version(connection, f"{SMALL}# {at}\n")
+    first = counts(alone)
+    assert (first["pipelines"], first["versions"], first["experiments"]) == (106, 105, 105)
+    for at in (0, 52, 104):
+        assert not upload_version(connection, f"{SMALL}# {at}\n").is_new
+        get_experiment(connection, f"{at}")
+    assert counts(alone) == first
+
+
+def test_an_archived_experiment_is_told(either: Kubeflow) -> None:
+    connection = connected(either)
+    archive = connection.experiments.experiment_service_archive_experiment
+    connection.call("x", archive, get_experiment(connection, "films"))
+    with pytest.raises(UsageError, match=r"^experiment 'films' is archived: restore it in the dashboard, or give ano"):
+        get_experiment(connection, "films")
+
+
+@pytest.mark.parametrize(
+    "name", ["a+b 50%", "reviews/2026?x=1&y#z", "Ärzte 日本 🎬", 'it\'s "quoted"', "%2F%25", "a\\b", "{}", "x" * 100]
+)
+def test_names_with_odd_characters(name: str, k: Kubeflow) -> None:
+    connection = connected(k)
+    found = get_experiment(connection, name)
+    assert get_experiment(connection, name) == found
+    version = upload_version(connection, SMALL)
+    k.faults.drop(on=POSTS["runs"], after=True)
+    start_run(connection, version, found, {})
+    assert k.api.experiments[-1]["display_name"] == name and len(k.api.runs) == 1
+
+
+def test_a_name_that_differs_in_case_alone(either: Kubeflow) -> None:
+    connection = connected(either)
+    get_experiment(connection, "Films")
+    message = r"^experiment 'films': this server takes 'Films', which is there, for the same"
+    with pytest.raises(UsageError, match=message):
+        get_experiment(connection, "films")
+    either.api.case_matters = True
+    assert get_experiment(connection, "films")
+
+
+def test_parameters_of_all_types_arrive(either: Kubeflow) -> None:
+    given = ["train_data=s3://b/ä ö 日本 🎬.csv", "epochs=2", "learning_rate=0.00003", "batch_size=8", "deploy=false",
+             "label_column=Ein \"Wort\" = 'x'\\n", "seed=0"]  # fmt: skip
+    values = parse_settings(given)
+    run_of(either, values)
+    sent = either.api.runs[0]["runtime_config"]["parameters"]
+    assert sent == values and sent["seed"] == 0
+    kinds = {name: type(value) for name, value in sent.items()}
+    assert kinds | {"deploy": bool, "batch_size": int, "learning_rate": float, "epochs": float} == kinds
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "train_data is not set: --set train_data=URL, or a path on the volume"),
+        (
+            {"train_data": "my.csv"},
+            "train_data=my.csv: pods don't see the files of this machine; give a URL, or a path",
+        ),
+        ({**VALUES, "evaluation_data": "./x.csv"}, "evaluation_data=./x.csv: pods don't see"),
+    ],
+)
+def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: Kubeflow) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_of(k, values)
+    assert str(caught.value).startswith(message) and k.visits == []
+
+
+def test_parameters_that_the_server_refuses_are_told(either: Kubeflow) -> None:
+    connection = connected(either)
+    version = upload_version(connection, pipelines.compiled(connection.settings))
+    with pytest.raises(UsageError, match=r"^starting the run: 400: .*requires type"):
+        start_run(connection, version, get_experiment(connection, "x"), {**VALUES, "epochs": "many"})
+    assert counts(either)["runs"] == 0
+
+
+def test_the_address_of_a_run(k: Kubeflow, alone: Kubeflow) -> None:
+    for given in (BY_PASSWORD, {"token": TOKEN}):
+        for host in (k.url, f"{k.url}/pipeline/", f"{k.url}/_/pipeline/?ns=team#/x"):
+            assert connected(k, **given, host=host).run_url("id") == f"{k.url}/_/pipeline/?ns=team#/runs/details/id"
+    alone.faults.fail(404, on="GET /pipeline/")
+    assert connected(alone).run_url("id") == f"{alone.url}/#/runs/details/id"
+
+
+def test_no_file_is_left(k: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    run_of(k)
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]

@@ -1,0 +1,452 @@
+"""`--schedule` and what goes with it: no schedule is lost, and none is left over."""
+
+import copy
+import itertools
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import schedules as module
+from nlp_pipeline.kubeflow.connection import Connection
+from nlp_pipeline.kubeflow.schedules import pause, recurring_runs, resume, schedule, schedules, unschedule
+from nlp_pipeline.platforms.schedules import ScheduleOptions, write_time
+from nlp_pipeline.settings import Settings
+from tests.fakes.kfp import Kubeflow, kubeflow
+from tests.kubeflow.conftest import compile_once
+from tests.kubeflow.users import VALUES, settings_of
+
+NIGHTLY, HOURLY = "0 0 2 * * *", "0 0 * * * *"
+POST = "POST .*/recurringruns$"
+Schedule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def settings(alone: Kubeflow) -> Settings:
+    """Settings for KFP on its own."""
+    return settings_of(alone)
+
+
+@pytest.fixture
+def nightly(settings: Settings) -> Schedule:
+    """Schedules the pipeline as "nightly"."""
+    return lambda cron=NIGHTLY, **given: scheduled(settings, cron, **given)
+
+
+def scheduled(settings: Settings, cron: str, **given: Any) -> dict[str, Any]:
+    """Schedules the pipeline; parameters, other settings and a dry run may be given, and options."""
+    values, dry_run = given.pop("values", VALUES), given.pop("dry_run", False)
+    changed: dict[str, Any] = {
+        name: given.pop(name) for name in ("service_account", "image", "experiment") if name in given
+    }
+    settings = settings.model_copy(update=changed) if changed else settings
+    return schedule(settings, ScheduleOptions(**{"cron": cron, "name": "nightly", **given}), values, dry_run)
+
+
+def stored(k: Kubeflow, name: str = "nightly") -> list[dict[str, Any]]:
+    """Returns the recurring runs of a name, oldest first."""
+    return [item for item in k.api.recurring_runs if item["display_name"] == name]
+
+
+def ids_of(k: Kubeflow, name: str = "nightly") -> list[str]:
+    return [item["recurring_run_id"] for item in stored(k, name)]
+
+
+def changes(k: Kubeflow, since: int = 0) -> list[str]:
+    """Returns what was done with recurring runs: methods, or the actions of their addresses."""
+    asked = [(method, path) for method, path, _ in k.api.requests[since:] if "recurringruns" in path]
+    return [path.partition(":")[2] or method for method, path in asked if method != "GET"]
+
+
+def made_by_hand(k: Kubeflow, name: str = "nightly", trigger: Any = None, **given: Any) -> str:
+    """Makes a recurring run as the dashboard would, and returns its id."""
+    version, experiment = k.api.versions[0], k.api.experiments[-1]
+    told = {
+        "display_name": name,
+        "experiment_id": experiment["experiment_id"],
+        "pipeline_version_reference": {name: version[name] for name in ("pipeline_id", "pipeline_version_id")},
+        "runtime_config": {"parameters": VALUES},
+        "trigger": trigger or {"cron_schedule": {"cron": HOURLY}},
+        **{"max_concurrency": "1", "mode": "ENABLE", "service_account": "x", "no_catchup": True, **given},
+    }
+    return str(k.api._create_recurring_run(told, "")["recurring_run_id"])
+
+
+def in_days(days: float) -> str:
+    return write_time(datetime.now(UTC) + timedelta(days=days))
+
+
+def test_one_is_made(nightly: Schedule, alone: Kubeflow) -> None:
+    result = nightly()
+    (item,) = stored(alone)
+    (version,) = alone.api.versions
+    assert (item["status"], item["max_concurrency"], item["no_catchup"]) == ("ENABLED", "1", True)
+    assert item["trigger"] == {"cron_schedule": {"cron": NIGHTLY}}
+    reference = {name: version[name] for name in ("pipeline_id", "pipeline_version_id")}
+    assert item["pipeline_version_reference"] == reference
+    assert item["runtime_config"] == {"parameters": VALUES}
+    assert {key: result[key] for key in ("action", "id", "status", "cron", "became", "replaced", "note")} == {
+        **{"action": "created", "id": item["recurring_run_id"], "status": "enabled", "cron": NIGHTLY},
+        **{"became": False, "replaced": [], "note": ""},
+    }
+    assert len(result["next"]) == 5 and all(time.endswith("T02:00:00Z") for time in result["next"])
+    json.dumps(result)
+    assert alone.api.fire(item["recurring_run_id"])["state"] == "PENDING"
+
+
+def test_all_options(nightly: Schedule, alone: Kubeflow) -> None:
+    start, end = in_days(1), in_days(9)
+    given: dict[str, Any] = {"catch_up": True, "max_concurrency": 3, "start": start, "end": end}
+    result = nightly("0 2 * * 7", **given, service_account="robot")
+    (item,) = stored(alone)
+    assert item["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * 0", "start_time": start, "end_time": end}}
+    assert (item.get("no_catchup"), item["max_concurrency"], item["service_account"]) == (None, "3", "robot")
+    assert (result["cron"], result["became"], result["catch_up"]) == ("0 0 2 * * 0", True, True)
+    assert 1 <= len(result["next"]) <= 2 and all(start < time <= end for time in result["next"])
+    since = len(alone.api.requests)
+    assert nightly("0 0 2 * * 0", **given, service_account="robot")["action"] == "unchanged"
+    assert changes(alone, since) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"cron": HOURLY},
+        {"values": {**VALUES, "epochs": 2.0}},
+        {"catch_up": True},
+        {"max_concurrency": 2},
+        {"start": in_days(2)},
+        {"end": in_days(20)},
+        {"service_account": "robot"},
+        {"experiment": "films"},
+        {"image": "registry/x:1"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_one_replaces_it_and_is_made_first(nightly: Schedule, alone: Kubeflow, other: dict[str, Any]) -> None:
+    first = nightly()
+    assert nightly()["action"] == "unchanged"
+    since = len(alone.api.requests)
+    second = nightly(**other)
+    assert (second["action"], second["replaced"]) == ("replaced", [first["id"]])
+    assert changes(alone, since) == ["POST", "DELETE"] and ids_of(alone) == [second["id"]]
+    assert nightly(**other)["action"] == "unchanged"
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_replacing_goes_by_what_was_seen_not_by_the_clock(nightly: Schedule, alone: Kubeflow, step: int) -> None:
+    alone.api.clock.step = step
+    made = [nightly(cron)["id"] for cron in (NIGHTLY, HOURLY) * 6]
+    assert len(set(made)) == 12 and ids_of(alone) == made[-1:]
+
+
+def test_one_made_by_hand_is_replaced(nightly: Schedule, alone: Kubeflow) -> None:
+    nightly(name="other")
+    interval = {"periodic_schedule": {"interval_second": "60"}}
+    by_hand = [made_by_hand(alone, trigger=interval), made_by_hand(alone)]
+    first = nightly(HOURLY)
+    assert (first["action"], first["replaced"]) == ("replaced", by_hand)
+    later = made_by_hand(alone)
+    again = nightly(HOURLY)
+    assert (again["action"], again["id"], again["replaced"]) == ("unchanged", first["id"], [later])
+    assert again["note"] == "older ones of this name go: 1" and ids_of(alone) == [first["id"]]
+
+
+def test_a_failure_in_between_leaves_both_and_the_next_call_one(nightly: Schedule, alone: Kubeflow) -> None:
+    first = nightly()
+    alone.faults.fail(500, times=99, on="DELETE")
+    with pytest.raises(PipelineError, match=r"'nightly' was scheduled anew, but an older one .* is there") as caught:
+        nightly(HOURLY)
+    left = ids_of(alone)
+    assert left == [first["id"], caught.value.facts["id"]] and caught.value.facts["left"] == [first["id"]]
+    with pytest.raises(PipelineError, match="'nightly' is as it was, but an older one"):
+        nightly(HOURLY)
+    alone.faults.clear()
+    second = nightly(HOURLY)
+    assert (second["action"], second["id"], second["replaced"]) == ("unchanged", left[1], [first["id"]])
+    assert ids_of(alone) == [left[1]]
+
+
+def test_where_it_is_not_made_the_former_one_stays(nightly: Schedule, alone: Kubeflow) -> None:
+    first = nightly()
+    for status in (500, 504, 400):
+        alone.faults.fail(status, times=99, on=POST)
+        with pytest.raises(PipelineError, match=rf"^scheduling 'nightly': {status}: "):
+            nightly(HOURLY)
+        alone.faults.clear()
+    assert ids_of(alone) == [first["id"]]
+
+
+def test_where_it_can_not_be_looked_at_the_former_one_stays(
+    nightly: Schedule, alone: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = nightly()
+    seen = itertools.count()
+
+    def once(connection: Connection) -> list[Any]:
+        if next(seen):
+            raise PipelineError("listing schedules: 500: oh")
+        return recurring_runs(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "recurring_runs", once)
+        with pytest.raises(PipelineError, match="'nightly' was scheduled anew, and the former one is there, too"):
+            nightly(HOURLY)
+    assert ids_of(alone)[:1] == [first["id"]] and nightly(HOURLY)["replaced"] == [first["id"]]
+
+
+def test_what_is_not_there_or_not_enabled_after_all_removes_nothing(
+    nightly: Schedule, alone: Kubeflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, create = nightly(), Connection.create
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "create", lambda *_, **__: None)
+        with pytest.raises(PipelineError, match="Kubeflow took it, but it is not there; nothing was removed"):
+            nightly(HOURLY)
+    assert ids_of(alone) == [first["id"]]
+
+    def rest(connection: Connection, *values: Any) -> Any:
+        made = create(connection, *values)
+        connection.recurring_runs.recurring_run_service_disable_recurring_run(made.recurring_run_id)
+
+    monkeypatch.setattr(Connection, "create", rest)
+    with pytest.raises(PipelineError, match="but it is DISABLE, not ENABLE; nothing was removed"):
+        nightly(HOURLY)
+    assert [item["status"] for item in stored(alone)] == ["ENABLED", "DISABLED"]
+
+
+def test_a_lost_answer_leaves_one(nightly: Schedule, alone: Kubeflow) -> None:
+    alone.faults.drop(on=POST, after=True)
+    first = nightly()
+    assert ids_of(alone) == [first["id"]]
+    alone.faults.fail(504, on=POST, after=True)
+    alone.faults.drop(on="DELETE", after=True)
+    second = nightly(HOURLY)
+    assert second["replaced"] == [first["id"]] and ids_of(alone) == [second["id"]] and alone.faults.left == 0
+
+
+def test_many_at_once_leave_one_that_someone_wanted(alone: Kubeflow) -> None:
+    alone.api.clock.step = 0
+    results: list[dict[str, Any]] = []
+    scheduled(settings_of(alone), NIGHTLY)
+
+    def run(hour: int) -> None:
+        for minute in range(3):
+            results.append(scheduled(settings_of(alone), f"0 {minute} {hour} * * *"))
+            assert stored(alone)
+
+    threads = [threading.Thread(target=run, args=(hour,)) for hour in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(results) == 12
+    (left,) = ids_of(alone)
+    assert left in {result["id"] for result in results}
+
+
+def test_one_that_lost_says_so(nightly: Schedule, alone: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    nightly(name="other")
+    alone.api.clock.step = 0
+    create = Connection.create
+
+    def with_others(connection: Connection, *values: Any) -> Any:
+        made = create(connection, *values)
+        # Others who had seen nothing before either, until one comes later in the order.
+        while ids_of(alone)[-1] <= made.recurring_run_id:
+            body = copy.copy(values[3])
+            body.description = body.description.replace("request ", "request f")[:-1]
+            connection.recurring_runs.recurring_run_service_create_recurring_run(body)
+        return made
+
+    monkeypatch.setattr(Connection, "create", with_others)
+    result = nightly()
+    assert (result["action"], "at the same time" in result["note"]) == ("superseded", True)
+    assert ids_of(alone) == [result["id"]]
+
+
+def test_more_than_a_page(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    mine = nightly()
+    for at in range(130):
+        made_by_hand(alone, f"other {at:03}")
+    assert nightly()["action"] == "unchanged" and nightly(HOURLY)["replaced"] == [mine["id"]]
+    found = schedules(settings)
+    assert [item["name"] for item in found] == ["nightly", *(f"other {at:03}" for at in range(130))]
+    assert unschedule(settings, "other 129", False)["action"] == "removed"
+
+
+def test_the_list(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    assert schedules(settings) == []
+    end = in_days(30)
+    first = nightly(end=end, max_concurrency=2)
+    made_by_hand(alone, "by interval", {"periodic_schedule": {"interval_second": "60"}})
+    made_by_hand(alone, "ended", {"cron_schedule": {"cron": HOURLY, "end_time": "2026-01-01T00:00:00Z"}})
+    newest = made_by_hand(alone, "newest", {"cron_schedule": {"cron": "0 30 2 * *"}}, mode="DISABLE", no_catchup=False)
+    alone.api.records["recurringRuns"][newest]["pipeline_version_reference"] = {"pipeline_id": first["pipeline_id"]}
+    runs = [alone.api.fire(first["id"])["run_id"] for _ in range(2)]
+    found = {item["name"]: item for item in schedules(settings)}
+    told, ids = found["nightly"], {key: first[key] for key in ("pipeline_id", "version_id", "experiment_id", "id")}
+    assert told | {"last_time": "", "created": ""} == {
+        **{"name": "nightly", "cron": NIGHTLY, "next": first["next"][0], "status": "enabled", **ids},
+        **{"version": alone.api.versions[0]["name"], "last_run": runs[1], "last_state": "PENDING"},
+        **{"last_time": "", "created": "", "catch_up": False, "max_concurrency": 2, "start": None, "end": end},
+        **{"service_account": "pipeline-runner", "parameters": VALUES},
+    }
+    assert told["last_time"].startswith("2026-01-01T00:00:")
+    shown = {name: (item["cron"], item["next"], item["status"], item["catch_up"]) for name, item in found.items()}
+    assert shown | {"nightly": ()} == {
+        "nightly": (),
+        "by interval": ("@every 60s", None, "enabled", False),
+        "ended": (HOURLY, None, "ended", False),
+        "newest": ("0 30 2 * *", None, "paused", True),
+    }
+    assert (found["newest"]["version"], found["newest"]["version_id"]) == ("the newest", None)
+    json.dumps(list(found.values()))
+    alone.api.records["pipeline_versions"].clear()
+    assert schedules(settings)[-1]["version"] == first["version_id"]
+
+
+def test_pause_and_resume(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    made = nightly()
+    assert pause(settings, "nightly", False) == {
+        **{"name": "nightly", "action": "paused", "dry_run": False, "ids": [made["id"]], "status": "paused"},
+        **{"note": ""},
+    }
+    assert stored(alone)[0]["status"] == "DISABLED" and alone.api.fire(made["id"]) == {}
+    assert pause(settings, "nightly", False)["action"] == "unchanged"
+    note = "it was paused and stays so: --resume nightly"
+    same, other = nightly(), nightly(HOURLY)
+    assert [(one["action"], one["status"], one["next"], one["note"]) for one in (same, other)] == [
+        ("unchanged", "paused", [], note),
+        ("replaced", "paused", [], note),
+    ]
+    resumed = resume(settings, "nightly", False)
+    assert (resumed["action"], resumed["status"], resumed["ids"]) == ("resumed", "enabled", [other["id"]])
+    assert "starts a run at once" in resumed["note"] and stored(alone)[0]["status"] == "ENABLED"
+    again = resume(settings, "nightly", False)
+    assert (again["action"], again["ids"], again["note"]) == ("unchanged", [], "")
+
+
+def test_pausing_reaches_what_a_failure_left_and_resuming_the_newest_alone(
+    nightly: Schedule, alone: Kubeflow, settings: Settings
+) -> None:
+    nightly()
+    alone.faults.fail(500, times=99, on="DELETE")
+    with pytest.raises(PipelineError):
+        nightly(HOURLY)
+    alone.faults.clear()
+    assert len(pause(settings, "nightly", False)["ids"]) == 2
+    resume(settings, "nightly", False)
+    assert [item["status"] for item in stored(alone)] == ["DISABLED", "ENABLED"]
+
+
+def test_unschedule(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    made, by_hand, other = nightly(), made_by_hand(alone), made_by_hand(alone, "Nightly")
+    alone.faults.drop(on="DELETE", after=True)
+    result = unschedule(settings, "nightly", False)
+    assert (result["action"], sorted(result["ids"])) == ("removed", sorted([made["id"], by_hand]))
+    assert [item["recurring_run_id"] for item in alone.api.recurring_runs] == [other]
+
+
+@pytest.mark.parametrize("command", [unschedule, pause, resume])
+def test_names_that_there_are_not(command: Any, nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    with pytest.raises(UsageError, match=r"^there is no schedule 'nightly'; there are none at all$"):
+        command(settings, "nightly", False)
+    nightly()
+    made_by_hand(alone, "weekly")
+    with pytest.raises(UsageError, match=r"^there is no schedule 'nigtly'; did you mean 'nightly'\?$"):
+        command(settings, "nigtly", False)
+    for at in range(11):
+        made_by_hand(alone, f"films of {at:02}")
+    with pytest.raises(UsageError, match=r"^there is no schedule 'xyz'; there are films.* films of 09 and 3 more$"):
+        command(settings, "xyz", False)
+
+
+def test_a_dry_run_changes_nothing(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
+    told = nightly(dry_run=True)
+    assert (told["action"], told["dry_run"], told["id"], len(told["next"])) == ("created", True, None, 5)
+    assert alone.api.versions == alone.api.recurring_runs == [] and told["version_id"] == ""
+    made, since = nightly(), len(alone.api.requests)
+    assert nightly(dry_run=True)["action"] == "unchanged"
+    told = nightly(HOURLY, dry_run=True)
+    assert (told["action"], told["id"], told["replaced"]) == ("replaced", None, [made["id"]])
+    assert unschedule(settings, "nightly", True)["ids"] == [made["id"]]
+    assert pause(settings, "nightly", True)["action"] == "paused"
+    assert resume(settings, "nightly", True)["action"] == "unchanged"
+    assert changes(alone, since) == [] and stored(alone)[0]["status"] == "ENABLED"
+
+
+def test_other_namespaces_are_left_alone() -> None:
+    with kubeflow(tokens={"ann": "team", "bob": "other"}) as k:
+        ann, bob = settings_of(k, token="ann"), settings_of(k, token="bob", namespace="other")
+        first, others = scheduled(ann, NIGHTLY), scheduled(bob, NIGHTLY)
+        replaced = scheduled(ann, HOURLY)
+        assert replaced["replaced"] == [first["id"]]
+        found = {item["recurring_run_id"]: item["namespace"] for item in k.api.recurring_runs}
+        assert found == {others["id"]: "other", replaced["id"]: "team"}
+        assert [item["id"] for item in schedules(ann)] == [replaced["id"]]
+        unschedule(ann, "nightly", False)
+        with pytest.raises(UsageError, match="there are none at all"):
+            pause(ann, "nightly", False)
+        assert [item["recurring_run_id"] for item in k.api.recurring_runs] == [others["id"]]
+        uploads = len(k.api.versions)
+        intruder = settings_of(k, token="ann", namespace="other")
+        with pytest.raises(UsageError, match=r"^listing schedules: 403: "):
+            scheduled(intruder, NIGHTLY, image="registry/x:1")
+        assert len(k.api.versions) == uploads
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"values": {}}, "train_data is not set"),
+        ({"max_concurrency": 0}, "--concurrency 0: Kubeflow allows 1 to 10 runs at once"),
+        ({"max_concurrency": 11}, "--concurrency 11: Kubeflow allows 1 to 10"),
+        ({"name": " "}, "--schedule-name ' ' is no name"),
+        ({"name": "a\nb"}, "is no name"),
+        ({"cron": "0 2 * *"}, "that is 4 fields"),
+        ({"start": "soon"}, "--start 'soon' is no time"),
+        ({"end": "2027-02-30"}, "--end '2027-02-30' is no time"),
+        ({"start": "2099-01-02", "end": "2099-01-01T23:00Z"}, "--start 2099-01-02T00:00:00Z is not before --end 2099"),
+        ({"end": "2026-01-01"}, "--end 2026-01-01T00:00:00Z is past: it is 2"),
+        ({"start": "2099-01-01T03:00", "end": "2099-01-02T01:00"}, "never comes after --start 2099-01-01T03:00:00Z b"),
+        ({"start": "9999-12-31T23:00"}, "never comes after --start 9999"),
+        ({"cron": "0 0 0 1 1 *", "end": in_days(0.01)}, "never comes before --end 2"),
+    ],
+)
+def test_what_is_refused_before_anything_is_sent(
+    nightly: Schedule, alone: Kubeflow, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        nightly(**options)
+    assert reason in str(caught.value) and "\n" not in str(caught.value) and alone.visits == []
+
+
+def test_a_start_in_the_past_is_not_made_up_for_unless_wanted(nightly: Schedule, alone: Kubeflow) -> None:
+    start = in_days(-3)
+    result = nightly(start=start)
+    assert "start_time" not in stored(alone)[0]["trigger"]["cron_schedule"]
+    assert (result["start"], result["note"]) == (start, "its start is past, and runs since then are not made up for")
+    assert nightly(start=start)["action"] == "unchanged"
+    caught_up = nightly(start=start, catch_up=True)
+    assert "start_time" not in stored(alone)[0]["trigger"]["cron_schedule"]
+    assert "not made up for, as it replaces a former one" in caught_up["note"]
+    new = nightly(name="new", start=start, catch_up=True)
+    assert stored(alone, "new")[0]["trigger"]["cron_schedule"]["start_time"] == start
+    assert new["note"] == "its start is past: 3 runs since then are made up for at once"
+    many = nightly(HOURLY, name="many", start="2020-01-01", catch_up=True, dry_run=True)
+    assert many["note"].endswith("more than 1000 runs since then are made up for at once")
+    assert nightly("* 0 2 * * *", dry_run=True)["note"].startswith("it comes 60 times in each minute")
+
+
+def test_a_scheduled_run_reads_the_data_anew() -> None:
+    pipeline = next(iter(yaml.safe_load_all(compile_once(None))))
+    dags = [pipeline["root"]["dag"], *(one["dag"] for one in pipeline["components"].values() if "dag" in one)]
+    tasks = [task for dag in dags for task in dag["tasks"].values()]
+    (load,) = [task for task in tasks if task["componentRef"]["name"] == "comp-load-data"]
+    assert not load.get("cachingOptions", {}).get("enableCache")

@@ -1,0 +1,276 @@
+"""Signing in: each way, what is told of each failure, and that a password is sent once and nowhere else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import sign_in
+from nlp_pipeline.kubeflow.connection import Connection
+from nlp_pipeline.kubeflow.sign_in import Page
+from nlp_pipeline.settings import Settings
+from tests.fakes.httpd import Request, Response, page, redirect
+from tests.fakes.kfp import Kubeflow, kubeflow
+from tests.fakes.tls import Authority
+from tests.kubeflow.test_connection import answering
+from tests.kubeflow.users import ANN, BY_PASSWORD, PASSWORD, TOKEN, connected, list_experiments, settings_of, team
+
+KINDS = pytest.mark.parametrize("kind", ["dex", "authservice"])
+DEXES: list[dict[str, Any]] = [
+    {},
+    {"connectors": ("github", "local", "ldap")},
+    {"connectors": ("ldap",), "approval": True},
+    {"invalid_status": 200},
+]
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [{}, {"unauthenticated": "redirect", "api_routes": False}, {"unauthenticated": "direct", "api_routes": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("dex", DEXES, ids=str)
+def test_through_oauth2_proxy_and_dex(gateway: dict[str, Any], dex: dict[str, Any], ca: Authority) -> None:
+    username = ANN if "local" in dex.get("connectors", ("local",)) else "ann"
+    with team(dex=dex, tls=ca, **gateway) as k:
+        connection = connected(k, username=username, password=PASSWORD, ca_cert=str(ca.path))
+        assert connection.sign_in.how == f"as {username}, by password"
+        assert (connection.url, connection.multi_user) == (f"{k.url}/pipeline", True)
+        assert list_experiments(connection) == [] and k.api.requests[-1][2] == ANN
+        assert k.passwords_sent == 1
+
+
+@pytest.mark.parametrize("dex", [{}, {"approval": True}], ids=str)
+def test_through_the_older_authservice(dex: dict[str, Any], ca: Authority) -> None:
+    with team("authservice", dex=dex, tls=ca) as k:
+        connection = connected(k, **BY_PASSWORD, ca_cert=str(ca.path))
+        assert list_experiments(connection) == [] and k.passwords_sent == 1
+
+
+def test_by_token_which_wins_over_all_else(k: Kubeflow) -> None:
+    connection = connected(k, token=TOKEN, cookies="a=b", **BY_PASSWORD)
+    assert connection.sign_in.how == "by bearer token" and connection.sign_in.renew is None
+    assert k.api.requests[-1][2] == "system:serviceaccount:team:default-editor" and k.passwords_sent == 0
+
+
+def test_by_the_cookies_of_a_browser(k: Kubeflow) -> None:
+    cookies = connected(k).sign_in.headers["Cookie"]
+    connection = connected(k, cookies=cookies, **BY_PASSWORD)
+    assert connection.sign_in.how == "by cookies" and list_experiments(connection) == []
+    # Their end is not ours to remedy.
+    k.sessions.expire()
+    with pytest.raises(UsageError, match=r"lets no one in by cookies \(401\): has the browser's session expired"):
+        list_experiments(connection)
+    assert k.passwords_sent == 1
+
+
+def test_inside_a_pod_by_its_token_which_the_kubelet_renews(
+    k: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    monkeypatch.setattr(sign_in, "POD_TOKEN", str(file))
+    connection = connected(k, username="")
+    assert connection.sign_in.how == "by this pod's token"
+    k.sessions.tokens = {"new": k.sessions.tokens[TOKEN]}
+    file.write_text("new\n")
+    assert list_experiments(connection) == []
+    k.sessions.tokens = {}
+    with pytest.raises(UsageError, match=r"lets no one in by this pod's token"):
+        list_experiments(connection)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"S3CRET\nS3CRET", "^the token in .*token has a blank, a line break or another odd character"),
+        (b"S3CRET\xff", "^the token in .*token has a blank"),
+        (None, r"^KF_PIPELINES_SA_TOKEN_PATH=.*token can't be read \(No such file or directory\)$"),
+    ],
+)
+def test_a_pods_token_that_can_not_be_one(
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        Connection(Settings(host="http://127.0.0.1:9"))
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_no_sign_in_where_none_is_needed(alone: Kubeflow) -> None:
+    assert connected(alone).sign_in.how == "without sign-in"
+    # A password that no one asks for stays at home.
+    connection = connected(alone, **BY_PASSWORD)
+    assert connection.sign_in.how == f"without sign-in, as no one asked for the password of {ANN}"
+    assert connection.sign_in.headers == {} and len(list_experiments(connection)) == 1
+
+
+@KINDS
+@pytest.mark.parametrize("dex", [{}, {"invalid_status": 200}, {"connectors": ("local", "ldap")}], ids=str)
+def test_a_wrong_password_is_sent_once(kind: Any, dex: dict[str, Any]) -> None:
+    with team(kind, dex=dex) as k:
+        with pytest.raises(UsageError, match=rf"^127.0.0.1:\d+ refuses user '{ANN}' with this password$"):
+            connected(k, username=ANN, password="wrong")
+        assert k.passwords_sent == 1 and k.api.requests == []
+
+
+@KINDS
+def test_a_session_that_has_expired_is_renewed_once(kind: Any) -> None:
+    with team(kind) as k:
+        connection = connected(k)
+        for count in (2, 3):
+            k.sessions.expire()
+            assert list_experiments(connection) == [] and k.passwords_sent == count
+        # It is no attempt of its own.
+        k.faults.fail(500, times=4, on="GET .*/experiments")
+        k.sessions.expire()
+        assert list_experiments(connection) == [] and k.passwords_sent == 4
+        k.dex.users[ANN] = "changed"
+        k.sessions.expire()
+        with pytest.raises(UsageError, match=r"with this password"):
+            list_experiments(connection)
+        assert k.passwords_sent == 5
+
+
+@KINDS
+def test_sessions_that_never_hold_are_not_renewed_for_ever(kind: Any) -> None:
+    with team(kind) as k:
+        connection = connected(k)
+        k.sessions.user = lambda key: ""  # type: ignore[method-assign]
+        with pytest.raises(UsageError, match=rf"wants the password of '{ANN}' again: it is wrong, or the session"):
+            list_experiments(connection)
+        assert k.passwords_sent == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"username": ANN}, "a username is set, and no password: set NLP_PIPELINE_PASSWORD too"),
+        ({"password": "S3CRET"}, "a password is set, and no username: set NLP_PIPELINE_USERNAME too"),
+        ({"token": "S3CRET\n"}, "NLP_PIPELINE_TOKEN has a blank, a line break or another odd character"),
+        ({"cookies": "a=S3CRET\nb"}, "NLP_PIPELINE_COOKIES has a blank, a line break or another odd character"),
+        ({"token": "S3CRET"}, "lets no one in by bearer token (401): is the token meant for this cluster"),
+        ({"cookies": 'a=S3CRET; b="x,y"; c={%}'}, "lets no one in by cookies (401): has the browser's session"),
+        ({"username": ""}, "lets no one in without sign-in (401): set NLP_PIPELINE_TOKEN"),
+    ],
+)
+def test_half_or_wrong_credentials_are_told_apart(given: dict[str, str], message: str, k: Kubeflow) -> None:
+    with pytest.raises(UsageError) as caught:
+        connected(k, **given)
+    assert message in str(caught.value) and "S3CRET" not in str(caught.value)
+    assert k.api.requests == []
+
+
+def test_a_login_page_that_no_one_knows_and_an_endpoint_that_is_no_kubeflow() -> None:
+    with kubeflow("unknown") as k:
+        with pytest.raises(PipelineError, match=r"/sso/login shows no form .* of another kind"):
+            connected(k, **BY_PASSWORD)
+        with pytest.raises(UsageError, match=r"lets no one in without sign-in"):
+            connected(k)
+    for given in (BY_PASSWORD, {"token": "x"}):
+        with kubeflow("no kubeflow") as k, pytest.raises(UsageError, match=r"is no Kubeflow Pipelines: it does not"):
+            connected(k, **given)
+
+
+@KINDS
+@pytest.mark.parametrize("on", ["GET /$", "GET /dex/auth/local/login", "GET .*/healthz"])
+def test_a_server_that_stumbles_while_signing_in(kind: Any, on: str) -> None:
+    with team(kind) as k:
+        k.faults.fail(503, on=on)
+        k.faults.drop(on=on)
+        connection = connected(k)
+        assert k.faults.left == 0 and list_experiments(connection) == [] and k.passwords_sent == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "on", "message", "sent"),
+    [
+        (None, "POST /dex", r"can't be reached: Server disconnected", 1),
+        (500, "POST /dex", rf"signing in as '{ANN}' ended with 500", 1),
+        (403, "POST /dex/approval", rf"signing in as '{ANN}' ended with 403", 1),
+        (503, "GET /$", r"the sign-in ended with 503: upstream connect error", 0),
+    ],
+)
+def test_what_fails_for_good_while_signing_in(fault: int | None, on: str, message: str, sent: int) -> None:
+    with team(dex={"approval": True}) as k:
+        k.faults.fail(fault, times=9, on=on) if fault else k.faults.drop(on=on)
+        with pytest.raises(PipelineError, match=message):
+            connected(k)
+        assert k.passwords_sent == sent
+
+
+LOGIN = '<form method="{}" action="{}"><input name="login"><input type="password" name="password"></form>'
+
+
+@pytest.mark.parametrize(
+    ("method", "action", "message"),
+    [
+        ("post", "http://127.0.0.2/login", "wants the password sent to http://127.0.0.2: it is not"),
+        ("get", "/login", "wants the password in an address: it is not sent"),
+        ("", "/login", "wants the password in an address: it is not sent"),
+    ],
+)
+def test_a_password_goes_nowhere_else(method: str, action: str, message: str) -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request)
+        return page(LOGIN.format(method, action))
+
+    with answering(answer) as host, pytest.raises(PipelineError, match=message):
+        Connection(Settings.model_validate({"host": host.url, **BY_PASSWORD}))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_server_that_repeats_the_password_is_not_quoted(status: int) -> None:
+    def answer(request: Request) -> Response:
+        if request.method == "POST":
+            return Response(status, f"wrong: {request.form}", [("Content-Type", "text/plain")])
+        return page(LOGIN.format("post", "/login"))
+
+    with answering(answer) as host, pytest.raises(PipelineError, match=r"wrong: .*\*{8}") as caught:
+        Connection(Settings.model_validate({"host": host.url, "username": ANN, "password": "S3CRET"}))
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_pages_that_lead_round_in_a_circle_come_to_an_end() -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request)
+        link = f'<a href="/dex/auth/local?{len(seen)}">x</a>'
+        return page(link) if request.path.endswith("local") else redirect("/dex/auth/local")
+
+    with answering(answer) as host, pytest.raises(PipelineError, match=r"shows no form for a user name and a pass"):
+        Connection(Settings.model_validate({"host": host.url, **BY_PASSWORD}))
+    assert len(seen) < 40
+
+
+def test_nothing_of_it_shows_a_secret(k: Kubeflow) -> None:
+    settings = settings_of(k)
+    connection = Connection(settings)
+    shown = f"{connection!r} {connection.sign_in!r} {connection.sign_in} {settings!r} {settings.model_dump()}"
+    assert "S3CRET" not in shown and connection.sign_in.headers["Cookie"] not in shown
+
+
+def test_forms_with_their_fields_in_full() -> None:
+    found = Page(
+        "https://host/dex/auth/local?state=x",
+        "<title> Dex </title><a href='/oauth2/start?rd=%2F'>x</a><a>y</a><input name=outside value=1>"
+        "<FORM METHOD=Post action='/dex/login?a=1&amp;b=2'><input name='login' type='text' value='a&quot;b'>"
+        "<INPUT TYPE=Password name=password><input type=hidden name=h value=1><input type=submit value=x></form>"
+        "<form><button name=approval value=approve>Grant</button></form>",
+    )
+    first, second = found.forms
+    assert found.title == "Dex" and found.links == ["https://host/oauth2/start?rd=%2F"]
+    assert (first.action, first.method) == ("https://host/dex/login?a=1&b=2", "POST")
+    assert first.fields == {"login": 'a"b', "password": "", "h": "1"}
+    assert (first.field_of("password"), first.field_of("text"), first.field_of("email")) == ("password", "login", None)
+    # A form without an address is sent to its page.
+    assert (second.action, second.method, second.fields) == (found.address, "GET", {"approval": "approve"})
+    for text in ("", "{}", "<form", "</form></title>", "<title>x", "\x00<"):
+        assert not Page("https://host/", text).links

@@ -1,0 +1,40 @@
+"""Ann, who has a namespace and a password, and her connections."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from nlp_pipeline.kubeflow.connection import Connection
+from nlp_pipeline.settings import Settings
+from tests.fakes.kfp import Kubeflow, SignIn, kubeflow
+
+ANN, PASSWORD, TOKEN = "ann@example.com", "pass ${HOME} wörd & S3CRET", "token.S3CRET"
+BY_PASSWORD = {"username": ANN, "password": PASSWORD}
+VALUES = {"train_data": "s3://bucket/reviews.csv"}
+TRAIN = ("--set", "train_data=s3://bucket/reviews.csv")
+
+
+@contextlib.contextmanager
+def team(kind: SignIn = "dex", **options: Any) -> Iterator[Kubeflow]:
+    """Starts a Kubeflow in which Ann has the namespace "team", by password or by token."""
+    given = {"users": {ANN: PASSWORD}, "namespaces": {ANN: "team"}, "tokens": {TOKEN: "team"}, **options}
+    with kubeflow(kind, **given) as k:
+        yield k
+
+
+def settings_of(k: Kubeflow, **given: Any) -> Settings:
+    """Returns settings for a Kubeflow: by password, and in Ann's namespace where there are several users."""
+    several = bool(k.api.health["multi_user"])
+    signed_in = given or (BY_PASSWORD if several else {})
+    return Settings.model_validate({"host": k.url, "namespace": "team" if several else "", **signed_in})
+
+
+def connected(k: Kubeflow, **given: Any) -> Connection:
+    """Connects to a Kubeflow."""
+    return Connection(settings_of(k, **given))
+
+
+def list_experiments(connection: Connection) -> list[Any]:
+    """Lists the experiments, as something to be signed in for."""
+    method = connection.experiments.experiment_service_list_experiments
+    return list(connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace))
