@@ -1,5 +1,6 @@
 """The compiled file, run without the project: what travels in it is all that the steps need."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from nlp_pipeline import packages
 from nlp_pipeline.local import STEPS
+from nlp_pipeline.pipeline.budget import METADATA
 from nlp_pipeline.pipeline.compiling import compiled_path
 from tests.conftest import make_rows
 from tests.e2e.pods import Pods
@@ -39,6 +41,8 @@ def test_each_step_runs_by_its_command_line_where_only_kfp_and_its_pins_are(tmp_
     release = Path(pods.outputs["archive-model"]["artifacts"]["release"]["artifacts"][0]["metadata"]["release"])
     assert (release / "release.json").is_file() and release.is_relative_to(volume)
     assert pods.outputs["validate-archive"]["artifacts"]["validation"]["artifacts"][0]["metadata"]["agreement"] == 1.0
+    metadata = [one["artifacts"][0]["metadata"] for made in pods.outputs.values() for one in made["artifacts"].values()]
+    assert max(len(json.dumps(one)) for one in metadata) <= METADATA  # what the budget of a workflow provides for
     for name, log in pods.logs.items():
         # What a person wants to read: nothing of kfp's, pip's and the HTTP client's.
         for noise in ("KFP Executor", "executor_input", "HTTP Request", "INFO", "WARNING", "notice"):

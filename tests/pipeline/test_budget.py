@@ -5,13 +5,17 @@ Its compiled file pasted each step's source; the file that ran had them gzipped,
 pipeline of the same shape from the sizes that were seen.
 """
 
+import csv
+import json
 import random
 import string
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kfp import dsl
 
 from nlp_pipeline.pipeline import budget
 from nlp_pipeline.pipeline.budget import (
@@ -26,7 +30,9 @@ from nlp_pipeline.pipeline.budget import (
     weigh,
 )
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.parameters import PLATFORMS
+from nlp_pipeline.pipeline.components import evaluate_model, load_data, train_model
+from nlp_pipeline.pipeline.parameters import PLATFORMS, pipeline_parameters
+from tests.conftest import make_rows
 
 # Source code, as far as JSON is concerned: how often it has a quotation mark or a new line.
 SOURCE = '    found = look_for("label", among=rows, default=None)  \n' * 2000
@@ -201,3 +207,49 @@ def test_longer_parameters_and_more_code_make_a_larger_workflow() -> None:
     pipeline = next(yaml.safe_load_all(ir))
     short = {name: "x" if isinstance(value, str) else value for name, value in long_values(pipeline).items()}
     assert weigh(ir, short).uncompressed + 50_000 < weigh(ir).uncompressed < weigh(compile_pipeline()).uncompressed
+
+
+def run_step(component: Any, folder: Path, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Runs a step here, and returns the artifacts that it made, by name.
+
+    Args:
+        component: Its component.
+        folder: Where they shall lie.
+        values: Parameters, its own among them.
+        given: Artifacts, those that it is given among them.
+    """
+    own = component.component_spec
+    known = {**values, **given}
+    inputs = {name: known[name] for name in own.inputs}
+    made = {
+        name: getattr(dsl, one.type.partition(".")[2].partition("@")[0])(name=name) for name, one in own.outputs.items()
+    }
+    for name, artifact in made.items():
+        artifact.uri = str(folder / own.name / name)
+    (folder / own.name).mkdir(parents=True)
+    component.python_func(**inputs, **made)
+    return made
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_are_not_in_the_artifacts_metadata(tmp_path: Path, encoder: Path) -> None:
+    folder = tmp_path / ("f" * (150 - len(str(tmp_path))))
+    (folder / "volume").mkdir(parents=True)
+    labels = [f"class {number:04} has a name of 40 characters...." for number in range(1000)]
+    rows = [(text, labels[at % len(labels)]) for at, (text, _) in enumerate(make_rows(4000))]
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    values = {one.name: one.default for one in pipeline_parameters("kubeflow").values()} | {
+        "train_data": str(folder / "rows.csv"),
+        "base_model": str(encoder),
+        "max_steps": 1,
+        "max_length": 32,
+        "volume_path": str(folder / "volume"),
+        "run_id": budget.RUN_ID,
+    }
+    artifacts: dict[str, Any] = {}
+    for component in (load_data, train_model, evaluate_model):
+        artifacts |= run_step(component, folder, values, artifacts)
+    sizes = {name: len(json.dumps(artifact.metadata)) for name, artifact in artifacts.items()}
+    assert max(sizes.values()) <= budget.METADATA, sizes
+    assert not any("class 0" in json.dumps(artifact.metadata) for artifact in artifacts.values())
