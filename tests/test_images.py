@@ -13,7 +13,8 @@ import yaml
 
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.deploy.manifests import RUNTIME_IMAGE
-from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers
+from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.embedding import step_containers
 from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 ROOT = Path(__file__).parents[1]

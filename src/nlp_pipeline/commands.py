@@ -175,12 +175,12 @@ def compute_budgets(arguments: argparse.Namespace, targets: dict[str, Path]) -> 
         Of each, as it is ("image" where the steps' code is in one, else "embedded"), and how it would be with an image.
     """
     from nlp_pipeline.pipeline.budget import IMAGE, weigh
-    from nlp_pipeline.pipeline.compiling import with_image
+    from nlp_pipeline.pipeline.compiling import compile_pipeline
 
     budgets: dict[str, dict[str, Budget]] = {}
     for platform, target in targets.items():
         text = target.read_text(encoding="utf-8")
-        texts = {"image": text if arguments.image else with_image(text, IMAGE)}
+        texts = {"image": text if arguments.image else compile_pipeline(IMAGE, platform)}
         if not arguments.image:
             texts = {"embedded": text, **texts}
         budgets[platform] = {kind: weigh(text) for kind, text in texts.items()}

@@ -180,13 +180,13 @@ def local_pipeline() -> Any:
 
     Nor are steps tried again: here, no pod is evicted, and what failed once is to be reported at once.
     """
-    from nlp_pipeline.pipeline.embedding import IN_IMAGE
+    from nlp_pipeline.pipeline.embedding import image_command
     from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
 
     pipeline = copy.deepcopy(nlp_pipeline)
     for name, executor in pipeline.pipeline_spec.deployment_spec["executors"].items():
         step = name.removeprefix("exec-").replace("-", "_")
-        executor["container"].update({"command": IN_IMAGE[step]})
+        executor["container"].update({"command": image_command(step)})
     for task in pipeline.pipeline_spec.root.dag.tasks.values():
         task.ClearField("retry_policy")
     return pipeline

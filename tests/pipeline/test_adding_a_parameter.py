@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nlp_pipeline.pipeline.compiling import compiled_path, step_containers, step_name
+from nlp_pipeline.pipeline.compiling import compiled_path
+from nlp_pipeline.pipeline.embedding import step_containers, step_name
 from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def test_it_is_in_both_compiled_files(changed: Path, platform: str) -> None:
 
 
 def test_it_reaches_the_step(changed: Path, tmp_path: Path) -> None:
-    ir = next(yaml.safe_load_all((changed / compiled_path("kubeflow")).read_text(encoding="utf-8")))
+    ir = next(yaml.safe_load_all((changed / compiled_path("vertex")).read_text(encoding="utf-8")))
     (gate,) = (one for one in step_containers(ir) if step_name(one) == "gate")
     (tmp_path / "metrics").write_text('{"accuracy": 0.75, "majority_accuracy": 0.5}', encoding="utf-8")
     artifact = {"name": "metrics", "uri": str(tmp_path / "metrics"), "type": {"schemaTitle": "system.Metrics"}}

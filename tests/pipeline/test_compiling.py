@@ -3,21 +3,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from nlp_pipeline.cli import main
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import (
-    check_image,
-    compile_pipeline,
-    compiled_path,
-    step_containers,
-    step_name,
-)
-from nlp_pipeline.pipeline.embedding import IN_IMAGE, INSTALLED
+from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline, compiled_path
+from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
 from nlp_pipeline.pipeline.parameters import PLATFORMS
 
 ROOT = Path(__file__).parents[2]
@@ -72,24 +65,29 @@ def test_what_a_platform_needs_and_is_not_installed(monkeypatch: pytest.MonkeyPa
 IMAGE = "registry.example:5000/team/nlp-pipeline:1"
 
 
-def step_containers_of(image: str | None, platform: str) -> tuple[Any, dict[str, Any]]:
-    """Returns a compiled file's documents without the steps' commands and images, and these by the step's name."""
-    documents = list(yaml.safe_load_all(compile_pipeline(image, platform)))
-    found = {}
-    for one in step_containers(documents[0]):
-        found[step_name(one)] = (one.pop("image", None) or one.pop("image_uri"), one.pop("command"))
-    return documents, found
-
-
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_with_an_image_no_step_installs_or_carries_anything(platform: str) -> None:
-    plain, former = step_containers_of(None, platform)
-    imaged, now = step_containers_of(IMAGE, platform)
-    assert imaged == plain and now.keys() == former.keys()  # nothing else has changed
-    for name, (image, command) in now.items():
-        assert image == IMAGE and command == IN_IMAGE[name]
-        assert former[name][1][-3:] == INSTALLED[name] and "-m pip install" in former[name][1][2]
-        assert len(command[2]) < 2000
+    ir = compile_pipeline(IMAGE, platform)
+    containers = step_containers(next(yaml.safe_load_all(ir)))
+    assert "pip install" not in ir
+    for container in containers:
+        assert container.get("image", container.get("image_uri")) == IMAGE
+        assert container["command"] == image_command(step_name(container))
+        assert len(container["command"][2]) < 2000
+    plain = step_containers(next(yaml.safe_load_all(compile_pipeline(platform=platform))))
+    assert [one["args"] for one in containers] == [one["args"] for one in plain]
+
+
+def test_on_kubeflow_the_first_step_carries_the_code_and_hands_it_on() -> None:
+    ir = next(yaml.safe_load_all(compile_pipeline()))
+    programs = {step_name(one): one["command"][-1] for one in step_containers(ir)}
+    carrying = max(programs, key=lambda name: len(programs[name]))
+    assert carrying == "load_data"
+    assert len({program for name, program in programs.items() if name != carrying}) == 1
+    for name, component in ir["components"].items():
+        given = component["inputDefinitions"].get("artifacts", {})
+        assert ("code" in given) is (name != "comp-load-data"), name
+    assert "code" in ir["components"]["comp-load-data"]["outputDefinitions"]["artifacts"]
 
 
 def test_the_file_with_an_image_is_one_that_kfp_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,14 @@ import pytest
 import nlp_pipeline.pipeline.components
 import nlp_pipeline.pipeline.vertex_components  # registers its components
 from nlp_pipeline import __version__
-from nlp_pipeline.pipeline.embedding import IN_IMAGE, INSTALLED, needed_files, strip_source, strip_types
+from nlp_pipeline.pipeline.embedding import (
+    FILES,
+    carrying_command,
+    image_command,
+    needed_files,
+    strip_source,
+    strip_types,
+)
 
 SOURCES = sorted(Path(nlp_pipeline.__file__).parent.rglob("*.py"))
 
@@ -98,9 +105,9 @@ def test_comments_and_docstrings_stay_behind() -> None:
     assert strip_source(text) == '\n\nX = "# no comment"\n\n\nclass Y(Exception):\n    pass\n'
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", FILES)
 def test_nothing_on_the_way_can_alter_the_text(name: str) -> None:
-    for command in (INSTALLED[name], IN_IMAGE[name]):
+    for command in (carrying_command(name), image_command(name)):
         text = command[2]
         # Kubernetes expands $(...) and halves $$; Argo and KFP expand {{...}}.
         assert text.isascii() and not re.search(r"\$[($]|\{\{|\}\}", text)
@@ -110,13 +117,15 @@ def test_nothing_on_the_way_can_alter_the_text(name: str) -> None:
 
 
 def test_a_step_runs_in_an_empty_folder_and_prints_what_it_says(tmp_path: Path) -> None:
-    done = run_gate(INSTALLED["gate"], tmp_path, '{"accuracy": 0.75, "majority_accuracy": 0.5}', PYTHONNOUSERSITE="1")
+    done = run_gate(
+        carrying_command("gate"), tmp_path, '{"accuracy": 0.75, "majority_accuracy": 0.5}', PYTHONNOUSERSITE="1"
+    )
     assert json.loads((tmp_path / "output.json").read_text()) == {"parameterValues": {"Output": True}}
     assert done.stdout == "passed: accuracy 0.7500, min_accuracy 0.5, most frequent class 0.5000\n"
 
 
 def test_a_traceback_has_the_repositorys_lines(tmp_path: Path) -> None:
-    done = run_gate(INSTALLED["gate"], tmp_path, '{"accuracy": 0.75}')
+    done = run_gate(carrying_command("gate"), tmp_path, '{"accuracy": 0.75}')
     assert done.returncode == 1
     module, line = re.findall(r'File "[^"]*/(nlp_pipeline/steps/\w+\.py)", line (\d+)', done.stderr)[-1]
     source = (Path(nlp_pipeline.__file__).parents[1] / module).read_text(encoding="utf-8").splitlines()
@@ -127,16 +136,16 @@ def test_a_traceback_has_the_repositorys_lines(tmp_path: Path) -> None:
 def test_in_an_image_the_package_there_is_used_if_it_is_the_one_that_compiled(tmp_path: Path) -> None:
     good = '{"accuracy": 0.75, "majority_accuracy": 0.5}'
     source = str(Path(nlp_pipeline.__file__).parents[1])
-    assert run_gate(IN_IMAGE["gate"], tmp_path, good, PYTHONPATH=source).returncode == 0
+    assert run_gate(image_command("gate"), tmp_path, good, PYTHONPATH=source).returncode == 0
     other = tmp_path / "other" / "nlp_pipeline"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text('__version__ = "0.0.1"\n')
-    done = run_gate(IN_IMAGE["gate"], tmp_path, good, PYTHONPATH=str(other.parent))
+    done = run_gate(image_command("gate"), tmp_path, good, PYTHONPATH=str(other.parent))
     assert done.returncode == 1
     assert done.stderr == (
         f"error: compiled by nlp-pipeline {__version__}, and the image holds 0.0.1: build the image anew, or compile "
         "with --image and one that fits\n"
     )
     (other / "__init__.py").write_text("")
-    done = run_gate(IN_IMAGE["gate"], tmp_path, good, PYTHONPATH=str(other.parent))
+    done = run_gate(image_command("gate"), tmp_path, good, PYTHONPATH=str(other.parent))
     assert "and the image holds no nlp-pipeline: " in done.stderr and done.stderr.count("\n") == 1

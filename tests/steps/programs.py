@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nlp_pipeline.pipeline.components  # noqa: F401  registers the components
-from nlp_pipeline.pipeline.embedding import INSTALLED
+from nlp_pipeline.pipeline.embedding import carrying_command
 
 Json = dict[str, Any]
 
@@ -45,7 +45,7 @@ def run_step(
     }
     arguments = ["--executor_input", json.dumps(executor_input), "--function_to_execute", name]
     done = subprocess.run(
-        [sys.executable, *INSTALLED[name][1:], *arguments],
+        [sys.executable, *carrying_command(name)[1:], *arguments],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         stdout=subprocess.PIPE,

@@ -13,8 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers, step_name
-from nlp_pipeline.pipeline.embedding import INSTALLED
+from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows
 from tests.vertex.backend import Backend, FailedError, through
@@ -50,7 +49,7 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
 ) -> None:
     ir = yaml.safe_load(compile_pipeline(platform="vertex"))
     for container in step_containers(ir):
-        container["command"] = INSTALLED[step_name(container)]
+        container["command"] = container["command"][-3:]  # without pip
     backend = Backend(ir, tmp_path / "run")
     jobs: list[Any] = []
 

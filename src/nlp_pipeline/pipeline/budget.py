@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from nlp_pipeline.pipeline.compiling import step_containers, step_name
+from nlp_pipeline.pipeline.embedding import step_containers, step_name
 
 # Bytes that a workflow may have, uncompressed and compressed, and a template; Argo's limits are 1,048,576 and 131,072.
 UNCOMPRESSED, COMPRESSED, TEMPLATE = 1_000_000, 700_000, 100_000

@@ -78,7 +78,9 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> st
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(load_pipeline(platform), str(path))
         ir = path.read_text(encoding="utf-8")
-    return with_image(ir, image) if image is not None else ir
+    if image is not None:
+        return with_image(ir, image)
+    return with_shared_code(ir) if platform == "kubeflow" else ir
 
 
 def with_image(ir: str, image: str) -> str:
@@ -88,35 +90,39 @@ def with_image(ir: str, image: str) -> str:
         ir: The pipeline's IR.
         image: The image.
     """
-    import yaml
+    from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
 
-    from nlp_pipeline.pipeline.embedding import IN_IMAGE
-
-    documents = list(yaml.safe_load_all(ir))
+    documents = read_documents(ir)
     for container in step_containers(documents[0]):
         container["image_uri" if "image_uri" in container else "image"] = image
-        container["command"] = IN_IMAGE[step_name(container)]
-    # The file begins with comments that list the parameters.
-    comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True)))
+        container["command"] = image_command(step_name(container))
+    return write_documents(documents, ir)
+
+
+def with_shared_code(ir: str) -> str:
+    """Returns the IR with the code of all steps in one; see sharing.py."""
+    from nlp_pipeline.pipeline.sharing import share_code
+
+    documents = read_documents(ir)
+    share_code(documents[0])
+    return write_documents(documents, ir)
+
+
+def read_documents(ir: str) -> list[Any]:
+    """Returns the documents of an IR."""
+    import yaml
+
+    # The loader in C, which PyYAML's wheels have, takes a tenth of the time of that in Python.
+    return list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def write_documents(documents: list[Any], former: str = "") -> str:
+    """Returns documents as YAML, after the comments that a former IR begins with, which list the parameters."""
+    import yaml
+
+    comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), former.splitlines(keepends=True)))
+    # The dumper in C breaks lines elsewhere, and is not everywhere.
     return comments + str(yaml.safe_dump_all(documents))
-
-
-def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the steps' containers, those that custom jobs start on Vertex AI among them; none of Google's components.
-
-    Args:
-        pipeline: The first document of the IR.
-    """
-    executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
-    inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
-    pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
-    jobs = [pool["container_spec"] for pool in pools]
-    return [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
-
-
-def step_name(container: dict[str, Any]) -> str:
-    """Returns the name of the component's function that a step's container runs."""
-    return str(container["args"][container["args"].index("--function_to_execute") + 1])
 
 
 def check_image(image: str, flag: str = "--image") -> None:

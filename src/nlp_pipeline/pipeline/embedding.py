@@ -27,10 +27,9 @@ ROOT = Path(__file__).parents[1]
 # writes "<", ">" and "&" in JSON with six letters each.
 SIGNS = ("$&<>{}", ",./:[]")
 # What the command holds: the archive, which is a program itself; kfp.local looks for the executor's name.
-PROGRAM = f"""\
+PROGRAM = """\
 import base64, bz2  # for kfp.dsl.executor_main
-code = "CODE".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))
-exec(bz2.decompress(base64.b85decode(code)))
+exec(bz2.decompress(base64.b85decode(BASE85)))
 """
 # Puts files into a temporary folder and hands over to kfp's executor. Logging is set up first, and thereby for kfp too,
 # which would log at INFO: a step's log is what the step prints.
@@ -43,7 +42,7 @@ for name, text in files.items():
     path = pathlib.Path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
-sys.argv += ["--component_module_path", folder + "/component.py"]
+sys.argv += ["--component_module_path", folder + "/" + sys.argv[4] + ".py"]
 from kfp.dsl.executor_main import executor_main
 executor_main()
 """
@@ -58,10 +57,8 @@ if found != "{__version__}":
     sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
              "compile with --image and one that fits")
 """
-# For each component's function: the command that runs it where its packages are installed already (this machine), and
-# where the package itself is installed (an image of ours).
-INSTALLED: dict[str, list[str]] = {}
-IN_IMAGE: dict[str, list[str]] = {}
+# What travels with each component, by its function's name: texts by their paths.
+FILES: dict[str, dict[str, str]] = {}
 
 
 def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], Any]:
@@ -82,10 +79,9 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
         made = dsl.component(flat, base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
         container = made.component_spec.implementation.container
         # kfp's own command ends with its program: imports, and the function's source.
-        program = component_source(function, container.command[-1])
-        INSTALLED[function.__name__] = ["python3", "-c", with_code({"component.py": program, **needed_files(program)})]
-        IN_IMAGE[function.__name__] = ["python3", "-c", with_code({"component.py": strip_source(CHECK) + program})]
-        container.command = ["sh", "-c", install_script(packages_to_install), *INSTALLED[function.__name__]]
+        name, program = function.__name__, component_source(function, container.command[-1])
+        FILES[name] = {f"{name}.py": program, **needed_files(program)}
+        container.command = ["sh", "-c", install_script(packages_to_install), *carrying_command(name)]
         return made
 
     return make
@@ -124,15 +120,50 @@ def component_source(function: Callable[..., Any], source: str) -> str:
     return program
 
 
-def with_code(files: dict[str, str]) -> str:
-    """Returns the program that unpacks files and runs the component among them.
+def pack(files: dict[str, str]) -> bytes:
+    """Returns an archive: a program that unpacks files and runs the component among them, compressed.
 
     Args:
         files: Texts by their paths.
     """
     listed = json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    packed = base64.b85encode(bz2.compress(f"files = {listed}\n{UNPACK}".encode())).decode()
-    return PROGRAM.replace("CODE", packed.translate(str.maketrans(*SIGNS)))
+    return bz2.compress(f"files = {listed}\n{UNPACK}".encode())
+
+
+def carrying_command(name: str) -> list[str]:
+    """Returns the command of a step that carries its code, where its packages are installed."""
+    return ["python3", "-c", PROGRAM.replace("BASE85", in_base85(pack(FILES[name])))]
+
+
+def image_command(name: str) -> list[str]:
+    """Returns the command of a step where this package is installed too, in an image of ours."""
+    program = f"{name}.py"
+    archive = pack({program: strip_source(CHECK) + FILES[name][program]})
+    return ["python3", "-c", PROGRAM.replace("BASE85", in_base85(archive))]
+
+
+def in_base85(archive: bytes) -> str:
+    """Returns the expression, in Python, of an archive in base 85, which is still to be decoded."""
+    text = base64.b85encode(archive).decode().translate(str.maketrans(*SIGNS))
+    return f'"{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))'
+
+
+def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the steps' containers, those that custom jobs start on Vertex AI among them; none of Google's components.
+
+    Args:
+        pipeline: The first document of the IR.
+    """
+    executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
+    inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
+    pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
+    jobs = [pool["container_spec"] for pool in pools]
+    return [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
+
+
+def step_name(container: dict[str, Any]) -> str:
+    """Returns the name of the component's function that a step's container runs."""
+    return str(container["args"][container["args"].index("--function_to_execute") + 1])
 
 
 def needed_files(program: str) -> dict[str, str]:

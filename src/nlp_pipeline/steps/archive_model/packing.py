@@ -65,7 +65,8 @@ def build_mar(folder: Path, model_name: str, target: Path) -> None:
     manifest = json.loads(ModelExportUtils.generate_manifest_json(config))
     del manifest["createdOn"]
     contents = {"MAR-INF/MANIFEST.json": json.dumps(manifest, indent=2, sort_keys=True).encode()}
-    contents |= {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    # Where the handler was tried, Python may have left a folder of its own.
+    contents |= {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in contents.items():
             # The date of a ZipInfo is always the same.
