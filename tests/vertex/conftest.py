@@ -13,7 +13,7 @@ from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.settings import settings
 from nlp_pipeline.vertex import pipelines
-from tests.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud
+from tests.fakes.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud
 
 SAID = (
     *("NLP_PIPELINE_", "KF_PIPELINES_", "GOOGLE_", "CLOUDSDK_", "GCLOUD_", "CLOUD_ML_", "GCE_"),

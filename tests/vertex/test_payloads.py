@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from hypothesis import strategies as st
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.vertex_components import prepare_vertex
-from tests.vertex.backend import Backend
-from tests.vertex.cloud import PLACE, PROJECT, REGION
+from tests.fakes.vertex.backend import Backend
+from tests.fakes.vertex.cloud import PLACE, PROJECT, REGION
 
 Json = dict[str, Any]
 GOOD: Json = {
@@ -236,36 +235,6 @@ def test_a_hostile_text_is_refused_in_one_line_or_arrives_as_it_is(backend: Back
         check_endpoint(backend, values)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_text_is_checked(name: str) -> None:
-    for text in ('"', '", "x": "', "a\\", "{{$.pipeline_job_uuid}}", "a\nb", "a b"):
-        with pytest.raises(UsageError, match=f"^{name} is ") as caught:
-            prepared({**GOOD, name: text})
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"train_gpus": 0}, "train_accelerator is 'NVIDIA_TESLA_T4' and train_gpus 0: set both, or none of them"),
-        ({"serving_accelerator": ""}, "serving_accelerator is '' and serving_gpus 1: set both, or none of them"),
-        ({"min_replicas": 4}, "min_replicas is 4, above max_replicas, 3"),
-        ({"serving_image": ""}, "serving_image is '': build the Dockerfile's target torchserve, push it to Artifact"),
-        ({"canary_percent": 0}, "canary_percent is 0: it must be from 1 to 100"),
-        ({"min_replicas": 0}, "min_replicas is 0: it must be 1 or more"),
-        ({"model_name": "No"}, "model_name is 'No': it must be lower-case letters"),
-        ({"train_gpus": -1}, "train_gpus is -1: it must be 0 or more"),
-    ],
-)
-def test_what_makes_no_sense_is_said_before_anything_costs(changes: Json, says: str) -> None:
-    with pytest.raises(UsageError, match=f"^{says}"):
-        prepared({**GOOD, **changes})
-
-
-def test_without_a_deployment_no_image_is_needed() -> None:
-    assert prepared({**GOOD, "deploy": False, "serving_image": ""})["serving_image"] == ""
-
-
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=HOSTILE)
 def test_what_a_step_is_told_reaches_its_custom_job_as_it_is(backend: Backend, text: str) -> None:
@@ -295,7 +264,3 @@ def test_why_custom_jobs_are_made_with_the_preview(backend: Backend) -> None:
     payload = former_job_runner.insert_system_labels_into_payload(argument(command, "--payload"))
     with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
         aiplatform_v1.CustomJob(json_util.recursive_remove_empty(json.loads(payload)))
-
-
-def test_nothing_is_written_by_looking_at_command_lines(backend: Backend) -> None:
-    assert not Path(backend.buckets).exists()

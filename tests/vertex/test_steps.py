@@ -23,9 +23,9 @@ from nlp_pipeline.vertex.steps.check import check_endpoint
 from nlp_pipeline.vertex.steps.plan import Plan, plan_deployment
 from nlp_pipeline.vertex.steps.traffic import scale_traffic
 from tests.conftest import write_parquet
-from tests.vertex.cloud import PLACE, PROJECT, REGION
-from tests.vertex.rest import RefusedError
-from tests.vertex.serving_api import DeployingCloud, deploying_cloud, good
+from tests.fakes.vertex.cloud import PLACE, PROJECT, REGION, Cloud, google_cloud
+from tests.fakes.vertex.rest import RefusedError
+from tests.fakes.vertex.serving import good
 
 ROOT = Path(__file__).parents[2]
 NAME, MODEL, ENDPOINT = "reviews", f"{PLACE}/models/7", f"{PLACE}/endpoints/5"
@@ -43,9 +43,9 @@ def broken(instances: list[Any]) -> list[Any]:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeployingCloud]:
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """A project of Google Cloud's, asked as the run's service account."""
-    with deploying_cloud() as one:
+    with google_cloud() as one:
         one.identity.write_key(tmp_path / "key.json", one.url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
         monkeypatch.setenv("VERTEX_ENDPOINT", one.url)
@@ -61,27 +61,25 @@ def timed_out_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool
     monkeypatch.setattr(ask, "monotonic", lambda: 1e6 if condition() else 0.0)
 
 
-def plan(cloud: DeployingCloud, endpoint: str = "", canary_percent: int = 10) -> Plan:
+def plan(cloud: Cloud, endpoint: str = "", canary_percent: int = 10) -> Plan:
     """Runs the planning step."""
     return plan_deployment("gs://films/release", "0123456789abcdef", PROJECT, REGION, NAME, endpoint, canary_percent)
 
 
-def deploy(cloud: DeployingCloud, former: dict[str, tuple[str, int]], new_share: int) -> None:
+def deploy(cloud: Cloud, former: dict[str, tuple[str, int]], new_share: int) -> None:
     """Puts an endpoint there, with former versions and a new one, 9, as id "new"."""
     cloud.serving.add_model("7", NAME, versions=9)
     shares = {id: (MODEL, version, share) for id, (version, share) in former.items()}
-    endpoint = cloud.serving.add_endpoint("5", NAME, {**shares, "new": (MODEL, "9", new_share)})
-    for item in endpoint.deployed_models:
-        item.display_name = NAME
+    cloud.serving.add_endpoint("5", NAME, {**shares, "new": (MODEL, "9", new_share)})
 
 
-def check(cloud: DeployingCloud, tmp_path: Path, former: dict[str, int], version: str = "9") -> dict[str, Any]:
+def check(cloud: Cloud, tmp_path: Path, former: dict[str, int], version: str = "9") -> dict[str, Any]:
     """Runs the checking step on what is deployed."""
     predictions = write_parquet(tmp_path / "predictions", ROWS, predicted=[label for _, label in ROWS])
     return check_endpoint(ENDPOINT, f"{MODEL}@{version}", former, str(predictions), 0, 60, AgreementLimits())
 
 
-def deploy_and_check(cloud: DeployingCloud, tmp_path: Path, former: dict[str, tuple[str, int]]) -> dict[str, Any]:
+def deploy_and_check(cloud: Cloud, tmp_path: Path, former: dict[str, tuple[str, int]]) -> dict[str, Any]:
     """Deploys the new version with 10% of the traffic, and runs the checking step."""
     shares = {id: share for id, (_, share) in former.items() if share}
     scaled = {id: (version, round(share * 0.9)) for id, (version, share) in former.items()}
@@ -89,12 +87,12 @@ def deploy_and_check(cloud: DeployingCloud, tmp_path: Path, former: dict[str, tu
     return check(cloud, tmp_path, shares)
 
 
-def traffic(cloud: DeployingCloud) -> dict[str, int]:
+def traffic(cloud: Cloud) -> dict[str, int]:
     """Returns the endpoint's traffic."""
     return dict(cloud.serving.endpoints[ENDPOINT].traffic_split)
 
 
-def deployed(cloud: DeployingCloud) -> list[str]:
+def deployed(cloud: Cloud) -> list[str]:
     """Returns the ids of the deployed models."""
     return [item.id for item in cloud.serving.endpoints[ENDPOINT].deployed_models]
 
@@ -118,7 +116,7 @@ def test_traffic_is_scaled_in_whole_numbers_that_add_up(split: dict[str, int], t
 # The plan
 
 
-def test_a_first_version_gets_a_new_model_a_new_endpoint_and_all_of_the_traffic(cloud: DeployingCloud) -> None:
+def test_a_first_version_gets_a_new_model_a_new_endpoint_and_all_of_the_traffic(cloud: Cloud) -> None:
     assert plan(cloud) == Plan(
         artifact_uri="gs://films/release",
         predict_route="/v1/models/reviews:predict",
@@ -144,13 +142,11 @@ def test_a_first_version_gets_a_new_model_a_new_endpoint_and_all_of_the_traffic(
     ],
 )
 def test_another_version_gets_its_first_share(
-    cloud: DeployingCloud, former: dict[str, int], percent: int, split: dict[str, str]
+    cloud: Cloud, former: dict[str, int], percent: int, split: dict[str, str]
 ) -> None:
     cloud.serving.add_model("7", NAME, versions=2)
     cloud.serving.add_model("8", "other", versions=1)
     endpoint = cloud.serving.add_endpoint("5", NAME, {id: (MODEL, id, share) for id, share in former.items()})
-    for item in endpoint.deployed_models:
-        item.display_name = NAME
     found = plan(cloud, canary_percent=percent)
     assert found.parent_model == MODEL and found.parent_uri.endswith(f".googleapis.com/v1/{MODEL}")
     assert found.endpoint == endpoint.name and found.endpoint_uri.endswith(f"/v1/{endpoint.name}")
@@ -159,33 +155,32 @@ def test_another_version_gets_its_first_share(
 
 
 @pytest.mark.parametrize("given", ["6", f"{PLACE}/endpoints/6", f"projects/{PROJECT}/locations/{REGION}/endpoints/6"])
-def test_an_endpoint_that_is_named(cloud: DeployingCloud, given: str) -> None:
+def test_an_endpoint_that_is_named(cloud: Cloud, given: str) -> None:
     cloud.serving.add_endpoint("5", NAME, {})
     cloud.serving.add_endpoint("6", "of another name", {})
     assert plan(cloud, endpoint=given).endpoint == f"{PLACE}/endpoints/6"
     assert plan(cloud).endpoint == ENDPOINT
 
 
-def shared(cloud: DeployingCloud) -> None:
-    endpoint = cloud.serving.add_endpoint("6", "shared", {"1": (f"{PLACE}/models/8", "1", 100)})
-    endpoint.deployed_models[0].display_name = "prices"
+def shared(cloud: Cloud) -> None:
+    cloud.serving.add_endpoint("6", "prices", {"1": (f"{PLACE}/models/8", "1", 100)})
 
 
-def two_endpoints(cloud: DeployingCloud) -> None:
+def two_endpoints(cloud: Cloud) -> None:
     for number in ("5", "6"):
         cloud.serving.add_endpoint(number, NAME, {})
 
 
-def two_models(cloud: DeployingCloud) -> None:
+def two_models(cloud: Cloud) -> None:
     for number in ("7", "8"):
         cloud.serving.add_model(number, NAME, versions=1)
 
 
-def no_role(cloud: DeployingCloud) -> None:
+def no_role(cloud: Cloud) -> None:
     cloud.refuse(403, "Permission 'aiplatform.models.list' denied", times=9, on="models")
 
 
-def down(cloud: DeployingCloud) -> None:
+def down(cloud: Cloud) -> None:
     cloud.refuse(500, "An internal error has occurred", times=99)
 
 
@@ -202,7 +197,7 @@ def down(cloud: DeployingCloud) -> None:
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_line(
-    cloud: DeployingCloud, around: Callable[[DeployingCloud], None], endpoint: str, says: str
+    cloud: Cloud, around: Callable[[Cloud], None], endpoint: str, says: str
 ) -> None:
     around(cloud)
     with pytest.raises(PipelineError, match=says) as caught:
@@ -219,7 +214,7 @@ def test_a_release_that_is_not_in_cloud_storage() -> None:
 # The check
 
 
-def test_a_first_version_that_is_good_stays(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_a_first_version_that_is_good_stays(cloud: Cloud, tmp_path: Path) -> None:
     facts = deploy_and_check(cloud, tmp_path, {})
     assert facts["deployed_model"] == "new" and facts["agreement"] == facts["accuracy"] == 1.0
     assert facts["rows"] == len(ROWS) and facts["p50_ms"] > 0
@@ -228,7 +223,7 @@ def test_a_first_version_that_is_good_stays(cloud: DeployingCloud, tmp_path: Pat
 
 
 def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeployed(
-    cloud: DeployingCloud, tmp_path: Path
+    cloud: Cloud, tmp_path: Path
 ) -> None:
     # All of what was there answers wrongly: only the new version's answers count. Errors for a moment are none.
     cloud.serving.versions = {"1": wrong, "2": wrong, "3": wrong}
@@ -251,7 +246,7 @@ def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeploy
     ],
 )
 def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_back(
-    cloud: DeployingCloud,
+    cloud: Cloud,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     version: Callable[[list[Any]], list[Any]],
@@ -274,7 +269,7 @@ def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_b
     assert not any("default" in one.version_aliases for one in cloud.serving.models[MODEL])
 
 
-def test_a_first_version_that_is_wrong_is_undeployed(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_a_first_version_that_is_wrong_is_undeployed(cloud: Cloud, tmp_path: Path) -> None:
     cloud.serving.versions = {"9": wrong}
     with pytest.raises(RolledBackError, match=r"nothing served before, and nothing serves now$"):
         deploy_and_check(cloud, tmp_path, {})
@@ -282,7 +277,7 @@ def test_a_first_version_that_is_wrong_is_undeployed(cloud: DeployingCloud, tmp_
 
 
 def test_a_version_that_stops_answering_once_it_has_the_traffic_goes_too(
-    cloud: DeployingCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[Any] = []
 
@@ -300,7 +295,7 @@ def test_a_version_that_stops_answering_once_it_has_the_traffic_goes_too(
 
 
 def test_a_new_version_that_gets_no_traffic_is_not_waited_for_forever(
-    cloud: DeployingCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(cloud, {"a": ("1", 100)}, 0)
     timed_out_when(monkeypatch, lambda: len(cloud.changes) > 20)
@@ -308,14 +303,14 @@ def test_a_new_version_that_gets_no_traffic_is_not_waited_for_forever(
         check(cloud, tmp_path, {"a": 100})
 
 
-def test_what_cannot_be_undone_is_reported(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_what_cannot_be_undone_is_reported(cloud: Cloud, tmp_path: Path) -> None:
     cloud.serving.versions = {"9": wrong}
     cloud.refuse(403, "no", times=9, on="undeployModel")
     with pytest.raises(RolledBackError, match=r"could not be undone \(undeploying the new version: .*no"):
         deploy_and_check(cloud, tmp_path, {"a": ("1", 100)})
 
 
-def test_former_versions_that_cannot_be_undeployed_are_reported(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_former_versions_that_cannot_be_undeployed_are_reported(cloud: Cloud, tmp_path: Path) -> None:
     cloud.operations.failing["undeploy a"] = (13, "try later")
     with pytest.raises(
         PipelineError, match=r"^the new version serves, but what served before still costs: undeploying"
@@ -324,7 +319,7 @@ def test_former_versions_that_cannot_be_undeployed_are_reported(cloud: Deploying
     assert traffic(cloud) == {"new": 100}
 
 
-def test_a_former_version_that_is_gone_gets_no_traffic_back(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_a_former_version_that_is_gone_gets_no_traffic_back(cloud: Cloud, tmp_path: Path) -> None:
     cloud.serving.versions = {"9": wrong}
     deploy(cloud, {"a": ("1", 90)}, 10)
     with pytest.raises(RolledBackError):
@@ -332,16 +327,16 @@ def test_a_former_version_that_is_gone_gets_no_traffic_back(cloud: DeployingClou
     assert traffic(cloud) == {"a": 100}
 
 
-def test_someone_else_has_undeployed_it(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_someone_else_has_undeployed_it(cloud: Cloud, tmp_path: Path) -> None:
     deploy(cloud, {"a": ("1", 90)}, 10)
     with pytest.raises(PipelineError, match=r"@8 is not deployed to .*/5: someone has undeployed it"):
         check(cloud, tmp_path, {"a": 100}, version="8")
     assert not cloud.changes
 
 
-def test_an_endpoint_with_its_own_address_is_asked_there(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_an_endpoint_with_its_own_address_is_asked_there(cloud: Cloud, tmp_path: Path) -> None:
     deploy(cloud, {}, 100)
-    with deploying_cloud() as own:
+    with google_cloud() as own:
         own.serving.models, own.serving.endpoints = cloud.serving.models, cloud.serving.endpoints
         own.identity = cloud.identity
         cloud.serving.endpoints[ENDPOINT].dedicated_endpoint_dns = own.url
@@ -371,7 +366,7 @@ def run_check(tmp_path: Path) -> Any:
     return deployment
 
 
-def test_the_step_reports_what_it_found(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_the_step_reports_what_it_found(cloud: Cloud, tmp_path: Path) -> None:
     deploy(cloud, {"a": ("1", 90)}, 10)
     found = run_check(tmp_path)
     assert found.metadata["endpoint"] == ENDPOINT and found.metadata["version"] == f"{MODEL}@9"
@@ -387,7 +382,7 @@ run_check(Path(sys.argv[1]))
 """
 
 
-def test_a_run_that_is_cancelled_while_the_version_is_asked(cloud: DeployingCloud, tmp_path: Path) -> None:
+def test_a_run_that_is_cancelled_while_the_version_is_asked(cloud: Cloud, tmp_path: Path) -> None:
     cloud.serving.versions = {"9": broken}
     deploy(cloud, {"a": ("1", 90)}, 10)
     command = [sys.executable, "-c", CANCELLED, str(tmp_path)]

@@ -16,9 +16,8 @@ import yaml
 from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows
-from tests.vertex.backend import Backend, FailedError, through
-from tests.vertex.cloud import PLACE
-from tests.vertex.serving_api import DeployingCloud, deploying_cloud
+from tests.fakes.vertex.backend import Backend, FailedError, through
+from tests.fakes.vertex.cloud import PLACE, Cloud, google_cloud
 
 pytestmark = pytest.mark.slow
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/torchserve:1"
@@ -29,9 +28,9 @@ NEXT = ["plan-vertex-deployment", "importer", "importer-2", "model-upload-2", "i
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeployingCloud]:
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """A project of Google Cloud's that Google's launchers reach, too."""
-    with deploying_cloud() as one:
+    with google_cloud() as one:
         one.identity.write_key(tmp_path / "key.json", one.url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
         monkeypatch.setenv("VERTEX_ENDPOINT", one.url)
@@ -44,9 +43,7 @@ def steps(backend: Backend) -> list[str]:
     return [name for name in backend.done if not name.startswith("condition-")]
 
 
-def test_from_rows_to_a_checked_endpoint_and_the_next_version(
-    cloud: DeployingCloud, tmp_path: Path, encoder: Path
-) -> None:
+def test_from_rows_to_a_checked_endpoint_and_the_next_version(cloud: Cloud, tmp_path: Path, encoder: Path) -> None:
     ir = yaml.safe_load(compile_pipeline(platform="vertex"))
     for container in step_containers(ir):
         container["command"] = container["command"][-3:]  # without pip
@@ -98,7 +95,7 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
         check_second_version(cloud)
 
 
-def check_first_version(cloud: DeployingCloud, jobs: list[Any]) -> None:
+def check_first_version(cloud: Cloud, jobs: list[Any]) -> None:
     """Makes sure that the jobs, the model and the endpoint are as the parameters say."""
     assert [job.display_name for job in jobs] == ["train-model", "evaluate-model"]
     for job in jobs:
@@ -132,7 +129,7 @@ def check_artifacts(backend: Backend) -> None:
     assert backend.done["check-vertex-endpoint"][1]["deployment"]["metadata"]["agreement"] == 1.0
 
 
-def check_second_version(cloud: DeployingCloud) -> None:
+def check_second_version(cloud: Cloud) -> None:
     """Makes sure that the second version is one of the same model, and that the first one serves alone again."""
     ((first, second),) = cloud.serving.models.values()
     assert first.name == second.name and (first.version_id, second.version_id) == ("1", "2")

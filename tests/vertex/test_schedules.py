@@ -8,14 +8,17 @@ import pytest
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.platforms.cron import next_times
 from nlp_pipeline.platforms.schedules import write_time
-from tests.vertex.cloud import Cloud
+from nlp_pipeline.vertex.schedules import as_vertex_reads, read_cron
+from tests.fakes.vertex.cloud import ACCOUNT, Cloud
+from tests.fakes.vertex.pipelines import Fate
 from tests.vertex.conftest import TRAIN, Run
-from tests.vertex.jobs import Fate
 
 NIGHTLY, HOURLY = "0 0 2 * * *", "0 0 * * * *"
-ACCOUNT = "runs@my-project.iam.gserviceaccount.com"
 State = aiplatform_v1.Schedule.State
+SUMMER = datetime(2026, 7, 1, tzinfo=UTC)
 
 
 def in_days(days: float) -> str:
@@ -23,16 +26,21 @@ def in_days(days: float) -> str:
 
 
 def scheduled(run: Run, cron: str = NIGHTLY, *argv: str, name: str = "nightly") -> dict[str, Any]:
-    """Schedules the pipeline, and returns what is told."""
+    """Schedules the pipeline, and returns what is printed."""
     code, out, err = run("--schedule", cron, "--schedule-name", name, *TRAIN, *argv, "--json")
     assert code == 0, err
-    told: dict[str, Any] = json.loads(out)
-    return told
+    result: dict[str, Any] = json.loads(out)
+    return result
 
 
 def stored(cloud: Cloud, name: str = "nightly") -> list[Any]:
     """Returns the schedules of a name, oldest first."""
     return [one for one in cloud.pipelines.schedules.values() if one.display_name == name]
+
+
+def ids(cloud: Cloud) -> list[str]:
+    """Returns the ids of the schedules named "nightly", oldest first."""
+    return [one.name.rpartition("/")[2] for one in stored(cloud)]
 
 
 def changes(cloud: Cloud, since: int = 0) -> list[str]:
@@ -51,52 +59,95 @@ def by_hand(cloud: Cloud, run: Run, **changed: Any) -> Any:
     return made
 
 
+# When it runs
+
+
+@pytest.mark.parametrize(
+    ("given", "sent", "became"),
+    [
+        ("0 30 6 * * mon-fri", "TZ=UTC 30 6 * * MON-FRI", False),
+        ("00 0 2 * * *", "TZ=UTC 0 2 * * *", False),
+        ("0 2 * * *", "TZ=UTC 0 2 * * *", True),
+        # Sunday is 7 as well in Unix cron, and 0 only in what Vertex AI reads.
+        ("0 2 * * 5-7", "TZ=UTC 0 2 * * 0,5,6", True),
+        ("TZ=Europe/Berlin 0 0 2 * * *", "TZ=Europe/Berlin 0 2 * * *", False),
+        ("CRON_TZ=America/New_York 0 2 * * *", "TZ=America/New_York 0 2 * * *", True),
+    ],
+)
+def test_cron_as_it_is_sent(given: str, sent: str, became: bool) -> None:
+    cron = read_cron(given)
+    assert (cron.expression, cron.became, cron.given, cron.note) == (sent, became, given, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("30 0 2 * * *", 'Vertex AI knows no seconds: write 0 for the first field, as in "0 0 2 * * *"'),
+        ("0,30 0 2 * * *", "Vertex AI knows no seconds"),
+        ("TZ=Europe/Nowhere 0 0 2 * * *", "there is no time zone 'Europe/Nowhere': write it as in TZ=Europe/Berlin"),
+        ("TZ=../etc 0 0 2 * * *", "there is no time zone '../etc'"),
+        ("TZ= 0 0 2 * * *", "there is no time zone ''"),
+        ("0 0 25 * * *", "hour '25' is none"),
+        ("@daily", 'in six fields that is "0 0 0 * * *"'),
+    ],
+)
+def test_cron_that_is_refused(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=r"^--schedule ") as refused:
+        read_cron(given)
+    assert message in str(refused.value)
+
+
+def test_when_it_comes() -> None:
+    berlin = read_cron("TZ=Europe/Berlin 0 0 2 * * *")
+    assert next_times(berlin, 1, SUMMER) == [datetime(2026, 7, 2, 0, tzinfo=UTC)]
+    assert next_times(berlin, 1, datetime(2026, 12, 1, tzinfo=UTC)) == [datetime(2026, 12, 1, 1, tzinfo=UTC)]
+    # Of schedules that others made: 5 is Friday for robfig's cron and for Unix's; what Unix alone allows is not known.
+    found = as_vertex_reads("TZ=Europe/Berlin 0 2 * * 5")
+    assert found and next_times(found, 1, SUMMER) == [datetime(2026, 7, 3, 0, tzinfo=UTC)]
+    daily = as_vertex_reads("@daily")
+    assert daily and next_times(daily, 1, SUMMER) == [datetime(2026, 7, 2, tzinfo=UTC)]
+    assert as_vertex_reads("0 2 * * 7") is None and as_vertex_reads("TZ=Nowhere 0 2 * * *") is None
+
+
+# Scheduling
+
+
 def test_one_is_made(cloud: Cloud, run: Run) -> None:
-    told = scheduled(run, NIGHTLY, "--experiment", "films")
+    result = scheduled(run, NIGHTLY, "--experiment", "films")
     (one,) = stored(cloud)
     assert (one.cron, one.state, one.max_concurrent_run_count) == ("TZ=UTC 0 2 * * *", State.ACTIVE, 1)
     assert one.max_concurrent_active_run_count == 1 and not one.allow_queueing and one.end_time is None
     assert one.create_pipeline_job_request.parent == "projects/my-project/locations/us-central1"
-    assert {key: told[key] for key in ("action", "dry_run", "status", "cron", "became", "replaced", "note")} == {
+    assert {key: result[key] for key in ("action", "dry_run", "status", "cron", "became", "replaced", "note")} == {
         **{"action": "created", "dry_run": False, "status": "enabled", "cron": "TZ=UTC 0 2 * * *", "became": False},
         **{"replaced": [], "note": ""},
     }
-    assert one.name.endswith(f"/schedules/{told['id']}")
-    assert len(told["next"]) == 5 and all(time.endswith("T02:00:00Z") for time in told["next"])
+    assert ids(cloud) == [result["id"]]
+    assert len(result["next"]) == 5 and all(time.endswith("T02:00:00Z") for time in result["next"])
     # What it makes is a run as --submit would send it.
     made = cloud.pipelines.fire(one)
     assert (
-        dict(made.labels).items()
-        >= {
-            "nlp-pipeline-version": told["version"],
-            "nlp-pipeline-experiment": "films",
-        }.items()
+        made.labels["nlp-pipeline-version"] == result["version"] and made.labels["nlp-pipeline-experiment"] == "films"
     )
     values = json_format.MessageToDict(type(made).pb(made).runtime_config)["parameterValues"]
-    assert values == told["parameters"] and values["train_data"] == "gs://films/reviews.csv"
+    assert values == result["parameters"] and values["train_data"] == "gs://films/reviews.csv"
+    # The same again sends nothing.
+    since, again = len(cloud.changes), scheduled(run, NIGHTLY, "--experiment", "films")
+    assert (again["action"], again["id"], again["next"]) == ("unchanged", result["id"], result["next"])
+    assert changes(cloud, since) == []
 
 
 def test_all_options(cloud: Cloud, run: Run) -> None:
     start, end = in_days(1), in_days(9)
     options = ("--concurrency", "3", "--start", start, "--end", end, "--service-account", ACCOUNT)
-    told = scheduled(run, "TZ=Europe/Berlin 0 2 * * 7", *options)
+    result = scheduled(run, "TZ=Europe/Berlin 0 2 * * 7", *options)
     (one,) = stored(cloud)
-    assert one.cron == told["cron"] == "TZ=Europe/Berlin 0 2 * * 0" and told["became"] is True
+    assert one.cron == result["cron"] == "TZ=Europe/Berlin 0 2 * * 0" and result["became"] is True
     assert (one.max_concurrent_run_count, one.max_concurrent_active_run_count) == (3, 3)
     assert [write_time(time) for time in (one.start_time, one.end_time)] == [start, end]
     assert one.create_pipeline_job_request.pipeline_job.service_account == ACCOUNT
-    assert 1 <= len(told["next"]) <= 2 and all(start < time <= end for time in told["next"])
-    since = len(cloud.changes)
+    assert 1 <= len(result["next"]) <= 2 and all(start < time <= end for time in result["next"])
     assert scheduled(run, "TZ=Europe/Berlin 0 0 2 * * 0", *options)["action"] == "unchanged"
-    assert changes(cloud, since) == []
-
-
-def test_the_same_again_sends_nothing(cloud: Cloud, run: Run) -> None:
-    first = scheduled(run)
-    since = len(cloud.changes)
-    again = scheduled(run)
-    assert (again["action"], again["id"], again["next"]) == ("unchanged", first["id"], first["next"])
-    assert changes(cloud, since) == [] and len(stored(cloud)) == 1
 
 
 @pytest.mark.parametrize(
@@ -113,7 +164,7 @@ def test_the_same_again_sends_nothing(cloud: Cloud, run: Run) -> None:
         (NIGHTLY, "--bucket", "gs://films/other"),
         (NIGHTLY, "--image", "registry:5000/team/x:1"),
     ],
-    ids=lambda other: " ".join(other[-2:]),
+    ids=lambda other: other[-2] if len(other) > 1 else other[0],
 )
 def test_another_one_is_the_same_edited(other: tuple[str, ...], cloud: Cloud, run: Run) -> None:
     first = scheduled(run)
@@ -136,8 +187,7 @@ def test_what_can_not_be_taken_away_is_replaced_the_new_one_first(
     since = len(cloud.changes)
     second = scheduled(run)
     assert (second["action"], second["replaced"]) == ("replaced", [first["id"]]) and second["id"] != first["id"]
-    assert changes(cloud, since) == ["POST", "DELETE"]
-    assert [one.name.rpartition("/")[2] for one in stored(cloud)] == [second["id"]]
+    assert changes(cloud, since) == ["POST", "DELETE"] and ids(cloud) == [second["id"]]
     assert scheduled(run)["action"] == "unchanged"
 
 
@@ -149,37 +199,29 @@ def test_one_that_is_over_is_replaced(cloud: Cloud, run: Run) -> None:
     assert (second["action"], second["replaced"]) == ("replaced", [first["id"]])
 
 
-def test_one_made_by_hand_becomes_ours(cloud: Cloud, run: Run) -> None:
-    by_hand(cloud, run)
-    assert scheduled(run)["action"] == "updated" and scheduled(run)["action"] == "unchanged"
+def test_those_made_by_hand_become_ours_and_older_ones_go(cloud: Cloud, run: Run) -> None:
+    older, newer = (by_hand(cloud, run).name.rpartition("/")[2] for _ in range(2))
+    since, result = len(cloud.changes), scheduled(run)
+    assert (result["action"], result["id"], result["replaced"]) == ("updated", newer, [older])
+    assert result["note"] == "older ones of this name go: 1" and scheduled(run)["action"] == "unchanged"
+    assert changes(cloud, since) == ["PATCH", "DELETE"] and ids(cloud) == [newer]
     # One that ends after so many runs would end.
     stored(cloud)[0].max_run_count = 3
     stored(cloud)[0].create_pipeline_job_request.pipeline_job.labels = {}
     assert scheduled(run)["action"] == "replaced"
 
 
-def test_older_ones_of_the_name_go(cloud: Cloud, run: Run) -> None:
-    older = by_hand(cloud, run)
-    newer = by_hand(cloud, run)
-    since = len(cloud.changes)
-    told = scheduled(run)
-    assert (told["action"], told["id"]) == ("updated", newer.name.rpartition("/")[2])
-    assert told["replaced"] == [older.name.rpartition("/")[2]] and told["note"] == "older ones of this name go: 1"
-    assert changes(cloud, since) == ["PATCH", "DELETE"] and len(stored(cloud)) == 1
-
-
 def test_a_failure_in_between_leaves_both_and_the_next_call_one(cloud: Cloud, run: Run) -> None:
     first = scheduled(run, NIGHTLY, "--end", in_days(9))
     cloud.refuse(500, "Internal error encountered.", times=99, on="DELETE")
     code, out, err = run("--schedule", HOURLY, "--schedule-name", "nightly", *TRAIN, "--json")
-    told = json.loads(out)
+    result = json.loads(out)
     assert code == 1 and "'nightly' was scheduled anew, but an older one of this name is there, too, until" in err
-    assert [one.name.rpartition("/")[2] for one in stored(cloud)] == [first["id"], told["id"]]
-    assert told["left"] == [first["id"]]
+    assert ids(cloud) == [first["id"], result["id"]] and result["left"] == [first["id"]]
     cloud.well_again()
     again = scheduled(run, HOURLY)
-    assert (again["action"], again["id"], again["replaced"]) == ("unchanged", told["id"], [first["id"]])
-    assert len(stored(cloud)) == 1
+    assert (again["action"], again["id"], again["replaced"]) == ("unchanged", result["id"], [first["id"]])
+    assert ids(cloud) == [result["id"]]
 
 
 def test_where_it_is_not_made_the_former_one_stays(cloud: Cloud, run: Run) -> None:
@@ -192,8 +234,7 @@ def test_where_it_is_not_made_the_former_one_stays(cloud: Cloud, run: Run) -> No
 
 def test_an_answer_that_is_lost_makes_no_second_one(cloud: Cloud, run: Run) -> None:
     cloud.lose_answer(on="POST .*/schedules")
-    told = scheduled(run)
-    assert [one.name.rpartition("/")[2] for one in stored(cloud)] == [told["id"]]
+    assert [scheduled(run)["id"]] == ids(cloud)
     cloud.drop(on="POST .*/schedules")
     scheduled(run, name="other")
     assert len(stored(cloud, "other")) == 1
@@ -204,9 +245,9 @@ def test_one_that_rests_does_so_after_a_change_too(wakes: bool, cloud: Cloud, ru
     cloud.pipelines.wakes = wakes
     scheduled(run, NIGHTLY)
     assert run("--pause", "nightly")[0] == 0
-    told = scheduled(run, HOURLY)
-    assert (told["status"], told["next"], told["action"]) == ("paused", [], "updated")
-    assert told["note"] == "it was paused and stays so: --resume nightly"
+    result = scheduled(run, HOURLY)
+    assert (result["status"], result["next"], result["action"]) == ("paused", [], "updated")
+    assert result["note"] == "it was paused and stays so: --resume nightly"
     assert stored(cloud)[0].state == State.PAUSED
     scheduled(run, HOURLY, "--end", in_days(9))
     assert scheduled(run, HOURLY)["action"] == "replaced" and [one.state for one in stored(cloud)] == [State.PAUSED]
@@ -217,9 +258,9 @@ def test_a_dry_run_sends_nothing(former: bool, cloud: Cloud, run: Run) -> None:
     if former:
         scheduled(run)
     since = len(cloud.changes)
-    told = scheduled(run, HOURLY, "--dry-run")
-    assert (told["action"], told["dry_run"]) == ("updated" if former else "created", True)
-    assert told["id"] == (stored(cloud)[0].name.rpartition("/")[2] if former else None)
+    result = scheduled(run, HOURLY, "--dry-run")
+    assert (result["action"], result["dry_run"]) == ("updated" if former else "created", True)
+    assert result["id"] == (ids(cloud)[0] if former else None)
     for command in ("--pause", "--resume", "--unschedule") if former else ():
         code, out, _ = run(command, "nightly", "--dry-run", "--json")
         assert code == 0 and json.loads(out)["dry_run"] is True
@@ -227,7 +268,7 @@ def test_a_dry_run_sends_nothing(former: bool, cloud: Cloud, run: Run) -> None:
 
 
 def test_pause_resume_unschedule(cloud: Cloud, run: Run) -> None:
-    told = scheduled(run)
+    result = scheduled(run)
     for command, action, status, state in (
         ("--pause", "paused", "paused", State.PAUSED),
         ("--pause", "unchanged", "paused", State.PAUSED),
@@ -237,16 +278,15 @@ def test_pause_resume_unschedule(cloud: Cloud, run: Run) -> None:
         code, out, _ = run(command, "nightly", "--json")
         found = json.loads(out)
         assert (code, found["action"], found["status"]) == (0, action, status) and stored(cloud)[0].state == state
-        assert found["ids"] == ([] if action == "unchanged" else [told["id"]])
-    cloud.operations.reads = 2
+        assert found["ids"] == ([] if action == "unchanged" else [result["id"]])
+    cloud.operations.reads = 1
     code, out, _ = run("--unschedule", "nightly", "--json")
-    assert json.loads(out) == {"name": "nightly", "action": "removed", "dry_run": False, "ids": [told["id"]]}
+    assert json.loads(out) == {"name": "nightly", "action": "removed", "dry_run": False, "ids": [result["id"]]}
     assert code == 0 and stored(cloud) == []
 
 
 def test_unknown_names(cloud: Cloud, run: Run) -> None:
-    for command in ("--pause", "--resume", "--unschedule"):
-        assert run(command, "x")[2].endswith("error: there is no schedule 'x'; there are none at all\n")
+    assert run("--pause", "x")[2].endswith("error: there is no schedule 'x'; there are none at all\n")
     scheduled(run)
     for command in ("--pause", "--resume", "--unschedule"):
         code, _, err = run(command, "nigthly")
@@ -255,10 +295,10 @@ def test_unknown_names(cloud: Cloud, run: Run) -> None:
 
 def test_schedules(cloud: Cloud, run: Run) -> None:
     cloud.pipelines.page = 1
-    told = scheduled(run, NIGHTLY, "--experiment", "films", "--service-account", ACCOUNT)
+    result = scheduled(run, NIGHTLY, "--experiment", "films", "--service-account", ACCOUNT)
     scheduled(run, HOURLY, name="hourly")
     run("--pause", "hourly")
-    over = by_hand(cloud, run, state=State.COMPLETED, display_name="by hand", max_concurrent_active_run_count=0)
+    by_hand(cloud, run, state=State.COMPLETED, display_name="by hand", max_concurrent_active_run_count=0)
     (one,) = stored(cloud)
     cloud.pipelines.fate = Fate(not_triggered=("condition-1",))
     cloud.pipelines.fire(one, datetime.now(UTC) - timedelta(days=1))
@@ -266,19 +306,16 @@ def test_schedules(cloud: Cloud, run: Run) -> None:
     code, out, _ = run("--schedules", "--json")
     found = {row["name"]: row for row in json.loads(out)}
     assert code == 0 and list(found) == ["by hand", "hourly", "nightly"]
-    nightly = found["nightly"]
-    assert (
-        nightly.items()
-        >= {
-            **{"cron": "TZ=UTC 0 2 * * *", "next": told["next"][0], "status": "enabled", "version": told["version"]},
-            **{"id": told["id"], "experiment": "films", "max_concurrency": 1, "end": None, "service_account": ACCOUNT},
-            **{"bucket": "gs://films/runs", "parameters": told["parameters"]},
-            **{"last_run": last.name.rpartition("/")[2], "last_state": "PENDING"},
-        }.items()
-    )
+    expected = {
+        **{"cron": "TZ=UTC 0 2 * * *", "next": result["next"][0], "status": "enabled", "version": result["version"]},
+        **{"id": result["id"], "experiment": "films", "max_concurrency": 1, "end": None, "service_account": ACCOUNT},
+        **{"bucket": "gs://films/runs", "parameters": result["parameters"]},
+        **{"last_run": last.name.rpartition("/")[2], "last_state": "PENDING"},
+    }
+    assert {key: found["nightly"][key] for key in expected} == expected
     assert (found["hourly"]["status"], found["hourly"]["next"], found["hourly"]["last_run"]) == ("paused", None, None)
-    assert (found["by hand"]["status"], found["by hand"]["version"]) == ("ended", "") and over
-    assert found["by hand"]["max_concurrency"] == 1
+    other = found["by hand"]
+    assert (other["status"], other["version"], other["max_concurrency"]) == ("ended", "", 1)
     table = run("--schedules")[1].splitlines()
     assert table[0].split() == ["name", "cron", "next", "status", "version"] and "nightly" in table[3]
     # Who may not see runs sees the schedules.
@@ -288,11 +325,11 @@ def test_schedules(cloud: Cloud, run: Run) -> None:
 
 
 def test_a_start_that_is_past(cloud: Cloud, run: Run) -> None:
-    told = scheduled(run, NIGHTLY, "--start", in_days(-2))
-    assert told["note"] == "its start is past, and runs since then are not made up for"
+    result = scheduled(run, NIGHTLY, "--start", in_days(-2))
+    assert result["note"] == "its start is past, and runs since then are not made up for"
     (one,) = stored(cloud)
     assert one.start_time == one.create_time
-    assert scheduled(run, NIGHTLY, "--start", told["start"])["action"] == "unchanged"
+    assert scheduled(run, NIGHTLY, "--start", result["start"])["action"] == "unchanged"
 
 
 @pytest.mark.parametrize(
@@ -302,15 +339,12 @@ def test_a_start_that_is_past(cloud: Cloud, run: Run) -> None:
         ((NIGHTLY, "--catch-up"), "--catch-up: Vertex AI makes up for missed runs only where a schedule is resumed"),
         ((NIGHTLY, "--concurrency", "0"), "--concurrency 0: Vertex AI allows 1 to 10 runs at once"),
         ((NIGHTLY, "--end", in_days(-1)), "is past: it is "),
-        ((NIGHTLY, "--start", in_days(2), "--end", in_days(1)), "is not before --end"),
-        ((NIGHTLY, "--start", "soon"), "--start 'soon' is no time"),
         ((NIGHTLY, "--schedule-name", "x" * 129), "has 129 characters: Vertex AI takes 128 at most"),
-        ((NIGHTLY, "--schedule-name", " "), "--schedule-name ' ' is no name"),
         ((NIGHTLY, "--set", "epochs=0"), "epochs is 0.0: it must be above 0"),
         ((NIGHTLY, "--bucket", "gs://flims"), "there is no bucket flims"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_sent(
+def test_what_is_wrong_is_said_before_anything_is_sent(
     argv: tuple[str, ...], message: str, cloud: Cloud, run: Run
 ) -> None:
     code, out, err = run("--schedule", argv[0], *TRAIN, *argv[1:])

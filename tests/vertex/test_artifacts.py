@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.vertex.cloud import Cloud
+from tests.fakes.vertex.cloud import Cloud
+from tests.fakes.vertex.pipelines import Fate
 from tests.vertex.conftest import TRAIN, Run
-from tests.vertex.jobs import Fate
 
 CONTENT = {
     "evaluate-model/report": b"<html>",

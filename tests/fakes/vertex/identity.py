@@ -9,19 +9,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 
-from tests.fakes.httpd import Request, Response
+from tests.fakes.vertex.rest import Request, Response, answer
 
 EMAIL = "ann@my-project.iam.gserviceaccount.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class Identity:
-    """A service account that may sign in, and the tokens that were given to it.
-
-    Attributes:
-        private: Its private key, as its key file has it.
-        revoked: Whether the key is not taken any more.
-    """
+    """A service account that may sign in, with its private key; a key that is `revoked` is not taken any more."""
 
     def __init__(self) -> None:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -32,12 +27,7 @@ class Identity:
         self.revoked = False
 
     def write_key(self, path: Path, address: str) -> None:
-        """Writes the key file.
-
-        Args:
-            path: The file.
-            address: The server that gives tokens.
-        """
+        """Writes the key file, for tokens of the server at an address."""
         key = {"type": "service_account", "project_id": "my-project", "private_key_id": "1", "client_id": "1"}
         key |= {"private_key": self.private, "client_email": EMAIL, "token_uri": f"{address}/token"}
         path.write_text(json.dumps(key))
@@ -46,12 +36,10 @@ class Identity:
         """Answers a request for a token."""
         claims = self._claims(request.form.get("assertion", ""))
         if claims is None or claims["scope"] != SCOPE or self.revoked:
-            told = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
-            return Response(400, json.dumps(told), [("Content-Type", "application/json")])
+            return answer({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, 400)
         token = f"ya29.S3CRET-{uuid.uuid4().hex}"
         self._tokens.add(token)
-        told = {"access_token": token, "expires_in": "3599", "token_type": "Bearer"}
-        return Response(200, json.dumps(told), [("Content-Type", "application/json")])
+        return answer({"access_token": token, "expires_in": "3599", "token_type": "Bearer"})
 
     def knows(self, request: Request) -> bool:
         """Tells whether a request is signed in: by a token that was given, or by one that the key itself has signed."""
