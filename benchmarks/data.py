@@ -75,12 +75,12 @@ def load(source: Path) -> dict[str, float]:
     from kfp import local
 
     from nlp_pipeline.pipeline.components import load_data
-    from nlp_pipeline.pipeline.embedding import INSTALLED
+    from nlp_pipeline.pipeline.embedding import carrying_command
 
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         folder = Path(scratch)
         (folder / "volume").mkdir()
-        load_data.component_spec.implementation.container.command = INSTALLED["load_data"]
+        load_data.component_spec.implementation.container.command = carrying_command("load_data")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
         began = time.monotonic()
         task = load_data(

@@ -10,7 +10,7 @@ import urllib3
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
-from tests.components.s3_server import forget_environment
+from tests.fakes.s3 import forget_environment
 from tests.messages import one_line
 
 

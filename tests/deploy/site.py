@@ -14,11 +14,11 @@ import pytest
 from nlp_pipeline.cli import main
 from nlp_pipeline.release import verify
 from nlp_pipeline.settings import settings
-from tests.components.s3_server import forget_environment
 from tests.conftest import write_parquet
 from tests.deploy.scene import make_release
 from tests.fakes.kubernetes.emulator import Cluster, Fate, Mode, emulated_cluster
 from tests.fakes.kubernetes.httpd import Answer, serving
+from tests.fakes.s3 import forget_environment
 
 Json = dict[str, Any]
 HOST = "tiny.team.example.com"

@@ -26,9 +26,9 @@ from nlp_pipeline.deploy.inference_service import make
 from nlp_pipeline.deploy.rollout import load_failure
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
-from tests.components.s3_server import free_ports
 from tests.deploy.scene import without_waiting
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+from tests.fakes.s3 import free_ports
 
 Json = dict[str, Any]
 

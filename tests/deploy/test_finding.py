@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.components.s3_server import S3Server, s3_server
 from tests.deploy.site import Said, Site, deployment_site
+from tests.fakes.s3 import S3Server, s3_server
 
 ADDRESS = "pvc://models/tiny/releases/0123456789abcdef"
 

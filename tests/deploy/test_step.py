@@ -12,11 +12,11 @@ from kfp import dsl
 from nlp_pipeline.errors import PipelineError, RolledBackError, UsageError
 from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
-from tests.components.s3_server import S3Server, forget_environment, s3_server
 from tests.conftest import write_parquet
 from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release
 from tests.fakes.kubernetes.emulator import Fate
 from tests.fakes.kubernetes.httpd import Answer, serving
+from tests.fakes.s3 import S3Server, forget_environment, s3_server
 from tests.steps.programs import run_step
 
 Json = dict[str, Any]

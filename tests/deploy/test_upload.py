@@ -27,7 +27,7 @@ from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, hash_files, seal, verify
 from nlp_pipeline.volume import Run
-from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
+from tests.fakes.s3 import S3Server, forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
 MIB = 2**20

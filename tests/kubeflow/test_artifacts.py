@@ -22,8 +22,8 @@ from nlp_pipeline.kubeflow.pipelines import get_experiment, start_run, upload_ve
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.downloads import MIB, NOTES
 from nlp_pipeline.settings import Settings
-from tests.components.s3_server import S3Server, free_ports, s3_server
 from tests.fakes.kfp import Fate, Kubeflow, kubeflow
+from tests.fakes.s3 import S3Server, free_ports, s3_server
 from tests.fakes.s3_proxy import S3Proxy, s3_proxy
 from tests.kubeflow.test_pipelines import SMALL
 from tests.kubeflow.users import connected, settings_of

@@ -17,11 +17,11 @@ from nlp_pipeline.kubeflow import doctor as module
 from nlp_pipeline.kubeflow.doctor import doctor
 from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
-from tests.components.s3_server import free_ports, s3_server
 from tests.fakes.httpd import Request, Response
 from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.kubernetes import kinds
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+from tests.fakes.s3 import free_ports, s3_server
 from tests.fakes.tls import Authority
 from tests.kubeflow.test_connection import answering
 

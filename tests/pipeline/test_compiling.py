@@ -78,18 +78,6 @@ def test_with_an_image_no_step_installs_or_carries_anything(platform: str) -> No
     assert [one["args"] for one in containers] == [one["args"] for one in plain]
 
 
-def test_on_kubeflow_the_first_step_carries_the_code_and_hands_it_on() -> None:
-    ir = next(yaml.safe_load_all(compile_pipeline()))
-    programs = {step_name(one): one["command"][-1] for one in step_containers(ir)}
-    carrying = max(programs, key=lambda name: len(programs[name]))
-    assert carrying == "load_data"
-    assert len({program for name, program in programs.items() if name != carrying}) == 1
-    for name, component in ir["components"].items():
-        given = component["inputDefinitions"].get("artifacts", {})
-        assert ("code" in given) is (name != "comp-load-data"), name
-    assert "code" in ir["components"]["comp-load-data"]["outputDefinitions"]["artifacts"]
-
-
 def test_the_file_with_an_image_is_one_that_kfp_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from kfp import components
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 import yaml
 
-from nlp_pipeline.pipeline.compiling import compile_pipeline, step_containers
+from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.embedding import step_containers
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows
 from tests.fakes.vertex.backend import Backend, FailedError, through

@@ -11,7 +11,7 @@ from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data import fetch
 from nlp_pipeline.steps.load_data.fetch import fetch_source, shown_url
-from tests.components.s3_server import S3Server, forget_environment, free_ports, s3_server
+from tests.fakes.s3 import S3Server, forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
 CONTENT = b"text,label\n" + b"a film,1\n" * 10_000

@@ -4,51 +4,47 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.components.volume import model_folder, put_on_volume, run_folder
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.volume import Run, put
 
 
-@pytest.mark.parametrize("name", ["a", "movie-reviews", "a" * 63, "a1"])
-def test_run_folder_is_made(tmp_path: Path, name: str) -> None:
-    folder = run_folder(str(tmp_path), name, "run")
-    assert Path(folder) == tmp_path / name / "runs" / "run"
-    assert Path(folder).is_dir()
-    assert run_folder(str(tmp_path), name, "run") == folder
+def run_on(volume: Path | str, name: str = "model") -> Run:
+    return Run(model_name=name, run_id="run", volume_path=str(volume))
 
 
-@pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a-", "a_b", "a.b", "a/b", "../a", "a" * 64, "a\n"])
-def test_a_wrong_model_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="it must be lower-case letters, digits and hyphens") as caught:
-        run_folder(str(tmp_path), name, "run")
-    assert repr(name) in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+def test_a_runs_folder_is_made(tmp_path: Path) -> None:
+    run = run_on(tmp_path)
+    for _ in range(2):
+        run.prepare_folder()
+        assert run.folder == tmp_path / "model" / "runs" / "run" and run.folder.is_dir()
 
 
 def test_a_volume_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is the volume claim mounted there"):
-        run_folder(str(tmp_path / "none"), "model", "run")
+    with pytest.raises(UsageError, match="is the claim mounted there"):
+        run_on(tmp_path / "none").prepare_folder()
 
 
 def test_a_volume_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "model").touch()
-    with pytest.raises(RuntimeError, match="can't be made on the volume"):
-        run_folder(str(tmp_path), "model", "run")
+    with pytest.raises(PipelineError, match="can't be made on the volume"):
+        run_on(tmp_path).prepare_folder()
 
 
 def test_without_a_volume_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "source").touch()
-    assert run_folder("", "model", "run") == model_folder("", "model") == ""
-    assert put_on_volume("source", "", "deep/target") == "source"
+    run = run_on("")
+    run.prepare_folder()
+    assert run.folder is run.model_folder is None
+    assert run.keep("source", "deep/target") == Path("source")
     assert list(tmp_path.iterdir()) == [tmp_path / "source"]
-    with pytest.raises(ValueError, match="model_name is 'No Name'"):
-        run_folder("", "No Name", "run")
 
 
 def test_a_file_is_copied_and_replaced(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "volume" / "deep" / "target"
     for content in ("one", "two"):
         source.write_text(content)
-        assert put_on_volume(str(source), str(tmp_path / "volume"), "deep/target") == str(target)
+        assert put(source, target) == target
         assert target.read_text() == content
         assert list(target.parent.iterdir()) == [target]
     assert source.exists()
@@ -59,13 +55,13 @@ def test_a_folder_is_copied_and_replaced(tmp_path: Path) -> None:
     (source / "sub" / "empty").mkdir(parents=True)
     (source / "sub" / "file").write_text("one")
     (source / "link").symlink_to(source / "sub" / "file")
-    put_on_volume(str(source), str(target.parent), target.name)
+    put(source, target)
     (source / "sub" / "file").unlink()
     (source / "link").unlink()
     (source / "other").write_text("two")
     assert (target / "sub" / "file").read_text() == (target / "link").read_text() == "one"
     assert (target / "sub" / "empty").is_dir()
-    put_on_volume(str(source), str(target.parent), target.name)
+    put(source, target)
     assert sorted(path.name for path in target.iterdir()) == ["other", "sub"]
     assert list((target / "sub").iterdir()) == [target / "sub" / "empty"]
     assert list(target.parent.iterdir()) == [target]
@@ -86,7 +82,7 @@ def test_a_failed_copy_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space left"):
-        put_on_volume(str(source), str(target.parent), target.name)
+        put(source, target)
     assert list(target.parent.iterdir()) == [target]
     assert (target / "a").read_text() == "former"
 
@@ -101,5 +97,5 @@ def test_a_volume_with_fixed_modes_and_times(tmp_path: Path, monkeypatch: pytest
 
     for name in ("chmod", "utime", "chown"):
         monkeypatch.setattr(os, name, refuse)
-    put_on_volume(str(source), str(target.parent), target.name)
+    put(source, target)
     assert (target / "sub" / "file").read_text() == "one"

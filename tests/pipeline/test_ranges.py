@@ -1,10 +1,11 @@
-import inspect
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from nlp_pipeline.components.ranges import check_parameters
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import ANYTHING
+from nlp_pipeline.pipeline.parameters import SETTINGS, check_ranges
 
 GOOD: dict[str, list[Any]] = {
     "volume_path": ["/mnt"],
@@ -111,22 +112,34 @@ BAD: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
 def test_what_is_in_range_passes(name: str, value: object) -> None:
-    check_parameters(**{name: value})
+    check_ranges({"scale_metric": "cpu", "max_replicas": 9, name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_what_is_not_is_named_in_one_line(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is .*: it must be ") as raised:
-        check_parameters(**{name: value})
+    with pytest.raises(UsageError, match=f"^{name} is .*: it must be ") as raised:
+        check_ranges({name: value})
     assert "\n" not in str(raised.value)
 
 
-def test_the_pipelines_defaults_are_in_range() -> None:
-    parameters = pipeline_parameters()
-    check_parameters(**{one.name: one.default for one in parameters.values() if one.default is not None})
-    assert set(BAD) == set(GOOD) <= set(parameters)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas is 3 and max_replicas 2: the first must not be the"),
+        ({"scale_target": 5}, "scale_target is 5: of what? set scale_metric too"),
+    ],
+)
+def test_what_makes_no_sense_together(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        check_ranges(values)
+    assert str(raised.value).startswith(message)
+
+
+def test_the_defaults_are_in_range() -> None:
+    check_ranges({})
 
 
 def test_every_range_is_tested() -> None:
-    source = inspect.getsource(check_parameters)
-    assert {name for name in pipeline_parameters() if f'"{name}": ' in source} == set(BAD)
+    declared = [one for kind in SETTINGS["kubeflow"] for one in fields(kind)]
+    ranged = {one.name for one in declared if one.metadata.get("allowed", ANYTHING) is not ANYTHING}
+    assert ranged == set(BAD) == set(GOOD)
