@@ -12,7 +12,7 @@ import pytest
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.cloud_storage import download_release
-from tests.serving.cloud_storage import DENIED, TOKEN, CloudStorage
+from tests.fakes.cloud_storage import DENIED, TOKEN, CloudStorage
 
 MAR = "bucket/models/tiny/model-store/tiny.mar"
 

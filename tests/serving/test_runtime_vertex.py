@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.cloud_storage import TOKEN, CloudStorage
+from tests.fakes.cloud_storage import TOKEN, CloudStorage
 from tests.serving.conftest import changed_release
 from tests.serving.containers import chosen_ports, container, failure
 
