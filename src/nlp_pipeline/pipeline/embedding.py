@@ -1,8 +1,9 @@
 """How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
 
 The archive is a program with a dictionary of paths and texts, packed by bzip2 (which packs sources tighter than gzip
-and xz, and whose output has been the same, to the byte, for decades) and written in base 85. Docstrings, comments and
-parameters' descriptions are left out; their lines stay, empty, so that a traceback's line numbers are the repository's.
+and xz, and whose output has been the same, to the byte, for decades) and written in base 85. Docstrings, comments,
+functions' types and parameters' descriptions are left out; their lines stay, so that a traceback's line numbers are the
+repository's.
 """
 
 import ast
