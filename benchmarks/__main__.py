@@ -1,20 +1,20 @@
 """`python -m benchmarks`: measures ours and the former pipeline's way in turn; prints medians, spreads and ratios."""
 
 import argparse
-import contextlib
 import importlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import record
 from benchmarks.processes import ROOT
-from benchmarks.report import show
 from benchmarks.results import QUICK, RESULTS, describe, write
+from benchmarks.table import show
 
 TOPICS = ["serving", "accuracy", "training", "data", "overhead", "profile"]
 NOT_QUICK = ["profile"]  # unless it is asked for
@@ -44,38 +44,29 @@ def chosen_topics(args: argparse.Namespace) -> list[str]:
     if args.only is None:
         return [topic for topic in TOPICS if not (args.quick and topic in NOT_QUICK)]
     topics: list[str] = args.only.split(",")
-    unknown = [topic for topic in topics if topic not in TOPICS]
-    if unknown:
-        print(f"error: --only: {unknown[0]!r} is no topic; topics are {', '.join(TOPICS)}", file=sys.stderr)
-        sys.exit(2)
+    for topic in topics:
+        if topic not in TOPICS:
+            print(f"error: --only: {topic!r} is no topic; topics are {', '.join(TOPICS)}", file=sys.stderr)
+            sys.exit(2)
     return topics
-
-
-@contextlib.contextmanager
-def work_folder(kept: Path | None, topic: str) -> Iterator[Path]:
-    """Gives an empty folder for a topic, which is removed afterwards unless it is to be kept."""
-    if kept is None:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-    else:
-        kept.mkdir(parents=True, exist_ok=True)
-        yield Path(tempfile.mkdtemp(prefix=f"{topic}-", dir=kept)).resolve()
 
 
 def run_topic(topic: str, args: argparse.Namespace) -> list[dict[str, Any]] | None:
     """Measures a topic and prints its figures; gives their records, or None where it fails, which it tells."""
     print(f"{topic}:", file=sys.stderr, flush=True)
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{topic}-", dir=args.folder)).resolve()
     try:
-        with work_folder(args.folder, topic) as folder:
-            records = [
-                record(one) for one in importlib.import_module(f"benchmarks.{topic}").measure(args.quick, folder)
-            ]
+        records = [record(one) for one in importlib.import_module(f"benchmarks.{topic}").measure(args.quick, folder)]
     except Exception as error:  # one topic's failure shall not take the others' figures with it
         if args.debug:
             raise
-        said = str(error).strip() or type(error).__name__
-        print(f"error: {topic} failed: {said}", file=sys.stderr, flush=True)
+        print(f"error: {topic} failed: {str(error).strip() or type(error).__name__}", file=sys.stderr, flush=True)
         return None
+    finally:
+        if not args.folder:
+            shutil.rmtree(folder, ignore_errors=True)
     print(show(topic, records), flush=True)
     return records
 

@@ -1,72 +1,70 @@
 """`python -m benchmarks.ceiling`: the archive's own model.onnx in one process, with no server: this route's ceiling."""
 
-import argparse
 import json
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import percentile
 
-
-class Session:
-    """The archive's model and tokenizer, asked one text a call."""
-
-    def __init__(self, archive: Path, threads: int) -> None:
-        import onnxruntime
-        from tokenizers import Tokenizer
-
-        from nlp_pipeline.serving import handler
-
-        settings = json.loads((archive / "serving.json").read_text(encoding="utf-8"))
-        self.tokenizer = Tokenizer.from_file(str(archive / "tokenizer.json"))
-        self.tokenizer.enable_truncation(settings["max_length"])
-        self.tokenizer.no_padding()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            str(archive / "model.onnx"),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=getattr(handler, "SLOW_FUSIONS", []),  # as fast as ours can be
-        )
-        self.types = {
-            one.name: "int32" if one.type == "tensor(int32)" else "int64" for one in self.session.get_inputs()
-        }
-
-    def classify(self, text: str) -> int:
-        """Returns the class id of a text."""
-        import numpy as np
-
-        one = self.tokenizer.encode(text)
-        columns = {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids}
-        fed = {name: np.array([columns[name]], dtype=kind) for name, kind in self.types.items()}
-        return int(self.session.run(None, fed)[0].argmax())
+WARM_UP, SECONDS = 1.0, 3.0
 
 
-def run(session: Session, texts: list[str], callers: int, warm_up: float, seconds: float) -> dict[str, Any]:
-    """Asks from a number of threads at once, and tells of what was answered after the warm-up.
+def load_model(archive: Path, threads: int) -> Callable[[str], int]:
+    """Returns a function that gives the class id of a text by an archive's model and tokenizer.
 
     Args:
-        session: The session.
-        texts: The texts, over and over.
-        callers: How many threads ask.
-        warm_up: Seconds before anything is counted.
-        seconds: Seconds of counting.
+        archive: The unpacked archive.
+        threads: Threads of ONNX Runtime, within a call.
+    """
+    import numpy as np
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    from nlp_pipeline.serving.handler import SLOW_FUSIONS
+
+    settings = json.loads((archive / "serving.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(archive / "tokenizer.json"))
+    tokenizer.enable_truncation(settings["max_length"])
+    tokenizer.no_padding()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        str(archive / "model.onnx"),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=SLOW_FUSIONS,  # as fast as ours can be
+    )
+    types = {one.name: one.type.removeprefix("tensor(").removesuffix(")") for one in session.get_inputs()}
+
+    def classify(text: str) -> int:
+        one = tokenizer.encode(text)
+        columns = {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids}
+        return int(
+            session.run(None, {name: np.array([columns[name]], kind) for name, kind in types.items()})[0].argmax()
+        )
+
+    return classify
+
+
+def ask(classify: Callable[[str], int], texts: list[str], callers: int) -> dict[str, Any]:
+    """Asks from a number of threads at once, and tells of what was answered after the warm-up.
 
     Returns:
         `requests_per_second`, `p50_ms` and `p99_ms`, a text a request.
     """
     latencies: list[float] = []
-    begin = time.perf_counter() + warm_up
-    end = begin + seconds
+    begin = time.perf_counter() + WARM_UP
+    end = begin + SECONDS
 
     def call(first: int) -> None:
         at, came = first, 0.0
         while came < end:
             asked = time.perf_counter()
-            session.classify(texts[at % len(texts)])
+            classify(texts[at % len(texts)])
             at, came = at + callers, time.perf_counter()
             if begin <= came < end:
                 latencies.append(came - asked)
@@ -77,26 +75,12 @@ def run(session: Session, texts: list[str], callers: int, warm_up: float, second
     for thread in threads:
         thread.join()
     latencies.sort()
-    return {
-        "requests_per_second": len(latencies) / seconds,
-        "p50_ms": percentile(latencies, 50),
-        "p99_ms": percentile(latencies, 99),
-    }
-
-
-def main() -> None:
-    """Reads the command line, asks, and prints what came of it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceiling", description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path, help="the unpacked archive")
-    parser.add_argument("requests", type=Path, help="a JSON file: a list of requests, each a list of texts")
-    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime, within a call")
-    parser.add_argument("--callers", type=int, default=1, help="threads that call")
-    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds")
-    parser.add_argument("--seconds", type=float, default=4.0)
-    args = parser.parse_args()
-    texts = [text for request in json.loads(args.requests.read_text(encoding="utf-8")) for text in request]
-    print(json.dumps(run(Session(args.archive, args.threads), texts, args.callers, args.warm_up, args.seconds)))
+    rate = len(latencies) / SECONDS
+    return {"requests_per_second": rate, "p50_ms": percentile(latencies, 50), "p99_ms": percentile(latencies, 99)}
 
 
 if __name__ == "__main__":
-    main()
+    # The unpacked archive; a JSON file with a list of requests, each a list of texts; threads a call; calls at once.
+    archive, path, threads, callers = sys.argv[1:]
+    texts = [text for request in json.loads(Path(path).read_text(encoding="utf-8")) for text in request]
+    print(json.dumps(ask(load_model(Path(archive), int(threads)), texts, int(callers))))

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import FEWEST, OURS, Figure
 from benchmarks.processes import run_module, tell
@@ -44,29 +45,23 @@ def endless_rows(share: float) -> Iterator[tuple[str, int]]:
 
 def write_rows(path: Path, kind: str, count: int) -> float:
     """Writes rows in the form that the file's name tells, and returns the texts' mean length in characters."""
-    rows = itertools.islice(endless_rows(REVIEWS[kind]), count)
-    characters = 0
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+    import pyarrow.csv
+    import pyarrow.parquet
 
-        schema = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.int64())])
-        with pyarrow.parquet.ParquetWriter(path, schema) as parquet:
-            while some := list(itertools.islice(rows, 100_000)):
-                characters += sum(len(text) for text, _ in some)
-                columns = [list(column) for column in zip(*some, strict=True)]
-                parquet.write_batch(pyarrow.record_batch(columns, schema=schema))
-        return characters / count
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if path.suffix == ".csv":
-            writer.writerow(["text", "label"])
-        for text, label in rows:
-            characters += len(text)
-            if path.suffix == ".csv":
-                writer.writerow([text, label])
+    rows = itertools.islice(endless_rows(REVIEWS[kind]), count)
+    schema = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.int64())])
+    writers = {".csv": pyarrow.csv.CSVWriter, ".parquet": pyarrow.parquet.ParquetWriter}
+    target: Any = writers[path.suffix](path, schema) if path.suffix in writers else path.open("w", encoding="utf-8")
+    characters = 0
+    with target as file:
+        while some := list(itertools.islice(rows, 100_000)):
+            characters += sum(len(text) for text, _ in some)
+            if path.suffix == ".jsonl":
+                lines = (json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in some)
+                file.writelines(f"{line}\n" for line in lines)
             else:
-                file.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")
+                columns = [list(column) for column in zip(*some, strict=True)]
+                file.write_batch(pyarrow.record_batch(columns, schema=schema))
     return characters / count
 
 
@@ -79,7 +74,6 @@ def load(source: Path) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         folder = Path(scratch)
-        (folder / "volume").mkdir()
         load_data.component_spec.implementation.container.command = carrying_command("load_data")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
         began = time.monotonic()
@@ -91,7 +85,7 @@ def load(source: Path) -> dict[str, float]:
             evaluation_share=0.2,
             max_bad_share=0.0,
             seed=1,
-            volume_path=str(folder / "volume"),
+            volume_path=scratch,
             model_name="model",
             run_id="run",
         )
@@ -103,46 +97,30 @@ def load(source: Path) -> dict[str, float]:
 
 
 def figures_of(folder: Path, kind: str, form: str, count: int, rounds: int) -> list[Figure]:
-    """Loads a file so many times, each in a new process, and returns the figures.
-
-    Raises:
-        RuntimeError: A row was lost.
-    """
+    """Loads a file so many times, each in a new process, and returns the figures; RuntimeError where a row was lost."""
     path = folder / f"rows.{form}"
     length = write_rows(path, kind, count)
-    samples = [json.loads(run_module("benchmarks.data", path).splitlines()[-1]) for _ in range(rounds)]
+    samples = [run_module("data", path) for _ in range(rounds)]
     size = path.stat().st_size / 1e6
     path.unlink()
     if any(one["rows"] != count for one in samples):
         raise RuntimeError(f"load_data kept {samples[0]['rows']:,.0f} of {count:,} {kind} as {form}")
-    speeds = [count / one["seconds"] for one in samples]
-    tell(f"{count:,} {kind} as {form}: {min(speeds):,.0f} to {max(speeds):,.0f} rows/s")
+    speeds = {OURS: [count / one["seconds"] for one in samples]}
+    memory = {OURS: [one["megabytes"] for one in samples]}
+    tell(f"{count:,} {kind} as {form}: {min(speeds[OURS]):,.0f} to {max(speeds[OURS]):,.0f} rows/s")
     name, note = f"load_data, {count:,} {kind}, {form}", f"{length:.0f} characters a row, {size:,.1f} MB"
     details = {"characters": length, "file_megabytes": size, "seconds": [one["seconds"] for one in samples]}
-    most = count == max(SIZES)
+    least, most = (ROWS_PER_SECOND, MEGABYTES) if count == max(SIZES) else (None, None)
     return [
-        Figure(name, "rows/s", {OURS: speeds}, limit=ROWS_PER_SECOND if most else None, note=note, details=details),
-        Figure(
-            f"{name}: peak memory",
-            "MB",
-            {OURS: [one["megabytes"] for one in samples]},
-            higher_is_better=False,
-            limit=MEGABYTES if most else None,
-        ),
+        Figure(name, "rows/s", speeds, limit=least, note=note, details=details),
+        Figure(f"{name}: peak memory", "MB", memory, False, limit=most),
     ]
 
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
-    """Measures CSV of each size, and the other forms at the largest.
-
-    Args:
-        quick: Once each, no million rows, and CSV only.
-        folder: Where the rows are put.
-    """
-    wanted = [(kind, "csv", count) for kind in REVIEWS for count in SIZES]
-    if quick:
-        wanted = [one for one in wanted if one[2] < max(SIZES)]
-    else:
+    """Measures CSV of each size, and the other forms at the largest; the quick way once each, and no million rows."""
+    wanted = [(kind, "csv", count) for kind in REVIEWS for count in SIZES if not quick or count < max(SIZES)]
+    if not quick:
         wanted += [("sentences and reviews", form, max(SIZES)) for form in FORMS[1:]]
     return [figure for one in wanted for figure in figures_of(folder, *one, rounds=1 if quick else FEWEST)]
 

@@ -8,11 +8,7 @@ from typing import Any
 
 
 def load_handler(archive: Path) -> Any:
-    """Returns the initialised handler of an unpacked archive.
-
-    Args:
-        archive: The unpacked archive; its manifest names the handler's file.
-    """
+    """Returns the initialised handler of an unpacked archive, whose manifest names the handler's file."""
     manifest = json.loads((archive / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))
     spec = importlib.util.spec_from_file_location("archived_handler", archive / manifest["model"]["handler"])
     assert spec and spec.loader, "the archive names a handler that is no Python file"  # noqa: S101, for mypy
@@ -20,24 +16,23 @@ def load_handler(archive: Path) -> Any:
     spec.loader.exec_module(module)
     classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
     handler = next(one for one in classes if hasattr(one, "handle"))()
-    handler.initialize(context(archive, []))
+    handler.initialize(context(archive))
     return handler
 
 
-def context(archive: Path, ids: list[str]) -> Any:
-    """Returns what TorchServe tells a handler: where the archive lies, and the ids of a batch's requests."""
-    statuses: list[tuple[int, str, int]] = []
+def context(archive: Path) -> Any:
+    """Returns what TorchServe tells a handler of one request: where the archive lies, and the request's id."""
     return types.SimpleNamespace(
         system_properties={"model_dir": str(archive), "gpu_id": None, "limit_max_image_pixels": True},
-        request_ids=dict(enumerate(ids)),
-        set_response_status=lambda *status: statuses.append(status),
-        statuses=statuses,
+        request_ids={0: "one"},
+        set_response_status=lambda *status: None,
         model_yaml_config={},
     )
 
 
 def answer(handler: Any, archive: Path, texts: list[str]) -> list[dict[str, Any]]:
     """Returns the predictions of a request with some texts, as the server would give them."""
-    found = handler.handle([{"body": {"instances": texts}}], context(archive, ["one"]))
-    predictions: list[dict[str, Any]] = found[0]["predictions"]
+    predictions: list[dict[str, Any]] = handler.handle([{"body": {"instances": texts}}], context(archive))[0][
+        "predictions"
+    ]
     return predictions

@@ -5,11 +5,10 @@ that were encoded before, reads no more of an answer than it must to check it, a
 it took.
 """
 
-import argparse
+import asyncio
 import collections
+import itertools
 import json
-import selectors
-import socket
 import sys
 import time
 import urllib.parse
@@ -21,12 +20,7 @@ DRAIN = 60.0  # seconds at most for the answers that are under way at the end
 
 
 def encode_requests(url: str, requests: list[list[str]]) -> list[tuple[bytes, int]]:
-    """Returns the bytes of each request, and how many predictions its answer must hold.
-
-    Args:
-        url: The model's address, `http://host:port/v1/models/<name>:predict`.
-        requests: The texts of each request.
-    """
+    """Returns the bytes of each request, a list of texts, and how many predictions its answer must hold."""
     parts = urllib.parse.urlsplit(url)
     encoded = []
     for texts in requests:
@@ -36,23 +30,13 @@ def encode_requests(url: str, requests: list[list[str]]) -> list[tuple[bytes, in
     return encoded
 
 
-def split_answer(received: bytearray) -> tuple[int, bytes] | None:
-    """Returns the status and the body of an answer; None while there is more to come.
-
-    Raises:
-        ValueError: It is no answer with a Content-Length.
-    """
-    end = received.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    head = bytes(received[:end]).lower()
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Returns the status and the body of an answer; ValueError where it has no Content-Length."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
     at = head.find(b"content-length:")
-    if at < 0 or not head.startswith(b"http/1.1 "):
+    if at < 0:
         raise ValueError("an answer with no length")
-    length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-    if len(received) < end + 4 + length:
-        return None
-    return int(head[9:12]), bytes(received[end + 4 : end + 4 + length])
+    return int(head[9:12]), await reader.readexactly(int(head[at + 15 :].split(b"\r\n", 1)[0]))
 
 
 def fault(status: int, body: bytes, expected: int) -> str:
@@ -66,146 +50,61 @@ def fault(status: int, body: bytes, expected: int) -> str:
         return "no predictions"
 
 
-class Client:
-    """One connection, kept as long as the server keeps it: a request, its answer, the next request."""
-
-    def __init__(self, address: tuple[str, int], selector: selectors.BaseSelector) -> None:
-        self.address, self.selector = address, selector
-        self.connect()
-
-    def connect(self) -> None:
-        """Opens the connection."""
-        self.received = bytearray()
-        self.unsent = memoryview(b"")
-        self.under_way = False
-        self.socket = socket.create_connection(self.address, timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
-        self.selector.register(self.socket, selectors.EVENT_READ, self)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self.selector.unregister(self.socket)
-        self.socket.close()
-
-    def send(self, request: tuple[bytes, int]) -> None:
-        """Starts to send a request."""
-        self.unsent, self.expected = memoryview(request[0]), request[1]
-        self.under_way = True
-        self.began = time.perf_counter()
-        self.send_rest()
-
-    def send_rest(self) -> None:
-        """Sends what the socket takes; the loop calls again when it takes more."""
-        try:
-            self.unsent = self.unsent[self.socket.send(self.unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.unsent = memoryview(b"")  # the loop finds the connection closed
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
-        if self.selector.get_key(self.socket).events != wanted:
-            self.selector.modify(self.socket, wanted, self)
-
-    def receive(self) -> str | None:
-        """Reads what has come.
-
-        Returns:
-            None while there is no answer, or more of it to come; then what is wrong with it, or nothing.
-        """
-        answer, reason = None, "connection lost"
-        try:
-            part = self.socket.recv(262144)
-            self.received += part
-            answer = split_answer(self.received)
-        except BlockingIOError:
-            return None
-        except OSError:
-            part = b""
-        except ValueError as error:
-            part, reason = b"", str(error)
-        if answer and self.under_way:
-            self.received.clear()
-            self.under_way = False
-            return fault(*answer, self.expected)
-        if part:
-            return None
-        # A server may close a connection after an answer, as TorchServe does when it refuses: that is no error.
-        lost = self.under_way
-        self.close()
-        self.connect()
-        return reason if lost else None
-
-
 class Load:
     """Clients that ask for one list of requests, over and over, in its order."""
 
     def __init__(self, url: str, requests: list[list[str]], clients: int) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self.requests = encode_requests(url, requests)
-        self.next = 0
-        self.selector = selectors.DefaultSelector()
-        address = (parts.hostname or "", parts.port or 80)
-        self.clients = [Client(address, self.selector) for _ in range(clients)]
-        self.waiting: collections.deque[tuple[float, Client]] = collections.deque()
+        self.address = urllib.parse.urlsplit(url)
+        self.requests = itertools.cycle(encode_requests(url, requests))
+        self.clients = clients
         self.latencies: list[float] = []
         self.errors: collections.Counter[str] = collections.Counter()
+        self.asking = True
 
-    def ask(self, client: Client) -> None:
-        """Gives a client the next request."""
-        client.send(self.requests[self.next])
-        self.next = (self.next + 1) % len(self.requests)
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Opens a connection."""
+        return await asyncio.open_connection(self.address.hostname, self.address.port)
 
-    def step(self, until: float, asking: bool) -> None:
-        """Waits for what happens next, and sees to it.
-
-        Args:
-            until: When to come back at the latest.
-            asking: Whether a client whose answer is in asks again.
-        """
-        first = min(until, self.waiting[0][0]) if self.waiting else until
-        for key, events in self.selector.select(max(0.0, first - time.perf_counter())):
-            client: Client = key.data
-            if events & selectors.EVENT_WRITE:
-                client.send_rest()
-            reason = client.receive() if events & selectors.EVENT_READ else None
-            if reason is None:
-                continue
-            now = time.perf_counter()
+    async def ask(self) -> None:
+        """Asks as one client: a request, its answer, the next request, on one connection as long as there is one."""
+        reader, writer = await self.connect()
+        while self.asking:
+            # A server may close a connection after an answer, as TorchServe does when it refuses: that is no error.
+            if reader.at_eof():
+                writer.close()
+                reader, writer = await self.connect()
+            request, expected = next(self.requests)
+            began = time.perf_counter()
+            try:
+                writer.write(request)
+                reason = fault(*await read_answer(reader), expected)
+            except ValueError as error:
+                reason = str(error)
+            except (OSError, EOFError):
+                reason = "connection lost"
             if reason:
                 self.errors[reason] += 1
-                self.waiting.append((now + PAUSE, client))
+                await asyncio.sleep(PAUSE)
             else:
-                self.latencies.append(now - client.began)
-                if asking:
-                    self.ask(client)
-        while asking and self.waiting and self.waiting[0][0] <= time.perf_counter():
-            self.ask(self.waiting.popleft()[1])
+                self.latencies.append(time.perf_counter() - began)
+        writer.close()
 
-    def run(self, warm_up: float, seconds: float) -> dict[str, Any]:
-        """Asks for a while, and tells of the answers that came in after the warm-up.
-
-        Args:
-            warm_up: Seconds before anything is counted.
-            seconds: Seconds of counting.
+    async def run(self, warm_up: float, seconds: float) -> dict[str, Any]:
+        """Asks for a while, and tells of the answers that came in after so many seconds of warm-up.
 
         Returns:
             `requests` answered right and `errors` by kind; `requests_per_second`, `p50_ms` and `p99_ms` of those
             answered right (None where there are none); `cpu_share`, this process's processor time a second.
         """
-        for client in self.clients:
-            self.ask(client)
-        until = time.perf_counter() + warm_up
-        while time.perf_counter() < until:
-            self.step(until, asking=True)
+        asking = asyncio.gather(*(self.ask() for _ in range(self.clients)))
+        await asyncio.wait({asking}, timeout=warm_up)
         self.latencies, self.errors = [], collections.Counter()
         began, worked = time.perf_counter(), time.process_time()
-        until = began + seconds
-        while time.perf_counter() < until:
-            self.step(until, asking=True)
+        await asyncio.wait({asking}, timeout=seconds)
         elapsed, worked = time.perf_counter() - began, time.process_time() - worked
         latencies, errors = sorted(self.latencies), dict(self.errors)
-        self.drain()
+        self.asking = False
+        await asyncio.wait_for(asking, DRAIN)  # so that the server is idle afterwards
         return {
             "requests": len(latencies),
             "errors": errors,
@@ -215,37 +114,17 @@ class Load:
             "cpu_share": worked / elapsed,
         }
 
-    def drain(self) -> None:
-        """Waits for the answers that are under way, so that the server is idle afterwards, and ends the connections."""
-        until = time.perf_counter() + DRAIN
-        while any(client.under_way for client in self.clients) and time.perf_counter() < until:
-            self.waiting.clear()
-            self.step(until, asking=False)
-        for client in self.clients:
-            client.close()
-        self.selector.close()
-
 
 def percentile(ordered: list[float], share: int) -> float | None:
     """Returns a percentile of seconds in order, in milliseconds; None where there are none."""
     return 1000 * ordered[min(len(ordered) - 1, len(ordered) * share // 100)] if ordered else None
 
 
-def main() -> None:
-    """Reads the command line, asks, and prints what came of it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__.splitlines()[0])
-    parser.add_argument("url", help="http://host:port/v1/models/<name>:predict")
-    parser.add_argument("requests", type=Path, help="a JSON file: a list of requests, each a list of texts")
-    parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds")
-    parser.add_argument("--seconds", type=float, default=4.0)
-    args = parser.parse_args()
-    try:
-        load = Load(args.url, json.loads(args.requests.read_text(encoding="utf-8")), args.clients)
-        print(json.dumps(load.run(args.warm_up, args.seconds)))
-    except OSError as error:
-        sys.exit(f"{args.url} can't be reached: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    # The address, a JSON file with a list of requests, each a list of texts; clients; seconds of warm-up and counting.
+    url, path, clients, *seconds = sys.argv[1:]
+    try:
+        load = Load(url, json.loads(Path(path).read_text(encoding="utf-8")), int(clients))
+        print(json.dumps(asyncio.run(load.run(*map(float, seconds)))))
+    except OSError as error:
+        sys.exit(f"{url} can't be reached: {error}")

@@ -90,22 +90,19 @@ def trained_model(quick: bool) -> Path:
 
     def make(folder: Path) -> None:
         tell(f"fine-tuning the encoder, {options['max_steps']} steps")
-        run_module("benchmarks.model", folder, json.dumps(options))
+        run_module("model", folder, json.dumps(options))
 
     return kept("model", key, make)
 
 
 def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict[str, Any]:
-    """Fine-tunes the demo's encoder as `train_model` does.
+    """Fine-tunes the demo's encoder as `train_model` does, and saves it; returns the facts that the step hands on.
 
     Args:
         folder: Where the model is saved.
         rows: The rows to train on.
         seed: Seed of the new head, the order of rows and dropout.
         settings: The fields of `TrainSettings`, but for the encoder.
-
-    Returns:
-        The facts that the step hands on, `samples_per_second` among them.
     """
     import pyarrow
     import pyarrow.parquet
@@ -144,12 +141,7 @@ def release(quick: bool) -> Path:
 
 
 def baseline_release(quick: bool, dtype: str) -> Path:
-    """Returns the baseline's release of the same model.
-
-    Args:
-        quick: Which model.
-        dtype: "float32" or "bfloat16".
-    """
+    """Returns the baseline's release of the same model, in "float32" or "bfloat16"."""
     from benchmarks.baseline.archive import SOURCE, build
 
     model = trained_model(quick)
@@ -166,5 +158,4 @@ def unpacked(release_folder: Path, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        train(Path(sys.argv[1]), labelled_rows()[0], **json.loads(sys.argv[2]))
+    print(json.dumps(train(Path(sys.argv[1]), labelled_rows()[0], **json.loads(sys.argv[2]))))

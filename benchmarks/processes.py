@@ -1,29 +1,31 @@
 """Processes of their own for what is measured, so that nothing of one measurement is left in the next."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
 
-def run_module(module: str, *arguments: str | Path) -> str:
-    """Runs `python -m <module>` from the repository's root and returns what it printed.
-
-    Args:
-        module: The module, such as "benchmarks.load".
-        arguments: Its arguments.
+def run(*command: str | Path, folder: Path = ROOT) -> str:
+    """Runs Python with some arguments in a folder and returns what it printed.
 
     Raises:
-        RuntimeError: It failed; the message is the last line that it wrote to stderr.
+        RuntimeError: It failed; the message has the last line that it wrote to stderr.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
+    words = [str(word) for word in command]
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"python -m {module} ended with status {done.returncode}, and said: {said[-1]}")
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise RuntimeError(f"python {' '.join(words)} ended with status {done.returncode}: {last}")
     return done.stdout
+
+
+def run_module(module: str, *arguments: object) -> Any:
+    """Runs a module of this package with arguments; returns the last line that it printed, which is JSON."""
+    return json.loads(run("-m", f"benchmarks.{module}", *map(str, arguments)).splitlines()[-1])
 
 
 def tell(what: str) -> None:

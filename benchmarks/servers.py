@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from benchmarks.model import NAME
 from nlp_pipeline.errors import PipelineError
@@ -13,32 +14,37 @@ from nlp_pipeline.serving.torchserve import TorchServe, group_members
 
 
 class Server:
-    """A server on a release. It is booted by `boot`, runs inside `running`, and ends with `end`."""
+    """A server on a release, booted where it is entered as a context, and ended where that is left.
+
+    Attributes:
+        seconds: From its start to the model's being ready.
+
+    Raises:
+        PipelineError: It did not get ready; the message has the end of its log.
+    """
 
     def __init__(self, release: Path, folder: Path) -> None:
         self.release, self.folder = release, folder
-        self.archive = release / "model-store" / f"{NAME}.mar"
 
-    def boot(self) -> float:
-        """Boots the server and stops it as soon as it is ready.
-
-        Returns:
-            The seconds from the start to the model's being ready.
-
-        Raises:
-            PipelineError: It did not get ready; the message has the end of its log.
-        """
+    def __enter__(self) -> Self:
+        """Boots the server and stops it as soon as it is ready."""
         self.folder.mkdir(parents=True)
         began = time.monotonic()
-        self.server = TorchServe(self.release.absolute(), NAME, self.folder.absolute())
-        try:
-            self.server.wait_until_ready(120)
-        except PipelineError as error:
-            self.end()
-            raise PipelineError(f"{error}; the end of its log: {self.server.log_tail(1)}") from None
-        seconds = time.monotonic() - began
+        with contextlib.ExitStack() as failed:
+            self.server = TorchServe(self.release.absolute(), NAME, self.folder.absolute())
+            failed.callback(self.server.stop)
+            try:
+                self.server.wait_until_ready(120)
+            except PipelineError as error:
+                raise PipelineError(f"{error}; the end of its log: {self.server.log_tail(1)}") from None
+            failed.pop_all()
+        self.seconds = time.monotonic() - began
         self.signal(signal.SIGSTOP)
-        return seconds
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the server."""
+        self.server.stop()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all of the server's processes."""
@@ -65,7 +71,3 @@ class Server:
                     if line.startswith("VmHWM:"):
                         kilobytes += int(line.split()[1])
         return kilobytes / 1000
-
-    def end(self) -> None:
-        """Ends the server."""
-        self.server.stop()

@@ -1,7 +1,6 @@
+import asyncio
 import json
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import Load, encode_requests, fault, percentile, split_answer
+from benchmarks.load import Load, encode_requests, percentile
+from benchmarks.processes import run_module
 
 PATH = "/v1/models/m:predict"
 
@@ -75,7 +75,7 @@ def model() -> Iterator[Model]:
 
 
 def test_each_client_keeps_its_connection_and_has_one_request_under_way(model: Model) -> None:
-    found = Load(model.url, [["one"], ["two"]], clients=5).run(0.05, 0.3)
+    found = asyncio.run(Load(model.url, [["one"], ["two"]], clients=5).run(0.05, 0.3))
     assert found["errors"] == {}
     assert found["requests"] > 5
     assert len(model.connections) == 5
@@ -87,13 +87,13 @@ def test_each_client_keeps_its_connection_and_has_one_request_under_way(model: M
 
 def test_requests_are_sent_in_their_order_over_and_over(model: Model) -> None:
     texts = [f"text {number} é\n" for number in range(3)]
-    Load(model.url, [[text] for text in texts], clients=1).run(0.0, 0.4)
+    asyncio.run(Load(model.url, [[text] for text in texts], clients=1).run(0.0, 0.4))
     assert len(model.texts) > len(texts)
     assert model.texts == (texts * len(model.texts))[: len(model.texts)]
 
 
 def test_all_answers_are_in_when_it_ends(model: Model) -> None:
-    Load(model.url, [["one"]], clients=8).run(0.0, 0.1)
+    asyncio.run(Load(model.url, [["one"]], clients=8).run(0.0, 0.1))
     assert model.under_way == 0
 
 
@@ -107,7 +107,7 @@ def test_all_answers_are_in_when_it_ends(model: Model) -> None:
     ],
 )
 def test_wrong_answers_are_counted_by_kind_and_are_no_requests(model: Model, texts: list[str], error: str) -> None:
-    found = Load(model.url, [texts], clients=2).run(0.0, 1.2)
+    found = asyncio.run(Load(model.url, [texts], clients=2).run(0.0, 1.2))
     assert found["requests"] == 0
     assert set(found["errors"]) == {error}
     assert found["p50_ms"] is None
@@ -116,7 +116,7 @@ def test_wrong_answers_are_counted_by_kind_and_are_no_requests(model: Model, tex
 
 
 def test_right_answers_among_wrong_ones_are_counted(model: Model) -> None:
-    found = Load(model.url, [["right"], ["refused"]], clients=1).run(0.0, 1.2)
+    found = asyncio.run(Load(model.url, [["right"], ["refused"]], clients=1).run(0.0, 1.2))
     assert found["requests"] >= 2
     assert abs(found["requests"] - found["errors"]["status 503"]) <= 1
 
@@ -124,29 +124,15 @@ def test_right_answers_among_wrong_ones_are_counted(model: Model) -> None:
 def test_as_a_process_of_its_own(model: Model, tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     requests.write_text(json.dumps([["one", "two"]]), encoding="utf-8")
-    command = [sys.executable, "-m", "benchmarks.load", model.url, str(requests), "--clients", "2"]
-    done = subprocess.run([*command, "--warm-up", "0", "--seconds", "0.2"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["errors"] == {}
+    assert run_module("load", model.url, requests, 2, 0, 0.2)["errors"] == {}
     assert set(model.texts) == {"one", "two"}
 
 
 def test_no_server_is_told_in_one_line(tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     requests.write_text('[["one"]]', encoding="utf-8")
-    command = [sys.executable, "-m", "benchmarks.load", "http://127.0.0.1:9" + PATH, str(requests)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert "can't be reached" in done.stderr
-
-
-def test_an_answer_is_read_when_all_of_it_is_there() -> None:
-    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\ncontent-length: 4\r\n\r\nbody"
-    for end in range(len(whole)):
-        assert split_answer(bytearray(whole[:end])) is None
-    assert split_answer(bytearray(whole)) == (200, b"body")
-    with pytest.raises(ValueError, match="no length"):
-        split_answer(bytearray(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"))
+    with pytest.raises(RuntimeError, match=r"ended with status 1: http://127\.0\.0\.1:9.* can't be reached"):
+        run_module("load", "http://127.0.0.1:9" + PATH, requests, 1, 0, 0.2)
 
 
 def test_a_request_says_how_long_it_is() -> None:
@@ -161,9 +147,3 @@ def test_percentiles_are_milliseconds() -> None:
     assert percentile([0.001 * number for number in range(1, 101)], 50) == pytest.approx(51)
     assert percentile([0.001 * number for number in range(1, 101)], 99) == pytest.approx(100)
     assert percentile([], 99) is None
-
-
-def test_faults() -> None:
-    assert fault(200, b'{"predictions": [1, 2]}', 2) == ""
-    assert fault(200, b'{"predictions": 1}', 2) == "no predictions"
-    assert fault(200, b"[]", 2) == "no predictions"

@@ -39,7 +39,7 @@ def test_a_topic_that_fails_is_told_and_the_next_is_measured(
     assert bench.main(["--output", str(output)]) == 1
     told = capsys.readouterr()
     assert "error: failing failed: no such thing" in told.err
-    assert "ratio 2.00" in told.out
+    assert "2.00\n    1.5: met" in told.out
     found = json.loads(output.read_text(encoding="utf-8"))
     assert list(found["topics"]) == ["fine"]
     assert found["topics"]["fine"]["figures"][0]["met"] is True
