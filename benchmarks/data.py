@@ -73,9 +73,8 @@ def load(source: Path) -> dict[str, float]:
     from nlp_pipeline.pipeline.embedding import carrying_command
 
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
-        folder = Path(scratch)
         load_data.component_spec.implementation.container.command = carrying_command("load_data")
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "root"))
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=f"{scratch}/root")
         began = time.monotonic()
         task = load_data(
             train_data=str(source),

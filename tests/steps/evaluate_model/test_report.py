@@ -140,10 +140,10 @@ def test_headline_figures_stand_beside_their_baselines() -> None:
     parsed = Page(render(TWO))
     assert parsed.rows[:5] == [
         ["", "Model", "Baseline", ""],
-        ["accuracy", "0.7500", "0.6000", ""],
-        ["macro f1", "0.7000", "0.3000", ""],
-        ["log loss", "0.5000", "0.6900", ""],
-        ["calibration error", "0.0250"],
+        ["Accuracy", "0.7500", "0.6000", ""],
+        ["Macro F1", "0.7000", "0.3000", ""],
+        ["Log Loss", "0.5000", "0.6900", ""],
+        ["Calibration Error", "0.0250"],
     ]
     assert "on 2,000 rows of 2 classes" in parsed.text
 

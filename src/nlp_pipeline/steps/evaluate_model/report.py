@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.volume import Run
@@ -25,16 +24,14 @@ def render_report(
     import jinja2
 
     wrong = sorted((row for row in rows if row[1] != row[2]), key=lambda row: -row[3])
-    curve = trained.pop("loss_curve", [])
-    figures: list[tuple[Any, ...]] = []
+    figures: list[Any] = []
     for key in ("accuracy", "macro_f1", "log_loss"):
         value, baseline = result[key], result["majority_" + key]
         is_better = value < baseline if key == "log_loss" else value > baseline
-        figures.append((key.replace("_", " "), value, baseline, "" if is_better else "no better"))
-    figures.append(("calibration error", result["expected_calibration_error"]))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=format_value
-    )
+        figures.append((key.replace("_", " ").title(), value, baseline, "" if is_better else "no better"))
+    figures.append(("Calibration Error", result["expected_calibration_error"]))
+    loader = jinja2.PackageLoader(__name__, "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=format_value)
     return environment.get_template("report.html.jinja").render(
         run=run,
         result=result,
@@ -44,8 +41,7 @@ def render_report(
         wrong=wrong,
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
         calibration=[part.values() for part in result["calibration"]],
-        losses=[(step, loss, 0) for step, loss in curve if math.isfinite(loss)],
-        logged=len(curve),
+        losses=[(step, loss, 0) for step, loss in trained["loss_curve"] if math.isfinite(loss)],
     )
 
 
