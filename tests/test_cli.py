@@ -9,8 +9,7 @@ import pytest
 
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main, make_parser
-from nlp_pipeline.pipeline.parameters import PLATFORMS
-from nlp_pipeline.platforms import VERBS, find_verb
+from nlp_pipeline.platforms import PLATFORMS, VERBS, find_verb
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,6 +174,13 @@ def test_the_console_script_is_the_same_program() -> None:
     ):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout == f"pipeline_v2.py {__version__}\n"
+
+
+def test_in_a_clone_where_nothing_is_installed_a_line_says_what_to_run() -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "pipeline_v2.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: nlp_pipeline is not installed") and "run make setup" in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -15,7 +15,7 @@ from nlp_pipeline import __version__, packages
 from nlp_pipeline.deploy.manifests import RUNTIME_IMAGE
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.embedding import step_containers
-from nlp_pipeline.pipeline.parameters import PLATFORMS
+from nlp_pipeline.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 
 from nlp_pipeline import __version__, commands
 from nlp_pipeline.errors import PipelineError, StoppedWaitingError, UsageError
-from nlp_pipeline.pipeline.parameters import PLATFORMS
+from nlp_pipeline.platforms import PLATFORMS
 
 INTERRUPTED = 130
 EXAMPLES = """\

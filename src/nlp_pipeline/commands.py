@@ -18,7 +18,6 @@ from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
 
 if TYPE_CHECKING:
-    from nlp_pipeline.pipeline.budget import Budget
     from nlp_pipeline.settings import Settings
 
 # It returns its exit code, where that is not 0.
@@ -115,98 +114,37 @@ def predict(arguments: argparse.Namespace) -> None:
             print(f"{item['label']}\t{score}\t{item['text']}")
 
 
-# Compiling
-
-
-def compile_targets(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Returns the compiled files that are meant, by platform: all of them where none is named, so that none goes stale.
-
-    Raises:
-        UsageError: What a platform needs is not installed; nothing is written then.
-    """
-    from nlp_pipeline.pipeline.compiling import compiled_path, load_pipeline
-    from nlp_pipeline.pipeline.parameters import PLATFORMS
-
-    if arguments.output:
-        targets = {arguments.platform or PLATFORMS[0]: arguments.output}
-    else:
-        platforms = (arguments.platform,) if arguments.platform else PLATFORMS
-        targets = {platform: compiled_path(platform) for platform in platforms}
-    try:
-        for platform in targets:
-            load_pipeline(platform)
-    except UsageError as error:
-        others = "" if arguments.platform else f"; or name one platform, as in --platform {PLATFORMS[0]}"
-        raise UsageError(f"{error}{others}") from None
-    return targets
-
-
 def compile_(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
-    from nlp_pipeline.pipeline.compiling import check_compiled, check_image, write_compiled
+    from nlp_pipeline.pipeline import compiling
 
     if arguments.image is not None:
-        check_image(arguments.image)
-    targets = compile_targets(arguments)
+        compiling.check_image(arguments.image)
+    targets = compiling.find_targets(arguments.platform, arguments.output)
     if arguments.check:
-        report_stale(arguments, {file: check_compiled(file, arguments.image, name) for name, file in targets.items()})
+        stale = compiling.find_stale(targets, arguments.image)
+        difference = "\n".join(stale.values())
+        if stale and not arguments.json:
+            print(difference)
+        if stale:
+            advice = "is stale: write it" if len(stale) == 1 else "are stale: write them"
+            message = f"{' and '.join(map(str, stale))} {advice} anew with --compile"
+            raise PipelineError(message, {"stale": True, "difference": difference})
         result: dict[str, Any] = {"stale": False}
     else:
         for platform, target in targets.items():
-            write_compiled(target, arguments.image, platform)
+            compiling.write_compiled(target, arguments.image, platform)
             if not arguments.json:
                 print(target)
         first, *others = targets.items()
         result = {"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}
-    budgets = compute_budgets(arguments, targets)
+    budgets = {name: compiling.weigh_compiled(target, arguments.image, name) for name, target in targets.items()}
+    for name, found in budgets.items():
+        for kind, budget in found.items():
+            print(f"{targets[name]}{'' if kind == 'embedded' else ' with --image'}: {budget}", file=sys.stderr)
     if arguments.json:
-        plain = {name: {kind: asdict(one) for kind, one in found.items()} for name, found in budgets.items()}
+        plain = {name: {kind: asdict(budget) for kind, budget in found.items()} for name, found in budgets.items()}
         print(json.dumps({**result, "budget": plain}))
-
-
-def compute_budgets(arguments: argparse.Namespace, targets: dict[str, Path]) -> "dict[str, dict[str, Budget]]":
-    """Returns what runs of compiled files take, by platform, and prints it.
-
-    Args:
-        arguments: The arguments.
-        targets: The compiled files by platform.
-
-    Returns:
-        Of each, as it is ("image" where the steps' code is in one, else "embedded"), and how it would be with an image.
-    """
-    from nlp_pipeline.pipeline.budget import IMAGE, weigh
-    from nlp_pipeline.pipeline.compiling import compile_pipeline
-
-    budgets: dict[str, dict[str, Budget]] = {}
-    for platform, target in targets.items():
-        text = target.read_text(encoding="utf-8")
-        texts = {"image": text if arguments.image else compile_pipeline(IMAGE, platform)}
-        if not arguments.image:
-            texts = {"embedded": text, **texts}
-        budgets[platform] = {kind: weigh(text) for kind, text in texts.items()}
-        for kind, budget in budgets[platform].items():
-            print(f"{target}{'' if kind == 'embedded' else ' with --image'}: {budget}", file=sys.stderr)
-    return budgets
-
-
-def report_stale(arguments: argparse.Namespace, differences: dict[Path, str]) -> None:
-    """Says which compiled files are stale.
-
-    Args:
-        arguments: The arguments.
-        differences: The difference of each file and the code; empty where it is current.
-
-    Raises:
-        PipelineError: One is stale.
-    """
-    stale = [str(target) for target, difference in differences.items() if difference]
-    if not stale:
-        return
-    difference = "\n".join(filter(None, differences.values()))
-    if not arguments.json:
-        print(difference)
-    advice = f"{stale[0]} is stale: write it" if len(stale) == 1 else f"{' and '.join(stale)} are stale: write them"
-    raise PipelineError(f"{advice} anew with --compile", {"stale": True, "difference": difference})
 
 
 # On a platform

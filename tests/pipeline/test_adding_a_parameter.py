@@ -12,7 +12,7 @@ import yaml
 
 from nlp_pipeline.pipeline.compiling import compiled_path
 from nlp_pipeline.pipeline.embedding import step_containers, step_name
-from nlp_pipeline.pipeline.parameters import PLATFORMS
+from nlp_pipeline.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[2]
 DECLARATION = '    min_macro_f1: float = parameter(0.25, "Floor of the macro F1.", SHARE)\n'

@@ -31,7 +31,8 @@ from nlp_pipeline.pipeline.budget import (
 )
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import evaluate_model, load_data, train_model
-from nlp_pipeline.pipeline.parameters import PLATFORMS, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.platforms import PLATFORMS
 from tests.conftest import make_rows
 
 # Source code, as far as JSON is concerned: how often it has a quotation mark or a new line.

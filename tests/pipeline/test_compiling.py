@@ -11,7 +11,7 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline, compiled_path
 from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
-from nlp_pipeline.pipeline.parameters import PLATFORMS
+from nlp_pipeline.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[2]
 

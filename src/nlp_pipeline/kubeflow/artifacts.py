@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import re
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.connection import connect
+from nlp_pipeline.kubeflow.http import trusted
 from nlp_pipeline.kubeflow.runs import get_run
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.platforms.calls import NotFoundError
@@ -50,12 +50,6 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
     A file that is there whole is not fetched again; one that is not whole is continued where it ended, unless its
     object was altered meanwhile.
 
-    Args:
-        settings: The settings; those of the object store are needed.
-        run_id: The run's id.
-        folder: The folder to download to.
-        dry_run: Whether to tell only what would be fetched.
-
     Returns:
         `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
 
@@ -78,12 +72,7 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
 
 
 def possible_roots(run: Any, namespace: str) -> list[str]:
-    """Returns the pipeline roots that a run may have had, the likeliest first.
-
-    Args:
-        run: The run, as the API tells it; None for any.
-        namespace: The user's namespace; empty where there is but one user.
-    """
+    """Returns the pipeline roots that a run, None for any, may have had in a namespace, the likeliest first."""
     given = run.runtime_config.pipeline_root if run and run.runtime_config else ""
     if given:
         return [given]
@@ -104,12 +93,7 @@ def parse_root(root: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Store:
-    """An object store.
-
-    Attributes:
-        address: Its address.
-        client: Its `minio.Minio`.
-    """
+    """An object store: its address, and its `minio.Minio`."""
 
     address: str
     client: Any = field(repr=False)
@@ -174,11 +158,7 @@ def _refusal(where: str, code: str) -> Exception:
 
 
 def open_store(settings: Settings, amazon: bool = False) -> Store:
-    """Returns the object store of the settings; nothing is sent yet.
-
-    Args:
-        settings: The settings.
-        amazon: Whether Amazon's is meant where no address is given.
+    """Returns the object store of the settings, where none is given perhaps Amazon's; nothing is sent yet.
 
     Raises:
         UsageError: The settings are wrong or not enough, or the `minio` package is not installed.
@@ -197,21 +177,8 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
         checked(f"s3_{name}", value, "[!-~]*", ODD)
     # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
     region = settings.s3_region or ("" if endpoint.rstrip("/").endswith("amazonaws.com") else "us-east-1")
-    client = s3_client(endpoint, access_key, secret_key, region, _trusted(settings), (ENDPOINT, REGION))
+    client = s3_client(endpoint, access_key, secret_key, region, trusted(settings, public=True), (ENDPOINT, REGION))
     return Store(endpoint.rstrip("/"), client)
-
-
-def _trusted(settings: Settings) -> ssl.SSLContext:
-    """Returns whom the object store's certificate may come from: a public authority, or the user's own, too."""
-    context = ssl.create_default_context()
-    try:
-        if settings.ca_cert:
-            context.load_verify_locations(settings.ca_cert)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"ca_cert={settings.ca_cert} can't be read as certificates in PEM form ({error})") from None
-    if settings.insecure:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def _find_objects(store: Store, run: Any, roots: list[str]) -> tuple[str, str, list[Any]]:
@@ -256,14 +223,10 @@ def _run_folders(store: Store, bucket: str, prefix: str, run: Any) -> Iterator[s
 
 
 def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
-    """Tells where each object goes below the target folder.
+    """Tells where each object of `minio`'s, whose key begins with a prefix, goes below the target folder.
 
     KFP puts an artifact at TASK/RANDOM ID/ARTIFACT, before 2.3 at TASK/ARTIFACT. The id is left out, unless a task has
     several.
-
-    Args:
-        prefix: What the objects' keys begin with.
-        objects: The objects, as `minio` lists them.
 
     Returns:
         The files, in the order of their paths; and the keys, as text to show, that are left out, as their names could

@@ -11,8 +11,8 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,30 +41,8 @@ KINDS: dict[int, type[PipelineError]] = {
 }
 
 
-@dataclass
-class Answer:
-    """An answer of the API, as its client takes it."""
-
-    status: int
-    data: bytes
-    headers: httpx.Headers
-
-    def getheader(self, name: str) -> Any:
-        """Returns a header."""
-        return self.headers.get(name)
-
-    def getheaders(self) -> httpx.Headers:
-        """Returns all headers."""
-        return self.headers
-
-
 class RefusedError(Exception):
-    """An answer of the API that is an error, or not the API's.
-
-    Args:
-        status: Its status; 302 for a page in the place of an answer.
-        text: Its body.
-    """
+    """An answer of the API that is an error: its status, 302 for a page in the place of an answer, and its text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(status)
@@ -148,8 +126,8 @@ class Connection:
 
     def _send(
         self, method: str, url: str, query_params: Any = None, body: Any = None, post_params: Any = None, **_: Any
-    ) -> Answer:
-        """Sends a request of the API's client."""
+    ) -> SimpleNamespace:
+        """Sends a request of the API's client, and returns what that looks at."""
         answer = self._http.request(
             method,
             url,
@@ -163,20 +141,17 @@ class Connection:
             raise RefusedError(answer.status_code, answer.content.decode("utf-8", "replace"))
         if "json" not in answer.headers.get("content-type", ""):
             raise RefusedError(302, "")
-        return Answer(answer.status_code, answer.content, answer.headers)
+        return SimpleNamespace(data=answer.content, getheader=answer.headers.get)
 
     def call(self, doing: str, method: Callable[..., Any], *values: Any, repeat: bool = True, **named: Any) -> Any:
-        """Calls the API.
+        """Calls a method of one of the services.
 
         Args:
             doing: What is done, for messages, as in "starting the run".
-            method: A method of one of the services.
+            method: The method.
             *values: Its arguments.
             repeat: Whether it may be done twice: what fails in between is tried again only then.
             **named: Its named arguments.
-
-        Returns:
-            What it returned.
 
         Raises:
             NotFoundError, ConflictError: 404, 409.
@@ -212,36 +187,11 @@ class Connection:
         unique: bool = False,
         **named: Any,
     ) -> Any:
-        """Makes something, once: where an answer is lost, it is looked for before it is made again.
-
-        Args:
-            doing: What is made, for messages.
-            method: A method of one of the services.
-            find: Looks for it; returns None where it is not there.
-            *values: The method's arguments.
-            unique: Whether there can't be two of its name.
-            **named: Its named arguments.
-
-        Returns:
-            What the method or `find` returned.
-
-        Raises:
-            PipelineError: See `call` and `make_once`.
-        """
+        """Makes something by a method of one of the services, once; see `make_once`."""
         return make_once(doing, partial(self.call, doing, method, *values, repeat=False, **named), find, unique)
 
     def list_all(self, doing: str, method: Callable[..., Any], field: str, **named: Any) -> Iterator[Any]:
-        """Lists all of something, page by page.
-
-        Args:
-            doing: What is listed, for messages.
-            method: A list method of one of the services.
-            field: Where its answer has the items.
-            **named: Its arguments.
-
-        Yields:
-            The items.
-        """
+        """Yields all of something, page by page: what a list method of one of the services answers in a field."""
         token = ""
         while True:
             answer = self.call(doing, method, page_token=token, page_size=100, **named)

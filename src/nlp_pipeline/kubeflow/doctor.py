@@ -34,13 +34,6 @@ MAX_SKEW = 60
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
     """Checks what a run on Kubeflow needs. Nothing is changed, and no failure keeps it from the other checks.
 
-    Args:
-        settings: The settings.
-        values: The pipeline's parameters that the user set.
-
-    Returns:
-        The checks, in the order in which they depend on each other.
-
     Raises:
         UsageError: A parameter is not in its range.
     """
@@ -169,14 +162,14 @@ class Doctor(ClusterDoctor):
             self.add("version", None, "not signed in")
             return
         health = self.connection.health
-        told = str(health.get("tag_name") or health.get("apiServerTagName") or "")
-        match = re.match(r"v?(\d+)\.(\d+)", told)
+        tag = str(health.get("tag_name") or health.get("apiServerTagName") or "")
+        match = re.match(r"v?(\d+)\.(\d+)", tag)
         version = (int(match[1]), int(match[2])) if match else None
         self.needs_secrets = version is not None and version < OPTIONAL_SECRETS
-        shown = f"Kubeflow Pipelines {told}, kfp {importlib.metadata.version('kfp')}"
+        shown = f"Kubeflow Pipelines {tag}, kfp {importlib.metadata.version('kfp')}"
         if version is None:
             commit = str(health.get("commit_sha", ""))[:12]
-            what = f"the server tells {told or 'nothing'!r}" + (f", commit {commit}" if commit else "")
+            what = f"the server tells {tag or 'nothing'!r}" + (f", commit {commit}" if commit else "")
             self.add("version", None, f"{what} for its version; Kubeflow Pipelines 2.5 or later is needed")
         elif version < LEAST:
             remedy = (

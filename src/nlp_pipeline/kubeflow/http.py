@@ -3,6 +3,7 @@
 import re
 import ssl
 import urllib.request
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -48,20 +49,29 @@ def http_client(settings: Settings, host: str, **options: Any) -> httpx.Client:
     return httpx.Client(verify=verify, proxy=proxy_of(host), trust_env=False, timeout=30, **options)
 
 
-def trusted(settings: Settings) -> ssl.SSLContext:
-    """Returns how servers are verified: by the known authorities, a file's, or, where told so, not at all.
+def trusted(settings: Settings, public: bool = False) -> ssl.SSLContext:
+    """Returns how servers are verified: by the known authorities, by a file's instead, or, where told so, not at all.
 
     Raises:
-        UsageError: The file can't be read.
+        UsageError: The file can't be read; with `public` its authorities count beside the known ones.
     """
     if settings.insecure:
         return httpx.create_ssl_context(verify=False)
+    if not settings.ca_cert:
+        return known_authorities()
     try:
-        if settings.ca_cert:
-            return ssl.create_default_context(cafile=settings.ca_cert)
+        context = ssl.create_default_context(cafile=settings.ca_cert)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"ca_cert={settings.ca_cert} can't be read as certificates in PEM form ({error})") from None
-    context = httpx.create_ssl_context()  # Mozilla's list, or SSL_CERT_FILE
+    if public:
+        context.load_default_certs()
+    return context
+
+
+@cache
+def known_authorities() -> ssl.SSLContext:
+    """Returns how servers are verified by Mozilla's list, or SSL_CERT_FILE, and the system's authorities."""
+    context = httpx.create_ssl_context()
     context.load_default_certs()  # a company puts its own there
     return context
 
@@ -97,16 +107,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def fetch(client: httpx.Client, address: str, **options: Any) -> httpx.Response:
-    """Gets a page; tries again where the connection is dropped, or the server fails for a moment.
-
-    Args:
-        client: The client.
-        address: The page's address.
-        **options: More for `client.get`.
-
-    Raises:
-        httpx.HTTPError: There is no answer.
-    """
+    """Gets a page; tries again where the connection is dropped, or the server fails for a moment."""
 
     @retrying(_may_pass)
     def get() -> httpx.Response:

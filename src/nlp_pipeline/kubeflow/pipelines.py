@@ -21,14 +21,7 @@ from nlp_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the pipeline in Kubeflow.
-
-    Attributes:
-        pipeline_id: The pipeline's id.
-        version_id: The version's id.
-        name: The version's name, which ends in the digest of its content.
-        is_new: Whether it was uploaded now.
-    """
+    """A version of the pipeline in Kubeflow; its name ends in the digest of its content."""
 
     pipeline_id: str
     version_id: str
@@ -61,19 +54,10 @@ def compiled(settings: Settings) -> str:
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Runs the pipeline.
-
-    Args:
-        settings: The settings.
-        values: The parameters that the user set.
-        dry_run: Whether to show only what would be sent; the server is not asked.
+    """Runs the pipeline; for a dry run the server is not asked.
 
     Returns:
         `run_id`, `name`, `url`, `version` and `new_version`; or what would be sent.
-
-    Raises:
-        UsageError: A parameter or a setting is wrong.
-        PipelineError: Kubeflow refuses or fails.
     """
     check_parameters(values)
     ir = compiled(settings)
@@ -118,11 +102,7 @@ def find_version(connection: Connection, pipeline_id: str, name: str) -> Any:
 
 
 def upload_version(connection: Connection, ir: str) -> Version:
-    """Uploads a version of the pipeline, where this content is not there yet.
-
-    Raises:
-        PipelineError: Kubeflow refuses or fails.
-    """
+    """Uploads a version of the pipeline, where this content is not there yet."""
     import kfp_server_api  # type: ignore[import-untyped]
 
     name = version_name(ir)
@@ -164,8 +144,7 @@ def get_experiment(connection: Connection, name: str) -> str:
     """Returns the id of an experiment, which is made where there is none.
 
     Raises:
-        UsageError: It is archived.
-        PipelineError: Kubeflow refuses or fails.
+        UsageError: It is archived, or the server takes another one's name for the same.
     """
     import kfp_server_api
 
@@ -191,14 +170,7 @@ def get_experiment(connection: Connection, name: str) -> str:
 
 
 def start_run(connection: Connection, version: Version, experiment_id: str, values: dict[str, Any]) -> Any:
-    """Starts a run of a version, as the settings' service account, and returns it.
-
-    Args:
-        connection: The connection.
-        version: The version.
-        experiment_id: The experiment's id.
-        values: The parameters that the user set.
-    """
+    """Starts a run of a version in an experiment, with parameters, as the settings' service account."""
     import kfp_server_api
 
     # Its own name, by which it is found again where the answer is lost.

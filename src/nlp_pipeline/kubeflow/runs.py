@@ -21,18 +21,10 @@ NOT_ARCHIVED = json.dumps(
 
 
 def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
-    """Returns the runs that were made last in the user's namespace, those archived left out.
+    """Returns so many runs that were made last in the user's namespace, newest first, those archived left out.
 
-    Args:
-        settings: The settings.
-        count: How many at most.
-
-    Returns:
-        Newest first, each with `id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
-        over), `experiment` and `version` (of the pipeline; empty where there is none any more).
-
-    Raises:
-        PipelineError: They can't be listed.
+    `created` is of ISO 8601, in UTC; `seconds` is None while a run is not over, and `version` empty where the
+    pipeline's version is not there any more.
     """
     connection = connect(settings)
     names: dict[tuple[str, ...], str] = {}
@@ -116,9 +108,8 @@ def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO 
 def read_progress(run: Any) -> Progress:
     """Reads how far a run is.
 
-    Args:
-        run: What the API says of it. Its task details are nodes of Argo's workflow, in no order: a step is the node of
-            its name, others (`<step>-driver`, `executor`, `root`) are Argo's own.
+    Its task details are nodes of Argo's workflow, in no order: a step is the node of its name, others
+    (`<step>-driver`, `executor`, `root`) are Argo's own.
     """
     nodes = {node.display_name: node for node in (run.run_details and run.run_details.task_details) or []}
     history = [item.state for item in run.state_history or []]

@@ -13,19 +13,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import pipelines
 from nlp_pipeline.kubeflow.connection import Connection, connect
-from nlp_pipeline.kubeflow.pipelines import (
-    check_parameters,
-    compiled,
-    find_experiment,
-    find_pipeline,
-    find_version,
-    get_experiment,
-    upload_version,
-)
 from nlp_pipeline.pipeline.compiling import version_name
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.cron import DESCRIPTORS, Cron, next_times, read_cron
@@ -34,6 +27,8 @@ from nlp_pipeline.platforms.schedules import (
     ScheduleOptions,
     Timing,
     note_of_start,
+    remove_older,
+    report_switch,
     unknown_schedule,
     write_time,
 )
@@ -49,16 +44,7 @@ PAUSED, ENABLED = "DISABLE", "ENABLE"
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule as it is wanted in Kubeflow.
-
-    Attributes:
-        timing: When it runs.
-        pipeline_id: The pipeline's id.
-        version_id: The version's id.
-        experiment_id: The id of the runs' experiment.
-        parameters: The pipeline's arguments.
-        service_account: The service account of the runs; empty for Kubeflow's choice.
-    """
+    """A schedule as it is wanted in Kubeflow: when which version runs, where, with what, and as whom."""
 
     timing: Timing
     pipeline_id: str
@@ -92,16 +78,10 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
 
     A schedule that was paused stays so.
 
-    Args:
-        settings: The settings.
-        options: Its name, when it runs, and how.
-        values: The parameters that the user set.
-        dry_run: Whether to show only what would be done.
-
     Returns:
-        What `--json` prints: `name`, `action` ("created", "replaced", "unchanged", or "superseded" by another one who
-        did this at the same time), `dry_run`, `id`, `status`, `cron`, `became` (whether five fields became these six),
-        `next` (times in UTC), `replaced` (the ids of those that were removed), `note`, and the arguments.
+        `name`, `action` ("created", "replaced", "unchanged", or "superseded" by another one who did this at the same
+        time), `dry_run`, `id`, `status`, `cron`, `became` (whether five fields became these six), `next` (times in
+        UTC), `replaced` (the ids of those that were removed), `note`, and the arguments.
 
     Raises:
         UsageError: An argument is wrong.
@@ -109,21 +89,22 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
             not be removed, both are there, until the next call removes the former.
     """
     now = datetime.now(UTC)
-    check_parameters(values)
+    pipelines.check_parameters(values)
     timing = options.read(read_cron, "Kubeflow", now)
-    ir = compiled(settings)
+    ir = pipelines.compiled(settings)
     connection = connect(settings)
     found = _of_name(recurring_runs(connection), timing.name)  # whether that is allowed shows before an upload
     if dry_run:
-        pipeline, experiment = find_pipeline(connection), find_experiment(connection, settings.experiment)
-        version = pipeline and find_version(connection, pipeline.pipeline_id, version_name(ir))
+        experiment = pipelines.find_experiment(connection, settings.experiment)
+        pipeline = pipelines.find_pipeline(connection)
+        version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
         pipeline_id = pipeline.pipeline_id if pipeline else ""
         version_id = version.pipeline_version_id if version else ""
         experiment_id = experiment.experiment_id if experiment else ""
     else:
-        uploaded = upload_version(connection, ir)
+        uploaded = pipelines.upload_version(connection, ir)
         pipeline_id, version_id = uploaded.pipeline_id, uploaded.version_id
-        experiment_id = get_experiment(connection, settings.experiment)
+        experiment_id = pipelines.get_experiment(connection, settings.experiment)
     plan = Plan(timing, pipeline_id, version_id, experiment_id, values, settings.service_account)
     return carry_out(connection, plan, found, now, dry_run)
 
@@ -148,7 +129,8 @@ def carry_out(connection: Connection, plan: Plan, found: list[Any], now: datetim
     if action == "superseded":
         notes.append("another one of this name was made at the same time, and stays instead")
     if not dry_run:
-        _remove_older(connection, name, kept, older, action)
+        ids = [item.recurring_run_id for item in older]
+        remove_older(name, action, kept.recurring_run_id, ids, partial(_remove, connection, name))
     return {
         "name": name,
         "action": action,
@@ -177,9 +159,6 @@ def _make(connection: Connection, plan: Plan, former: Any, now: datetime) -> tup
 
     Returns:
         Whether it is the newest schedule of the name, that one, and the older ones.
-
-    Raises:
-        PipelineError: It was not made; the former ones are there still.
     """
     name, request = plan.timing.name, uuid.uuid4().hex
     body = _body(plan, former, now, request)
@@ -229,26 +208,11 @@ def _body(plan: Plan, former: Any, now: datetime, request: str) -> Any:
     )
 
 
-def _remove_older(connection: Connection, name: str, kept: Any, older: list[Any], action: str) -> None:
-    """Removes the older schedules of a name; `action` is what became of the newest one, which is kept."""
-    for at, item in enumerate(older):
-        try:
-            _remove(connection, item)
-        except PipelineError as error:
-            facts = {"id": kept.recurring_run_id, "left": [left.recurring_run_id for left in older[at:]]}
-            done = "is as it was" if action == "unchanged" else "was scheduled anew"
-            raise type(error)(
-                f"{name!r} {done}, but an older one of this name is there, too, until the same command is run "
-                f"again: {error}",
-                facts,
-            ) from None
-
-
-def _remove(connection: Connection, item: Any) -> None:
+def _remove(connection: Connection, name: str, recurring_run_id: str) -> None:
     """Removes a recurring run; that it is gone already is fine."""
     method = connection.recurring_runs.recurring_run_service_delete_recurring_run
     with contextlib.suppress(NotFoundError):
-        connection.call(f"removing schedule {item.display_name!r}", method, item.recurring_run_id)
+        connection.call(f"removing schedule {name!r}", method, recurring_run_id)
 
 
 def recurring_runs(connection: Connection) -> list[Any]:
@@ -283,16 +247,10 @@ def _revision(item: Any) -> int:
 
 
 def schedules(settings: Settings) -> list[dict[str, Any]]:
-    """Lists the schedules, of any pipeline, by name.
+    """Returns the schedules, of any pipeline, by name.
 
-    Returns:
-        For each: `name`, `cron`, `next` (the next time, in UTC; None where that can't be told or it rests), `status`
-        ("enabled", "paused" or "ended"), `version` (its name, or else its id), `last_run`, `last_state` and
-        `last_time` (of the last run; None where there is none), `id`, `pipeline_id`, `version_id`, `experiment_id`,
-        `catch_up`, `max_concurrency`, `start`, `end`, `service_account`, `parameters`, `created`.
-
-    Raises:
-        PipelineError: Kubeflow refuses or fails.
+    A `next` time that can't be told is None, as are the last run of one that has made none, and its end where it has
+    none; `status` is "enabled", "paused" or "ended", and `version` the version's name, or else its id.
     """
     connection, now = connect(settings), datetime.now(UTC)
     names: dict[tuple[str, str], str] = {}
@@ -338,8 +296,7 @@ def _moment(time: datetime | None) -> datetime | None:
 def as_kubeflow_reads(text: str) -> Cron | None:
     """Returns a schedule that is in Kubeflow already, as Kubeflow itself reads it; None where that can't be told.
 
-    Args:
-        text: Its expression: five fields lack the day of the week, and names such as @daily are known.
+    For it, five fields lack the day of the week, and names such as @daily are known.
     """
     fields = DESCRIPTORS.get(text, text).split()
     try:
@@ -382,34 +339,16 @@ def _last_run(connection: Connection, item: Any) -> dict[str, Any]:
 
 
 def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Removes a schedule; runs that it has made go on.
-
-    Returns:
-        `name`, `action` ("removed"), `dry_run`, `ids`.
-
-    Raises:
-        UsageError: There is none of this name.
-        PipelineError: Kubeflow refuses or fails.
-    """
+    """Removes a schedule; runs that it has made go on."""
     connection = connect(settings)
-    found = _known(connection, name)
-    if not dry_run:
-        for item in found:
-            _remove(connection, item)
-    ids = [item.recurring_run_id for item in found]
+    ids = [item.recurring_run_id for item in _known(connection, name)]
+    for recurring_run_id in ids if not dry_run else ():
+        _remove(connection, name, recurring_run_id)
     return {"name": name, "action": "removed", "dry_run": dry_run, "ids": ids}
 
 
 def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Lets a schedule rest; runs that it has made go on.
-
-    Returns:
-        `name`, `action` ("paused" or "unchanged"), `dry_run`, `ids`, `status`, `note`.
-
-    Raises:
-        UsageError: There is none of this name.
-        PipelineError: Kubeflow refuses or fails.
-    """
+    """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
     connection = connect(settings)
     active = [item for item in _known(connection, name) if item.mode != PAUSED]
     switch = connection.recurring_runs.recurring_run_service_disable_recurring_run
@@ -417,15 +356,7 @@ def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
 
 
 def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest.
-
-    Returns:
-        As `pause`, with the `action` "resumed".
-
-    Raises:
-        UsageError: There is none of this name.
-        PipelineError: Kubeflow refuses or fails.
-    """
+    """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
     connection = connect(settings)
     resting = [item for item in _known(connection, name)[-1:] if item.mode == PAUSED]
     switch = connection.recurring_runs.recurring_run_service_enable_recurring_run
@@ -444,15 +375,8 @@ def _known(connection: Connection, name: str) -> list[Any]:
 def _switched(
     connection: Connection, name: str, found: list[Any], action: str, switch: Callable[..., Any], dry_run: bool
 ) -> dict[str, Any]:
-    if not dry_run:
-        for item in found:
-            connection.call(f"having {name!r} {action}", switch, item.recurring_run_id)
-    missed = "if a time has passed meanwhile, Kubeflow starts a run at once" if action == "resumed" and found else ""
-    return {
-        "name": name,
-        "action": action if found else "unchanged",
-        "dry_run": dry_run,
-        "ids": [item.recurring_run_id for item in found],
-        "status": "paused" if action == "paused" else "enabled",
-        "note": missed,
-    }
+    ids = [item.recurring_run_id for item in found]
+    for recurring_run_id in ids if not dry_run else ():
+        connection.call(f"having {name!r} {action}", switch, recurring_run_id)
+    missed = "if a time has passed meanwhile, Kubeflow starts a run at once"
+    return report_switch(name, action, ids, dry_run, missed)

@@ -49,12 +49,7 @@ class SignIn:
 
 
 def choose_sign_in(settings: Settings, host: str, browser: Callable[[], httpx.Client]) -> SignIn:
-    """Chooses how to sign in, by what is given.
-
-    Args:
-        settings: The settings.
-        host: Kubeflow's address.
-        browser: Makes a client for it that follows redirects and keeps cookies.
+    """Chooses how to sign in, by what is given; `browser` makes clients that follow redirects and keep cookies.
 
     Raises:
         UsageError: Part of what is needed is missing, or the password is wrong.
@@ -111,12 +106,6 @@ def pod_token() -> str:
 
 def sign_in_with_password(client: httpx.Client, host: str, username: str, password: str) -> dict[str, str]:
     """Signs in as a browser would: follows redirects, fills in the form, grants what is asked.
-
-    Args:
-        client: A client that follows redirects and keeps cookies.
-        host: Kubeflow's address.
-        username: The e-mail address, or the name for LDAP.
-        password: The password.
 
     Returns:
         The session's cookies, as a header; empty where no one asked for a password.
@@ -206,14 +195,7 @@ def _next_step(page: "Page") -> "Form | str | None":
 
 @dataclass
 class Form:
-    """A form of a page.
-
-    Attributes:
-        action: Where it is sent, an absolute address.
-        method: "GET" or "POST".
-        fields: Values of its fields by their names; empty where none is preset.
-        types: Types of its fields by their names, as "password".
-    """
+    """A form of a page: where it is sent, "GET" or "POST", and the values and types of its fields by their names."""
 
     action: str
     method: str
@@ -226,18 +208,7 @@ class Form:
 
 
 class Page(HTMLParser):
-    """A page, as far as a sign-in must read it.
-
-    Args:
-        address: Its address.
-        text: Its HTML.
-
-    Attributes:
-        address: Its address.
-        forms: Its forms.
-        links: The addresses that it links to.
-        title: Its title.
-    """
+    """A page of HTML, as far as a sign-in must read it: its forms, the addresses that it links to, and its title."""
 
     def __init__(self, address: str, text: str) -> None:
         super().__init__()

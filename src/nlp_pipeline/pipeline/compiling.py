@@ -7,10 +7,14 @@ import itertools
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.platforms import PLATFORMS
+
+if TYPE_CHECKING:
+    from nlp_pipeline.pipeline.budget import Budget
 
 
 def version_name(ir: str) -> str:
@@ -144,6 +148,44 @@ def check_image(image: str, flag: str = "--image") -> None:
         raise UsageError(
             f"{flag} {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
         )
+
+
+def find_targets(platform: str | None, output: Path | None) -> dict[str, Path]:
+    """Returns the compiled files that are meant, by platform: all of them where none is named, so that none goes stale.
+
+    Raises:
+        UsageError: What a platform needs is not installed; nothing is written then.
+    """
+    if output:
+        targets = {platform or PLATFORMS[0]: output}
+    else:
+        targets = {name: compiled_path(name) for name in ((platform,) if platform else PLATFORMS)}
+    try:
+        for name in targets:
+            load_pipeline(name)
+    except UsageError as error:
+        others = "" if platform else f"; or name one platform, as in --platform {PLATFORMS[0]}"
+        raise UsageError(f"{error}{others}") from None
+    return targets
+
+
+def find_stale(targets: dict[str, Path], image: str | None) -> dict[Path, str]:
+    """Returns the differences of compiled files, given by platform, that are not current."""
+    found = {target: check_compiled(target, image, platform) for platform, target in targets.items()}
+    return {target: difference for target, difference in found.items() if difference}
+
+
+def weigh_compiled(target: Path, image: str | None, platform: str) -> "dict[str, Budget]":
+    """Returns what a run of a compiled file takes, as it is and how it would be with an image.
+
+    Its steps' code is "embedded" unless it was compiled with an image, when only "image" is there.
+    """
+    from nlp_pipeline.pipeline.budget import IMAGE, weigh
+
+    text = target.read_text(encoding="utf-8")
+    if image:
+        return {"image": weigh(text)}
+    return {"embedded": weigh(text), "image": weigh(compile_pipeline(IMAGE, platform))}
 
 
 def write_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> None:

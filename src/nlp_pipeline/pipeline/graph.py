@@ -90,7 +90,7 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
 
     Args:
         platform: The platform.
-        name: Its name, one of `parameters.PLATFORMS`.
+        name: Its name, one of `platforms.PLATFORMS`.
         constants: What the steps are told besides the pipeline's parameters, by name.
         display_name: The pipeline's name in the dashboard.
         does: What it does, a sentence.

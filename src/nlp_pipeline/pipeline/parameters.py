@@ -64,7 +64,6 @@ SETTINGS: dict[str, tuple[type[Any], ...]] = {
     "kubeflow": (*SHARED, KubeflowSettings, DeploySettings),
     "vertex": (*SHARED, VertexSettings),
 }
-PLATFORMS = tuple(SETTINGS)
 
 
 @dataclass(frozen=True)

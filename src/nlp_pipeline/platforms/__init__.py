@@ -17,6 +17,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+PLATFORMS = ("kubeflow", "vertex")
+# Where each verb stands.
 VERBS = {
     **dict.fromkeys(("submit", "upload"), "pipelines"),
     **dict.fromkeys(("runs", "wait"), "runs"),

@@ -54,12 +54,7 @@ def missing(checks: list[Check]) -> list[str]:
 
 
 def print_checks(checks: list[Check], stream: TextIO | None = None) -> None:
-    """Prints the checks, a line each: a mark, what was looked at, what was found, and what remedies it.
-
-    Args:
-        checks: The checks.
-        stream: Where to; stdout by default.
-    """
+    """Prints the checks, a line each: a mark, what was looked at, what was found, and what remedies it."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "ascii"
     try:

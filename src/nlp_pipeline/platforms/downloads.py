@@ -35,14 +35,7 @@ PART_SIZES = tuple(number * MIB for number in (5, 8, 10, 16, 25, 32, 50, 64, 100
 
 @dataclass(frozen=True)
 class Item:
-    """A file of an artifact.
-
-    Attributes:
-        key: Where it lies.
-        path: Its path below the target folder.
-        size: Its size in bytes.
-        etag: Its ETag, without quotes.
-    """
+    """A file of an artifact: where it lies, its path below the target folder, its size in bytes, its unquoted ETag."""
 
     key: str
     path: str
@@ -67,12 +60,7 @@ class Notes:
 
 @dataclass
 class Target:
-    """The folder that files are downloaded to.
-
-    Attributes:
-        folder: The folder.
-        notes: What is known of it.
-    """
+    """The folder that files are downloaded to, and what is known of it."""
 
     folder: Path
     notes: Notes
@@ -239,11 +227,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def check_names(items: list[Item]) -> None:
-    """Makes sure that all files can be there at once, also where the case of names does not matter.
-
-    Raises:
-        PipelineError: They can't.
-    """
+    """Raises a PipelineError unless all files can be there at once, also where the case of names does not matter."""
     paths = {item.path.casefold() for item in items}
     if len(paths) < len(items):
         raise PipelineError("two of the run's files have names that differ in nothing but case: download them apart")

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any
 
-from nlp_pipeline.errors import UsageError
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.platforms.cron import Cron, next_times
 
 MOST_AT_ONCE = 10
@@ -29,29 +29,42 @@ class Timing:
 
     name: str
     cron: Cron
-    catch_up: bool = False
-    max_concurrency: int = 1
-    start: datetime | None = None
-    end: datetime | None = None
+    catch_up: bool
+    max_concurrency: int
+    start: datetime | None
+    end: datetime | None
 
     def times(self, count: int, now: datetime) -> list[datetime]:
         """Returns the next times that it runs."""
         times = next_times(self.cron, count, max(now, self.start or now))
         return [time for time in times if self.end is None or time <= self.end]
 
+    def check(self, platform: str, now: datetime) -> None:
+        """Makes sure that it can be; `platform` is who allows so many runs at once, for the message.
+
+        Raises:
+            UsageError: It can't be.
+        """
+        if not self.name.strip() or not self.name.isprintable():
+            raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
+        if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
+            allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
+            raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
+        start, end = self.start and write_time(self.start), self.end and write_time(self.end)
+        if self.end is not None:
+            if self.start is not None and self.start >= self.end:
+                raise UsageError(f"--start {start} is not before --end {end}")
+            if self.end <= now:
+                raise UsageError(f"--end {end} is past: it is {write_time(now)}")
+        if not self.times(1, now):
+            after = f" after --start {start}" if self.start and self.start > now else ""
+            before = f" before --end {end}" if end else ""
+            raise UsageError(f'--schedule "{self.cron.expression}" never comes{after}{before}')
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
-    """What the user says of a schedule, as flags have it.
-
-    Attributes:
-        cron: When it runs.
-        name: Its name.
-        catch_up: Whether missed runs are made up for.
-        max_concurrency: How many runs there may be at once.
-        start: Not before, ISO 8601, in UTC where it has no zone; None or empty for at once.
-        end: Not after; None or empty for never.
-    """
+    """What the user says of a schedule, as flags have it; see `Timing`. Times are of ISO 8601."""
 
     cron: str
     name: str
@@ -61,12 +74,7 @@ class ScheduleOptions:
     end: str | None = None
 
     def read(self, read_cron: Callable[[str], Cron], platform: str, now: datetime) -> Timing:
-        """Returns when the schedule is wanted, where it can be.
-
-        Args:
-            read_cron: Reads the platform's cron expressions.
-            platform: Who allows so many runs at once, for the message.
-            now: The time.
+        """Returns when the schedule is wanted, where it can be; `read_cron` reads the platform's expressions.
 
         Raises:
             UsageError: It can't be.
@@ -79,30 +87,8 @@ class ScheduleOptions:
             start=read_time(self.start, "--start"),
             end=read_time(self.end, "--end"),
         )
-        check_timing(timing, now, platform)
+        timing.check(platform, now)
         return timing
-
-
-TimingT = TypeVar("TimingT", bound=Timing)
-
-
-def check_timing(timing: TimingT, now: datetime, platform: str) -> TimingT:
-    """Returns a schedule as it is wanted, where it can be; see `ScheduleOptions.read`."""
-    if not timing.name.strip() or not timing.name.isprintable():
-        raise UsageError(f"--schedule-name {timing.name!r} is no name: write a line, as in --schedule-name nightly")
-    if not 1 <= timing.max_concurrency <= MOST_AT_ONCE:
-        raise UsageError(f"--concurrency {timing.max_concurrency}: {platform} allows 1 to {MOST_AT_ONCE} runs at once")
-    start, end = timing.start and write_time(timing.start), timing.end and write_time(timing.end)
-    if timing.end is not None:
-        if timing.start is not None and timing.start >= timing.end:
-            raise UsageError(f"--start {start} is not before --end {end}")
-        if timing.end <= now:
-            raise UsageError(f"--end {end} is past: it is {write_time(now)}")
-    if not timing.times(1, now):
-        after = f" after --start {start}" if timing.start and timing.start > now else ""
-        before = f" before --end {end}" if end else ""
-        raise UsageError(f'--schedule "{timing.cron.expression}" never comes{after}{before}')
-    return timing
 
 
 def note_of_start(timing: Timing, replaces: bool, now: datetime) -> str:
@@ -126,18 +112,41 @@ def unknown_schedule(name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
 
 
-def read_time(text: str | None, flag: str) -> datetime | None:
-    """Reads a time of ISO 8601.
-
-    Args:
-        text: The time; what has no zone is meant in UTC. None or empty for none.
-        flag: What it was given as.
-
-    Returns:
-        The time in UTC, in whole seconds, as Kubeflow keeps no more.
+def remove_older(name: str, action: str, kept: str, older: list[str], remove: Callable[[str], None]) -> None:
+    """Removes the older schedules of a name, by their ids; `action` is what became of the one that is kept.
 
     Raises:
-        UsageError: It is none.
+        PipelineError: One could not be removed; both are there then.
+    """
+    for at, item in enumerate(older):
+        try:
+            remove(item)
+        except PipelineError as error:
+            done = "is as it was" if action == "unchanged" else "was scheduled anew"
+            left = "an older one of this name is there, too, until the same command is run again"
+            facts = {"id": kept, "left": older[at:]}
+            raise type(error)(f"{name!r} {done}, but {left}: {error}", facts) from None
+
+
+def report_switch(name: str, action: str, ids: list[str], dry_run: bool, note: str) -> dict[str, Any]:
+    """Returns what is reported of schedules that were "paused" or "resumed"; `note` is for the latter."""
+    return {
+        "name": name,
+        "action": action if ids else "unchanged",
+        "dry_run": dry_run,
+        "ids": ids,
+        "status": "paused" if action == "paused" else "enabled",
+        "note": note if action == "resumed" and ids else "",
+    }
+
+
+def read_time(text: str | None, flag: str) -> datetime | None:
+    """Returns a time of ISO 8601 in UTC, which is meant where it has no zone; None where there is none.
+
+    Kubeflow keeps no more than whole seconds.
+
+    Raises:
+        UsageError: It is no time; `flag` is what it was given as.
     """
     if not text:
         return None

@@ -69,11 +69,7 @@ def seconds_between(start: Any, end: Any) -> float | None:
 
 
 class Display:
-    """Shows a run's progress: a live table on a terminal, a line for each change elsewhere.
-
-    Args:
-        stream: Where to.
-    """
+    """Shows a run's progress: a live table on a terminal, a line for each change elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)

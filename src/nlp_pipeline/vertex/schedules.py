@@ -12,10 +12,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import version_name
 from nlp_pipeline.platforms import cron as platform_cron
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
@@ -25,6 +26,8 @@ from nlp_pipeline.platforms.schedules import (
     ScheduleOptions,
     Timing,
     note_of_start,
+    remove_older,
+    report_switch,
     unknown_schedule,
     write_time,
 )
@@ -162,7 +165,8 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
         if paused and kept.state.name != PAUSED:
             pausing = connection.service("Schedule").pause_schedule
             connection.call(f"having {timing.name!r} paused", pausing, name=kept.name)
-        remove_older(connection, kept, older, action)
+        ids = [id_of(item) for item in older]
+        remove_older(timing.name, action, id_of(kept), ids, partial(remove, connection, timing.name))
     return {
         "name": timing.name,
         "action": action,
@@ -247,26 +251,11 @@ def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> 
     return make_once(doing, lambda: connection.call(doing, create, repeat=False, request=request), find, unique=False)
 
 
-def remove_older(connection: Connection, kept: Any, older: list[Any], action: str) -> None:
-    """Removes the older schedules of a name; `action` is what became of the newest one, `kept`."""
-    for at, item in enumerate(older):
-        try:
-            remove(connection, item)
-        except PipelineError as error:
-            facts = {"id": id_of(kept), "left": [id_of(left) for left in older[at:]]}
-            done = "is as it was" if action == "unchanged" else "was scheduled anew"
-            raise type(error)(
-                f"{kept.display_name!r} {done}, but an older one of this name is there, too, until the same command is "
-                f"run again: {error}",
-                facts,
-            ) from None
-
-
-def remove(connection: Connection, item: Any) -> None:
-    """Removes a schedule; that it is gone already is fine."""
-    doing = f"removing schedule {item.display_name!r}"
+def remove(connection: Connection, name: str, schedule_id: str) -> None:
+    """Removes a schedule of a name; that it is gone already is fine."""
+    doing, full_name = f"removing schedule {name!r}", f"{connection.parent}/schedules/{schedule_id}"
     try:
-        connection.finish(doing, connection.call(doing, connection.service("Schedule").delete_schedule, name=item.name))
+        connection.finish(doing, connection.call(doing, connection.service("Schedule").delete_schedule, name=full_name))
     except NotFoundError:
         return
 
@@ -339,11 +328,10 @@ def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
         UsageError: There is none of this name.
     """
     connection = connect(settings)
-    found = find_schedules(connection, name)
-    if not dry_run:
-        for item in found:
-            remove(connection, item)
-    return {"name": name, "action": "removed", "dry_run": dry_run, "ids": [id_of(item) for item in found]}
+    ids = [id_of(item) for item in find_schedules(connection, name)]
+    for schedule_id in ids if not dry_run else ():
+        remove(connection, name, schedule_id)
+    return {"name": name, "action": "removed", "dry_run": dry_run, "ids": ids}
 
 
 def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
@@ -384,11 +372,5 @@ def switch(
     if not dry_run:
         for item in found:
             connection.call(f"having {name!r} {action}", method, name=item.name)
-    return {
-        "name": name,
-        "action": action if found else "unchanged",
-        "dry_run": dry_run,
-        "ids": [id_of(item) for item in found],
-        "status": "paused" if action == "paused" else "enabled",
-        "note": "runs that it has missed meanwhile are not made up for" if action == "resumed" and found else "",
-    }
+    missed = "runs that it has missed meanwhile are not made up for"
+    return report_switch(name, action, [id_of(item) for item in found], dry_run, missed)
