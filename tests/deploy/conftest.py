@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.scene import Scene, answering, set_up
+from tests.deploy.site import Site, deployment_site
 from tests.fakes.kubernetes.httpd import serving
 
 
@@ -36,4 +37,11 @@ def knative(servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monkey
 def standard(servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     """A scene in deployment mode Standard."""
     with set_up("Standard", tmp_path, monkeypatch, *servers) as one:
+        yield one
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    """A cluster in which nothing is deployed, for the command line."""
+    with deployment_site(tmp_path, monkeypatch, capsys) as one:
         yield one

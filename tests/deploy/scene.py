@@ -31,6 +31,7 @@ from tests.fakes.kubernetes.httpd import Answer
 
 Json = dict[str, Any]
 NAME = "tiny"
+STOP = "serving.kserve.io/stop"
 LABELS = ["0", "4"]
 HOSTS = {"Knative": "tiny.team.example.com", "Standard": "tiny-team.example.com"}
 ROWS = {"text": ["good", "bad"] * 3, "label": ["4", "0"] * 3, "predicted": ["4", "0"] * 3}
@@ -101,7 +102,7 @@ class Scene:
 
     @property
     def is_there(self) -> bool:
-        return ("inferenceservices", "team", NAME) in self.cluster._store.objects
+        return self.cluster.has(NAME)
 
     @property
     def sent(self) -> list[Json]:
@@ -145,7 +146,7 @@ class Scene:
 
     def shares(self, requests: int = 20) -> dict[str, int]:
         """Returns how many requests of so many each release answers, by its letter."""
-        self.cluster.tick(NAME, 8)
+        self.cluster.after(NAME, 8)
         before = len(self.cluster.answered)
         assert {self.ask() for _ in range(requests)} == {200}
         return dict(Counter(release[:1] for _, release, _ in self.cluster.answered[before:]))

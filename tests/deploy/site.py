@@ -98,9 +98,13 @@ class Site:
         rows = [("superb", "4"), ("awful", "0"), ("a superb film", "4")]
         return write_parquet(path, rows, predicted=predicted or [label for _, label in rows])
 
+    def written(self) -> list[str]:
+        """Returns the methods by which InferenceServices were written; dry runs and reviews write nothing."""
+        return [method for method, dry_run, _ in self.cluster.sent if not dry_run]
+
     def serving(self) -> str:
         """Returns the digest of the release that gets the traffic; the InferenceService must be at rest."""
-        service = self.cluster.tick("tiny", 20)
+        service = self.cluster.after("tiny", 20)
         assert "canaryTrafficPercent" not in service["spec"]["predictor"]
         return str(service["metadata"]["labels"].get("nlp-pipeline/release", ""))
 

@@ -13,10 +13,8 @@ from nlp_pipeline.deploy import pods
 from nlp_pipeline.deploy.access import check_access, explained_access
 from nlp_pipeline.deploy.cluster import (
     ForbiddenError,
-    NotThereError,
     call,
     check_kserve,
-    check_place,
     choose_runtime,
     connect,
     own_namespace,
@@ -129,7 +127,7 @@ def test_access_that_is_missing(
 ) -> None:
     check_access("team")
     cluster.deny("list", "pods")
-    cluster._api.user = user
+    cluster.user = user
     with pytest.raises(ForbiddenError) as caught, explained_access("team"):
         check_access("team")
     assert str(caught.value) == (
@@ -141,13 +139,6 @@ def test_access_that_is_missing(
     # Where even asking is forbidden, the calls themselves tell.
     cluster.reviews_forbidden = True
     check_access("team")
-
-
-def test_kserve_is_not_there(cluster: Cluster) -> None:
-    check_kserve()
-    cluster.without_kserve()
-    with pytest.raises(NotThereError, match=r"^KServe is not installed in this cluster "):
-        check_kserve()
 
 
 OURS, STOCK = "nlp-pipeline-torchserve", "kserve-torchserve"
@@ -167,36 +158,12 @@ def test_the_runtime(cluster: Cluster, changed: Json, found: str, where: str) ->
     assert choose_runtime(DeploySettings(**changed), "team") == (found, where)
 
 
-def test_the_projects_own_runtime_goes_first(cluster: Cluster) -> None:
+def test_runtimes_that_are_hidden_and_the_projects_own(cluster: Cluster) -> None:
+    cluster.deny("get", "clusterservingruntimes")
+    assert choose_runtime(DeploySettings(), "team") == (STOCK, "which may be installed for the cluster")
     cluster.add({"kind": "ServingRuntime", "metadata": {"name": OURS}, "spec": {}})
     assert choose_runtime(DeploySettings(), "team")[0] == OURS
     assert choose_runtime(DeploySettings(serving_runtime="huggingface"), "team")[0] == "kserve-huggingfaceserver"
-
-
-def test_runtimes_of_the_cluster_may_be_hidden(cluster: Cluster) -> None:
-    cluster.deny("get", "clusterservingruntimes")
-    assert choose_runtime(DeploySettings(), "team") == (STOCK, "which may be installed for the cluster")
-
-
-def test_no_runtime(cluster: Cluster) -> None:
-    cluster.remove("clusterservingruntimes", STOCK)
-    for settings in (DeploySettings(runtime_name="no"), DeploySettings()):
-        with pytest.raises(NotThereError, match=r"^ServingRuntime \S+ is neither in namespace team nor in the cluster"):
-            choose_runtime(settings, "team")
-
-
-def test_what_pods_need(cluster: Cluster) -> None:
-    settings = DeploySettings(volume_claim="data")
-    with pytest.raises(NotThereError, match=r"^volume_claim=data: namespace team has no such PersistentVolumeClaim, "):
-        check_place(settings, "team")
-    cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}})
-    check_place(settings, "team")
-    with pytest.raises(NotThereError, match=r"^service_account=reader: namespace team has no such ServiceAccount, "):
-        check_place(DeploySettings(volume_claim="data", service_account="reader"), "team")
-    # No claim is needed where the model is read from an object store.
-    store = DeploySettings(model_store="s3://models", service_account="default-editor")
-    cluster.remove("persistentvolumeclaims", "data")
-    check_place(store, "team")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.deploy.deployment import server_args, service_for
-from nlp_pipeline.deploy.inference_service import Former, InferenceService, formers_after, make, successor
+from nlp_pipeline.deploy.inference_service import InferenceService, formers_after, make, successor
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release
@@ -38,32 +38,16 @@ def made(
     return found
 
 
-def live(letter: str = "a", *, ready: bool = True, **changed: Any) -> InferenceService:
+def live(letter: str = "a", **changed: Any) -> InferenceService:
     """Returns an object as the server keeps it, with what it adds."""
     found = made(letter, **changed)
     found.body["metadata"] |= {"resourceVersion": "7", "uid": "u", "generation": 3}
     found.predictor["model"]["env"] = []
     found.body["status"] = {
-        "conditions": [{"type": "Ready", "status": str(ready)}],
+        "conditions": [{"type": "Ready", "status": "True"}],
         "components": {"predictor": {"latestCreatedRevision": "tiny-predictor-00003"}},
     }
     return found
-
-
-def sent(there: InferenceService | None, letter: str, formers: list[Former] | None = None) -> InferenceService:
-    """Returns what is sent so that a release takes the place of what is there."""
-    return InferenceService(successor(there, live(letter), formers_after(there) if formers is None else formers))
-
-
-def finished(service: InferenceService) -> InferenceService:
-    """Returns an object whose deployment has ended."""
-    service.predictor.pop("canaryTrafficPercent")
-    return service
-
-
-def letters(formers: list[Former]) -> str:
-    """Returns the letters of the releases of former objects."""
-    return "".join(one.restore("x", "y").release[:1] for one in formers)
 
 
 @pytest.mark.parametrize(
@@ -197,78 +181,6 @@ def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
     assert there.serves(wanted) is same
 
 
-def test_a_first_object_gets_all_the_traffic() -> None:
-    body = sent(None, "a")
-    assert body.predictor["canaryTrafficPercent"] == 100 and body.is_unfinished and body.formers == []
-    assert body.note("replaces") == "" and "nlp-pipeline/former" not in body.annotations
-
-
-def test_a_later_object_gets_none_at_first() -> None:
-    body = sent(live(), "b")
-    assert body.predictor["canaryTrafficPercent"] == 0 and body.is_unfinished
-    assert (body.note("replaces"), body.body["metadata"]["resourceVersion"]) == ("tiny-predictor-00003", "7")
-    assert letters(body.formers) == "a"
-
-
-def test_what_follows_a_stopped_one_counts_anew() -> None:
-    there = live()
-    there.annotations[STOP] = "true"
-    body = sent(there, "b")
-    assert body.predictor["canaryTrafficPercent"] == 100 and body.note("replaces") == "" and not body.is_stopped
-
-
-def test_what_others_wrote_is_kept() -> None:
-    there = live()
-    there.labels["networking.knative.dev/visibility"] = "cluster-local"
-    there.annotations.update({
-        "example.com/a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}", STOP: "true",
-        "nlp-pipeline/old": "note", "modelFormat": "sklearn",
-    })  # fmt: skip
-    there.body["metadata"] |= {"finalizers": ["one"], "ownerReferences": [{"name": "owner"}]}
-    body = sent(there, "b")
-    assert body.labels == live("b").labels | {"networking.knative.dev/visibility": "cluster-local"}
-    notes = {key: value for key, value in body.annotations.items() if key not in live("b").annotations}
-    assert notes.keys() == {"example.com/a", "nlp-pipeline/former", "nlp-pipeline/replaces"}
-    assert body.body["metadata"]["finalizers"] == ["one"] and body.body["metadata"]["ownerReferences"]
-
-
-def test_what_there_is_to_go_back_to() -> None:
-    assert formers_after(None) == []
-    second = sent(live("a"), "b")
-    # Not found good yet: what stood before it stays the one.
-    assert letters(formers_after(second)) == "a"
-    assert letters(formers_after(finished(second))) == "ba"
-    for letter in "cde":
-        second = finished(sent(second, letter))
-    assert letters(second.formers) == "dcb"
-
-
-def test_what_is_put_back_is_noted_on_itself_until_it_has_the_traffic() -> None:
-    former, other = live("a").to_former(), live("x").to_former()
-    restored = former.restore("tiny", "team")
-    back = InferenceService(successor(live("b"), restored, [former, other]))
-    assert letters(formers_after(back)) == "ax"
-    assert letters(finished(back).formers) == "x" and letters(formers_after(back)) == "ax"
-
-
-def test_a_former_object() -> None:
-    there = live()
-    former = there.to_former()
-    assert (former.ready, former.serves, former.spec) == (True, True, there.body["spec"])
-    waiting = live(ready=False)
-    assert (waiting.to_former().ready, waiting.to_former().serves) == (False, False)
-    waiting.component["traffic"] = [{"revisionName": "one", "percent": 100}]
-    assert (waiting.to_former().ready, waiting.to_former().serves) == (False, True)
-    # A share by which a deployment of ours is known as unfinished is not kept; someone's own is.
-    assert "canaryTrafficPercent" not in sent(live(), "b").to_former().spec["predictor"]
-    foreign = make("x", "y", {}, {}, {"predictor": {"canaryTrafficPercent": 20}})
-    assert foreign.to_former() == Former({}, {}, foreign.body["spec"], False, False)
-    back = foreign.to_former().restore("x", "y")
-    assert back.body["spec"] == {"predictor": {}}
-    assert back.annotations == {"serving.kserve.io/enable-tag-routing": "true"}
-    assert live().serves(former.restore("tiny", "team"))
-
-
 @pytest.mark.parametrize(
     ("annotated", "status", "standard"),
     [
@@ -292,6 +204,7 @@ def test_the_annotations_stay_small() -> None:
     body = live("a", release=release)
     assert len(body.note("labels")) > 15_000
     for letter in "bcde":
-        body = finished(InferenceService(successor(body, live(letter, release=release), formers_after(body))))
+        body = InferenceService(successor(body, live(letter, release=release), formers_after(body)))
+        body.predictor.pop("canaryTrafficPercent")
     assert len(body.formers) == 3
     assert sum(len(key) + len(value) for key, value in body.annotations.items()) < 200_000

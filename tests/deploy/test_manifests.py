@@ -1,7 +1,5 @@
 """What a namespace needs: whether it fits together, and whether an API server would take it."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.deploy.access import ACCESS
 from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
-from tests.fakes.kubernetes.admission import admit, needs_schemas
+from tests.fakes.kubernetes.admission import admit
 
 Json = dict[str, Any]
 
@@ -129,20 +127,4 @@ def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(capsys: pytest
     assert container["readinessProbe"]["exec"]["command"][-2:] == ["--ready", "{{.Name}}"]
     # KServe's envelope would drop all requests of a batch but one.
     assert "env" not in container and "args" not in container
-
-
-@needs_schemas
-def test_the_runtime_fits_kserves_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    runtime = printed(capsys, "namespace=team")["ServingRuntime"]
     assert admit(runtime, None, "Standard") == runtime
-
-
-def test_without_kserve_it_is_one_line() -> None:
-    code = (
-        "import sys, importlib.util\nfind = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'kserve' else find(name, *rest)\n"
-        "from nlp_pipeline.cli import main\nsys.exit(main(['--manifests', '--set', 'namespace=team']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: kserve is not installed: pip install -c constraints.txt -e '.[deploy]'\n"

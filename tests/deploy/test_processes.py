@@ -12,19 +12,12 @@ import pytest
 
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows, write_parquet
-from tests.deploy.site import Site, deployment_site
+from tests.deploy.site import Site
 from tests.fakes.kubernetes.emulator import Fate
 from tests.serving.conftest import made_release
 
 PROGRAM = Path(__file__).parents[2] / "pipeline_v2.py"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
-    """A cluster in which nothing is deployed."""
-    with deployment_site(tmp_path, monkeypatch, capsys) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +77,6 @@ def test_releases_answer_in_turn(site: Site, releases: list[Path]) -> None:
         site.cluster.answered.clear()
         assert [one["label"] for one in site.predict("superb awful --json").json["predictions"]] == ["4", "0"]
         assert [(release, status) for _, release, status in site.cluster.answered] == [(expected.name, 200)]
-
-
-def test_a_server_that_dies_is_told(site: Site, releases: list[Path]) -> None:
-    site.deploy(releases[0])
-    site.cluster.fates[releases[0].name].backend = "http://127.0.0.1:9"
-    said = site.predict("superb")
-    assert said.code == 1 and "answered 503: upstream connect error" in said.error
 
 
 def test_ctrl_c_while_it_waits(site: Site) -> None:

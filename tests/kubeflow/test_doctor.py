@@ -19,7 +19,7 @@ from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
 from tests.fakes.httpd import Request, Response
 from tests.fakes.kfp import Kubeflow, kubeflow
-from tests.fakes.kubernetes import kinds
+from tests.fakes.kubernetes import api
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
 from tests.fakes.s3 import free_ports, s3_server
 from tests.fakes.tls import Authority
@@ -67,7 +67,7 @@ def team() -> Iterator[Kubeflow]:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster in which all is there, and nothing is to be changed."""
     for resource in ("runs", "experiments"):
-        monkeypatch.setitem(kinds.KINDS, resource, (resource, "pipelines.kubeflow.org", "v1beta1"))
+        monkeypatch.setitem(api.KINDS, resource, (resource, "pipelines.kubeflow.org", "v1beta1"))
     with emulated_cluster("Knative") as one:
         one.add(CLAIM)
         one.write_kubeconfig(tmp_path / "kubeconfig", "team")
@@ -333,7 +333,7 @@ def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster, monkeyp
 
 
 def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
-    cluster.without_kserve()
+    cluster.kserve_installed = False
     found = examined(team)
     assert found["KServe"].ok is False and "set deploy=false" in found["KServe"].detail
     assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not there")

@@ -1,164 +1,215 @@
-"""The API server: what a request asks for, and who may."""
+"""The API server: what a request asks for, who may, and what is stored."""
 
+import copy
 import json
 import re
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.fakes.kubernetes.behaviour import Behaviour
-from tests.fakes.kubernetes.kinds import GROUP, KINDS, OF_CLUSTER, REVIEWS, Refusal, api_version, named
-from tests.fakes.kubernetes.store import Store
+from tests.fakes.kubernetes.admission import Refusal, admit
+from tests.fakes.kubernetes.kserve import Fate, World
 
 Json = dict[str, Any]
+GROUP = "serving.kserve.io"
 TOKEN = "a-token-of-the-emulated-cluster"
+# Plural: kind, group, version.
+KINDS = {
+    "inferenceservices": ("InferenceService", GROUP, "v1beta1"),
+    "servingruntimes": ("ServingRuntime", GROUP, "v1alpha1"),
+    "clusterservingruntimes": ("ClusterServingRuntime", GROUP, "v1alpha1"),
+    "pods": ("Pod", "", "v1"),
+    "events": ("Event", "", "v1"),
+    "serviceaccounts": ("ServiceAccount", "", "v1"),
+    "secrets": ("Secret", "", "v1"),
+    "persistentvolumeclaims": ("PersistentVolumeClaim", "", "v1"),
+    "selfsubjectaccessreviews": ("SelfSubjectAccessReview", "authorization.k8s.io", "v1"),
+    "selfsubjectreviews": ("SelfSubjectReview", "authentication.k8s.io", "v1"),
+}
+REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
 PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
     r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?"
 )
-VERBS = {
-    ("GET", True): "get",
-    ("GET", False): "list",
-    ("POST", False): "create",
-    ("PUT", True): "update",
-    ("DELETE", True): "delete",
-    ("PATCH", True): "patch",
-}
+VERBS = {"GET": "get", "POST": "create", "PUT": "update", "DELETE": "delete"}
 REASONS = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
 
 
 class NoSuchPathError(Exception):
-    """Not known to the server at all, which it tells in plain text."""
+    """Not known to the server at all, which it says in plain text."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for."""
-
-    verb: str
-    plural: str
-    namespace: str
-    name: str
-    query: dict[str, str]
-
-
+@dataclass
 class Api:
     """Answers as the API server of a cluster with KServe. Its callers hold the cluster's lock.
 
-    Args:
-        namespace: That of the account that asks.
-        behaviour: How willing it is.
-        store: What is in the cluster.
+    Attributes:
+        mode: The default deployment mode.
+        namespace: The one namespace that there is, in which the account that asks is at home.
+        fates: What becomes of pods, by the value of their label `nlp-pipeline/release`; "" where they have none. Looked
+            up when pods start.
+        default_fate: What becomes of pods that `fates` does not name.
+        lag: For how many ticks the controller does not notice a change, so that the status stays the former one.
+        conflicts: How many of the next PUTs answer 409 though the resourceVersion is right.
+        failures: How many of the next requests to the API server fail, with `failure_status`: 429, 500 or 503.
+        denied: What the account may not do: verbs and plurals of resources.
+        reviews_forbidden: Whether the account may not even ask who it is and what it may do.
+        kserve_installed: Whether the cluster knows `serving.kserve.io`.
+        user: The account that asks.
+        sent: Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
     """
 
-    def __init__(self, namespace: str, behaviour: Behaviour, store: Store) -> None:
-        self._behaviour, self._store = behaviour, store
-        self.user = f"system:serviceaccount:{namespace}:default-editor"
-        self.sent: list[tuple[str, bool, Json]] = []
+    mode: str
+    namespace: str
+    fates: dict[str, Fate] = field(default_factory=dict)
+    default_fate: Fate = field(default_factory=Fate)
+    lag: int = 1
+    conflicts: int = 0
+    failures: int = 0
+    failure_status: int = 503
+    denied: set[tuple[str, str]] = field(default_factory=set)
+    reviews_forbidden: bool = False
+    kserve_installed: bool = True
+    user: str = "system:serviceaccount:team:default-editor"
+    sent: list[tuple[str, bool, Json]] = field(default_factory=list)
+    objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)
+    worlds: dict[str, World] = field(default_factory=dict)
+    version: int = 0
+
+    def put(self, plural: str, found: Json) -> None:
+        """Keeps an object under a new resourceVersion."""
+        self.version += 1
+        metadata = found["metadata"]
+        metadata["resourceVersion"] = str(self.version)
+        self.objects[plural, metadata.get("namespace", ""), metadata["name"]] = found
+
+    def changed(self, service: Json) -> None:
+        """Hands an InferenceService that was created or replaced to the controller."""
+        world = self.worlds.setdefault(
+            service["metadata"]["uid"], World(service, lambda release: self.fates.get(release, self.default_fate))
+        )
+        world.service, world.lag = service, self.lag
+
+    def tick(self, service: Json) -> None:
+        """Lets time pass for an InferenceService; where its status changes, so does its resourceVersion."""
+        status = self.worlds[service["metadata"]["uid"]].tick(self.mode)
+        if status != service.get("status", {}):
+            service["status"] = status
+            self.put("inferenceservices", service)
+
+    def find(self, plural: str, namespace: str, name: str) -> Json:
+        """Returns an object."""
+        if (plural, namespace, name) not in self.objects:
+            raise Refusal(404, "NotFound", f'{resource(plural)} "{name}" not found')
+        return self.objects[plural, namespace, name]
 
     def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Json | str]:
         """Returns the status and the body of the answer to a request."""
         try:
-            self._check_caller(token)
-            url = urlsplit(target)
-            discovered = re.fullmatch(rf"/apis/{GROUP}/([^/]+)", url.path)
-            if discovered:
-                return 200, self._discover(discovered[1])
-            request = self._request(method, url.path, url.query)
-            return (201 if request.verb == "create" else 200), self._do(request, body)
+            if self.failures:
+                self.failures -= 1
+                message = "the server is currently unable to handle the request"
+                raise Refusal(self.failure_status, REASONS[self.failure_status], message)
+            if token != f"Bearer {TOKEN}":
+                raise Refusal(401, "Unauthorized", "Unauthorized")
+            return 201 if method == "POST" else 200, self._do(method, urlsplit(target), body)
         except NoSuchPathError:
             return 404, "404 page not found\n"
         except Refusal as refusal:
-            return refusal.code, refusal.status()
+            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+            return refusal.code, status | {"message": str(refusal), "reason": refusal.reason, "code": refusal.code}
 
-    def _check_caller(self, token: str) -> None:
-        if self._behaviour.failures:
-            self._behaviour.failures -= 1
-            code = self._behaviour.failure_status
-            raise Refusal(code, REASONS[code], "the server is currently unable to handle the request")
-        if token != f"Bearer {TOKEN}":
-            raise Refusal(401, "Unauthorized", "Unauthorized")
+    def _do(self, method: str, url: Any, body: bytes) -> Json:
+        if url.path == f"/apis/{GROUP}/v1beta1" and self.kserve_installed:
+            return {"kind": "APIResourceList", "groupVersion": f"{GROUP}/v1beta1", "resources": []}
+        verb, plural, namespace, name = self._asked(method, url.path)
+        sent: Json = json.loads(body) if method in ("POST", "PUT") else {}
+        if plural in REVIEWS:
+            return self._review(plural, sent)
+        if verb == "list":
+            return {"items": self._list(plural, parse_qs(url.query).get("labelSelector", [""])[0].rpartition("=")[2])}
+        if method in ("POST", "PUT"):
+            dry_run = "dryRun=All" in url.query
+            self.sent.append((method, dry_run, copy.deepcopy(sent)))
+            return self._write(verb, plural, namespace, name, sent, dry_run)
+        service = self.find(plural, namespace, name)
+        if verb == "delete":
+            del self.objects[plural, namespace, name], self.worlds[service["metadata"]["uid"]]
+        elif plural == "inferenceservices":
+            self.tick(service)
+        return service
 
-    def _request(self, method: str, path: str, query: str) -> Request:
-        """Finds out what is asked, and whether it may be, in the order in which an API server does."""
+    def _asked(self, method: str, path: str) -> tuple[str, str, str, str]:
+        """Returns verb, plural, namespace and name of what is asked for, which must be known and permitted."""
         found = PATH.fullmatch(path)
         if not found:
             raise NoSuchPathError
-        group, plural, namespace, name = (found[key] or "" for key in ("group", "plural", "namespace", "name"))
-        verb = VERBS.get((method, bool(name)), method.lower())
-        if KINDS.get(plural, ("",))[1:] != (group, found["version"] or "v1"):
+        group, version, namespace, plural, name = (part or "" for part in found.groups())
+        if KINDS.get(plural, ("",))[1:] != (group, version or "v1"):
             raise NoSuchPathError
+        verb = "list" if method == "GET" and not name else VERBS[method]
         if not self._permitted(verb, group, plural):
-            where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
-            what = f'cannot {verb} resource "{plural}" in API group "{group}" {where}'
-            raise Refusal(403, "Forbidden", f'{named(plural, name)} is forbidden: User "{self.user}" {what}')
-        if group == GROUP and not self._behaviour.kserve_installed:
+            what = f'User "{self.user}" cannot {verb} resource "{plural}" in API group "{group}"'
+            raise Refusal(403, "Forbidden", f"{resource(plural)} is forbidden: {what}")
+        if group == GROUP and not self.kserve_installed:
             raise NoSuchPathError
-        return Request(verb, plural, namespace, name, {key: values[-1] for key, values in parse_qs(query).items()})
+        return verb, plural, namespace, name
 
     def _permitted(self, verb: str, group: str, plural: str) -> bool:
-        if self._behaviour.reviews_forbidden and plural in REVIEWS:
+        if self.reviews_forbidden and plural in REVIEWS:
             return False
-        return KINDS.get(plural, ("", None))[1] == group and (verb, plural) not in self._behaviour.denied
-
-    def _do(self, request: Request, body: bytes) -> Json:
-        verb, plural, namespace, name = request.verb, request.plural, request.namespace, request.name
-        if verb == "get":
-            found = self._store.find(plural, namespace, name)
-            if plural == "inferenceservices":
-                self._store.tick(found)
-            return found
-        if verb == "list" and "watch" not in request.query:
-            selectors = (request.query.get(key, "") for key in ("labelSelector", "fieldSelector"))
-            return self._store.select(plural, namespace, *selectors)
-        if verb == "create" and plural in REVIEWS:
-            return self._review(plural, self._decode(body, plural, namespace))
-        dry_run = request.query.get("dryRun") == "All"
-        if verb == "create" and KINDS[plural][1] == GROUP:
-            self.sent.append(("POST", dry_run, json.loads(body)))
-            return self._store.create(plural, namespace, self._decode(body, plural, namespace), dry_run)
-        if verb == "update" and plural == "inferenceservices":
-            self.sent.append(("PUT", dry_run, json.loads(body)))
-            return self._store.update(plural, namespace, name, self._decode(body, plural, namespace), dry_run)
-        if verb == "delete" and plural == "inferenceservices":
-            return self._store.delete(plural, namespace, name)
-        raise Refusal(405, "MethodNotAllowed", f"the emulated cluster knows no {verb} of {plural}")
-
-    def _discover(self, version: str) -> Json:
-        known = [plural for plural in KINDS if api_version(plural) == f"{GROUP}/{version}"]
-        if not known or not self._behaviour.kserve_installed:
-            raise NoSuchPathError
-        verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
-        resources = [
-            {
-                "name": plural,
-                "singularName": KINDS[plural][0].lower(),
-                "namespaced": plural not in OF_CLUSTER,
-                "kind": KINDS[plural][0],
-                "verbs": verbs,
-            }
-            for plural in known
-        ]
-        of_list = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{GROUP}/{version}"}
-        return {**of_list, "resources": resources}
-
-    def _decode(self, body: bytes, plural: str, namespace: str) -> Json:
-        sent: Json = json.loads(body)
-        wanted, given = (api_version(plural), KINDS[plural][0]), (sent.get("apiVersion"), sent.get("kind"))
-        # Of its own kinds an API server knows by the address what it is sent; not of those of custom resources.
-        if wanted != given and (plural not in REVIEWS or given != (None, None)):
-            what = f"{wanted[0]}, Kind={wanted[1]} was sent an object of {given[0]}, Kind={given[1]}"
-            raise Refusal(400, "BadRequest", f"the API of {what}")
-        metadata = sent.setdefault("metadata", {})
-        if namespace and metadata.setdefault("namespace", namespace) != namespace:
-            what = "the namespace of the provided object does not match the namespace sent on the request"
-            raise Refusal(400, "BadRequest", what)
-        return sent
+        return KINDS.get(plural, ("", None))[1] == group and (verb, plural) not in self.denied
 
     def _review(self, plural: str, sent: Json) -> Json:
         if plural == "selfsubjectreviews":
-            groups = ["system:serviceaccounts", "system:authenticated"]
-            return {**sent, "status": {"userInfo": {"username": self.user, "groups": groups}}}
-        asked = sent["spec"].get("resourceAttributes", {})
-        allowed = self._permitted(asked.get("verb", ""), asked.get("group", ""), asked.get("resource", ""))
+            return {**sent, "status": {"userInfo": {"username": self.user}}}
+        asked = sent["spec"]["resourceAttributes"]
+        allowed = self._permitted(asked["verb"], asked.get("group", ""), asked["resource"])
         return {**sent, "status": {"allowed": allowed}}
+
+    def _list(self, plural: str, service: str) -> list[Json]:
+        worlds = [one for one in self.worlds.values() if service in ("", one.service["metadata"]["name"])]
+        if plural == "pods":
+            return [pod for world in worlds for pod in world.pods()]
+        events = [event for world in worlds for event in world.events.items()]
+        return [
+            {"metadata": {}, "involvedObject": {"name": about}, "reason": reason, "message": message}
+            for (about, reason), message in events
+        ]
+
+    def _write(self, verb: str, plural: str, namespace: str, name: str, sent: Json, dry_run: bool) -> Json:
+        sent["metadata"].setdefault("namespace", namespace)
+        if verb == "create":
+            name = sent["metadata"]["name"]
+            if (plural, namespace, name) in self.objects:
+                raise Refusal(409, "AlreadyExists", f'{resource(plural)} "{name}" already exists')
+            found = admit(sent, None, self.mode)
+            found["metadata"] |= {"uid": str(uuid.uuid4()), "generation": 1}
+            found.pop("status", None)
+            old: Json = {}
+        else:
+            old = self.find(plural, namespace, name)
+            self._check_version(f'{resource(plural)} "{name}"', sent["metadata"], old["metadata"])
+            found = admit(sent, old, self.mode)
+            found |= {"status": copy.deepcopy(old.get("status", {}))}  # which has an address of its own
+            found["metadata"] |= {key: old["metadata"][key] for key in ("uid", "generation", "resourceVersion")}
+            found["metadata"]["generation"] += found["spec"] != old["spec"]
+        if not dry_run and found != old:
+            self.put(plural, found)
+            self.changed(found)
+        return found
+
+    def _check_version(self, what: str, sent: Json, old: Json) -> None:
+        if not sent.get("resourceVersion"):
+            raise Refusal(422, "Invalid", f"{what} is invalid: metadata.resourceVersion: must be specified")
+        if sent["resourceVersion"] == old["resourceVersion"] and sent.get("uid", old["uid"]) == old["uid"]:
+            if not self.conflicts:
+                return
+            self.conflicts -= 1
+        raise Refusal(409, "Conflict", f"Operation cannot be fulfilled on {what}: the object has been modified")
+
+
+def resource(plural: str) -> str:
+    """Returns how messages name a kind of objects."""
+    return f"{plural}.{KINDS[plural][1]}".rstrip(".")

@@ -5,14 +5,11 @@
         cluster.write_kubeconfig(path)
         KServeClient(config_file=path).create(...)
 
-Time passes only when an InferenceService is read by name: one tick each.
+Time passes only when an InferenceService is read by name: one tick each. It behaves as a real one was seen to, or as
+the sources say; what no test needs it does not know.
 
-    emulator.py     the cluster as tests see it; behaviour.py: what they may set
-    api.py          what a request asks for, and who may; kinds.py: of what
-    store.py        what is stored, and how it is read and written; selection.py: by what it is chosen
-    admission.py    what is refused, what is added: the schemas, the webhooks
-    controller.py   KServe's controller; status.py: what it tells; conditions.py: how Ready follows other conditions
-    children.py     Knative Services with revisions and traffic, Deployments with rolling updates; pods.py: their pods
+    api.py          requests, rights, what is stored, and what tests may set; admission.py: what is refused and added
+    kserve.py       what is made of an InferenceService: revisions or ReplicaSets with their pods, routes, its status
     gateway.py      predictions, by host name, to the real servers; httpd.py: servers on free ports
 """
 
@@ -25,99 +22,82 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.fakes.kubernetes.admission import default
-from tests.fakes.kubernetes.api import TOKEN, Api
-from tests.fakes.kubernetes.behaviour import Behaviour, Fate
-from tests.fakes.kubernetes.controller import Controller, now
+from tests.fakes.kubernetes.api import KINDS, TOKEN, Api
 from tests.fakes.kubernetes.gateway import Gateway
 from tests.fakes.kubernetes.httpd import Answer, serving
-from tests.fakes.kubernetes.kinds import KINDS, OF_CLUSTER, api_version
-from tests.fakes.kubernetes.pods import uid
-from tests.fakes.kubernetes.store import Store
+from tests.fakes.kubernetes.kserve import Fate
 
 __all__ = ["Cluster", "Fate", "emulated_cluster"]
 
 Json = dict[str, Any]
 Mode = Literal["Knative", "Standard"]
-RUNTIMES = {"kserve-torchserve": "pytorch", "kserve-huggingfaceserver": "huggingface"}
 
 
-class Cluster(Behaviour):
-    """A cluster: what tests set beforehand (see `Behaviour`), and what they may ask afterwards.
-
-    Args:
-        mode: The default deployment mode.
-        namespace: The one namespace there is, in which the account that asks is at home.
+class Cluster(Api):
+    """A cluster: what tests set beforehand (see `Api`), and what they may ask afterwards.
 
     Attributes:
         url: Address of the API server.
         gateway_url: Address of the ingress, which goes by the Host header.
-        namespaces: The names of all namespaces, for tests to change.
-        sent: Method, whether it was a dry run, and the object of each POST and PUT, refused ones too.
         answered: Host, release and status of each request that the ingress had a route for.
     """
 
     def __init__(self, mode: Mode, namespace: str) -> None:
-        super().__init__()
+        super().__init__(mode, namespace, user=f"system:serviceaccount:{namespace}:default-editor")
         self.url = self.gateway_url = ""
-        self.namespace, self._mode = namespace, mode
         self.answered: list[tuple[str, str, int]] = []
         self._lock = threading.RLock()
-        self._controller = Controller(mode, self, self._find_runtime)
-        self._store = Store(mode, namespace, self, self._controller)
-        self._api = Api(namespace, self, self._store)
-        self._gateway = Gateway(self._lock, self._controller, self.answered)
-        self.namespaces, self.sent = self._store.namespaces, self._api.sent
-        self.add({"kind": "ServiceAccount", "metadata": {"name": "default"}})
-        self.add({"kind": "ServiceAccount", "metadata": {"name": "default-editor"}})
-        for name, model_format in RUNTIMES.items():
-            spec = {
-                "supportedModelFormats": [{"name": model_format, "version": "1", "autoSelect": True}],
-                "protocolVersions": ["v1", "v2"],
-                "containers": [{"name": "kserve-container", "image": "example.com/predictor:1"}],
-            }
-            self.add({"kind": "ClusterServingRuntime", "metadata": {"name": name}, "spec": spec})
+        self.gateway = Gateway(self._lock, lambda: self.worlds.values(), self.answered)
+        for kind, name in (
+            ("ServiceAccount", "default"),
+            ("ServiceAccount", "default-editor"),
+            ("ClusterServingRuntime", "kserve-torchserve"),
+            ("ClusterServingRuntime", "kserve-huggingfaceserver"),
+        ):
+            self.add({"kind": kind, "metadata": {"name": name}})
 
-    def add(self, found: Json) -> Json:
+    def add(self, found: Json) -> None:
         """Puts an object into the cluster unchecked, as someone else has long done.
 
         Args:
             found: With `kind` and `metadata.name` at least; the namespace defaults to the cluster's own.
-
-        Returns:
-            The object as it is stored.
         """
         plural = next(plural for plural, known in KINDS.items() if known[0] == found["kind"])
-        whole = {"apiVersion": api_version(plural), **copy.deepcopy(found)}
-        metadata = whole["metadata"]
-        if plural not in OF_CLUSTER:
-            metadata.setdefault("namespace", self.namespace)
-        metadata |= {"uid": uid(f"{plural} {metadata}"), "creationTimestamp": now(), "generation": 1}
-        if plural == "inferenceservices":
-            whole = default(whole, self._mode)
+        _, group, version = KINDS[plural]
+        whole = {"apiVersion": f"{group}/{version}".lstrip("/"), **copy.deepcopy(found)}
+        if not plural.startswith("cluster"):
+            whole["metadata"].setdefault("namespace", self.namespace)
         with self._lock:
-            self._store.put(plural, whole)
             if plural == "inferenceservices":
-                self._controller.changed(whole)
-            return copy.deepcopy(whole)
+                whole = default(whole, self.mode)
+                whole["metadata"] |= {"uid": "of someone else", "generation": 1}
+                self.changed(whole)
+            self.put(plural, whole)
 
     def remove(self, plural: str, name: str) -> None:
         """Takes an object out of the cluster, in the cluster's own namespace or in none."""
         with self._lock:
-            found = self._store.objects.pop((plural, "" if plural in OF_CLUSTER else self.namespace, name))
-            if plural == "inferenceservices":
-                self._controller.deleted(found)
+            found = self.objects.pop((plural, "" if plural.startswith("cluster") else self.namespace, name))
+            self.worlds.pop(found["metadata"].get("uid", ""), None)
+
+    def has(self, name: str) -> bool:
+        """Tells whether there is an InferenceService."""
+        return ("inferenceservices", self.namespace, name) in self.objects
 
     def service(self, name: str) -> Json:
         """Returns an InferenceService as it is stored; no time passes."""
-        return self.tick(name, 0)
+        return self.after(name, 0)
 
-    def tick(self, name: str, times: int = 1) -> Json:
+    def after(self, name: str, ticks: int) -> Json:
         """Lets time pass for an InferenceService, and returns it."""
         with self._lock:
-            service = self._store.find("inferenceservices", self.namespace, name)
-            for _ in range(times):
-                self._store.tick(service)
-            return copy.deepcopy(service)
+            for _ in range(ticks):
+                self.tick(self.find("inferenceservices", self.namespace, name))
+            return copy.deepcopy(self.find("inferenceservices", self.namespace, name))
+
+    def deny(self, verb: str, plural: str) -> None:
+        """Takes a permission away from the account that asks, as in `deny("create", "inferenceservices")`."""
+        self.denied.add((verb, plural))
 
     def write_kubeconfig(self, path: Path | str, namespace: str | None = None) -> None:
         """Writes what the real clients read to find this cluster.
@@ -137,20 +117,13 @@ class Cluster(Behaviour):
         }
         Path(path).write_text(json.dumps(config))
 
-    def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
+    def answer_http(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
+        """Answers a request to the API server."""
         token = {name.lower(): value for name, value in headers.items()}.get("authorization", "")
         with self._lock:
-            status, told = self._api.answer(method, target, token, body)
-            content = told if isinstance(told, str) else json.dumps(told)
-        kind = "text/plain; charset=utf-8" if isinstance(told, str) else "application/json"
-        return status, {"Content-Type": kind}, content.encode()
-
-    def _find_runtime(self, namespace: str, name: str) -> tuple[bool, Json] | None:
-        for plural, where in (("servingruntimes", namespace), ("clusterservingruntimes", "")):
-            found = self._store.objects.get((plural, where, name))
-            if found:
-                return not where, found["spec"]
-        return None
+            status, said = self.answer(method, target, token, body)
+            content = said if isinstance(said, str) else json.dumps(said)
+        return status, {"Content-Type": "text/plain" if isinstance(said, str) else "application/json"}, content.encode()
 
 
 @contextlib.contextmanager
@@ -160,10 +133,7 @@ def emulated_cluster(mode: Mode = "Knative", namespace: str = "team") -> Iterato
     Args:
         mode: The cluster's default deployment mode.
         namespace: Its one namespace.
-
-    Yields:
-        The cluster.
     """
     cluster = Cluster(mode, namespace)
-    with serving(cluster._answer) as cluster.url, serving(cluster._gateway.answer) as cluster.gateway_url:
+    with serving(cluster.answer_http) as cluster.url, serving(cluster.gateway.answer) as cluster.gateway_url:
         yield cluster

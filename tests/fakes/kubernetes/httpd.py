@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]
-Answering = Callable[[str, str, dict[str, str], bytes], Answer]
 
 
 class Server(ThreadingHTTPServer):
@@ -22,25 +21,23 @@ class Server(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
 
     def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
-        """Serves a connection in a thread of its own."""
         self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
-        """Ends a connection."""
         self._open.discard(request)
         super().shutdown_request(request)
 
-    def end(self) -> None:
+    def server_close(self) -> None:
         """Ends every connection, and waits for the threads that served them."""
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
+        super().server_close()
 
 
 @contextlib.contextmanager
-def serving(answering: Answering) -> Iterator[str]:
+def serving(answering: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[str]:
     """Serves on a free port of this machine.
 
     Args:
@@ -59,13 +56,12 @@ def serving(answering: Answering) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, content = answering(self.command, self.path, dict(self.headers), body)
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, format: str, *values: object) -> None:
             """Keeps quiet."""
@@ -78,4 +74,4 @@ def serving(answering: Answering) -> Iterator[str]:
     finally:
         server.shutdown()
         thread.join()
-        server.end()
+        server.server_close()

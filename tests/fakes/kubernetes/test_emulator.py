@@ -1,328 +1,287 @@
-"""The emulated API server can tell wrong from right, as the real clients of kserve and kubernetes see it."""
+"""The emulated cluster, as the real clients of kserve and kubernetes see it, does what a real one was seen to do."""
 
-import copy
 import json
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from kubernetes import client as kubernetes
 from kubernetes.client.exceptions import ApiException
 
 from tests.fakes.kubernetes.admission import needs_schemas
-from tests.fakes.kubernetes.conftest import client_of, inference_service
-from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+from tests.fakes.kubernetes.emulator import Cluster, Fate, emulated_cluster
+from tests.fakes.kubernetes.httpd import Answer, serving
 
 Json = dict[str, Any]
-GROUP = "serving.kserve.io"
-PLACE = (GROUP, "v1beta1", "team", "inferenceservices")
+FIRST, SECOND, THIRD = (f"reviews-predictor-0000{number}" for number in (1, 2, 3))
+PLACE = ("serving.kserve.io", "v1beta1", "team", "inferenceservices")
+HOSTS = {"Knative": "reviews.team.example.com", "Standard": "reviews-team.example.com"}
 
 
-def create(client: Any, service: Json, **options: Any) -> Json:
-    return dict(client.api_instance.create_namespaced_custom_object(*PLACE, service, **options))
+@pytest.fixture(params=["Knative", "Standard"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster in each mode, whose pods are servers that say which release they are."""
+    with emulated_cluster(request.param) as one, serving(answer_a) as a, serving(answer_b) as b:
+        one.fates |= {"a": Fate(backend=a), "b": Fate(backend=b)}
+        yield one
 
 
-def replace(client: Any, service: Json, **options: Any) -> Json:
-    return dict(client.api_instance.replace_namespaced_custom_object(*PLACE, "reviews", service, **options))
+@pytest.fixture
+def client(cluster: Cluster, tmp_path: Path) -> Any:
+    """The real `KServeClient`."""
+    from kserve import KServeClient
+
+    cluster.write_kubeconfig(tmp_path / "kubeconfig", cluster.namespace)
+    return KServeClient(config_file=str(tmp_path / "kubeconfig"))
 
 
-def refused(function: Any, *values: Any, **named: Any) -> tuple[int, str, str]:
-    """Returns status, reason and message with which a call is refused, by the SDK or by the client under it."""
+def answer_a(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    return 200, {"X-Server": "a"}, body
+
+
+def answer_b(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    return 200, {"X-Server": "b"}, body
+
+
+def service(release: str = "a", annotations: Json | None = None, **predictor: Any) -> Json:
+    """Returns an InferenceService named reviews of a release; what else is given goes into its predictor."""
+    model = {"modelFormat": {"name": "pytorch"}, "runtime": "kserve-torchserve", "storageUri": "pvc://data/reviews"}
+    metadata = {"name": "reviews", "namespace": "team", "labels": {"nlp-pipeline/release": release}}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata | {"annotations": annotations or {}},
+        "spec": {"predictor": {"model": model, **predictor}},
+    }
+
+
+def create(client: Any, body: Json, **options: Any) -> Json:
+    return dict(client.api_instance.create_namespaced_custom_object(*PLACE, body, **options))
+
+
+def replace(client: Any, body: Json, **options: Any) -> Json:
+    return dict(client.api_instance.replace_namespaced_custom_object(*PLACE, "reviews", body, **options))
+
+
+def put(cluster: Cluster, client: Any, body: Json, ticks: int = 5) -> Json:
+    """Creates or replaces the InferenceService, lets time pass, and returns it."""
+    if cluster.has("reviews"):
+        body["metadata"]["resourceVersion"] = cluster.service("reviews")["metadata"]["resourceVersion"]
+        replace(client, body)
+    else:
+        create(client, body)
+    return cluster.after("reviews", ticks)
+
+
+def refused(function: Any, *values: Any, **named: Any) -> tuple[int, str]:
+    """Returns status and message with which a call is refused, by the SDK or by the client under it."""
     with pytest.raises((ApiException, RuntimeError)) as caught:
         function(*values, **named)
     error: Any = caught.value if isinstance(caught.value, ApiException) else caught.value.__context__
-    told = json.loads(error.body)
-    assert (told["kind"], told["status"], told["code"]) == ("Status", "Failure", error.status)
-    return error.status, told["reason"], told["message"]
+    return error.status, json.loads(error.body)["message"]
 
 
-def test_stores_what_the_sdk_sends(client: Any, cluster: Cluster) -> None:
+def ready(found: Json) -> str:
+    return str(next(one["status"] for one in found["status"]["conditions"] if one["type"] == "Ready"))
+
+
+def pods() -> list[tuple[str, str]]:
+    """Returns the release and the state of each pod."""
+    found = []
+    for pod in kubernetes.CoreV1Api().list_namespaced_pod("team").items:
+        waiting = pod.status.container_statuses[0].state.waiting
+        state = waiting.reason if waiting else "ready" if pod.status.conditions[0].status == "True" else "running"
+        found.append((pod.metadata.labels["nlp-pipeline/release"], state))
+    return found
+
+
+def asked(cluster: Cluster, host: str, times: int = 10) -> Counter[str]:
+    """Returns who answers, or with which status someone refuses."""
+    answers = [httpx.post(f"{cluster.gateway_url}/x", headers={"Host": host}) for _ in range(times)]
+    return Counter(one.headers.get("x-server", str(one.status_code)) for one in answers)
+
+
+def traffic(found: Json) -> list[tuple[str, int]]:
+    return [(one["revisionName"], one["percent"]) for one in found["status"]["components"]["predictor"]["traffic"]]
+
+
+# The API server
+
+
+def test_what_the_sdk_sends_is_stored(client: Any, cluster: Cluster) -> None:
     import kserve
 
-    model = kserve.V1beta1ModelSpec(
-        model_format=kserve.V1beta1ModelFormat(name="pytorch"), runtime="kserve-torchserve", storage_uri="pvc://a/b"
-    )
-    service = kserve.V1beta1InferenceService(
-        api_version=f"{GROUP}/v1beta1",
+    model = kserve.V1beta1ModelSpec(model_format=kserve.V1beta1ModelFormat(name="pytorch"), storage_uri="pvc://a/b")
+    body = kserve.V1beta1InferenceService(
+        api_version="serving.kserve.io/v1beta1",
         kind="InferenceService",
         metadata=kubernetes.V1ObjectMeta(name="reviews", namespace="team"),
         spec=kserve.V1beta1InferenceServiceSpec(predictor=kserve.V1beta1PredictorSpec(min_replicas=1, model=model)),
     )
-    created = client.create(service)
-    assert created["metadata"]["generation"] == 1
-    assert "status" not in client.get("reviews", "team")
-    service.spec.predictor.min_replicas = 2
-    replaced = client.replace("reviews", service)
-    assert replaced["metadata"]["generation"] == 2
-    assert replaced["metadata"]["uid"] == created["metadata"]["uid"]
-    assert [one[:2] for one in cluster.sent] == [("POST", False), ("PUT", False)]
+    created = client.create(body)
+    assert created["metadata"]["generation"] == 1 and created["spec"]["predictor"]["model"]["resources"] == {}
+    mode = created["metadata"]["annotations"].get("serving.kserve.io/deploymentMode", "Knative")
+    assert (mode, "status" in client.get("reviews", "team")) == (cluster.mode, False)
+    body.spec.predictor.min_replicas = 2
+    assert client.replace("reviews", body)["metadata"]["generation"] == 2
     client.delete("reviews", "team")
-    assert refused(client.get, "reviews", "team") == (
-        404,
-        "NotFound",
-        'inferenceservices.serving.kserve.io "reviews" not found',
-    )
-    assert refused(client.delete, "reviews", "team")[0] == 404
+    assert refused(client.get, "reviews", "team") == (404, 'inferenceservices.serving.kserve.io "reviews" not found')
 
 
-def test_refuses_what_there_is_already(client: Any) -> None:
-    create(client, inference_service())
-    expected = 'inferenceservices.serving.kserve.io "reviews" already exists'
-    assert refused(create, client, inference_service()) == (409, "AlreadyExists", expected)
-
-
-def test_replaces_fully_and_keeps_what_is_the_servers(client: Any, cluster: Cluster) -> None:
-    create(client, inference_service(minReplicas=2))
-    cluster.tick("reviews", 5)
-    old = client.get("reviews", "team")
-    new = inference_service("b")
-    new["metadata"] |= {"resourceVersion": old["metadata"]["resourceVersion"], "generation": 77}
-    new["status"] = {"url": "http://elsewhere"}
+def test_a_replacement_is_whole_and_of_what_was_read(client: Any, cluster: Cluster) -> None:
+    old = put(cluster, client, service(minReplicas=2))
+    assert refused(create, client, service())[0] == 409
+    assert refused(replace, client, service())[0] == 422
+    new = service("b")
+    new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
     replaced = replace(client, new)
-    assert "minReplicas" not in replaced["spec"]["predictor"]
-    assert replaced["status"] == old["status"]
-    assert replaced["metadata"]["generation"] == 2
-    assert replaced["metadata"]["creationTimestamp"] == old["metadata"]["creationTimestamp"]
+    assert "minReplicas" not in replaced["spec"]["predictor"] and replaced["status"] == old["status"]
+    # The controller's writing of the status is a change, too.
+    cluster.after("reviews", 3)
+    assert refused(replace, client, replaced)[0] == 409
+    cluster.conflicts = 1
+    for status in (409, 0):
+        current = cluster.service("reviews")
+        assert status == 0 or refused(replace, client, current)[0] == status
+    assert replace(client, cluster.service("reviews"))["metadata"]["generation"] == 2
 
 
-def test_generation_follows_the_spec_alone(client: Any, cluster: Cluster) -> None:
-    service = create(client, inference_service())
-    same = replace(client, service)
-    assert same["metadata"] == service["metadata"]
-    service["metadata"]["labels"]["nlp-pipeline/release"] = "b"
-    relabelled = replace(client, service)
-    assert relabelled["metadata"]["generation"] == 1
-    assert relabelled["metadata"]["resourceVersion"] != service["metadata"]["resourceVersion"]
+def test_dry_runs_store_nothing(client: Any, cluster: Cluster) -> None:
+    assert create(client, service(), dry_run="All")["spec"]["predictor"]["model"]["name"] == ""
+    assert not cluster.has("reviews")
+    stored = create(client, service())
+    stored["spec"]["predictor"]["minReplicas"] = 5
+    assert replace(client, stored, dry_run="All")["metadata"]["generation"] == 2
+    assert cluster.service("reviews")["metadata"]["generation"] == 1
+    assert [one[:2] for one in cluster.sent] == [("POST", True), ("POST", False), ("PUT", True)]
 
 
-def test_refuses_to_replace_what_has_changed_since(client: Any, cluster: Cluster) -> None:
-    read = create(client, inference_service())
-    cluster.tick("reviews", 2)
-    expected = (
-        'Operation cannot be fulfilled on inferenceservices.serving.kserve.io "reviews": the object has been modified; '
-        "please apply your changes to the latest version and try again"
-    )
-    # The controller's writing of the status was a change, too.
-    assert refused(replace, client, read) == (409, "Conflict", expected)
-    assert refused(replace, client, inference_service())[:2] == (422, "Invalid")
-    cluster.tick("reviews", 4)
-    cluster.conflicts = 2
-    for _ in range(2):
-        assert refused(replace, client, client.get("reviews", "team"))[:2] == (409, "Conflict")
-    replace(client, client.get("reviews", "team"))
-    recreated = client.get("reviews", "team")
-    client.delete("reviews", "team")
-    assert refused(replace, client, recreated)[:2] == (404, "NotFound")
-    create(client, inference_service())
-    recreated["metadata"]["resourceVersion"] = cluster.service("reviews")["metadata"]["resourceVersion"]
-    status, reason, message = refused(replace, client, recreated)
-    assert (status, reason) == (409, "Conflict") and "UID in precondition" in message
-
-
-def test_dry_runs_answer_and_store_nothing(client: Any, cluster: Cluster) -> None:
-    answer = create(client, inference_service(), dry_run="All")
-    assert answer["spec"]["predictor"]["model"]["name"] == ""
-    assert refused(client.get, "reviews", "team")[0] == 404
-    assert refused(create, client, inference_service(minReplicas=3, maxReplicas=2), dry_run="All")[0] == 403
-    stored = create(client, inference_service())
-    assert refused(create, client, inference_service(), dry_run="All")[:2] == (409, "AlreadyExists")
-    changed = copy.deepcopy(stored)
-    changed["spec"]["predictor"]["minReplicas"] = 5
-    assert replace(client, changed, dry_run="All")["metadata"]["generation"] == 2
-    assert cluster.service("reviews") == stored
-    assert [one[:2] for one in cluster.sent] == [
-        ("POST", True), ("POST", True), ("POST", False), ("POST", True), ("PUT", True),
-    ]  # fmt: skip
-
-
-@needs_schemas
-@pytest.mark.parametrize(
-    ("predictor", "status", "message"),
-    [
-        ({"minReplica": 1}, 400, 'strict decoding error: unknown field "spec.predictor.minReplica"'),
-        ({"model": {"modelFormat": {"nam": "pytorch"}}}, 400, 'unknown field "spec.predictor.model.modelFormat.nam"'),
-        ({"minReplicas": "1"}, 422, 'spec.predictor.minReplicas: Invalid value: "1": '),
-        ({"volumes": [{"name": "a", "emptyDirr": {}}]}, 400, 'unknown field "spec.predictor.volumes.0.emptyDirr"'),
-    ],
-)
-def test_schema_refuses(client: Any, predictor: Json, status: int, message: str) -> None:
-    code, _, text = refused(create, client, inference_service(**predictor))
-    assert code == status and message in text
-
-
-@pytest.mark.parametrize(
-    ("predictor", "message"),
-    [
-        ({"sklearn": {"storageUri": "a"}, "model": None}, ""),
-        ({"containers": [{"name": "kserve-container", "image": "a"}]}, "exactly one of"),
-        ({"model": None}, "exactly one of"),
-        ({"model": {"storageUri": "pvc://a"}}, "modelFormat"),
-        ({"model": {"modelFormat": {"name": "pytorch"}, "name": "mine"}}, "'name' field is not allowed"),
-        ({"canaryTrafficPercent": 101}, "canaryTrafficPercent"),
-        ({"canaryTrafficPercent": -1}, "canaryTrafficPercent"),
-        ({"canaryTrafficPercent": 100}, ""),
-        ({"minReplicas": 2, "maxReplicas": 1}, "'MinReplicas' cannot be greater than MaxReplicas"),
-        ({"minReplicas": 2, "maxReplicas": 0}, ""),
-        ({"minReplicas": -1}, "'MinReplicas' cannot be less than 0"),
-    ],
-)
-def test_webhook_refuses(client: Any, predictor: Json, message: str) -> None:
-    service = inference_service()
-    spec = service["spec"]["predictor"] = {**service["spec"]["predictor"], **predictor}
-    service["spec"]["predictor"] = {key: value for key, value in spec.items() if value is not None}
-    if not message:
-        assert create(client, service)["spec"]["predictor"]["model"]["modelFormat"]
-        return
-    status, reason, text = refused(create, client, service)
-    assert (status, reason) == (403, "Forbidden")
-    assert text.startswith('admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: ')
-    assert message in text
-
-
-@pytest.mark.parametrize(
-    ("metadata", "status", "message"),
-    [
-        ({"name": "1st"}, 403, "must start with alphabetical character"),
-        ({"name": "Reviews"}, 422, "RFC 1123"),
-        ({"labels": {"nlp-pipeline/release": "f" * 64}}, 422, "must be no more than 63 characters"),
-        ({"labels": {"a": "b c"}}, 422, "a valid label must be"),
-        ({"annotations": {"a": 1}}, 400, "annotations of type string"),
-        ({"annotations": {"a b": "c"}}, 422, "name part"),
-        ({"annotations": {"a": "b" * 2**18}}, 422, "Too long"),
-        ({"label": {}}, 400, 'unknown field "metadata.label"'),
-        ({"namespace": "other"}, 400, "the namespace of the provided object"),
-    ],
-)
-def test_metadata_is_checked(client: Any, metadata: Json, status: int, message: str) -> None:
-    service = inference_service()
-    service["metadata"] |= metadata
-    code, _, text = refused(create, client, service)
-    assert code == status and message in text
-
-
-def test_defaults_by_the_clusters_mode(client: Any, standard: Cluster, tmp_path: Path) -> None:
-    mode = f"{GROUP}/deploymentMode"
-    created = create(client, inference_service())
-    assert mode not in created["metadata"]["annotations"]
-    assert created["metadata"]["annotations"]["modelFormat"] == "pytorch"
-    assert created["spec"]["predictor"]["model"]["resources"] == {}
-    of_standard = client_of(standard, tmp_path)
-    assert create(of_standard, inference_service())["metadata"]["annotations"][mode] == "Standard"
-
-
-def test_deployment_mode_stays(client: Any, cluster: Cluster) -> None:
-    create(client, inference_service(annotations={f"{GROUP}/deploymentMode": "RawDeployment"}))
-    stored = cluster.tick("reviews", 2)
-    assert stored["status"]["deploymentMode"] == "Standard"
-    stored["metadata"]["annotations"][f"{GROUP}/deploymentMode"] = "Knative"
-    status, _, message = refused(replace, client, stored)
-    assert status == 403 and "deploymentMode cannot be changed from 'Standard' to 'Knative'" in message
-
-
-def test_lists_what_selectors_choose(client: Any, cluster: Cluster) -> None:
-    create(client, inference_service())
-    cluster.add({"kind": "InferenceService", "metadata": {"name": "others"}, "spec": inference_service()["spec"]})
-    for selector, names in (
-        ("", ["reviews", "others"]),
-        ("nlp-pipeline/release", ["reviews"]),
-        ("nlp-pipeline/release=a", ["reviews"]),
-        ("nlp-pipeline/release!=a,!nlp-pipeline/release", ["others"]),
-        ("nlp-pipeline/release==b", []),
+def test_what_is_not_taken(client: Any) -> None:
+    longest = {"name": "x", "annotations": {"a": "b" * 2**18}}
+    for change, status, message in (
+        ({"spec": {"predictor": {}}}, 403, "exactly one of"),
+        ({"metadata": {"name": "1st"}}, 403, "must start with alphabetical character"),
+        ({"metadata": {"name": "x", "labels": {"a": "f" * 64}}}, 422, "must be no more than 63 characters"),
+        ({"metadata": longest}, 422, "Too long"),
     ):
-        found = client.api_instance.list_namespaced_custom_object(*PLACE, label_selector=selector)
-        assert [one["metadata"]["name"] for one in found["items"]] == names
-    assert refused(client.api_instance.list_namespaced_custom_object, *PLACE, label_selector="a in (b)")[0] == 400
-
-
-def test_knows_what_else_is_in_the_cluster(client: Any, cluster: Cluster) -> None:
-    cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}})
-    cluster.add({"kind": "Secret", "metadata": {"name": "s3", "annotations": {"a": "b"}}})
-    core, api = client.core_api, client.api_instance
-    assert core.read_namespaced_persistent_volume_claim("data", "team").metadata.name == "data"
-    assert core.read_namespaced_secret("s3", "team").metadata.annotations == {"a": "b"}
-    assert core.read_namespaced_service_account("default", "team").metadata.namespace == "team"
-    assert core.read_namespace("team").metadata.name == "team"
-    assert refused(core.read_namespace, "other")[:2] == (404, "NotFound")
-    assert refused(core.read_namespaced_secret, "s4", "team") == (404, "NotFound", 'secrets "s4" not found')
-    runtimes = api.list_cluster_custom_object(GROUP, "v1alpha1", "clusterservingruntimes")["items"]
-    assert [one["metadata"]["name"] for one in runtimes] == ["kserve-torchserve", "kserve-huggingfaceserver"]
-    known = api.get_api_resources(GROUP, "v1beta1").resources
-    assert [one.name for one in known] == ["inferenceservices"]
+        code, text = refused(create, client, service() | change)
+        assert code == status and message in text
 
 
 @needs_schemas
-def test_takes_servingruntimes_that_fit_the_schema(client: Any) -> None:
-    container = {"name": "kserve-container", "image": "pytorch/torchserve-kfs:0.9.0"}
-    runtime: Json = {
-        "apiVersion": f"{GROUP}/v1alpha1",
-        "kind": "ServingRuntime",
-        "metadata": {"name": "own"},
-        "spec": {"supportedModelFormats": [{"name": "pytorch", "version": "1"}], "containers": [container]},
-    }
-    place = (GROUP, "v1alpha1", "team", "servingruntimes")
-    wrong = {**runtime, "spec": {"supportedModelFormats": []}}
-    assert refused(client.api_instance.create_namespaced_custom_object, *place, wrong)[:2] == (422, "Invalid")
-    client.api_instance.create_namespaced_custom_object(*place, runtime)
-    assert client.api_instance.get_namespaced_custom_object(*place, "own")["metadata"]["namespace"] == "team"
+def test_the_schemas_are_held(client: Any) -> None:
+    assert refused(create, client, service(minReplica=1))[0] == 400
+    assert refused(create, client, service(minReplicas="1"))[0] == 422
 
 
-def test_denies(client: Any, cluster: Cluster) -> None:
-    reviews = kubernetes.AuthorizationV1Api()
+def test_the_deployment_mode_stays(client: Any, cluster: Cluster) -> None:
+    found = put(cluster, client, service())
+    other = "Standard" if cluster.mode == "Knative" else "Knative"
+    found["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = other
+    code, text = refused(replace, client, found)
+    assert code == 403 and f"deploymentMode cannot be changed from '{cluster.mode}' to '{other}'" in text
 
-    def allowed(verb: str, group: str, resource: str) -> bool:
-        attributes = kubernetes.V1ResourceAttributes(namespace="team", verb=verb, group=group, resource=resource)
+
+def test_rights(client: Any, cluster: Cluster) -> None:
+    def allowed(resource: str) -> bool:
+        attributes = kubernetes.V1ResourceAttributes(verb="create", group="serving.kserve.io", resource=resource)
         spec = kubernetes.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
         review = kubernetes.V1SelfSubjectAccessReview(spec=spec)
-        return bool(reviews.create_self_subject_access_review(review).status.allowed)
+        return bool(kubernetes.AuthorizationV1Api().create_self_subject_access_review(review).status.allowed)
 
+    assert allowed("inferenceservices") and not allowed("pods")
     cluster.deny("create", "inferenceservices")
-    assert not allowed("create", GROUP, "inferenceservices")
-    assert allowed("get", GROUP, "inferenceservices")
-    assert not allowed("get", "", "inferenceservices")
-    assert refused(create, client, inference_service()) == (
-        403,
-        "Forbidden",
-        'inferenceservices.serving.kserve.io is forbidden: User "system:serviceaccount:team:default-editor" cannot '
-        'create resource "inferenceservices" in API group "serving.kserve.io" in the namespace "team"',
-    )
-    who = kubernetes.AuthenticationV1Api()
-    user = who.create_self_subject_review(kubernetes.V1SelfSubjectReview()).status.user_info
-    assert user.username == "system:serviceaccount:team:default-editor"
+    assert not allowed("inferenceservices")
+    who = 'User "system:serviceaccount:team:default-editor" cannot create resource "inferenceservices"'
+    code, text = refused(create, client, service())
+    assert code == 403 and who in text
     cluster.reviews_forbidden = True
-    assert refused(allowed, "get", GROUP, "inferenceservices")[:2] == (403, "Forbidden")
-    assert refused(who.create_self_subject_review, kubernetes.V1SelfSubjectReview())[:2] == (403, "Forbidden")
-
-
-def test_knows_no_kserve(client: Any, cluster: Cluster) -> None:
-    cluster.without_kserve()
-    for call in (
-        lambda: create(client, inference_service()),
-        lambda: client.api_instance.get_api_resources(GROUP, "v1beta1"),
-    ):
-        with pytest.raises(ApiException) as caught:
-            call()
-        assert (caught.value.status, caught.value.body) == (404, "404 page not found\n")
-    assert client.core_api.list_namespaced_pod("team").items == []
-
-
-def test_fails_as_often_as_wanted(client: Any, cluster: Cluster) -> None:
+    assert refused(allowed, "inferenceservices")[0] == 403
+    stranger = kubernetes.CustomObjectsApi(kubernetes.ApiClient(kubernetes.Configuration(host=cluster.url)))
+    assert refused(stranger.get_namespaced_custom_object, *PLACE, "reviews") == (401, "Unauthorized")
     cluster.failures = 1
-    assert refused(create, client, inference_service())[:2] == (503, "ServiceUnavailable")
-    cluster.failures, cluster.failure_status = 1, 500
-    assert refused(create, client, inference_service())[:2] == (500, "InternalError")
-    create(client, inference_service())
+    assert refused(create, client, service())[0] == 503
 
 
-def test_asks_for_its_token(client: Any, cluster: Cluster) -> None:
-    api = kubernetes.CustomObjectsApi(kubernetes.ApiClient(kubernetes.Configuration(host=cluster.url)))
-    assert refused(api.get_namespaced_custom_object, *PLACE, "reviews") == (401, "Unauthorized", "Unauthorized")
-
-
-def test_ends_with_its_context_even_when_that_fails(tmp_path: Path) -> None:
+def test_it_ends_with_its_context_even_when_that_fails() -> None:
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError), emulated_cluster() as cluster:
-        client = client_of(cluster, tmp_path)
-        create(client, inference_service())
+        httpx.get(cluster.url)
         raise ZeroDivisionError
     assert threading.active_count() == before
+
+
+# KServe
+
+
+def test_an_update_in_either_mode(client: Any, cluster: Cluster) -> None:
+    host = HOSTS[cluster.mode]
+    assert "status" not in put(cluster, client, service(), 1)
+    assert ready(cluster.after("reviews", 1)) == ("Unknown" if cluster.mode == "Knative" else "False")
+    assert asked(cluster, host) == {"404": 10}
+    first = cluster.after("reviews", 3)
+    assert ready(first) == "True" and first["status"]["url"] == f"http://{host}"
+    cluster.lag = 3
+    assert put(cluster, client, service("b"), 3)["status"] == first["status"]
+    starting = cluster.after("reviews", 1)
+    # Standard calls it ready as long as the former pods are; neither mode counts generations as the object does.
+    assert ready(starting) == ("Unknown" if cluster.mode == "Knative" else "True")
+    assert starting["status"]["observedGeneration"] != starting["metadata"]["generation"] or cluster.mode == "Knative"
+    assert (pods(), asked(cluster, host)) == ([("a", "ready"), ("b", "running")], {"a": 10})
+    cluster.after("reviews", 2)
+    assert (pods(), asked(cluster, host)) == ([("b", "ready")], {"b": 10})
+
+
+def test_new_pods_that_fail(client: Any, cluster: Cluster) -> None:
+    put(cluster, client, service())
+    cluster.fates["b"] = Fate(failure="ModelLoadFailed", message="no such file")
+    failed = put(cluster, client, service("b"))
+    assert pods() == [("a", "ready"), ("b", "CrashLoopBackOff")] and asked(cluster, HOSTS[cluster.mode]) == {"a": 10}
+    model = failed["status"]["modelStatus"]
+    if cluster.mode == "Standard":  # which hides it
+        assert (ready(failed), model["transitionStatus"]) == ("True", "UpToDate")
+    else:
+        assert (ready(failed), model["transitionStatus"]) == ("False", "BlockedByFailedLoad")
+        assert model["lastFailureInfo"]["message"] == "no such file"
+    events = kubernetes.CoreV1Api().list_namespaced_event("team").items
+    assert [one.reason for one in events] == ["BackOff"] and SECOND in events[0].involved_object.name
+    assert ready(put(cluster, client, service())) == "True" and pods() == [("a", "ready")]
+
+
+def test_first_pods_that_fail_or_are_never_made(client: Any, cluster: Cluster) -> None:
+    cluster.fates |= {"x": Fate(failure="ModelLoadFailed"), "y": Fate(failure="InvalidSpec", message="no volume")}
+    failed = put(cluster, client, service("x"))
+    assert (ready(failed), failed["status"]["modelStatus"]["transitionStatus"]) == ("False", "BlockedByFailedLoad")
+    assert asked(cluster, HOSTS[cluster.mode], 1) == {"404": 1}
+    put(cluster, client, service())
+    before = cluster.service("reviews")["status"]
+    after = put(cluster, client, service("y"))["status"]
+    assert after["modelStatus"]["transitionStatus"] == "InvalidSpec" and after["conditions"] == before["conditions"]
+    assert after["modelStatus"]["lastFailureInfo"]["message"] == "no volume"
+
+
+def test_stopped_and_started_again(client: Any, cluster: Cluster) -> None:
+    put(cluster, client, service())
+    stopped = put(cluster, client, service(annotations={"serving.kserve.io/stop": "true"}))["status"]
+    assert (pods(), "url" in stopped, "components" in stopped) == ([], False, False)
+    assert asked(cluster, HOSTS[cluster.mode], 1) == {"404": 1}
+    assert ready(put(cluster, client, service())) == "True"
+    assert asked(cluster, HOSTS[cluster.mode], 1) == {"a": 1}
+
+
+@pytest.mark.parametrize("cluster", ["Knative"], indirect=True)
+def test_shares_of_the_traffic(client: Any, cluster: Cluster) -> None:
+    put(cluster, client, service())
+    # `latestRevision` is the latest ready one.
+    assert traffic(put(cluster, client, service("b", canaryTrafficPercent=10), 2)) == [(FIRST, 10), (FIRST, 90)]
+    assert traffic(cluster.after("reviews", 3)) == [(SECOND, 10), (FIRST, 90)]
+    assert asked(cluster, HOSTS["Knative"], 30) == {"a": 27, "b": 3}
+    assert asked(cluster, "latest-reviews-predictor.team.example.com") == {"b": 10}
+    assert traffic(put(cluster, client, service("b"))) == [(SECOND, 100)]
+    # The same revision at less than all makes the one before the rolled-out one again.
+    assert traffic(put(cluster, client, service("b", canaryTrafficPercent=0))) == [(SECOND, 0), (FIRST, 100)]
+    assert asked(cluster, HOSTS["Knative"]) == {"a": 10}
