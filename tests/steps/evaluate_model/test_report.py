@@ -127,6 +127,8 @@ def test_hostile_names_and_texts_are_shown_as_text() -> None:
     page = render(EVERY, HOSTILE, HOSTILE[0])
     cells = {cell for row in Page(page).rows for cell in row}
     assert {*HOSTILE[:5], "L" * 600 + "…", f"{HOSTILE[0]} 2"} <= cells
+    # A name that runs from right to left does not turn what stands beside it.
+    assert f'<td dir="auto">{HOSTILE[4].replace("&", "&amp;")}' in page
     assert "L" * 601 not in page and "x" * 601 not in render(TWO, text="x" * 9999)
 
 
