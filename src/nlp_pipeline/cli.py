@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -67,6 +68,10 @@ class Parser(argparse.ArgumentParser):
         self.goes_with: dict[str, tuple[str, ...]] = {}
         self.platform_of: dict[str, str] = {}
 
+    def format_help(self) -> str:
+        """Returns what `--help` prints: flags, examples, exit codes, and the pipeline's parameters."""
+        return super().format_help() + parameter_list()
+
     def error(self, message: str) -> Any:
         """Raises what is wrong with the arguments as a UsageError."""
         if wanted := re.search(
@@ -95,6 +100,22 @@ class Parser(argparse.ArgumentParser):
         self.goes_with[name] = tuple(goes_with)
         if platform:
             self.platform_of[name] = platform
+
+
+def parameter_list() -> str:
+    """Returns the pipeline's parameters with their defaults, as `--help` lists them."""
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
+
+    kubeflow, vertex = pipeline_parameters(), pipeline_parameters("vertex")
+    own = [one for one in vertex.values() if one not in kubeflow.values()]
+    text = ""
+    for title, listed in {
+        "parameters, for --set, with their defaults (docs/parameters.md says what they are)": kubeflow.values(),
+        "parameters with --platform vertex, besides those that both have": own,
+    }.items():
+        words = ", ".join(f"{one.name}={'' if one.default is None else one.default}" for one in listed)
+        text += f"\n{title}:\n{textwrap.indent(textwrap.fill(words, 98, break_on_hyphens=False), '  ')}\n"
+    return text
 
 
 def make_parser() -> Parser:
@@ -152,7 +173,7 @@ def add_commands(parser: Parser) -> None:
 
 def add_run_options(parser: Parser) -> None:
     """Adds the options of local runs, of serving and of compiling."""
-    text = "set a parameter of the pipeline; may be given often (docs/parameters.md lists them)"
+    text = "set a parameter of the pipeline; may be given often (they are listed at the end)"
     group = parser.add_argument_group("the run")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 

@@ -77,5 +77,6 @@ def test_it_can_be_set_and_is_checked(changed: Path) -> None:
 
 
 def test_it_is_documented(changed: Path) -> None:
+    assert "min_macro_f1=0.25" in run(changed, "pipeline_v2.py", "--help").stdout
     row = "| `min_macro_f1` | float | `0.25` | Floor of the macro F1. |"
     assert row in (changed / "docs" / "parameters.md").read_text(encoding="utf-8")
