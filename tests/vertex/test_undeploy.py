@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nlp_pipeline.vertex import connection
 from tests.fakes.vertex.cloud import PLACE, Cloud
 from tests.vertex.conftest import TRAIN, Run
 
@@ -111,6 +112,16 @@ def test_a_failure_says_what_goes_on_costing_and_the_same_again_goes_on(cloud: C
     assert [one.id for one in endpoint.deployed_models] == ["2"]
     cloud.operations.failing.clear()
     assert undeployed(run)["deleted"] and cloud.serving.endpoints == {}
+
+
+def test_an_operation_that_does_not_end_is_not_waited_for_forever(
+    cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(cloud)
+    cloud.operations.reads = 1000
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.01)
+    code, _, err = run(*UNDEPLOY)
+    assert code == 4 and "undeploying 1: not done after 0 minutes; it goes on; still deployed, and costing" in err
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from nlp_pipeline.storage import retrying
 
 TIMEOUT = 60.0
 # For so long a long-running operation is waited for.
-PATIENCE_SECONDS = 1800
+PATIENCE_SECONDS = 1800.0
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 SIGN_IN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
@@ -170,7 +170,8 @@ class Connection:
 
     def list_all(self, doing: str, method: Callable[..., Any], **request: Any) -> list[Any]:
         """Lists all of something; its pages are asked for one by one."""
-        return list(self.call(doing, lambda timeout: list(method(request=request, timeout=timeout))))
+        found: list[Any] = self.call(doing, lambda timeout: list(method(request=request, timeout=timeout)))
+        return found
 
     def finish(self, doing: str, operation: Any) -> None:
         """Waits for a long-running operation.
@@ -182,7 +183,7 @@ class Connection:
         try:
             self.call(doing, lambda timeout: operation.result(timeout=PATIENCE_SECONDS))
         except TimeoutError:
-            raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS // 60} minutes; it goes on") from None
+            raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS / 60:.0f} minutes; it goes on") from None
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
         """Asks an API of which no client library is installed, and returns what it answers in JSON; see `call`.
@@ -237,7 +238,8 @@ def reached(error: BaseException) -> BaseException:
     """Returns what went wrong on the way: asking for a token, which comes first, hides it in an error of its own."""
     from google.auth.exceptions import TransportError
 
-    return error.args[0] if isinstance(error, TransportError) and isinstance(error.args[0], Exception) else error
+    cause = next(iter(error.args), None)
+    return cause if isinstance(error, TransportError) and isinstance(cause, Exception) else error
 
 
 def is_transient(error: BaseException) -> bool:
