@@ -138,13 +138,29 @@ def compile_(arguments: argparse.Namespace) -> None:
                 print(target)
         first, *others = targets.items()
         result = {"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}
-    budgets = {name: compiling.weigh_compiled(target, arguments.image, name) for name, target in targets.items()}
+    result["budget"] = weigh(arguments.image, targets)
+    if arguments.json:
+        print(json.dumps(result))
+
+
+def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
+    """Prints what runs of compiled files take, and returns it as JSON has it.
+
+    Raises:
+        PipelineError: It is more than a stock cluster can store.
+    """
+    from nlp_pipeline.pipeline.compiling import weigh_compiled
+
+    budgets = {name: weigh_compiled(target, image, name) for name, target in targets.items()}
     for name, found in budgets.items():
         for kind, budget in found.items():
-            print(f"{targets[name]}{'' if kind == 'embedded' else ' with --image'}: {budget}", file=sys.stderr)
-    if arguments.json:
-        plain = {name: {kind: asdict(budget) for kind, budget in found.items()} for name, found in budgets.items()}
-        print(json.dumps({**result, "budget": plain}))
+            shown = f"{targets[name]}{'' if kind == 'embedded' else ' with --image'}"
+            print(f"{shown}: {budget}", file=sys.stderr)
+            if excess := budget.excess(embedded=kind == "embedded"):
+                raise PipelineError(
+                    f"{shown} is larger than a stock cluster can store ({excess}): let steps import less"
+                )
+    return {name: {kind: asdict(one) for kind, one in found.items()} for name, found in budgets.items()}
 
 
 # On a platform

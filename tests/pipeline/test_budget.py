@@ -17,6 +17,7 @@ import pytest
 import yaml
 from kfp import dsl
 
+from nlp_pipeline.cli import main
 from nlp_pipeline.pipeline import budget
 from nlp_pipeline.pipeline.budget import (
     COMPRESSED,
@@ -195,12 +196,26 @@ def test_json_is_as_go_writes_it() -> None:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_with_an_image_the_whole_budget_is_kept(platform: str) -> None:
     found = weigh(compile_pipeline(IMAGE, platform))
-    assert found.excess == found.blind_after == "" and sum(found.code.values()) < 15_000
+    assert found.excess() == found.blind_after == "" and sum(found.code.values()) < 15_000
 
 
 def test_what_is_over_the_budget() -> None:
-    found = Budget({"gate": 1}, template=TEMPLATE + 1, uncompressed=UNCOMPRESSED, compressed=COMPRESSED + 1)
-    assert found.excess == "template 100,001 of 100,000, compressed 700,001 of 700,000"
+    found = Budget({"gate": 1}, template=TEMPLATE + 1, uncompressed=UNCOMPRESSED + 1, compressed=COMPRESSED + 1)
+    assert found.excess(embedded=True) == "template 100,001 of 100,000, compressed 700,001 of 700,000"
+    assert "uncompressed 1,000,001 of 1,000,000" in found.excess()
+
+
+def test_a_file_that_is_over_the_budget_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "COMPRESSED", 600_000)
+    assert main(["--compile", "--platform", "kubeflow", "--output", str(tmp_path / "made.yaml")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'made.yaml'} is larger than a stock cluster can store (compressed ")
+
+
+def test_the_committed_file_is_within_the_budget() -> None:
+    assert weigh(compile_pipeline()).excess(embedded=True) == ""
 
 
 def test_longer_parameters_and_more_code_make_a_larger_workflow() -> None:

@@ -79,12 +79,15 @@ class Budget:
         """The step at whose end the uncompressed workflow is over its budget; empty where it never is."""
         return next((step for step, size in self.growth.items() if size > UNCOMPRESSED), "")
 
-    @property
-    def excess(self) -> str:
-        """What is over the budget, as a list; empty where nothing is."""
+    def excess(self, embedded: bool = False) -> str:
+        """Returns what is over the budget, as a list; empty where nothing is.
+
+        Args:
+            embedded: Whether the steps' code is in the file: then the size uncompressed is an aim, not a limit.
+        """
         sizes = {
             "template": (self.template, TEMPLATE),
-            "uncompressed": (self.uncompressed, UNCOMPRESSED),
+            "uncompressed": (0 if embedded else self.uncompressed, UNCOMPRESSED),
             "compressed": (self.compressed, COMPRESSED),
         }
         return ", ".join(f"{name} {size:,} of {most:,}" for name, (size, most) in sizes.items() if size > most)
