@@ -13,7 +13,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
 
     Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
     newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
-    accuracy does not suffer (README, Performance). The other layers keep the dropout that the encoder came with.
+    accuracy does not suffer (docs/performance.md). The other layers keep the dropout that the encoder came with.
 
     Args:
         base_model: A folder, or a hub id such as "distilbert/distilbert-base-uncased".
