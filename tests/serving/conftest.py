@@ -63,8 +63,7 @@ def archived(
         max_length=MAX_LENGTH,
         min_agreement=0.97,
         serving_gpus=serving_gpus,
-        trained={"base_model": "tiny-encoder"},
-        source={"source": "train.csv", "source_sha256": "ab12"},
+        trained={"base_model": "tiny-encoder", "source": "train.csv", "source_sha256": "ab12"},
         run=Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume")),
     )
 

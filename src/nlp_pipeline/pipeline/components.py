@@ -42,7 +42,8 @@ def train_model(
     from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
     facts = fine_tune(train.path, model.path, training.path, settings, seed, run)
-    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **facts)
+    source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
+    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **facts, **source)
     training.metadata.update(facts)
 
 
@@ -80,7 +81,6 @@ def gate(metrics: Input[Metrics], settings: GateSettings) -> bool:
 def archive_model(
     model: Input[Model],
     metrics: Input[Metrics],
-    train: Input[Dataset],
     predictions: Input[Dataset],
     evaluation_report: Input[HTML],
     settings: ArchiveSettings,
@@ -108,7 +108,6 @@ def archive_model(
         min_agreement=min_agreement,
         serving_gpus=serving_gpus,
         trained=model.metadata,
-        source=train.metadata,
         run=run,
     )
     release.metadata.update(made)

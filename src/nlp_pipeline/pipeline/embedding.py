@@ -96,10 +96,9 @@ def install_script(requirements: list[str]) -> str:
     Args:
         requirements: Pinned requirements.
     """
-    pip = "python3 -m pip install -q --no-warn-script-location"
-    own = [f"{pip} {' '.join(requirements)}"] if requirements else []
-    steps = ["export PIP_DISABLE_PIP_VERSION_CHECK=1", *own, f"{pip} --no-deps {packages.KFP}", 'exec "$0" "$@"']
-    return " && ".join(steps)
+    pip = "pip='python3 -m pip install -q --no-warn-script-location --disable-pip-version-check'"
+    own = [f"$pip {' '.join(requirements)}"] if requirements else []
+    return " && ".join([pip, *own, f"$pip --no-deps {packages.KFP}", 'exec "$0" "$@"'])
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:

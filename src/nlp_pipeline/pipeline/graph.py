@@ -70,7 +70,6 @@ def add_steps(platform: Platform, values: Values) -> None:
         archived = archive_model(
             model=trained.outputs["model"],
             metrics=evaluated.outputs["metrics"],
-            train=loaded.outputs["train"],
             predictions=predictions,
             evaluation_report=evaluated.outputs["report"],
             **values.of(archive_model),

@@ -16,24 +16,25 @@ CODE = "code"
 TYPE = {"artifactType": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}}
 # Runs in the first step: what it carries becomes the artifact's file.
 FIRST = """\
-import base64, bz2, json, os, pathlib, sys  # for kfp.dsl.executor_main
-os.environ["_KFP_RUNTIME"] = "true"
-from kfp.dsl import Artifact
+import base64, bz2, json, os, pathlib, sys
+os.environ['_KFP_RUNTIME'] = 'true'
+import kfp.dsl.executor_main
 code = base64.b85decode(BASE85)
-path = pathlib.Path(Artifact(uri=json.loads(sys.argv[2])["outputs"]["artifacts"]["code"]["artifacts"][0]["uri"]).path)
+uri = json.loads(sys.argv[2])['outputs']['artifacts']['code']['artifacts'][0]['uri']
+path = pathlib.Path(kfp.dsl.Artifact(uri=uri).path)
 path.parent.mkdir(parents=True, exist_ok=True)
 path.write_bytes(code)
 exec(bz2.decompress(code))
 """
-# Runs in the others; kfp's executor knows nothing of the artifact.
+# Runs in the others; kfp's executor knows nothing of the artifact. Single quotes, and few lines: in the workflow, where
+# this is JSON in JSON, a double quote takes four bytes.
 NEXT = """\
-import bz2, hashlib, json, os, pathlib, sys  # for kfp.dsl.executor_main
-os.environ["_KFP_RUNTIME"] = "true"
-from kfp.dsl import Artifact
+import bz2, hashlib, json, os, sys
+os.environ['_KFP_RUNTIME'] = 'true'
+import kfp.dsl.executor_main
 given = json.loads(sys.argv[2])
-code = pathlib.Path(Artifact(uri=given["inputs"]["artifacts"].pop("code")["artifacts"][0]["uri"]).path).read_bytes()
-if hashlib.sha256(code).hexdigest() != "DIGEST":
-    sys.exit("error: the artifact 'code' is not what this file was compiled with: run the pipeline anew")
+code = open(kfp.dsl.Artifact(uri=given['inputs']['artifacts'].pop('code')['artifacts'][0]['uri']).path, 'rb').read()
+if hashlib.sha256(code).hexdigest() != 'DIGEST': sys.exit('error: the code was altered on its way: run it anew')
 sys.argv[2] = json.dumps(given)
 exec(bz2.decompress(code))
 """

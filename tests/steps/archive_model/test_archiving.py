@@ -134,7 +134,6 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Pat
         {
             "model": (model, {"base_model": "tiny-encoder"}),
             "metrics": (inputs / "metrics.json", {}),
-            "train": (inputs / "train", {"source": "train.csv", "source_sha256": "ab12"}),
             "predictions": (inputs / "predictions.parquet", {}),
             "evaluation_report": (inputs / "evaluation.html", {}),
         },

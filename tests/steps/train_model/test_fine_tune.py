@@ -54,8 +54,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_component_saves_a_model_with_its_labels_and_few_figures(folder: Path, encoder: Path, capfd: Any) -> None:
     rows = [(f"{text} {at}", ["10", "9", "1"][at % 3]) for at, (text, _) in enumerate(make_rows(96))]
+    source = {"source": "rows.csv", "source_sha256": "ab12"}
     artifacts: dict[str, Any] = {
-        "train": dsl.Dataset(uri=str(write_parquet(folder / "train.parquet", rows))),
+        "train": dsl.Dataset(uri=str(write_parquet(folder / "train.parquet", rows)), metadata={**source, "rows": 96}),
         "model": dsl.Model(uri=str(folder / "model")),
         "training": dsl.Metrics(uri=str(folder / "training")),
     }
@@ -77,7 +78,7 @@ def test_the_component_saves_a_model_with_its_labels_and_few_figures(folder: Pat
     assert figures["device"] in ("cpu", "cuda") and figures["dtype"] in ("bfloat16", "float32") and figures["reason"]
     assert facts["loss_curve"][-1][0] == 6 and figures["samples_per_second"] > 0 and figures["train_loss"] > 0
     assert artifacts["training"].metadata == figures
-    assert artifacts["model"].metadata == {"base_model": str(encoder), "max_length": 32, **figures}
+    assert artifacts["model"].metadata == {"base_model": str(encoder), "max_length": 32, **figures, **source}
 
     # A person finds it on the volume; checkpoints are gone. The log holds what a person wants to read.
     kept = folder / "tiny" / "runs" / "run"

@@ -32,7 +32,6 @@ def archive_model(
     min_agreement: float,
     serving_gpus: int,
     trained: dict[str, Any],
-    source: dict[str, Any],
     run: Run,
 ) -> dict[str, Any]:
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release.
@@ -50,8 +49,7 @@ def archive_model(
         max_length: Tokens at which a text is cut.
         min_agreement: Least share of rows on which int8 must give the offline model's label to be chosen.
         serving_gpus: GPUs that the archive is served with.
-        trained: How the model was trained, for the release's record.
-        source: `source` and `source_sha256` of the rows trained on, for the release's record.
+        trained: How the model was trained, for the release's record; `source` and `source_sha256` are of its rows.
         run: The run.
 
     Returns:
@@ -82,17 +80,19 @@ def archive_model(
     page = add_to_report(evaluation_report.read_text(encoding="utf-8"), precision_section(precision))
     report.write_text(page, encoding="utf-8")
     run.keep(report, "report.html")
+    parameters = {"precision": settings.precision, "max_length": max_length, **trained}
+    source, source_sha256 = (parameters.pop(name, None) for name in ("source", "source_sha256"))
     evaluated = json.loads(metrics.read_text(encoding="utf-8"))
     record = Release(
         model_name=run.model_name,
         run_id=run.run_id,
         labels=[scores["label"] for scores in evaluated["per_class"]],
         metrics={name: value for name, value in evaluated.items() if not isinstance(value, list)},
-        parameters={"precision": settings.precision, "max_length": max_length, **trained},
+        parameters=parameters,
         precision=precision,
         packages={name: version(name) for name in PACKAGES},
-        source=source.get("source"),
-        source_sha256=source.get("source_sha256"),
+        source=source,
+        source_sha256=source_sha256,
     )
     digest = seal(folder, record).digest
     published = publish(folder, run.model_folder, digest)
