@@ -117,7 +117,7 @@ def test_secrets_reach_the_endpoint_and_nothing_else(site: Site, monkeypatch: py
     sent: list[tuple[str | None, str | None]] = []
 
     def signed(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        sent.append((headers.get("Authorization"), headers.get("Cookie")))
+        sent.append((headers.get("authorization"), headers.get("cookie")))
         return answer(method, path, headers, body) if len(sent) < 5 else (401, {}, b"")
 
     for name, value in {"TOKEN": "token-S3CRET", "COOKIE": "session=S3CRET"}.items():

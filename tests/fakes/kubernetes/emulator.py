@@ -119,9 +119,8 @@ class Cluster(Api):
 
     def answer_http(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
         """Answers a request to the API server."""
-        token = {name.lower(): value for name, value in headers.items()}.get("authorization", "")
         with self._lock:
-            status, said = self.answer(method, target, token, body)
+            status, said = self.answer(method, target, headers.get("authorization", ""), body)
             content = said if isinstance(said, str) else json.dumps(said)
         return status, {"Content-Type": "text/plain" if isinstance(said, str) else "application/json"}, content.encode()
 

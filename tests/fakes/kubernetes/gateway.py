@@ -32,7 +32,7 @@ class Gateway:
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
         """Returns the answer of the chosen pods; a 404 with an empty body where there is no route."""
-        host = {name.lower(): value for name, value in headers.items()}.get("host", "").partition(":")[0]
+        host = headers.get("host", "").partition(":")[0]
         with self._lock:
             revision = self._choose(host)
             if revision is None:
@@ -67,7 +67,7 @@ def forward(backend: str, method: str, target: str, headers: dict[str, str], bod
     """Returns what a real server answers."""
     connection = http.client.HTTPConnection(urlsplit(backend).netloc, timeout=60)
     try:
-        kept = {name: value for name, value in headers.items() if name.lower() not in NOT_HANDED_ON}
+        kept = {name: value for name, value in headers.items() if name not in NOT_HANDED_ON}
         connection.request(method, target, body or None, kept)
         answer = connection.getresponse()
         said = {name: value for name, value in answer.getheaders() if name.lower() not in NOT_HANDED_ON}
