@@ -113,7 +113,7 @@ class Scene:
         """Returns where a release is deployed, with settings or attributes of the target that are changed."""
         own = {item.name for item in fields(Target)}
         settings = {key: value for key, value in changed.items() if key not in (*own, "run_id", "model_name")}
-        short = {"poll_seconds": 0.01, "route_seconds": 2.0, "labels": LABELS}
+        short = {"poll_seconds": 0.01, "route_seconds": 30.0, "labels": LABELS}
         return Target(
             settings=DeploySettings(**{**DEFAULTS, "gateway": self.cluster.gateway_url, **settings}),
             run=Run(model_name=changed.get("model_name", NAME), run_id=changed.get("run_id", "run"), volume_path=""),

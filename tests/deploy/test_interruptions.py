@@ -37,18 +37,19 @@ def moments(scene: Scene) -> dict[str, Callable[[], bool]]:
     }
 
 
-def begin(scene: Scene, moment: str) -> Callable[[], Outcome]:
-    """Deploys a, and returns how b is deployed so that there is the moment."""
+def begin(scene: Scene, moment: str, refusals: int = 15) -> Callable[[], Outcome]:
+    """Deploys a, and returns how b is deployed so that there is the moment; at first so many requests are refused."""
     scene.deploy("a")
-    fate = Fate(backend=scene.wrong if moment == "rolling back" else scene.good, unready_answers=15)
+    fate = Fate(backend=scene.wrong if moment == "rolling back" else scene.good, unready_answers=refusals)
     canary = {"canary_percent": 10, "canary_minutes": 0.01} if moment == "canary" else {}
-    return lambda: scene.deploy("b", fate, route_seconds=1.0, **canary)
+    return lambda: scene.deploy("b", fate, **canary)
 
 
 @at_each_moment
 @pytest.mark.parametrize("then", ["the same", "another", "another that fails"])
 def test_killed_and_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch, moment: str, then: str) -> None:
-    deploy = begin(scene, moment)
+    # Users, too, are refused: on Standard they may be the ones who use up the refusals.
+    deploy = begin(scene, moment, 10**9 if moment in ("sent", "asked") else 15)
     with scene.users() as statuses:
         with killed(monkeypatch, moments(scene)[moment]):
             deploy()
