@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline.parameters import NAME
-from nlp_pipeline.platforms import PLATFORMS
+from nlp_pipeline.pipeline.parameters import NAME, SETTINGS
 
 if TYPE_CHECKING:
     from nlp_pipeline.pipeline.budget import Budget
+
+PLATFORMS = tuple(SETTINGS)
 
 
 def version_name(ir: str) -> str:
