@@ -16,6 +16,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+
 Json = dict[str, Any]
 
 
@@ -99,6 +101,7 @@ class Pods:
         """Runs the pipeline; tasks behind a condition on a parameter that is false are left out."""
         parameters = self.ir["root"]["inputDefinitions"]["parameters"]
         defaults = {name: one["defaultValue"] for name, one in parameters.items() if "defaultValue" in one}
+        self.volume = str(arguments["volume_path"])  # mounted at VOLUME_PATH in a cluster
         self.run_dag(self.ir["root"]["dag"]["tasks"], {**defaults, **arguments})
 
     def run_dag(self, tasks: Json, inputs: Json) -> None:
@@ -168,7 +171,7 @@ class Pods:
                 "HF_HUB_OFFLINE": "1",
                 "PIP_NO_INDEX": "1",  # all that the command asks pip for must be there
             }
-            command = [*container["command"], *arguments]
+            command = [*(part.replace(VOLUME_PATH, self.volume) for part in container["command"]), *arguments]
             done = subprocess.run(
                 command, cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )

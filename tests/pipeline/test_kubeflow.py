@@ -12,7 +12,6 @@ from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
-ON_VOLUME = [executor for executor in EXECUTORS if executor != "exec-gate"]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,9 @@ def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) ->
     assert list(documents[1]["platforms"]) == ["kubernetes"]
 
 
-def test_the_steps_that_write_to_the_volume_have_it(documents: list[dict[str, Any]]) -> None:
+def test_every_step_has_the_volume(documents: list[dict[str, Any]]) -> None:
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert sorted(executors) == sorted(ON_VOLUME)
+    assert sorted(executors) == sorted(EXECUTORS)
     for executor in executors.values():
         (mount,) = executor["pvcMount"]
         assert mount["mountPath"] == VOLUME_PATH
@@ -71,15 +70,15 @@ def test_what_is_compiled_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) 
     assert not any("env" in executor["container"] for executor in executors.values())
 
 
-def test_the_steps_that_write_to_the_volume_are_not_cached(documents: list[dict[str, Any]]) -> None:
+def test_no_step_is_taken_from_the_cache_since_all_use_the_volume(documents: list[dict[str, Any]]) -> None:
     for name, task in tasks(documents).items():
         if f"exec-{name}" in EXECUTORS:
-            assert task["cachingOptions"].get("enableCache", False) is (name == "gate"), name
+            assert not task["cachingOptions"].get("enableCache", False), name
 
 
 def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> None:
     condition = documents[0]["root"]["dag"]["tasks"]["condition-1"]
-    assert condition["dependentTasks"] == ["evaluate-model", "gate", "load-data", "train-model"]
+    assert condition["dependentTasks"] == ["evaluate-model", "gate", "train-model"]
     assert condition["triggerPolicy"]["condition"].endswith("['pipelinechannel--gate-Output'] == true")
     inner = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]
     assert sorted(inner) == ["archive-model", "condition-2", "validate-archive"]

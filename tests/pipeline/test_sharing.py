@@ -11,49 +11,68 @@ import yaml
 from kfp import components
 
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.embedding import FILES, pack, step_containers, step_name
+from nlp_pipeline.pipeline.embedding import step_containers, step_name
+from nlp_pipeline.pipeline.parameters import VOLUME_PATH
 
 IR = compile_pipeline()
 PIPELINE: dict[str, Any] = next(yaml.safe_load_all(IR))
-PROGRAMS = {step_name(one): one["command"][-1] for one in step_containers(PIPELINE)}
-ARCHIVE = pack({path: text for name in PROGRAMS for path, text in FILES[name].items()})
+PROGRAMS = {step_name(container): container["command"][-1] for container in step_containers(PIPELINE)}
 
 
-def run_gate(folder: Path, code: bytes) -> subprocess.CompletedProcess[str]:
-    """Runs the compiled gate with an artifact of code."""
-    (folder / "code").write_bytes(code)
-    (folder / "metrics").write_text('{"accuracy": 0.75, "majority_accuracy": 0.5}', encoding="utf-8")
-    kind = {"schemaTitle": "system.Artifact"}
-    artifacts = {name: {"artifacts": [{"uri": str(folder / name), "type": kind}]} for name in ("code", "metrics")}
+def run_step(name: str, volume: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a step's program with a folder in place of the volume; of the steps only the gate gets what it needs."""
+    metrics = volume.parent / "metrics"
+    metrics.write_text('{"accuracy": 0.75, "majority_accuracy": 0.5}', encoding="utf-8")
+    artifact = {"uri": str(metrics), "type": {"schemaTitle": "system.Artifact"}}
     executor_input = {
-        "inputs": {"parameterValues": {"min_accuracy": 0.5}, "artifacts": artifacts},
-        "outputs": {"outputFile": str(folder / "output.json")},
+        "inputs": {"parameterValues": {"min_accuracy": 0.5}, "artifacts": {"metrics": {"artifacts": [artifact]}}},
+        "outputs": {"outputFile": str(volume.parent / "output.json")},
     }
-    arguments = ["--executor_input", json.dumps(executor_input), "--function_to_execute", "gate"]
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAMS["gate"], *arguments], cwd=folder, capture_output=True, text=True
-    )
+    arguments = ["--executor_input", json.dumps(executor_input), "--function_to_execute", name]
+    program = PROGRAMS[name].replace(VOLUME_PATH, str(volume))
+    return subprocess.run([sys.executable, "-c", program, *arguments], cwd=volume, capture_output=True, text=True)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    return folder
 
 
 def test_the_first_step_carries_it_and_every_other_takes_it() -> None:
     carrying = max(PROGRAMS, key=lambda name: len(PROGRAMS[name]))
     assert carrying == "load_data" and len(set(PROGRAMS.values())) == 2
-    for name, component in PIPELINE["components"].items():
-        assert ("code" in component["inputDefinitions"].get("artifacts", {})) is (name != "comp-load-data"), name
-    assert "code" in PIPELINE["components"]["comp-load-data"]["outputDefinitions"]["artifacts"]
 
 
 def test_kfp_takes_the_file() -> None:
     assert components.load_component_from_text(IR).pipeline_spec.pipeline_info.name == "nlp-pipeline"
 
 
-def test_a_step_runs_by_the_code_that_it_is_given(tmp_path: Path) -> None:
-    done = run_gate(tmp_path, ARCHIVE)
+def test_a_step_runs_by_the_code_that_the_first_one_put_on_the_volume(volume: Path) -> None:
+    for _ in range(2):  # another run finds it there
+        run_step("load_data", volume)
+        (code,) = (volume / ".code").iterdir()
+        assert code.stat().st_mode & 0o044 == 0o044, "a pod of another user reads it"
+    done = run_step("gate", volume)
     assert done.stdout.startswith("passed: accuracy 0.7500"), done.stderr
 
 
-@pytest.mark.parametrize("code", [ARCHIVE[:-1], ARCHIVE + b"\n", b""])
-def test_code_that_was_altered_is_not_run(tmp_path: Path, code: bytes) -> None:
-    done = run_gate(tmp_path, code)
-    assert done.returncode == 1 and not (tmp_path / "output.json").exists()
-    assert done.stderr == "error: the code was altered on its way: run it anew\n"
+@pytest.mark.parametrize("change", [lambda code: code[:-1], lambda code: code + b"\n", lambda code: b"", None])
+def test_code_that_was_altered_or_is_missing_is_not_run(volume: Path, change: Any) -> None:
+    run_step("load_data", volume)
+    (code,) = (volume / ".code").iterdir()
+    if change:
+        code.write_bytes(change(code.read_bytes()))
+    else:
+        code.unlink()
+    done = run_step("gate", volume)
+    assert done.returncode == 1 and not (volume.parent / "output.json").exists()
+    assert done.stderr == f"error: {code} is missing or altered: start the run anew\n"
+
+
+def test_a_volume_that_can_not_be_written_to_is_reported(volume: Path) -> None:
+    (volume / ".code").write_text("a file, where the folder should be")
+    done = run_step("load_data", volume)
+    assert done.returncode == 1
+    assert done.stderr == f"error: the volume can't be written to at {volume} (File exists): may the step's user?\n"

@@ -27,11 +27,6 @@ ROOT = Path(__file__).parents[1]
 # Six signs of Python's base 85 stand for others where the text travels: Kubernetes expands "$", Argo "{{", and Go
 # writes "<", ">" and "&" in JSON with six letters each.
 SIGNS = ("$&<>{}", ",./:[]")
-# What the command holds: the archive, which is a program itself; kfp.local looks for the executor's name.
-PROGRAM = """\
-import base64, bz2  # for kfp.dsl.executor_main
-exec(bz2.decompress(base64.b85decode(BASE85)))
-"""
 # Puts files into a temporary folder and hands over to kfp's executor. Logging is set up first, and thereby for kfp too,
 # which would log at INFO: a step's log is what the step prints.
 UNPACK = """\
@@ -120,32 +115,37 @@ def component_source(function: Callable[..., Any], source: str) -> str:
     return program
 
 
-def pack(files: dict[str, str]) -> bytes:
+def pack(files: dict[str, str], before: str = "") -> bytes:
     """Returns an archive: a program that unpacks files and runs the component among them, compressed.
 
     Args:
         files: Texts by their paths.
+        before: A program that is run first; its variable `code` is the archive.
     """
     listed = json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return bz2.compress(f"files = {listed}\n{UNPACK}".encode())
+    return bz2.compress(f"{before}files = {listed}\n{UNPACK}".encode())
+
+
+def carry(archive: bytes, before: str = "") -> str:
+    """Returns the program that carries an archive, and runs it after what comes before."""
+    text = base64.b85encode(archive).decode().translate(str.maketrans(*SIGNS))
+    # kfp.local looks for the executor's name.
+    return f"""\
+import base64, bz2  # for kfp.dsl.executor_main
+code = base64.b85decode("{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}")))
+{before}exec(bz2.decompress(code))
+"""
 
 
 def carrying_command(name: str) -> list[str]:
     """Returns the command of a step that carries its code, where its packages are installed."""
-    return ["python3", "-c", PROGRAM.replace("BASE85", in_base85(pack(FILES[name])))]
+    return ["python3", "-c", carry(pack(FILES[name]))]
 
 
 def image_command(name: str) -> list[str]:
     """Returns the command of a step where this package is installed too, in an image of ours."""
     program = f"{name}.py"
-    archive = pack({program: strip_source(CHECK) + FILES[name][program]})
-    return ["python3", "-c", PROGRAM.replace("BASE85", in_base85(archive))]
-
-
-def in_base85(archive: bytes) -> str:
-    """Returns the expression, in Python, of an archive in base 85, which is still to be decoded."""
-    text = base64.b85encode(archive).decode().translate(str.maketrans(*SIGNS))
-    return f'"{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}"))'
+    return ["python3", "-c", carry(pack({program: strip_source(CHECK) + FILES[name][program]}))]
 
 
 def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:

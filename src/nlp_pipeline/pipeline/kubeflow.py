@@ -52,10 +52,9 @@ class Kubeflow:
         task.set_display_name(display_name)
         task.set_cpu_request(cpu).set_cpu_limit(cpu)
         task.set_memory_request(memory).set_memory_limit(memory)
-        if task.name != "gate":
-            # It writes to the volume; taken from the cache, it would leave nothing there.
-            task.set_caching_options(False)
-            kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)
+        # Steps write to the volume; taken from the cache, they would leave nothing there.
+        task.set_caching_options(False)
+        kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)
         if task.name in ("load-data", "deploy-model"):
             kubernetes.use_secret_as_env(task, self.values["s3_secret"], {key: key for key in S3_KEYS}, optional=True)
         if task.name == "train-model":
