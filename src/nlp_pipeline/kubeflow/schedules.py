@@ -11,7 +11,6 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -42,37 +41,6 @@ MARK = re.compile(
 PAUSED, ENABLED = "DISABLE", "ENABLE"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A schedule as it is wanted in Kubeflow: when which version runs, where, with what, and as whom."""
-
-    timing: Timing
-    pipeline_id: str
-    version_id: str
-    experiment_id: str
-    parameters: dict[str, Any]
-    service_account: str
-
-    def content(self) -> str:
-        """Returns a digest of all that Kubeflow may tell in other words than it was told."""
-        content = [self.parameters, self.timing.start, self.timing.end, self.service_account]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def matches(self, found: Any) -> bool:
-        """Returns whether a recurring run is what is wanted."""
-        source, cron = found.pipeline_version_reference, found.trigger and found.trigger.cron_schedule
-        return bool(
-            _mark(found, "content") == self.content()
-            and cron
-            and cron.cron == self.timing.cron.expression
-            and source
-            and (source.pipeline_id, source.pipeline_version_id) == (self.pipeline_id, self.version_id)
-            and found.experiment_id == self.experiment_id
-            and int(found.max_concurrency or 0) == self.timing.max_concurrency
-            and bool(found.no_catchup) is not self.timing.catch_up
-        )
-
-
 def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Schedules the pipeline: makes the schedule of a name, or replaces it, where it is not as wanted already.
 
@@ -93,46 +61,30 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
     timing = options.read(read_cron, "Kubeflow", now)
     ir = pipelines.compiled(settings)
     connection = connect(settings)
-    found = _of_name(recurring_runs(connection), timing.name)  # whether that is allowed shows before an upload
-    if dry_run:
-        experiment = pipelines.find_experiment(connection, settings.experiment)
-        pipeline = pipelines.find_pipeline(connection)
-        version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
-        pipeline_id = pipeline.pipeline_id if pipeline else ""
-        version_id = version.pipeline_version_id if version else ""
-        experiment_id = experiment.experiment_id if experiment else ""
-    else:
-        uploaded = pipelines.upload_version(connection, ir)
-        pipeline_id, version_id = uploaded.pipeline_id, uploaded.version_id
-        experiment_id = pipelines.get_experiment(connection, settings.experiment)
-    plan = Plan(timing, pipeline_id, version_id, experiment_id, values, settings.service_account)
-    return carry_out(connection, plan, found, now, dry_run)
-
-
-def carry_out(connection: Connection, plan: Plan, found: list[Any], now: datetime, dry_run: bool) -> dict[str, Any]:
-    """Makes or replaces a schedule, where none of `found`, those of its name, is as wanted already; see `schedule`."""
-    timing, name = plan.timing, plan.timing.name
-    former = found[-1] if found else None
-    paused = former is not None and former.mode == PAUSED
+    older = _of_name(recurring_runs(connection), timing.name)  # whether that is allowed shows before an upload
+    former = older[-1] if older else None
+    ids = _find_ids(connection, ir) if dry_run else _make_ids(connection, ir)
+    wanted = _build(timing, ids, values, settings.service_account, former, now)
+    kept, action = None, "replaced" if former else "created"
     notes = [timing.cron.note]
-    if former is not None and plan.matches(former):
-        action, kept, older = "unchanged", former, found[:-1]
+    if former is not None and _matches(former, wanted):
+        kept, action = older.pop(), "unchanged"
         notes.append(f"older ones of this name go: {len(older)}" if older else "")
     else:
-        action, kept, older = "replaced" if former else "created", None, found
         notes.append(note_of_start(timing, former is not None, now))
         if not dry_run:
-            is_ours, kept, older = _make(connection, plan, former, now)
-            action, paused = action if is_ours else "superseded", kept.mode == PAUSED
+            *older, kept = _create(connection, wanted, former)
+            action = action if _mark(kept, "request") == _mark(wanted, "request") else "superseded"
+    paused = (kept or wanted).mode == PAUSED
     if paused:
-        notes.append(f"it was paused and stays so: --resume {name}")
+        notes.append(f"it was paused and stays so: --resume {timing.name}")
     if action == "superseded":
         notes.append("another one of this name was made at the same time, and stays instead")
-    if not dry_run:
-        ids = [item.recurring_run_id for item in older]
-        remove_older(name, action, kept.recurring_run_id, ids, partial(_remove, connection, name))
+    replaced = [item.recurring_run_id for item in older]
+    if kept is not None and not dry_run:
+        remove_older(timing.name, action, kept.recurring_run_id, replaced, partial(_remove, connection, timing.name))
     return {
-        "name": name,
+        "name": timing.name,
         "action": action,
         "dry_run": dry_run,
         "id": kept.recurring_run_id if kept else None,
@@ -140,78 +92,110 @@ def carry_out(connection: Connection, plan: Plan, found: list[Any], now: datetim
         "cron": timing.cron.expression,
         "became": timing.cron.became,
         "next": [] if paused else [write_time(time) for time in timing.times(SHOWN, now)],
-        "replaced": [item.recurring_run_id for item in older],
+        "replaced": replaced,
         "catch_up": timing.catch_up,
         "max_concurrency": timing.max_concurrency,
         "start": timing.start and write_time(timing.start),
         "end": timing.end and write_time(timing.end),
-        "pipeline_id": plan.pipeline_id,
-        "version_id": plan.version_id,
-        "experiment_id": plan.experiment_id,
-        "service_account": plan.service_account,
-        "parameters": plan.parameters,
+        **ids,
+        "service_account": settings.service_account,
+        "parameters": values,
         "note": "; ".join(filter(None, notes)),
     }
 
 
-def _make(connection: Connection, plan: Plan, former: Any, now: datetime) -> tuple[bool, Any, list[Any]]:
-    """Makes a schedule in the place of the newest one of its name, if any, and looks whether it is there.
-
-    Returns:
-        Whether it is the newest schedule of the name, that one, and the older ones.
-    """
-    name, request = plan.timing.name, uuid.uuid4().hex
-    body = _body(plan, former, now, request)
-
-    def find() -> Any:
-        made = [item for item in _of_name(recurring_runs(connection), name) if _mark(item, "request") == request]
-        return made[-1] if made else None
-
-    doing = f"scheduling {name!r}"
-    connection.create(doing, connection.recurring_runs.recurring_run_service_create_recurring_run, find, body)
-    try:
-        found = _of_name(recurring_runs(connection), name)
-    except PipelineError as error:
-        both = "anew, and the former one is there, too, until the same command is run again" if former else ""
-        raise type(error)(f"{name!r} was scheduled {both or 'and not looked at again'}: {error}") from None
-    if not found or _revision(found[-1]) <= _revision(former):
-        raise PipelineError(f"{doing}: Kubeflow took it, but it is not there; nothing was removed")
-    last = found[-1]
-    is_ours = _mark(last, "request") == request
-    if is_ours and last.mode != body.mode:
-        raise PipelineError(f"{doing}: Kubeflow took it, but it is {last.mode}, not {body.mode}; nothing was removed")
-    return is_ours, last, found[:-1]
+def _make_ids(connection: Connection, ir: str) -> dict[str, str]:
+    """Returns the ids of the pipeline, its version and the experiment, which are made where they are not there."""
+    version = pipelines.upload_version(connection, ir)
+    experiment_id = pipelines.get_experiment(connection, connection.settings.experiment)
+    return {"pipeline_id": version.pipeline_id, "version_id": version.version_id, "experiment_id": experiment_id}
 
 
-def _body(plan: Plan, former: Any, now: datetime, request: str) -> Any:
-    """Returns a recurring run as the API takes it."""
+def _find_ids(connection: Connection, ir: str) -> dict[str, str]:
+    """Returns the same ids, each empty where there is none yet."""
+    experiment = pipelines.find_experiment(connection, connection.settings.experiment)
+    pipeline = pipelines.find_pipeline(connection)
+    version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
+    return {
+        "pipeline_id": pipeline.pipeline_id if pipeline else "",
+        "version_id": version.pipeline_version_id if version else "",
+        "experiment_id": experiment.experiment_id if experiment else "",
+    }
+
+
+def _build(
+    timing: Timing, ids: dict[str, str], values: dict[str, Any], service_account: str, former: Any, now: datetime
+) -> Any:
+    """Returns a recurring run as it is wanted in the place of the newest one of its name, if any."""
     import kfp_server_api  # type: ignore[import-untyped]
 
-    timing = plan.timing
+    # Of what Kubeflow may tell in other words than it was told.
+    content = json.dumps([values, timing.start, timing.end, service_account], sort_keys=True, default=str)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    mark = f"revision {_revision(former) + 1}, content {digest}, request {uuid.uuid4().hex}"
     # Where its start is past, Kubeflow makes up for what was missed: all with catch-up, otherwise the last of it.
     start = timing.start if timing.start and (timing.start > now or (timing.catch_up and former is None)) else None
     when = kfp_server_api.V2beta1CronSchedule(cron=timing.cron.expression, start_time=start, end_time=timing.end)
-    mark = f"revision {_revision(former) + 1}, content {plan.content()}, request {request}"
     return kfp_server_api.V2beta1RecurringRun(
         display_name=timing.name,
         description=f"Made by nlp-pipeline --schedule: {mark}",
         pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(
-            pipeline_id=plan.pipeline_id, pipeline_version_id=plan.version_id
+            pipeline_id=ids["pipeline_id"], pipeline_version_id=ids["version_id"]
         ),
-        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=plan.parameters),
-        experiment_id=plan.experiment_id,
-        service_account=plan.service_account or None,
+        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
+        experiment_id=ids["experiment_id"],
+        service_account=service_account or None,
         max_concurrency=str(timing.max_concurrency),
         no_catchup=not timing.catch_up,
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=when),
-        mode=PAUSED if former is not None and former.mode == PAUSED else ENABLED,
+        mode=former.mode if former is not None and former.mode == PAUSED else ENABLED,
     )
 
 
+def _matches(item: Any, wanted: Any) -> bool:
+    """Returns whether a recurring run is what is wanted."""
+
+    def content(item: Any) -> tuple[Any, ...]:
+        cron = item.trigger and item.trigger.cron_schedule
+        return (
+            _mark(item, "content"),
+            cron and cron.cron,
+            item.pipeline_version_reference,
+            item.experiment_id,
+            item.max_concurrency,
+            bool(item.no_catchup),
+        )
+
+    return content(item) == content(wanted)
+
+
+def _create(connection: Connection, wanted: Any, former: Any) -> list[Any]:
+    """Makes a recurring run, and looks whether it is there; returns those of its name, the newest last."""
+    name, request, doing = wanted.display_name, _mark(wanted, "request"), f"scheduling {wanted.display_name!r}"
+
+    def find() -> Any:
+        same = (item for item in recurring_runs(connection) if _mark(item, "request") == request)
+        return next(same, None)
+
+    connection.create(doing, connection.recurring_runs.recurring_run_service_create_recurring_run, find, wanted)
+    try:
+        existing = _of_name(recurring_runs(connection), name)
+    except PipelineError as error:
+        both = "anew, and the former one is there, too, until the same command is run again" if former else ""
+        raise type(error)(f"{name!r} was scheduled {both or 'and not looked at again'}: {error}") from None
+    newest = existing[-1] if existing else None
+    if _revision(newest) <= _revision(former):
+        raise PipelineError(f"{doing}: Kubeflow took it, but it is not there; nothing was removed")
+    if _mark(newest, "request") == request and newest.mode != wanted.mode:
+        raise PipelineError(
+            f"{doing}: Kubeflow took it, but it is {newest.mode}, not {wanted.mode}; nothing was removed"
+        )
+    return existing
+
+
 def _remove(connection: Connection, name: str, recurring_run_id: str) -> None:
-    """Removes a recurring run; that it is gone already is fine."""
     method = connection.recurring_runs.recurring_run_service_delete_recurring_run
-    with contextlib.suppress(NotFoundError):
+    with contextlib.suppress(NotFoundError):  # that it is gone already is fine
         connection.call(f"removing schedule {name!r}", method, recurring_run_id)
 
 
@@ -221,9 +205,9 @@ def recurring_runs(connection: Connection) -> list[Any]:
     return list(connection.list_all("listing schedules", method, "recurring_runs", namespace=connection.namespace))
 
 
-def _of_name(found: list[Any], name: str) -> list[Any]:
+def _of_name(items: list[Any], name: str) -> list[Any]:
     """Returns the recurring runs of a name, oldest first."""
-    return sorted((item for item in found if item.display_name == name), key=_age)
+    return sorted((item for item in items if item.display_name == name), key=_age)
 
 
 def _age(item: Any) -> tuple[int, datetime, str]:
@@ -237,13 +221,12 @@ def _age(item: Any) -> tuple[int, datetime, str]:
 
 def _mark(item: Any, part: str) -> str:
     """Returns a part of what a recurring run that was made here carries in its description; empty for others."""
-    found = MARK.search(item.description or "")
-    return found[part] if found else ""
+    match = MARK.search((item and item.description) or "")
+    return match[part] if match else ""
 
 
 def _revision(item: Any) -> int:
-    """Returns a recurring run's revision; 0 for others than those made here, and for None."""
-    return int(_mark(item, "revision") or 0) if item is not None else 0
+    return int(_mark(item, "revision") or 0)
 
 
 def schedules(settings: Settings) -> list[dict[str, Any]]:
@@ -254,19 +237,23 @@ def schedules(settings: Settings) -> list[dict[str, Any]]:
     """
     connection, now = connect(settings), datetime.now(UTC)
     names: dict[tuple[str, str], str] = {}
-    found = sorted(recurring_runs(connection), key=lambda item: (item.display_name or "", _age(item)))
+    items = sorted(recurring_runs(connection), key=lambda item: (item.display_name or "", _age(item)))
     return [
-        {**_described(item, now), **_version_of(connection, item, names), **_last_run(connection, item)}
-        for item in found
+        {**_describe(item, now), **_version_of(connection, item, names), **_last_run(connection, item)}
+        for item in items
     ]
 
 
-def _described(item: Any, now: datetime) -> dict[str, Any]:
+def _describe(item: Any, now: datetime) -> dict[str, Any]:
     """Returns what a recurring run says of itself."""
     by_cron, by_interval = item.trigger and item.trigger.cron_schedule, item.trigger and item.trigger.periodic_schedule
-    when = by_cron or by_interval
-    start, end = _moment(when and when.start_time), _moment(when and when.end_time)
     cron = by_cron.cron if by_cron else f"@every {by_interval.interval_second}s" if by_interval else None
+    trigger = by_cron or by_interval
+    # By the beginning of 1970 Kubeflow means none.
+    start, end = (
+        time if time is not None and time.timestamp() > 0 else None
+        for time in ((trigger.start_time, trigger.end_time) if trigger else (None, None))
+    )
     read = as_kubeflow_reads(cron or "")
     times = next_times(read, 1, max(now, start or now)) if read else []
     ended = end is not None and (end < now or (bool(times) and times[0] > end))
@@ -288,11 +275,6 @@ def _described(item: Any, now: datetime) -> dict[str, Any]:
     }
 
 
-def _moment(time: datetime | None) -> datetime | None:
-    """Returns a time; None for the beginning of 1970, by which Kubeflow means none."""
-    return time if time is not None and time.timestamp() > 0 else None
-
-
 def as_kubeflow_reads(text: str) -> Cron | None:
     """Returns a schedule that is in Kubeflow already, as Kubeflow itself reads it; None where that can't be told.
 
@@ -300,7 +282,7 @@ def as_kubeflow_reads(text: str) -> Cron | None:
     """
     fields = DESCRIPTORS.get(text, text).split()
     try:
-        return read_cron(" ".join([*fields, "*"] if len(fields) == 5 else fields)) if len(fields) > 4 else None
+        return read_cron(" ".join([*fields, "*"] if len(fields) == 5 else fields))
     except UsageError:
         return None
 
@@ -320,7 +302,6 @@ def _version_of(connection: Connection, item: Any, names: dict[tuple[str, str], 
 
 
 def _last_run(connection: Connection, item: Any) -> dict[str, Any]:
-    """Returns the last run that a recurring run made."""
     of_it = {"key": "recurring_run_id", "operation": "EQUALS", "string_value": item.recurring_run_id}
     try:
         runs = connection.call(
@@ -341,7 +322,7 @@ def _last_run(connection: Connection, item: Any) -> dict[str, Any]:
 def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Removes a schedule; runs that it has made go on."""
     connection = connect(settings)
-    ids = [item.recurring_run_id for item in _known(connection, name)]
+    ids = [item.recurring_run_id for item in _find_schedules(connection, name)]
     for recurring_run_id in ids if not dry_run else ():
         _remove(connection, name, recurring_run_id)
     return {"name": name, "action": "removed", "dry_run": dry_run, "ids": ids}
@@ -350,33 +331,33 @@ def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
 def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
     connection = connect(settings)
-    active = [item for item in _known(connection, name) if item.mode != PAUSED]
+    active = [item for item in _find_schedules(connection, name) if item.mode != PAUSED]
     switch = connection.recurring_runs.recurring_run_service_disable_recurring_run
-    return _switched(connection, name, active, "paused", switch, dry_run)
+    return _switch(connection, name, active, "paused", switch, dry_run)
 
 
 def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
     connection = connect(settings)
-    resting = [item for item in _known(connection, name)[-1:] if item.mode == PAUSED]
+    resting = [item for item in _find_schedules(connection, name)[-1:] if item.mode == PAUSED]
     switch = connection.recurring_runs.recurring_run_service_enable_recurring_run
-    return _switched(connection, name, resting, "resumed", switch, dry_run)
+    return _switch(connection, name, resting, "resumed", switch, dry_run)
 
 
-def _known(connection: Connection, name: str) -> list[Any]:
+def _find_schedules(connection: Connection, name: str) -> list[Any]:
     """Returns the recurring runs of a name, oldest first; raises UsageError where there is none."""
     every = recurring_runs(connection)
-    found = _of_name(every, name)
-    if not found:
+    items = _of_name(every, name)
+    if not items:
         raise unknown_schedule(name, {item.display_name or "" for item in every})
-    return found
+    return items
 
 
-def _switched(
-    connection: Connection, name: str, found: list[Any], action: str, switch: Callable[..., Any], dry_run: bool
+def _switch(
+    connection: Connection, name: str, items: list[Any], action: str, method: Callable[..., Any], dry_run: bool
 ) -> dict[str, Any]:
-    ids = [item.recurring_run_id for item in found]
+    ids = [item.recurring_run_id for item in items]
     for recurring_run_id in ids if not dry_run else ():
-        connection.call(f"having {name!r} {action}", switch, recurring_run_id)
+        connection.call(f"having {name!r} {action}", method, recurring_run_id)
     missed = "if a time has passed meanwhile, Kubeflow starts a run at once"
     return report_switch(name, action, ids, dry_run, missed)

@@ -8,7 +8,7 @@ strictly, and handed to cronsim in a form that both understand alike.
 
 import contextlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
@@ -39,15 +39,13 @@ class Cron:
 
     Attributes:
         expression: As the platform gets it: six fields for Kubeflow, a time zone and five for Vertex AI.
-        given: What the user wrote.
-        became: Whether that were five fields, of Unix cron.
+        became: Whether the user wrote five fields, of Unix cron.
         note: What is odd about it; empty where nothing is.
         evaluated: The same for cronsim.
         zone: The time zone that the fields are meant in.
     """
 
     expression: str
-    given: str
     became: bool = False
     note: str = ""
     evaluated: str = field(default="", repr=False, compare=False)
@@ -55,7 +53,7 @@ class Cron:
 
 
 @dataclass(frozen=True)
-class Kind:
+class _Field:
     """A field's name, its least and largest value, and names of values from the least on."""
 
     name: str
@@ -63,75 +61,38 @@ class Kind:
     most: int
     names: tuple[str, ...] = ()
 
-    @property
-    def count(self) -> int:
-        """How many values there are."""
-        return self.most + 1 - self.least
 
-
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-KINDS = (
-    Kind("second", 0, 59),
-    Kind("minute", 0, 59),
-    Kind("hour", 0, 23),
-    Kind("day of the month", 1, 31),
-    Kind("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    Kind("day of the week", 0, 6, DAYS),
+FIELDS = (
+    _Field("second", 0, 59),
+    _Field("minute", 0, 59),
+    _Field("hour", 0, 23),
+    _Field("day of the month", 1, 31),
+    _Field("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
+    _Field("day of the week", 0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
 )
-UNIX_WEEK = Kind("day of the week", 0, 7, DAYS)
-
-
-@dataclass
-class Field:
-    """What a field says.
-
-    Attributes:
-        stars: Its parts `*` and `*/n`, and the values of each: the other one of the two fields for days must match,
-            too, where there is one.
-        numbers: The values of its other parts.
-    """
-
-    stars: dict[str, range] = field(default_factory=dict)
-    numbers: set[int] = field(default_factory=set)
-
-    def __str__(self) -> str:
-        # cronsim takes a field for one with a star only where it begins with it.
-        return ",".join([*self.stars, *map(str, sorted(self.numbers))])
-
-    @property
-    def values(self) -> set[int]:
-        """All its values."""
-        return self.numbers.union(*self.stars.values())
+WEEK = FIELDS[-1]
 
 
 def read_cron(text: str) -> Cron:
-    """Reads a cron expression.
-
-    Args:
-        text: Six fields, the second first; or five, which are read as Unix cron.
+    """Reads a cron expression: six fields, the second first, or five of Unix cron.
 
     Raises:
         UsageError: It is something else, Kubeflow would refuse it or read it in another way, or it never comes.
     """
-    fields = text.lower().split()
-    if text.lstrip().startswith("@"):
-        plain = DESCRIPTORS.get(" ".join(fields))
-        raise refusal(text, f'in six fields that is "{plain}"' if plain else f"a name is no expression; {EXAMPLE}")
-    if any("=" in item for item in fields):
-        raise refusal(
-            text, f"a time zone can't be given here, Kubeflow's is meant (UTC, if no one changed it); {EXAMPLE}"
-        )
-    if len(fields) not in (5, 6):
-        what = "fields, and there is none for the year" if len(fields) == 7 else "field" + "s" * (len(fields) != 1)
-        raise refusal(text, f"that is {len(fields)} {what}; {EXAMPLE}")
-    became = len(fields) == 5
-    if became:
-        fields = ["0", *(from_unix(text, item, kind) for item, kind in zip(fields, KINDS[1:], strict=True))]
-    read = [read_field(text, item, kind) for item, kind in zip(fields, KINDS, strict=True)]
-    check_comes(text, read)
-    seconds = len(read[0].values)
-    note = f"it comes {seconds} times in each minute: the first of the six fields is the second" if seconds > 1 else ""
-    return Cron(" ".join(fields).upper(), text, became, note, " ".join(map(str, read)))
+    parts = text.lower().split()
+    became = len(parts) == 5
+    try:
+        _check_form(parts)
+        if became:
+            parts = ["0", *map(_from_unix, parts, FIELDS[1:])]
+        seconds, *others = map(_read_field, parts, FIELDS)
+        evaluated = [_for_cronsim(*values) for values in (seconds, *others)]
+        _check_days(evaluated[3:])
+    except ValueError as error:
+        raise refusal(text, f"{error}; {EXAMPLE}") from None
+    count = len(seconds[0])
+    note = f"it comes {count} times in each minute: the first of the six fields is the second" if count > 1 else ""
+    return Cron(" ".join(parts).upper(), became, note, " ".join(evaluated))
 
 
 def refusal(text: str, what: str) -> UsageError:
@@ -139,80 +100,86 @@ def refusal(text: str, what: str) -> UsageError:
     return UsageError(f'--schedule "{" ".join(text.split())[:100]}": {what}')
 
 
-def read_field(text: str, given: str, kind: Kind) -> Field:
-    """Reads a field, in lower case, of the whole expression `text`, which is for messages."""
-    read = Field()
-    for part in given.split(","):
-        quartz = ", and L, W and # are not known" if QUARTZ.fullmatch(part) else ""
-        found = ITEM.fullmatch(part)
-        if not found or (found["first"] in "*?" and found["last"]):
-            raise refusal(text, f"{kind.name} {part.upper()!r} can't be read{quartz}; {EXAMPLE}")
-        step = int(found["step"] or 1)
-        if not 1 <= step <= kind.count:
-            raise refusal(text, f"{kind.name} {part!r} has steps of {step}: they are 1 to {kind.count}; {EXAMPLE}")
-        if found["first"] in "*?":
-            read.stars[f"*/{step}" if step > 1 else "*"] = range(kind.least, kind.most + 1, step)
-            continue
-        first = read_value(text, found["first"], kind, quartz)
-        last = kind.most if found["step"] else first
-        last = read_value(text, found["last"], kind, quartz) if found["last"] else last
+def _check_form(parts: list[str]) -> None:
+    if parts and parts[0].startswith("@"):
+        plain = DESCRIPTORS.get(" ".join(parts))
+        raise ValueError(f'in six fields that is "{plain}"' if plain else "a name is no expression")
+    if any("=" in part for part in parts):
+        raise ValueError("a time zone can't be given here, Kubeflow's is meant (UTC, if no one changed it)")
+    if len(parts) not in (5, 6):
+        what = "fields, and there is none for the year" if len(parts) == 7 else "field" + "s" * (len(parts) != 1)
+        raise ValueError(f"that is {len(parts)} {what}")
+
+
+def _read_field(text: str, kind: _Field) -> tuple[set[int], bool]:
+    """Returns the values of a field, in lower case, and whether it has a star, which matters in those for days."""
+    values: set[int] = set()
+    has_star = False
+    for item in text.split(","):
+        quartz = ", and L, W and # are not known" if QUARTZ.fullmatch(item) else ""
+        match = ITEM.fullmatch(item)
+        if not match or (match["first"] in "*?" and match["last"]):
+            raise ValueError(f"{kind.name} {item.upper()!r} can't be read{quartz}")
+        step, steps = int(match["step"] or 1), kind.most + 1 - kind.least
+        if not 1 <= step <= steps:
+            raise ValueError(f"{kind.name} {item!r} has steps of {step}: they are 1 to {steps}")
+        if match["first"] in "*?":
+            has_star = True
+            first, last = kind.least, kind.most
+        else:
+            first = _read_value(match["first"], kind, quartz)
+            last = _read_value(match["last"], kind, quartz) if match["last"] else kind.most if match["step"] else first
         if first > last:
-            split = f"{found['first']}-{kind.most},{kind.least}-{found['last']}".upper()
-            raise refusal(text, f'{kind.name} {part!r} runs backwards, unlike "{split}"; {EXAMPLE}')
-        read.numbers |= set(range(first, last + 1, step))
-    return read
+            split = f"{match['first']}-{kind.most},{kind.least}-{match['last']}".upper()
+            raise ValueError(f'{kind.name} {item!r} runs backwards, unlike "{split}"')
+        values.update(range(first, last + 1, step))
+    return values, has_star
 
 
-def read_value(text: str, value: str, kind: Kind, hint: str) -> int:
-    """Returns the number that a number or a name stands for."""
-    if value in kind.names:
-        return kind.least + kind.names.index(value)
-    if value.isdecimal() and len(value) <= 4 and kind.least <= int(value) <= kind.most:
-        return int(value)
-    allowed = f"{kind.least} to {kind.most}"
-    if kind.names:
-        allowed += f" or {kind.names[0].upper()} to {kind.names[-1].upper()}"
-    sunday = ", Sunday is 0" if value == "7" and kind.names == DAYS else ""
-    raise refusal(text, f"{kind.name} {value.upper()!r} is none: they are {allowed}{sunday}{hint}; {EXAMPLE}")
+def _read_value(text: str, kind: _Field, hint: str) -> int:
+    if text in kind.names:
+        return kind.least + kind.names.index(text)
+    if text.isdecimal() and len(text) <= 4 and kind.least <= int(text) <= kind.most:
+        return int(text)
+    names = f" or {kind.names[0].upper()} to {kind.names[-1].upper()}" if kind.names else ""
+    sunday = ", Sunday is 0" if text == "7" and kind == WEEK else ""
+    raise ValueError(f"{kind.name} {text.upper()!r} is none: they are {kind.least} to {kind.most}{names}{sunday}{hint}")
 
 
-def from_unix(text: str, given: str, kind: Kind) -> str:
+def _from_unix(text: str, kind: _Field) -> str:
     """Turns a field of Unix cron into one that Kubeflow reads in the same way."""
-    read = read_field(text, given, UNIX_WEEK if kind.names == DAYS else kind)
-    meant = Field(read.stars, set(read.numbers))
+    is_week = kind == WEEK
+    values, has_star = _read_field(text, replace(kind, most=7) if is_week else kind)
     # In Unix cron days of either field count unless one *begins* with a star; for Kubeflow, unless one has a star.
-    if read.stars and given[0] not in "*?":
-        meant = Field({}, read.values)
-    if kind.names == DAYS and 7 in meant.numbers:
-        meant.numbers = meant.numbers - {7} | {0}
-    return given if meant == read else str(meant)
+    star_first = text[0] in "*?"
+    if has_star == star_first and not (is_week and "7" in text):
+        return text
+    numbers = {value % 7 for value in values} if is_week else values
+    return "*/7," * star_first + ",".join(map(str, sorted(numbers)))
 
 
-def check_comes(text: str, fields: list[Field]) -> None:
+def _for_cronsim(values: set[int], has_star: bool) -> str:
+    # It takes a field for one with a star only where it begins with it; steps of 99 add nothing but the least value.
+    return "*/99," * has_star + ",".join(map(str, sorted(values)))
+
+
+def _check_days(fields: list[str]) -> None:
     """Makes sure that the days of an expression come, and often enough."""
-    days = Cron("", "", evaluated=" ".join(["0 0 0", *map(str, fields[3:])]))
     now = datetime.now(UTC)
-    comes = [now]
+    times = [now]
     with contextlib.suppress(CronSimError):
-        comes += next_times(days, 20, now)
-    if len(comes) == 1:
-        raise refusal(text, f"there is no such day, so that it never comes; {EXAMPLE}")
+        times += next_times(Cron("", evaluated=" ".join(["0 0 0", *fields])), 20, now)
+    if len(times) == 1:
+        raise ValueError("there is no such day, so that it never comes")
     # A full cycle of the calendar's days of the week is 28 years.
-    if any(later.year - earlier.year > YEARS for earlier, later in pairwise(comes) if later.year < now.year + 40):
-        raise refusal(text, f"it comes less than once in {YEARS} years, too seldom for a scheduler; {EXAMPLE}")
+    if any(later.year - earlier.year > YEARS for earlier, later in pairwise(times) if later.year < now.year + 40):
+        raise ValueError(f"it comes less than once in {YEARS} years, too seldom for a scheduler")
 
 
 def next_times(cron: Cron, count: int, start: datetime) -> list[datetime]:
-    """Returns the next times of a schedule, in UTC.
-
-    Args:
-        cron: When it runs.
-        count: How many times; there may be fewer before the end of the calendar.
-        start: After when; what has no zone is meant in UTC.
-    """
-    after = start.replace(tzinfo=UTC) if start.tzinfo is None else start
+    """Returns the next times of a schedule after a start, in UTC; there may be fewer before the calendar's end."""
     times: list[datetime] = []
     with contextlib.suppress(OverflowError):  # the year 10000
-        for time in islice(CronSim(cron.evaluated, after.astimezone(ZoneInfo(cron.zone))), count):
+        for time in islice(CronSim(cron.evaluated, start.astimezone(ZoneInfo(cron.zone))), count):
             times.append(time.astimezone(UTC))
     return times

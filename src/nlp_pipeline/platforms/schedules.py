@@ -16,16 +16,7 @@ SHOWN, COUNTED = 5, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """When a schedule is wanted.
-
-    Attributes:
-        name: Its name.
-        cron: When it runs.
-        catch_up: Whether missed runs are made up for.
-        max_concurrency: How many runs there may be at once.
-        start: Not before; None for at once.
-        end: Not after; None for never.
-    """
+    """When a schedule is wanted: not before `start` (None for at once), not after `end` (None for never)."""
 
     name: str
     cron: Cron
@@ -40,22 +31,17 @@ class Timing:
         return [time for time in times if self.end is None or time <= self.end]
 
     def check(self, platform: str, now: datetime) -> None:
-        """Makes sure that it can be; `platform` is who allows so many runs at once, for the message.
-
-        Raises:
-            UsageError: It can't be.
-        """
+        """Raises a UsageError unless it can be; `platform` is who allows so many runs at once, for the message."""
         if not self.name.strip() or not self.name.isprintable():
             raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
         if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
             allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
             raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
         start, end = self.start and write_time(self.start), self.end and write_time(self.end)
-        if self.end is not None:
-            if self.start is not None and self.start >= self.end:
-                raise UsageError(f"--start {start} is not before --end {end}")
-            if self.end <= now:
-                raise UsageError(f"--end {end} is past: it is {write_time(now)}")
+        if self.start and self.end and self.start >= self.end:
+            raise UsageError(f"--start {start} is not before --end {end}")
+        if self.end and self.end <= now:
+            raise UsageError(f"--end {end} is past: it is {write_time(now)}")
         if not self.times(1, now):
             after = f" after --start {start}" if self.start and self.start > now else ""
             before = f" before --end {end}" if end else ""
@@ -95,10 +81,9 @@ def note_of_start(timing: Timing, replaces: bool, now: datetime) -> str:
     """Returns what a start in the past means; empty where it is none."""
     if timing.start is None or timing.start > now:
         return ""
-    if not timing.catch_up:
-        return "its start is past, and runs since then are not made up for"
-    if replaces:
-        return "its start is past, and runs since then are not made up for, as it replaces a former one"
+    if not timing.catch_up or replaces:
+        why = ", as it replaces a former one" if timing.catch_up else ""
+        return f"its start is past, and runs since then are not made up for{why}"
     missed = sum(time <= now for time in next_times(timing.cron, COUNTED, timing.start))
     return f"its start is past: {'more than ' * (missed == COUNTED)}{missed} runs since then are made up for at once"
 

@@ -63,7 +63,7 @@ def read_cron(text: str) -> Cron:
         ZoneInfo(zone)
     except (LookupError, ValueError, OSError):
         raise refusal(text, f"there is no time zone {zone!r}: write it as in TZ=Europe/Berlin") from None
-    return replace(cron, expression=f"TZ={zone} {' '.join(cron.expression.split()[1:])}", given=text, zone=zone)
+    return replace(cron, expression=f"TZ={zone} {' '.join(cron.expression.split()[1:])}", zone=zone)
 
 
 def as_vertex_reads(text: str) -> Cron | None:
