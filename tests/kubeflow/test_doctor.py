@@ -102,7 +102,7 @@ def test_nothing_is_known() -> None:
     found = examined(None)
     assert list(found) == NAMES and missing(list(found.values())) == ["server"]
     assert {name for name, check in found.items() if check.ok} == {"image"}
-    assert found["server"].remedy == "set NLP_PIPELINE_HOST, as in https://kubeflow.example.com"
+    assert found["server"].detail.startswith("no host: give --host URL, set NLP_PIPELINE_HOST")
     assert found["sign-in"].detail == "the server does not answer"
     assert found["namespace"].detail == found["version"].detail == "not signed in"
 
@@ -120,9 +120,17 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
 # Server, sign-in, namespace
 
 
-@pytest.mark.parametrize("host", ["kubeflow.example.com", "https://ann:hunter2@kubeflow.example.com", "http://a b"])
-def test_no_address(host: str) -> None:
-    assert examined(None, host=host)["server"].detail == "the host is no address"
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("kubeflow.example.com", "--host kubeflow.example.com is no address"),
+        ("https://ann:hunter2@kubeflow.example.com", "host: an address with a user name or a password"),
+        ("http://a b", "a b: there is no such host"),
+    ],
+)
+def test_no_address(host: str, says: str) -> None:
+    found = examined(None, host=host)["server"]
+    assert found.ok is False and found.detail.startswith(says)
 
 
 def test_no_one_there() -> None:
@@ -336,7 +344,7 @@ def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
     cluster.kserve_installed = False
     found = examined(team)
     assert found["KServe"].ok is False and "set deploy=false" in found["KServe"].detail
-    assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not there")
+    assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not known to be there")
     found = examined(team, {"deploy": False})
     assert (found["KServe"].ok, found["KServe"].required) == (None, False) and "runtime" not in found
     assert missing(list(found.values())) == []

@@ -184,7 +184,7 @@ def _create(connection: Connection, wanted: Any, former: Any) -> list[Any]:
         both = "anew, and the former one is there, too, until the same command is run again" if former else ""
         raise type(error)(f"{name!r} was scheduled {both or 'and not looked at again'}: {error}") from None
     newest = existing[-1] if existing else None
-    if _revision(newest) <= _revision(former):
+    if newest is None or _revision(newest) <= _revision(former):
         raise PipelineError(f"{doing}: Kubeflow took it, but it is not there; nothing was removed")
     if _mark(newest, "request") == request and newest.mode != wanted.mode:
         raise PipelineError(
