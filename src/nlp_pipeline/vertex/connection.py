@@ -220,11 +220,18 @@ class Connection:
                 raise
 
 
+_last: tuple[Settings, Connection] | None = None
+
+
 def connect(settings: Settings) -> Connection:
-    """Returns a connection, and says on stderr whose it is; see `Connection`."""
+    """Returns a connection, and says on stderr whose it is: once for each settings, as a command has them."""
+    global _last
+    if _last is not None and _last[0] is settings:
+        return _last[1]
     connection = Connection(settings)
     who = f", as {connection.who}" if connection.who else ", by the credentials of gcloud"
     print(f"project {connection.project}, region {connection.region}{who}", file=sys.stderr)
+    _last = settings, connection
     return connection
 
 
