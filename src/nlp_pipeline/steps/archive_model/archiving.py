@@ -6,8 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.publishing import publish
-from nlp_pipeline.release import Release, seal
+from nlp_pipeline.release import Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
