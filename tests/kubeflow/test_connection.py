@@ -293,7 +293,7 @@ def test_what_never_answers_is_given_up(alone: Kubeflow, one_user: Connection, m
         (403, "<html>Sign in", UsageError, r"lets no one in without sign-in \(403\): set NLP_PIPELINE_TOKEN"),
         (401, "Jwt is expired", UsageError, r"lets no one in without sign-in \(401\)"),
         (308, "", UsageError, r"lets no one in without sign-in \(308\)"),
-        (200, "<html>Sign in", UsageError, r"lets no one in without sign-in \(302\)"),
+        (200, "<html>Sign in", UsageError, r"lets no one in without sign-in \(200\)"),
     ],
 )
 def test_errors_of_all_forms(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -257,9 +258,13 @@ def test_nothing_of_it_shows_a_secret(k: Kubeflow) -> None:
     assert "S3CRET" not in shown and connection.sign_in.headers["Cookie"] not in shown
 
 
+def read_page(text: str) -> Page:
+    """Reads a page of Dex's."""
+    return Page(httpx.Response(200, html=text, request=httpx.Request("GET", "https://host/dex/auth/local?state=x")))
+
+
 def test_forms_with_their_fields_in_full() -> None:
-    found = Page(
-        "https://host/dex/auth/local?state=x",
+    found = read_page(
         "<title> Dex </title><a href='/oauth2/start?rd=%2F'>x</a><a>y</a><input name=outside value=1>"
         "<FORM METHOD=Post action='/dex/login?a=1&amp;b=2'><input name='login' type='text' value='a&quot;b'>"
         "<INPUT TYPE=Password name=password><input type=hidden name=h value=1><input type=submit value=x></form>"
@@ -269,8 +274,9 @@ def test_forms_with_their_fields_in_full() -> None:
     assert found.title == "Dex" and found.links == ["https://host/oauth2/start?rd=%2F"]
     assert (first.action, first.method) == ("https://host/dex/login?a=1&b=2", "POST")
     assert first.fields == {"login": 'a"b', "password": "", "h": "1"}
-    assert (first.field_of("password"), first.field_of("text"), first.field_of("email")) == ("password", "login", None)
+    assert found.login_form is first
+    assert first.filled_in("ann", "pw") == {"login": "ann", "password": "pw", "h": "1"}
     # A form without an address is sent to its page.
     assert (second.action, second.method, second.fields) == (found.address, "GET", {"approval": "approve"})
     for text in ("", "{}", "<form", "</form></title>", "<title>x", "\x00<"):
-        assert not Page("https://host/", text).links
+        assert not read_page(text).links

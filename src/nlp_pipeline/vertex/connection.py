@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from nlp_pipeline.errors import PipelineError, TimedOutError, UsageError
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
-from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError
+from nlp_pipeline.platforms.calls import ERRORS, TRANSIENT, NotFoundError, UnansweredError
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.storage import retrying
 
@@ -40,15 +40,6 @@ FORMS = {
 }
 # Access tokens of Google's, signed tokens, and whatever stands where a header would have one.
 TOKENS = re.compile(r"ya29\.[\w.~+/-]+|eyJ[\w-]+(?:\.[\w-]*)*|(?<=Bearer )\S+")
-TRANSIENT = (429, 500, 502, 503, 504)
-KINDS: dict[int, type[PipelineError]] = {
-    400: UsageError,
-    401: UsageError,
-    403: UsageError,
-    404: NotFoundError,
-    409: ConflictError,
-    504: UnansweredError,
-}
 
 
 def check_settings(settings: Settings) -> None:
@@ -320,4 +311,4 @@ def explain_refusal(doing: str, error: Any, project: str) -> PipelineError:
     elif code == 429:
         quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={project}"
         line += f"; a quota is used up, or too much was asked at once: {quotas}"
-    return KINDS.get(code, PipelineError)(line)
+    return ERRORS.get(code, PipelineError)(line)
