@@ -53,6 +53,8 @@ if found != "{__version__}":
     sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
              "compile with --image and one that fits")
 """
+# A line and a column in a source, both from 0; columns count bytes.
+Place = tuple[int, int]
 # What travels with each component, by its function's name: texts by their paths.
 FILES: dict[str, dict[str, str]] = {}
 
@@ -109,7 +111,7 @@ def component_source(function: Callable[..., Any], source: str) -> str:
         for kind in kinds
         if inspect.isclass(kind) and issubclass(kind, Settings)
     ]
-    program = "".join(imports) + strip_source(source.strip() + "\n")
+    program = "".join(imports) + strip(source.strip() + "\n")
     if imports:
         program += f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
     return program
@@ -145,7 +147,7 @@ def carrying_command(name: str) -> list[str]:
 def image_command(name: str) -> list[str]:
     """Returns the command of a step where this package is installed too, in an image of ours."""
     program = f"{name}.py"
-    return ["python3", "-c", carry(pack({program: strip_source(CHECK) + FILES[name][program]}))]
+    return ["python3", "-c", carry(pack({program: strip(CHECK) + FILES[name][program]}))]
 
 
 def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
@@ -184,7 +186,7 @@ def needed_files(program: str) -> dict[str, str]:
         if name in found:
             continue
         text = path.read_text(encoding="utf-8")
-        found[name] = strip_types(strip_source(text))
+        found[name] = strip(text, types=True)
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
@@ -214,45 +216,39 @@ def imported_modules(text: str) -> Iterator[Path]:
         waiting += ast.iter_child_nodes(node)
 
 
-def strip_source(text: str) -> str:
-    """Returns a source without docstrings, comments and parameters' descriptions; lines keep their numbers."""
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            first, last = docstring.lineno - 1, docstring.end_lineno or 0
-            lines[first:last] = [""] * (last - first)
-            if len(node.body) == 1 and not isinstance(node, ast.Module):
-                lines[first] = " " * docstring.col_offset + "pass"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
-            drop_text(lines, node.args[1])
+def strip(text: str, types: bool = False) -> str:
+    """Returns a source without docstrings, comments and parameters' descriptions; what is left stays on its lines.
+
+    Args:
+        text: The source.
+        types: Whether to leave out the types of functions' parameters and results too.
+    """
+    lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
+    spans = [(*span, new) for node in ast.walk(ast.parse(text)) for span, new in superfluous(node, lines, types)]
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]].rstrip()
-    return "\n".join(lines).rstrip("\n") + "\n"
+        if token.type == tokenize.COMMENT:
+            line, column = token.start[0] - 1, len(token.line[: token.start[1]].encode())
+            spans.append(((line, column), (line, len(lines[line])), b""))
+    for (first, start), (last, end), new in sorted(spans, reverse=True):
+        lines[first : last + 1] = [lines[first][:start] + new + lines[last][end:], *[b""] * (last - first)]
+    return b"\n".join(line.rstrip() for line in lines).decode().rstrip("\n") + "\n"
 
 
-def drop_text(lines: list[str], node: ast.expr) -> None:
-    """Puts an empty text in the place of an expression; all lines keep their numbers."""
-    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-    end = lines[last][node.end_col_offset :]
-    lines[first] = lines[first][: node.col_offset] + '""'
-    lines[first + 1 : last + 1] = [""] * (last - first)
-    lines[last] += end
+def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tuple[tuple[Place, Place], bytes]]:
+    """Yields from where to where something of a node is not needed to run it, and what takes its place."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        alone = len(node.body) == 1 and not isinstance(node, ast.Module)
+        yield span_of(node.body[0]), b"pass" if alone else b""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
+        yield span_of(node.args[1]), b'""'
+    if types and isinstance(node, ast.arg) and node.annotation:
+        (line, column), end = span_of(node.annotation)
+        yield ((line, lines[line].rindex(b":", 0, column)), end), b""
+    if types and isinstance(node, ast.FunctionDef) and node.returns:
+        (line, column), end = span_of(node.returns)
+        yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
 
 
-def strip_types(text: str) -> str:
-    """Returns a source without the types of functions' parameters and results; all lines keep their numbers."""
-    lines = text.splitlines()
-    types: list[tuple[int, int, ast.expr]] = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.arg) and node.annotation:
-            types.append((node.lineno - 1, node.col_offset + len(node.arg), node.annotation))
-        elif isinstance(node, ast.FunctionDef) and node.returns:
-            line = node.returns.lineno - 1
-            types.append((line, lines[line].rindex(" ->", 0, node.returns.col_offset), node.returns))
-    for line, start, node in sorted(types, key=lambda item: item[:2], reverse=True):
-        # Of the few types of several lines, and of lines whose columns are not bytes, none is worth the trouble.
-        if node.end_lineno == line + 1 and lines[line].isascii():
-            lines[line] = lines[line][:start] + lines[line][node.end_col_offset :]
-    return "\n".join(lines) + "\n"
+def span_of(node: ast.stmt | ast.expr) -> tuple[Place, Place]:
+    """Returns where a node begins and ends."""
+    return (node.lineno - 1, node.col_offset), ((node.end_lineno or 0) - 1, node.end_col_offset or 0)
