@@ -64,9 +64,6 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
 
     The function's parameters are artifacts, values that kfp knows, and classes of settings, which are taken apart. Its
     body imports the step and calls it. Its docstring does not travel: KFP would store it many times over.
-
-    Args:
-        packages_to_install: Pinned requirements of the step.
     """
 
     def make(function: Callable[..., Any]) -> Any:
@@ -89,9 +86,6 @@ def install_script(requirements: list[str]) -> str:
     """Returns the shell's script that installs a step's packages and kfp, and runs the command after it.
 
     It is kfp's own in fewer words: without what only an image without pip, or an old Python, would need.
-
-    Args:
-        requirements: Pinned requirements.
     """
     pip = "pip='python3 -m pip install -q --no-warn-script-location --disable-pip-version-check'"
     own = [f"$pip {' '.join(requirements)}"] if requirements else []
@@ -99,13 +93,8 @@ def install_script(requirements: list[str]) -> str:
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:
-    """Returns the program of a component, which kfp's executor imports.
-
-    Args:
-        function: The component's function.
-        source: The program as kfp writes it.
-    """
-    kinds = [one.annotation for one in inspect.signature(function).parameters.values()]
+    """Returns the program of a component, which kfp's executor imports, from the program as kfp writes it."""
+    kinds = [declared.annotation for declared in inspect.signature(function).parameters.values()]
     imports = [
         f"from {kind.__module__} import {kind.__name__}\n"
         for kind in kinds
@@ -151,16 +140,15 @@ def image_command(name: str) -> list[str]:
 
 
 def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the steps' containers, those that custom jobs start on Vertex AI among them; none of Google's components.
+    """Returns the steps' containers in the first document of an IR.
 
-    Args:
-        pipeline: The first document of the IR.
+    Those that custom jobs start on Vertex AI are among them, but none of Google's components.
     """
     executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
-    inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
-    pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
-    jobs = [pool["container_spec"] for pool in pools]
-    return [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
+    inputs = [component.get("inputDefinitions", {}) for component in pipeline["components"].values()]
+    pools = [declared.get("parameters", {}).get("worker_pool_specs", {}) for declared in inputs]
+    jobs = [job["container_spec"] for pool in pools for job in pool.get("defaultValue", [])]
+    return [container for container in [*executors, *jobs] if "--function_to_execute" in container.get("args", [])]
 
 
 def step_name(container: dict[str, Any]) -> str:
@@ -169,30 +157,26 @@ def step_name(container: dict[str, Any]) -> str:
 
 
 def needed_files(program: str) -> dict[str, str]:
-    """Returns the files of the package that a program needs, by their paths below the package's folder's parent.
+    """Returns the files of the package that a program needs, by their paths as imports see them.
 
-    Args:
-        program: A program that imports modules of the package, also within functions.
-
-    Returns:
-        The sources, stripped, of the modules and of all that they import in turn; and what else lies in the folders of
-        those that have files which are no modules, such as templates.
+    They are the sources, stripped, of the modules that it imports, also within functions, and of all that these import
+    in turn; and what else lies beside them, such as templates.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     waiting = list(imported_modules(program))
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(ROOT.parent))
-        if name in found:
+        if name in files:
             continue
         text = path.read_text(encoding="utf-8")
-        found[name] = strip(text, types=True)
+        files[name] = strip(text, types=True)
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
-            beside = [one for one in sorted(path.parent.iterdir()) if one.is_file() and one.suffix != ".py"]
-            found |= {str(one.relative_to(ROOT.parent)): one.read_text(encoding="utf-8") for one in beside}
-    return found
+            beside = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file.suffix != ".py"]
+            files |= {str(file.relative_to(ROOT.parent)): file.read_text(encoding="utf-8") for file in beside}
+    return files
 
 
 def imported_modules(text: str) -> Iterator[Path]:
@@ -205,14 +189,14 @@ def imported_modules(text: str) -> Iterator[Path]:
             waiting += node.orelse
             continue
         if isinstance(node, ast.Import):
-            names = [one.name for one in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             # What is imported may be a module itself.
-            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.split(".")[0] == PACKAGE:
                 place = ROOT.parent.joinpath(*name.split("."))
-                yield from [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
         waiting += ast.iter_child_nodes(node)
 
 

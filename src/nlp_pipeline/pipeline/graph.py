@@ -88,9 +88,9 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     """Returns the pipeline of a platform, as kfp makes it.
 
     Args:
-        platform: The platform.
-        name: Its name, one of `platforms.PLATFORMS`.
-        constants: What the steps are told besides the pipeline's parameters, by name.
+        platform: What is the platform's own.
+        name: The platform's name, a key of SETTINGS.
+        constants: Values that the steps take besides the pipeline's parameters.
         display_name: The pipeline's name in the dashboard.
         does: What it does, a sentence.
     """
@@ -103,14 +103,14 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
-                one.name,
+                name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=inspect.Parameter.empty if one.default is None else one.default,
-                annotation=one.kind,
+                default=inspect.Parameter.empty if declared.default is None else declared.default,
+                annotation=declared.kind,
             )
-            for one in parameters.values()
+            for name, declared in parameters.items()
         ]
     )
-    described = "\n".join(f"    {one.name}: {one.description}" for one in parameters.values())
+    described = "\n".join(f"    {name}: {declared.description}" for name, declared in parameters.items())
     pipeline.__doc__ = f"{does}\n\nArgs:\n{described}"
     return dsl.pipeline(name=NAME, display_name=display_name)(pipeline)
