@@ -55,25 +55,15 @@ def add_steps(platform: Platform, values: Values) -> None:
 
     trained = platform.train_model(values, train=loaded.outputs["train"])
 
-    evaluated = platform.evaluate_model(
-        values,
-        model=trained.outputs["model"],
-        evaluation=loaded.outputs["evaluation"],
-        training=trained.outputs["training"],
-    )
+    evaluated = platform.evaluate_model(values, model=trained.outputs["model"], evaluation=loaded.outputs["evaluation"])
     predictions = evaluated.outputs["predictions"]
 
     passed = gate(metrics=evaluated.outputs["metrics"], **values.of(gate))
     platform.configure_task(passed, "Gate: is it better?", "500m", "512Mi")
 
     with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
-        archived = archive_model(
-            model=trained.outputs["model"],
-            metrics=evaluated.outputs["metrics"],
-            predictions=predictions,
-            evaluation_report=evaluated.outputs["report"],
-            **values.of(archive_model),
-        )
+        model = trained.outputs["model"]
+        archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
         platform.configure_task(archived, "Archive model", "2", "8Gi")
         release = archived.outputs["release"]
 

@@ -6,12 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
+
 from nlp_pipeline.release import Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
 from nlp_pipeline.steps.archive_model.precision import candidates, choose_precision, try_archive
-from nlp_pipeline.steps.archive_model.report_section import add_to_report, precision_section
+from nlp_pipeline.steps.archive_model.report import write_report
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
 
@@ -20,9 +22,7 @@ PACKAGES = ["torch", "transformers", "onnx", "onnxruntime", "tokenizers"]
 
 def archive_model(
     model: Path,
-    metrics: Path,
     predictions: Path,
-    evaluation_report: Path,
     folder: Path,
     report: Path,
     *,
@@ -39,11 +39,9 @@ def archive_model(
 
     Args:
         model: The model and its tokenizer as save_pretrained writes them.
-        metrics: The metrics of `evaluate_model`, for the release's record.
-        predictions: What the offline model said: Parquet with text, label and predicted label.
-        evaluation_report: The report of `evaluate_model`.
+        predictions: What the offline model said, as `evaluate_model` writes it.
         folder: The release to write.
-        report: The report to write, with a section on the number format.
+        report: The page to write on the number format; the report in the run's folder gets it as a section.
         settings: How the number format is chosen.
         max_length: Tokens at which a text is cut.
         min_agreement: Least share of rows on which int8 must give the offline model's label to be chosen.
@@ -75,18 +73,16 @@ def archive_model(
         print(f"{chosen}: {reason}", flush=True)
         # On a GPU, requests share model calls; on a CPU each CPU takes a request.
         build_release(model, scratch / chosen, folder, run.model_name, batch_size=32 if serving_gpus else 8)
+        labels = json.loads((scratch / chosen / "serving.json").read_bytes())["labels"]
     precision = {"chosen": chosen, "reason": reason, "tried": trials}
-    page = add_to_report(evaluation_report.read_text(encoding="utf-8"), precision_section(precision))
-    report.write_text(page, encoding="utf-8")
-    run.keep(report, "report.html")
+    write_report(precision, report, run)
     parameters = {"precision": settings.precision, "max_length": max_length, **trained}
     source, source_sha256 = (parameters.pop(name, None) for name in ("source", "source_sha256"))
-    evaluated = json.loads(metrics.read_text(encoding="utf-8"))
     record = Release(
         model_name=run.model_name,
         run_id=run.run_id,
-        labels=[scores["label"] for scores in evaluated["per_class"]],
-        metrics={name: value for name, value in evaluated.items() if not isinstance(value, list)},
+        labels=labels,
+        metrics=json.loads(pyarrow.parquet.read_schema(predictions).metadata[b"metrics"]),
         parameters=parameters,
         precision=precision,
         packages={name: version(name) for name in PACKAGES},

@@ -127,3 +127,5 @@ def build_release(model_path: Path, packed: Path, folder: Path, model_name: str,
     (folder / "config" / "config.properties").write_text(server_config(model_name, batch_size), encoding="utf-8")
     build_mar(packed, model_name, folder / "model-store" / f"{model_name}.mar")
     copy_folder(model_path, folder / "huggingface")
+    # How long the training took is another time the next time: the same model shall give the same release.
+    (folder / "huggingface" / "training.json").unlink(missing_ok=True)

@@ -17,7 +17,6 @@ BATCH_SIZE = 32
 def evaluate(
     model: str,
     rows: str,
-    training: str,
     max_length: int,
     run: Run,
     metrics: str,
@@ -27,13 +26,13 @@ def evaluate(
     """Evaluates a classifier; the run's folder on the volume gets metrics, predictions and report too.
 
     Args:
-        model: The model and its tokenizer as save_pretrained writes them.
+        model: The model and its tokenizer as save_pretrained writes them, and `train_model`'s training.json.
         rows: Parquet with the string columns text and label.
-        training: JSON of `train_model`, the loss curve among it.
         max_length: Tokens at which a text is cut.
         run: The run.
         metrics: JSON to write: all that `compute_metrics` returns.
-        predictions: Parquet to write: text, label, predicted label and its score, in the order of the rows.
+        predictions: Parquet to write: text, label, predicted label and its score, in the order of the rows. Its
+            schema's metadata has, as `metrics`, the JSON of those that are no lists.
         report: The page to write.
 
     Returns:
@@ -50,14 +49,16 @@ def evaluate(
     result = compute_metrics([config.label2id[label] for label in columns["label"]], probabilities, labels)
     columns["predicted"] = [labels[number] for number in probabilities.argmax(axis=1)]
     columns["score"] = probabilities.max(axis=1).tolist()
-    pyarrow.parquet.write_table(pyarrow.table(columns), predictions)
+    facts = {name: value for name, value in result.items() if not isinstance(value, list)}
+    table = pyarrow.table(columns, metadata={"metrics": json.dumps(facts)})
+    pyarrow.parquet.write_table(table, predictions)
     Path(metrics).write_text(json.dumps(result, indent=1))
-    trained = json.loads(Path(training).read_text())
+    trained = json.loads(Path(model, "training.json").read_text())
     page = render_report(run, result, trained, list(zip(*columns.values(), strict=True)))
     Path(report).write_text(page, encoding="utf-8")
     run.keep(predictions, "datasets/predictions.parquet")
     run.keep(metrics, "metrics.json")
-    figures: dict[str, Any] = {name: value for name, value in result.items() if isinstance(value, int | float)}
+    figures = {name: value for name, value in facts.items() if not isinstance(value, str)}
     figures["report"] = str(run.keep(report, "report.html"))
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
     if len(labels) <= MOST_CLASSES:
