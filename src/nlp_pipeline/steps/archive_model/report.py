@@ -1,4 +1,4 @@
-"""What is reported on the number format of the archive: as a page, and as a section of the evaluation's report."""
+"""The page on the archive's number format, which the evaluation's report gets as a section."""
 
 from html import escape
 from pathlib import Path
@@ -8,16 +8,17 @@ from nlp_pipeline.volume import Run
 
 # Where the report of `evaluate_model` takes the section; a text in it can't look so, since "<" is escaped.
 MARKER = "<!-- archive_model -->"
-HEAD = '<!DOCTYPE html>\n<meta charset="utf-8">\n<style>* { font: 15px system-ui; padding: 4px; text-align: start }</style>\n'
+HEAD = """\
+<!DOCTYPE html>
+<meta charset="utf-8">
+<style>* { font: 15px system-ui; text-align: start }</style>
+"""
 
 
 def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
-    """Writes the page, and adds the section to the report in the run's folder, where it is there.
+    """Writes the page, and adds it to the report in the run's folder.
 
-    Args:
-        precision: `chosen`, `reason`, and `tried` as `choose_precision` takes it.
-        page: The page to write.
-        run: The run.
+    `precision` has what was `chosen`, the `reason`, and `tried`, which `choose_precision` knows as `trials`.
     """
     section = render_section(precision)
     if run.folder and (report := run.folder / "report.html").is_file():
@@ -27,15 +28,17 @@ def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
 
 
 def render_section(precision: dict[str, Any]) -> str:
+    """Returns the section, in HTML."""
+    tried = precision["tried"]
     rows = "".join(
         f"<tr><th>{name}<td>{trial['accuracy']:.4f}<td>{100 * trial['drop']:+.2f}<td>{trial['agreement']:.4f}"
         f"<td>{trial['texts_per_second']:.0f}<td>{trial['megabytes']:.1f}\n"
-        for name, trial in precision["tried"].items()
+        for name, trial in tried.items()
     )
     return (
         f"<section>\n<h2>Number format of the archive: {precision['chosen']}</h2>\n"
-        f"<p>Measured on {precision['tried'][precision['chosen']]['rows']:,} evaluation rows by the archive's own handler, held against the model before "
-        f"it was archived: {escape(precision['reason'])}.\n"
+        f"<p>Measured on {tried[precision['chosen']]['rows']:,} evaluation rows by the archive's own handler, held "
+        f"against the model before it was archived: {escape(precision['reason'])}.\n"
         "<table><tr><th>Number format<th>Accuracy<th>Drop, points<th>Agreement<th>Texts/s<th>MB\n"
         f"{rows}</table>\n</section>\n"
     )

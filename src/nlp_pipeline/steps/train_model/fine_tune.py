@@ -23,13 +23,8 @@ from nlp_pipeline.volume import Run
 def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed: int, run: Run) -> dict[str, Any]:
     """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
 
-    Args:
-        rows: Parquet with the string columns `text` and `label`.
-        model: Folder to write the model to, in safetensors, with its tokenizer; the labels stand in its config.json.
-            Its training.json holds the facts with the loss curve.
-        settings: What is fine-tuned, and how.
-        seed: Seed of the new head, the order of rows and dropout.
-        run: The run, whose folder on the volume gets copies.
+    The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
+    with the facts and the loss curve; the run's folder on the volume gets copies.
 
     Returns:
         The facts: loss, steps, samples per second, rows, parameters, device and more.
