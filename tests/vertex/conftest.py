@@ -12,7 +12,7 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.settings import settings
-from nlp_pipeline.vertex import pipelines
+from nlp_pipeline.vertex import pipelines, schedules
 from tests.fakes.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud
 
 SAID = (
@@ -41,7 +41,8 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
     monkeypatch.setattr(compiling, "compile_pipeline", compile_once)
-    monkeypatch.setattr(pipelines, "compile_pipeline", compile_once)
+    for module in (pipelines, schedules):
+        monkeypatch.setattr(module, "compile_pipeline", compile_once)
     monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.001)
     settings.cache_clear()

@@ -10,7 +10,7 @@ import pytest
 
 from nlp_pipeline.cli import main
 from nlp_pipeline.platforms import waiting
-from nlp_pipeline.vertex import connection
+from nlp_pipeline.vertex.steps import api
 from tests.fakes.vertex.cloud import Cloud
 from tests.fakes.vertex.pipelines import Fate
 from tests.fakes.vertex.rest import Request, Response
@@ -57,19 +57,6 @@ def no_token(cloud: Cloud) -> None:
 
 
 FAILURES: dict[str, tuple[Fault, int, str]] = {
-    "disabled": (
-        lambda cloud: cloud.refuse(
-            403, "API not used.", 999, API, reason="SERVICE_DISABLED", service="aiplatform.googleapis.com"
-        ),
-        2,
-        "the API aiplatform.googleapis.com is not enabled in project my-project: "
-        "gcloud services enable aiplatform.googleapis.com --project my-project",
-    ),
-    "billing": (
-        lambda cloud: cloud.refuse(403, "This API method requires billing.", 999, API, reason="BILLING_DISABLED"),
-        2,
-        "project my-project has no billing account: link one in the console",
-    ),
     "denied": (
         lambda cloud: cloud.refuse(403, "Permission denied.", 999, API),
         2,
@@ -130,7 +117,7 @@ def test_what_passes_is_waited_for(
 
 
 def test_an_answer_that_does_not_come(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT", 0.05)
+    monkeypatch.setattr(api, "TIMEOUT", 0.05)
     hold = threading.Event()
 
     def wait(request: Request) -> None:

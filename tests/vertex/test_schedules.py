@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.platforms.cron import next_times
 from nlp_pipeline.platforms.schedules import write_time
-from nlp_pipeline.vertex.schedules import as_vertex_reads, read_cron
+from nlp_pipeline.vertex.schedules import read_cron
 from tests.fakes.vertex.cloud import ACCOUNT, Cloud
 from tests.fakes.vertex.pipelines import Fate
 from tests.vertex.conftest import TRAIN, Run
@@ -101,12 +101,6 @@ def test_when_it_comes() -> None:
     berlin = read_cron("TZ=Europe/Berlin 0 0 2 * * *")
     assert next_times(berlin, 1, SUMMER) == [datetime(2026, 7, 2, 0, tzinfo=UTC)]
     assert next_times(berlin, 1, datetime(2026, 12, 1, tzinfo=UTC)) == [datetime(2026, 12, 1, 1, tzinfo=UTC)]
-    # Of schedules that others made: 5 is Friday for robfig's cron and for Unix's; what Unix alone allows is not known.
-    found = as_vertex_reads("TZ=Europe/Berlin 0 2 * * 5")
-    assert found and next_times(found, 1, SUMMER) == [datetime(2026, 7, 3, 0, tzinfo=UTC)]
-    daily = as_vertex_reads("@daily")
-    assert daily and next_times(daily, 1, SUMMER) == [datetime(2026, 7, 2, tzinfo=UTC)]
-    assert as_vertex_reads("0 2 * * 7") is None and as_vertex_reads("TZ=Nowhere 0 2 * * *") is None
 
 
 # Scheduling

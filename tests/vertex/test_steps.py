@@ -20,8 +20,7 @@ from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.vertex.steps import ask
 from nlp_pipeline.vertex.steps.check import check_endpoint
-from nlp_pipeline.vertex.steps.plan import Plan, plan_deployment
-from nlp_pipeline.vertex.steps.traffic import scale_traffic
+from nlp_pipeline.vertex.steps.plan import Plan, plan_deployment, scale_traffic
 from tests.conftest import write_parquet
 from tests.fakes.vertex.cloud import PLACE, PROJECT, REGION, Cloud, google_cloud
 from tests.fakes.vertex.rest import RefusedError
@@ -188,8 +187,8 @@ def down(cloud: Cloud) -> None:
     ("around", "endpoint", "says"),
     [
         (shared, "6", r"endpoint .*/6 serves other models too \(prices\): set endpoint to another one, or leave"),
-        (lambda _: None, "6", r"endpoint '6' is not in projects/my-project/.*: leave it empty to have one made"),
-        (lambda _: None, f"projects/{PROJECT}/locations/europe-west4/endpoints/6", "and the run is in us-central1"),
+        (lambda _: None, "6", r"endpoint '6' is not in projects/my-project/.*: leave it empty for the model's own"),
+        (lambda _: None, f"projects/{PROJECT}/locations/europe-west4/endpoints/6", "and the region is us-central1"),
         (two_endpoints, "", r"2 endpoints in .* are named 'reviews', with the ids 5, 6: set endpoint to one of them"),
         (two_models, "", r"2 models in .* are named 'reviews', with the ids 7, 8: delete all but one, or set another"),
         (no_role, "", r"listing models: .*'aiplatform.models.list' denied \(the run's service account needs"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.vertex import connection
+from nlp_pipeline.vertex.steps import api
 from tests.fakes.vertex.cloud import PLACE, Cloud
 from tests.vertex.conftest import TRAIN, Run
 
@@ -64,7 +64,7 @@ def test_a_line_for_each_fact(cloud: Cloud, run: Run) -> None:
 @pytest.mark.parametrize(
     ("others", "shares", "split"),
     [
-        ((("9", 60), ("8", 10)), (10, 20), {"9": 90, "8": 10}),
+        ((("9", 60), ("8", 10)), (10, 20), {"9": 86, "8": 14}),
         ((("9", 0),), (10, 90), {}),
         ((("9", 100),), (0, 0), {"9": 100}),
         ((("9", 0),), (0, 0), {}),
@@ -119,7 +119,7 @@ def test_an_operation_that_does_not_end_is_not_waited_for_forever(
 ) -> None:
     deployed(cloud)
     cloud.operations.reads = 1000
-    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(api, "PATIENCE_SECONDS", 0.01)
     code, _, err = run(*UNDEPLOY)
     assert code == 4 and "undeploying 1: not done after 0 minutes; it goes on; still deployed, and costing" in err
 
@@ -130,8 +130,14 @@ def test_an_operation_that_does_not_end_is_not_waited_for_forever(
         (("--undeploy",), "which model? add --set model_name=NAME"),
         (("--undeploy", "--set", "model_name=Films"), "model_name is 'Films'"),
         ((*UNDEPLOY, "--set", "endpoint=a b"), "endpoint is 'a b'"),
-        ((*UNDEPLOY, "--set", "endpoint=7"), "there is no endpoint 7 in project my-project, region us-central1"),
-        (UNDEPLOY, "there are 2 endpoints named 'films' in project my-project, region us-central1: --set endpoint="),
+        (
+            (*UNDEPLOY, "--set", "endpoint=7"),
+            "endpoint '7' is not in projects/my-project/locations/us-central1: leave it empty for the model's own",
+        ),
+        (
+            UNDEPLOY,
+            "2 endpoints in projects/my-project/locations/us-central1 are named 'films', with the ids 5, 6: set",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(argv: tuple[str, ...], message: str, cloud: Cloud, run: Run) -> None:

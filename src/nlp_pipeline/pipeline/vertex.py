@@ -39,49 +39,27 @@ class Vertex:
 
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training as a custom job."""
-        task = train_model_job(**artifacts, **values.of(train_model), **self.job())
-        return self.configure_google_task(task, "Train model")
+        return self._run(train_model_job, "Train model", **artifacts, **values.of(train_model), **self._job())
 
     def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation as a custom job."""
-        task = evaluate_model_job(**artifacts, **values.of(evaluate_model), **self.job())
-        return self.configure_google_task(task, "Evaluate model")
-
-    def job(self) -> dict[str, Any]:
-        """Returns the inputs of a custom job besides its step's."""
-        return {
-            "machine_type": self.checked["train_machine_type"],
-            "accelerator_type": self.checked["train_accelerator"],
-            "accelerator_count": self.checked["train_gpus"],
-            "service_account": self.checked["job_service_account"],
-            **self.place,
-        }
+        return self._run(evaluate_model_job, "Evaluate model", **artifacts, **values.of(evaluate_model), **self._job())
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
-        """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them.
-
-        Args:
-            task: The task.
-            display_name: Its name in the console.
-            cpu: CPUs, as Kubernetes writes them.
-            memory: Memory.
-        """
+        """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them."""
         # Its input has the run's id, or it changes what is outside of its outputs: no other run's outputs would do.
         task.set_caching_options(task.name == "gate").set_display_name(display_name)
         task.set_cpu_limit(cpu).set_memory_limit(memory)
 
-    def configure_google_task(self, task: dsl.PipelineTask, display_name: str) -> dsl.PipelineTask:
-        """Gives a task of Google's its name in the console; its machine, where it has one, is among its inputs."""
-        return task.set_caching_options(False).set_display_name(display_name)
-
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
-        planned = plan_vertex_deployment(release=artifacts["release"], **self.checked.of(plan_vertex_deployment)).after(
-            validated
-        )
+        inputs = self.checked.of(plan_vertex_deployment)
+        planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
         self.configure_task(planned, "Plan deployment", "1", "2Gi")
-        model, endpoint = self.upload(planned.outputs), self.find_endpoint(planned.outputs)
-        deployed = ModelDeployOp(
+        model, endpoint = self._upload(planned.outputs), self._find_endpoint(planned.outputs)
+        deployed = self._run(
+            ModelDeployOp,
+            "Deploy version",
             model=model,
             endpoint=endpoint,
             traffic_split=planned.outputs["traffic_split"],
@@ -92,77 +70,57 @@ class Vertex:
             dedicated_resources_max_replica_count=self.checked["max_replicas"],
             service_account=self.checked["serving_service_account"],
         )
-        self.configure_google_task(deployed, "Deploy version")
-        checked = check_vertex_endpoint(
-            model=model,
-            endpoint=endpoint,
-            predictions=artifacts["predictions"],
-            former_traffic=planned.outputs["former_traffic"],
-            **{name: one for name, one in values.of(check_vertex_endpoint).items() if name != "endpoint"},
-        ).after(deployed)
+        inputs = values.of(check_vertex_endpoint) | {"model": model, "endpoint": endpoint}
+        inputs |= {"predictions": artifacts["predictions"], "former_traffic": planned.outputs["former_traffic"]}
+        checked = check_vertex_endpoint(**inputs).after(deployed)
         self.configure_task(checked, "Check endpoint", "1", "2Gi")
 
-    def upload(self, plan: dict[str, Any]) -> Any:
-        """Adds the upload of the release, as a new model or as a new version of the one that is there.
+    def _run(self, component: Any, title: str, **inputs: Any) -> dsl.PipelineTask:
+        """Adds a step of Google's; its machine, where it has one, is among its inputs."""
+        return component(**inputs).set_caching_options(False).set_display_name(title)
 
-        Args:
-            plan: Outputs of `plan_vertex_deployment`.
+    def _job(self) -> dict[str, Any]:
+        """Returns the inputs of a custom job besides its step's."""
+        return {
+            "machine_type": self.checked["train_machine_type"],
+            "accelerator_type": self.checked["train_accelerator"],
+            "accelerator_count": self.checked["train_gpus"],
+            "service_account": self.checked["job_service_account"],
+            **self.place,
+        }
 
-        Returns:
-            The model with its version.
-        """
+    def _upload(self, plan: dict[str, Any]) -> Any:
+        """Adds the upload of the release, as a new model or as a new version of the one that is there; returns that."""
         container = {
             "imageUri": self.checked["serving_image"],
             "ports": [{"containerPort": PORT}],
             "predictRoute": plan["predict_route"],
             "healthRoute": HEALTH_ROUTE,
         }
-        release = dsl.importer(
-            artifact_uri=plan["artifact_uri"],
-            artifact_class=UnmanagedContainerModel,
-            metadata={"containerSpec": container},
-        )
-        release.set_display_name("Release")
+        metadata = {"containerSpec": container}
+        release = dsl.importer(plan["artifact_uri"], UnmanagedContainerModel, metadata=metadata)
         inputs = {
             "display_name": self.checked["model_name"],
             "labels": plan["labels"],
-            "unmanaged_container_model": release.output,
+            "unmanaged_container_model": release.set_display_name("Release").output,
             **self.place,
         }
         with dsl.If(plan["parent_model"] == "", name="first version"):
-            first = ModelUploadOp(**inputs)
-            self.configure_google_task(first, "Upload first version")
+            first = self._run(ModelUploadOp, "Upload first version", **inputs)
         with dsl.Else(name="another version"):
-            parent = dsl.importer(
-                artifact_uri=plan["parent_uri"],
-                artifact_class=VertexModel,
-                metadata={"resourceName": plan["parent_model"]},
-            )
-            parent.set_display_name("Model")
-            another = ModelUploadOp(parent_model=parent.output, **inputs)
-            self.configure_google_task(another, "Upload version")
+            metadata = {"resourceName": plan["parent_model"]}
+            parent = dsl.importer(plan["parent_uri"], VertexModel, metadata=metadata).set_display_name("Model")
+            another = self._run(ModelUploadOp, "Upload version", parent_model=parent.output, **inputs)
         return dsl.OneOf(first.outputs["model"], another.outputs["model"])
 
-    def find_endpoint(self, plan: dict[str, Any]) -> Any:
-        """Adds the making of an endpoint where there is none.
-
-        Args:
-            plan: Outputs of `plan_vertex_deployment`.
-
-        Returns:
-            The endpoint.
-        """
+    def _find_endpoint(self, plan: dict[str, Any]) -> Any:
+        """Adds the making of an endpoint where there is none; returns the endpoint."""
         with dsl.If(plan["endpoint"] == "", name="no endpoint"):
-            made = EndpointCreateOp(display_name=self.checked["model_name"], **self.place)
-            self.configure_google_task(made, "Create endpoint")
+            new = self._run(EndpointCreateOp, "Create endpoint", display_name=self.checked["model_name"], **self.place)
         with dsl.Else(name="an endpoint"):
-            found = dsl.importer(
-                artifact_uri=plan["endpoint_uri"],
-                artifact_class=VertexEndpoint,
-                metadata={"resourceName": plan["endpoint"]},
-            )
-            found.set_display_name("Endpoint")
-        return dsl.OneOf(made.outputs["endpoint"], found.output)
+            metadata = {"resourceName": plan["endpoint"]}
+            former = dsl.importer(plan["endpoint_uri"], VertexEndpoint, metadata=metadata).set_display_name("Endpoint")
+        return dsl.OneOf(new.outputs["endpoint"], former.output)
 
 
 nlp_pipeline_vertex = make_pipeline(

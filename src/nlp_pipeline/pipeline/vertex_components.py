@@ -12,66 +12,33 @@ from nlp_pipeline.vertex.settings import VertexSettings
 
 
 @component(packages.PREPARE_VERTEX)
-def prepare_vertex(
-    model_name: str,
-    base_model: str,
-    deploy: bool,
-    settings: VertexSettings,
-) -> NamedTuple(  # type: ignore[valid-type]
+def prepare_vertex(model_name: str, base_model: str, deploy: bool, settings: VertexSettings) -> NamedTuple(  # type: ignore[valid-type]
     "Prepared",
     [
-        ("project", str),
-        ("location", str),
-        ("model_name", str),
-        ("train_machine_type", str),
-        ("train_accelerator", str),
-        ("job_service_account", str),
-        ("serving_image", str),
-        ("serving_machine_type", str),
-        ("serving_accelerator", str),
-        ("serving_service_account", str),
-        ("endpoint", str),
+        *[("model_name", str), ("train_accelerator", str), ("project", str), ("location", str), ("endpoint", str)],
+        *[("train_machine_type", str), ("job_service_account", str), ("serving_image", str)],
+        *[("serving_machine_type", str), ("serving_accelerator", str), ("serving_service_account", str)],
     ],
 ):
     """Checks the parameters, and hands on the texts among them that go into requests to Vertex AI."""
     from nlp_pipeline.vertex.settings import check_together
 
     check_together(settings, model_name, base_model, deploy)
-    return (
-        settings.project,
-        settings.location,
-        model_name,
-        settings.train_machine_type,
-        settings.train_accelerator or "ACCELERATOR_TYPE_UNSPECIFIED",
-        settings.job_service_account,
-        settings.serving_image,
-        settings.serving_machine_type,
-        settings.serving_accelerator,
-        settings.serving_service_account,
-        settings.endpoint,
-    )
+    accelerator = settings.train_accelerator or "ACCELERATOR_TYPE_UNSPECIFIED"
+    names = ["project", "location", "endpoint", "train_machine_type", "job_service_account", "serving_image"]
+    names += ["serving_machine_type", "serving_accelerator", "serving_service_account"]
+    return (model_name, accelerator, *(getattr(settings, name) for name in names))
 
 
 @component(packages.PLAN_VERTEX_DEPLOYMENT)
 def plan_vertex_deployment(
-    release: Input[Model],
-    project: str,
-    location: str,
-    model_name: str,
-    endpoint: str,
-    canary_percent: int,
+    release: Input[Model], project: str, location: str, model_name: str, endpoint: str, canary_percent: int
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Plan",
     [
-        ("artifact_uri", str),
-        ("predict_route", str),
-        ("labels", dict[str, str]),
-        ("parent_model", str),
-        ("parent_uri", str),
-        ("endpoint", str),
-        ("endpoint_uri", str),
-        ("traffic_split", dict[str, str]),
-        ("former_traffic", dict[str, str]),
+        *[("artifact_uri", str), ("predict_route", str), ("labels", dict[str, str])],
+        *[("parent_model", str), ("parent_uri", str), ("endpoint", str), ("endpoint_uri", str)],
+        *[("traffic_split", dict[str, str]), ("former_traffic", dict[str, str])],
     ],
 ):
     """Looks up the model and the endpoint, and says how the release becomes a version that gets a first share."""

@@ -18,12 +18,6 @@ from nlp_pipeline.vertex.runs import state_of, task_details
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
     """Downloads a run's artifacts; files that are there already, and whole, are not fetched again.
 
-    Args:
-        settings: The settings.
-        run_id: The run's id.
-        folder: The folder to download to.
-        dry_run: Whether to tell only what would be fetched.
-
     Returns:
         `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
 
@@ -44,23 +38,19 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
             # One that was put together of others has no MD5.
             etag = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else str(blob.generation)
             items.append(Item(f"{blob.bucket.name}/{blob.name}", path, blob.size or 0, etag))
-    state, source = state_of(run), run.runtime_config.gcs_output_directory
+    about = {"run_id": run_id, "state": state_of(run), "source": run.runtime_config.gcs_output_directory}
     if not items and not left_out:
-        raise NotFoundError(f"run {run_id} has no artifacts (yet) in {source}: it is {state}")
+        raise NotFoundError(f"run {run_id} has no artifacts (yet) in {about['source']}: it is {about['state']}")
     items.sort(key=lambda item: item.path)
-    about = {"run_id": run_id, "state": state, "source": source}
     return {**about, **fetch_missing(run_id, items, left_out, folder, partial(fetch, connection), dry_run)}
 
 
 def artifacts_of(run: Any) -> Iterator[tuple[str, str]]:
-    """Yields where each artifact of a run goes below the target folder, and its address, in the order of the steps.
-
-    An artifact that another step hands on is yielded once.
-    """
+    """Yields for each artifact of a run its path below the target folder and its address; once what is handed on."""
     known = set()
     for task, detail in task_details(run).items():
-        for output, found in sorted(detail.outputs.items()) if detail else ():
-            for at, artifact in enumerate(found.artifacts):
+        for output, listed in sorted(detail.outputs.items()) if detail else ():
+            for at, artifact in enumerate(listed.artifacts):
                 if artifact.uri.startswith("gs://") and artifact.uri not in known:
                     known.add(artifact.uri)
                     yield f"{task}/{output}" + (f"-{at + 1}" if at else ""), artifact.uri.rstrip("/")
@@ -70,9 +60,12 @@ def list_blobs(connection: Connection, uri: str) -> list[Any]:
     """Returns the objects of an artifact: of its very name, or below it."""
     bucket, _, name = uri.removeprefix("gs://").partition("/")
     listing = partial(connection.storage.list_blobs, bucket, prefix=name, retry=None)
-    listed = connection.call(f"listing {uri}", lambda timeout: list(listing(timeout=timeout)))
-    own = [blob for blob in listed if blob.name == name or blob.name.startswith(f"{name}/")]
-    return [blob for blob in own if blob.size or not blob.name.endswith("/")]  # what some clients make for a folder
+    blobs = [
+        blob
+        for blob in connection.call(f"listing {uri}", listing)
+        if blob.name == name or blob.name.startswith(f"{name}/")
+    ]
+    return [blob for blob in blobs if blob.size or not blob.name.endswith("/")]  # what some clients make for a folder
 
 
 def fetch(connection: Connection, item: Item, target: Target, show: Callable[[int], None]) -> str:
@@ -81,9 +74,9 @@ def fetch(connection: Connection, item: Item, target: Target, show: Callable[[in
 
     part = target.part(item)
     bucket, _, name = item.key.partition("/")
-    send = partial(connection.storage.bucket(bucket).blob(name).download_to_filename, str(part), retry=None)
+    send = connection.storage.bucket(bucket).blob(name).download_to_filename
     try:
-        connection.call(f"fetching gs://{item.key}", send)
+        connection.call(f"fetching gs://{item.key}", send, filename=str(part), retry=None)
     except DataCorruption:
         part.unlink(missing_ok=True)
         raise PipelineError(f"gs://{item.key} came otherwise than its checksum says: try later") from None

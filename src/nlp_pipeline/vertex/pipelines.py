@@ -1,31 +1,27 @@
 """`--submit` on Vertex AI: a run that carries the whole pipeline with it.
 
-It is built by `google.cloud.aiplatform.PipelineJob`, and sent by the service client beneath it: `submit` would make a
-bucket that is misspelt, log to stdout, and send once only, so that a lost answer would leave it open whether the run is
-there.
+It is sent by the service client, not by `google.cloud.aiplatform.PipelineJob`, which would make a bucket that is
+misspelt, log to stdout, and send once only, so that a lost answer would leave it open whether the run is there.
 """
 
 import re
-import tempfile
 import uuid
-from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, version_name
+from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, read_documents, version_name
 from nlp_pipeline.pipeline.parameters import check_ranges, refuse_passwords
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
 from nlp_pipeline.platforms.waiting import NoRunError
 from nlp_pipeline.settings import Settings
-from nlp_pipeline.vertex.connection import Connection, bucket_of, check_settings, connect
+from nlp_pipeline.vertex.connection import Connection, bucket_of, check_region, check_settings, connect
 
 # What a run carries to be found again by; the console filters by them, too.
 VERSION, EXPERIMENT = "nlp-pipeline-version", "nlp-pipeline-experiment"
-CONSOLE = "https://console.cloud.google.com/vertex-ai"
 
 
 def check_parameters(values: dict[str, Any]) -> None:
-    """Makes sure that a run on Vertex AI can begin with these parameters; raises UsageError where it can't."""
+    """Raises UsageError where a run on Vertex AI can't begin with these parameters."""
     check_vertex_installed()
     refuse_passwords(values)
     check_ranges(values, "vertex")
@@ -46,59 +42,32 @@ def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict
     return {**{name: value for name, value in place.items() if value}, **values}
 
 
-def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: dict[str, str], name: str) -> Any:
-    """Returns a run that has not been sent.
+def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: dict[str, str], name: str = "") -> Any:
+    """Returns a run, not sent yet, of a pipeline's IR with the parameters that the user set.
 
-    Args:
-        connection: The connection.
-        ir: The pipeline's IR.
-        values: Its parameters.
-        labels: Its labels, besides those that every run has.
-        name: Its display name.
+    Its labels are these besides those that every run has; its display name is by default the pipeline's version.
     """
-    from google.cloud import aiplatform, aiplatform_v1
+    from google.cloud import aiplatform_v1
 
-    settings = connection.settings
-    place = {"project": connection.project, "location": connection.region, "credentials": connection.credentials}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pipeline.yaml"
-        path.write_text(ir, encoding="utf-8")
-        try:
-            aiplatform.init(**place, api_endpoint=connection.address("aiplatform"), api_transport="rest")
-            job = aiplatform.PipelineJob(
-                display_name=name,
-                template_path=str(path),
-                job_id=name,
-                pipeline_root=bucket_of(settings),
-                parameter_values=values,
-                **place,
-            )
-        except ValueError as error:
-            raise UsageError(f"Vertex AI can't run this: {' '.join(str(error).split())[:400]}") from None
+    check_region(connection.region)
+    settings, version = connection.settings, version_name(ir)
     return aiplatform_v1.PipelineJob(
-        display_name=name,
-        pipeline_spec=job.pipeline_spec,
-        runtime_config=job.runtime_config,
-        labels={VERSION: version_name(ir), EXPERIMENT: settings.experiment, **labels},
+        display_name=name or version,
+        pipeline_spec=read_documents(ir)[0],
+        runtime_config={
+            "gcs_output_directory": bucket_of(settings),
+            "parameter_values": with_place(values, settings, connection.project),
+        },
+        labels={VERSION: version, EXPERIMENT: settings.experiment, **labels},
         service_account=settings.service_account,
     )
-
-
-def compiled(settings: Settings) -> str:
-    """Returns the pipeline's IR with the settings' image."""
-    return compile_pipeline(settings.image or None, "vertex")
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Runs the pipeline.
 
-    Args:
-        settings: The settings.
-        values: The parameters that the user set.
-        dry_run: Whether to show only what would be sent; no one is asked.
-
     Returns:
-        `run_id`, `name`, `url` and `version`; or what would be sent.
+        `run_id`, `name`, `url` and `version`; of a dry run, which asks no one, what would be sent.
 
     Raises:
         UsageError: A parameter or a setting is wrong.
@@ -106,21 +75,20 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
     """
     check_parameters(values)
     check_settings(settings)
-    bucket, ir = bucket_of(settings), compiled(settings)
+    bucket, ir = bucket_of(settings), compile_pipeline(settings.image or None, "vertex")
     version = version_name(ir)
     if dry_run:
-        shown = {
-            name: getattr(settings, name) for name in ("project", "region", "experiment", "service_account", "image")
-        }
-        values = with_place(values, settings, settings.project)
-        return {**shown, "bucket": bucket, "version": version, "parameters": values}
+        names = ("project", "region", "experiment", "service_account", "image")
+        shown = {name: getattr(settings, name) for name in names}
+        parameters = with_place(values, settings, settings.project)
+        return {**shown, "bucket": bucket, "version": version, "parameters": parameters}
     connection = connect(settings)
     connection.check_bucket()
     # Its own id, by which it is found again where the answer is lost.
     run_id = f"{version}-{uuid.uuid4().hex[:8]}"
-    run = build_run(connection, ir, with_place(values, settings, connection.project), {}, run_id)
+    run = build_run(connection, ir, values, {}, run_id)
     request = {"parent": connection.parent, "pipeline_job": run, "pipeline_job_id": run_id}
-    create = connection.service("Pipeline").create_pipeline_job
+    doing, create = "starting the run", connection.service("Pipeline").create_pipeline_job
 
     def find() -> Any:
         try:
@@ -128,7 +96,6 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
         except NoRunError:
             return None
 
-    doing = "starting the run"
     make_once(doing, lambda: connection.call(doing, create, repeat=False, request=request), find, unique=True)
     return {"run_id": run_id, "name": run_id, "url": run_url(connection, run_id), "version": version}
 
@@ -155,4 +122,5 @@ def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
 
 def run_url(connection: Connection, run_id: str) -> str:
     """Returns the address at which the console shows a run."""
-    return f"{CONSOLE}/locations/{connection.region}/pipelines/runs/{run_id}?project={connection.project}"
+    runs = f"https://console.cloud.google.com/vertex-ai/locations/{connection.region}/pipelines/runs"
+    return f"{runs}/{run_id}?project={connection.project}"

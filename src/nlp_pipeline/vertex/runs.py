@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from functools import partial
+from graphlib import TopologicalSorter
 from itertools import islice
 from typing import Any, TextIO
 
@@ -10,17 +11,16 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.platforms.waiting import LOG_LINES, Progress, seconds_between
 from nlp_pipeline.settings import Settings
-from nlp_pipeline.vertex.connection import Connection, connect, one_line
+from nlp_pipeline.vertex.connection import Connection, connect
 from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, get_run, run_url
+from nlp_pipeline.vertex.steps.api import one_line
 
+# Without the pipeline itself, which is long.
 FIELDS = ("name", "display_name", "state", "create_time", "end_time", "labels")
-PAGE = 100
-# What KFP calls in another way.
+# What KFP calls in another way; a step that was answered from the cache is SKIPPED.
 STATES = {"CANCELLED": "CANCELED", "CANCELLING": "CANCELING", "QUEUED": "PENDING"}
 # The step that comes first behind the gate.
 BEHIND_GATE = "archive_model"
-# States of a task that tell nothing of a step; one that was answered from the cache is SKIPPED.
-SILENT = ("STATE_UNSPECIFIED", "NOT_TRIGGERED")
 
 
 def state_of(run: Any) -> str:
@@ -42,22 +42,23 @@ def list_runs(connection: Connection, count: int, only: str = "") -> list[dict[s
         over), `experiment` and `version` (of the pipeline; both empty for runs of others).
     """
     request: dict[str, Any] = {"parent": connection.parent, "filter": only, "order_by": "create_time desc"}
-    request |= {"page_size": min(count, PAGE), "read_mask": {"paths": FIELDS}}
+    request |= {"page_size": min(count, 100), "read_mask": {"paths": FIELDS}}
     listing = connection.service("Pipeline").list_pipeline_jobs
-    found = connection.call(
-        "listing runs", lambda timeout: list(islice(listing(request=request, timeout=timeout), count))
-    )
+
+    def list_last(timeout: float) -> list[Any]:
+        return list(islice(listing(request=request, timeout=timeout), count))
+
     return [
         {
             "id": run.name.rpartition("/")[2],
             "name": run.display_name,
             "state": state_of(run),
             "created": run.create_time.astimezone(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": max(0, round((run.end_time - run.create_time).total_seconds())) if run.end_time else None,
+            "seconds": round(seconds_between(run.create_time, run.end_time) or 0) if run.end_time else None,
             "experiment": run.labels.get(EXPERIMENT, ""),
             "version": run.labels.get(VERSION, ""),
         }
-        for run in found
+        for run in connection.call("listing runs", list_last)
     ]
 
 
@@ -75,38 +76,28 @@ def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO 
     )
 
 
-def task_names(run: Any) -> dict[str, str]:
-    """Returns the names of a run's tasks by what the API may call them: that, or their display names.
+def task_details(run: Any) -> dict[str, Any]:
+    """Returns what the API says of a run's tasks, by name in an order in which they may run; None where it is silent.
 
-    They come in an order in which they may run; groups are left out.
+    Groups are left out. The API may call a task by its display name.
     """
     from google.protobuf.json_format import MessageToDict
 
     spec = MessageToDict(type(run).pb(run).pipeline_spec)
+    details = {detail.task_name: detail for detail in run.job_detail.task_details}
 
-    def tasks_of(dag: Any) -> Iterator[tuple[str, str]]:
-        tasks, done = dag["tasks"], set[str]()
-        while len(done) < len(tasks):
-            left = [name for name in sorted(tasks) if name not in done]
-            name = next(name for name in left if done.issuperset(tasks[name].get("dependentTasks", [])))
-            done.add(name)
+    def details_in(dag: Any) -> Iterator[tuple[str, Any]]:
+        tasks = dag["tasks"]
+        before = {name: sorted(tasks[name].get("dependentTasks", [])) for name in sorted(tasks)}
+        for name in TopologicalSorter(before).static_order():
             component = spec["components"][tasks[name]["componentRef"]["name"]]
             if "dag" in component:
-                yield from tasks_of(component["dag"])
+                yield from details_in(component["dag"])
             else:
-                yield name, tasks[name].get("taskInfo", {}).get("name", name)
+                display_name = tasks[name].get("taskInfo", {}).get("name", name)
+                yield name, details.get(name, details.get(display_name))
 
-    names: dict[str, str] = {}
-    for name, display_name in tasks_of(spec["root"]["dag"]):
-        names[display_name] = names[name] = name
-    return names
-
-
-def task_details(run: Any) -> dict[str, Any]:
-    """Returns what the API says of a run's tasks, in their order: None of those of which it says nothing."""
-    names = task_names(run)
-    found = {names[detail.task_name]: detail for detail in run.job_detail.task_details if detail.task_name in names}
-    return {name: found.get(name) for name in names.values()}
+    return dict(details_in(spec["root"]["dag"]))
 
 
 def read_progress(run: Any) -> Progress:
@@ -121,7 +112,7 @@ def read_progress(run: Any) -> Progress:
         all_steps=tuple(name.replace("-", "_") for name in details),
     )
     for step, detail in zip(progress.all_steps, details.values(), strict=True):
-        if detail is None or detail.state.name in SILENT:
+        if detail is None or detail.state.name in ("STATE_UNSPECIFIED", "NOT_TRIGGERED"):
             continue
         state = {"SKIPPED": "SUCCEEDED", **STATES}.get(detail.state.name, detail.state.name)
         progress.steps[step] = (state, seconds_between(detail.start_time or detail.create_time, detail.end_time))

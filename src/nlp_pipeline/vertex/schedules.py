@@ -1,15 +1,14 @@
 """`--schedule`, `--schedules`, `--unschedule`, `--pause` and `--resume` on Vertex AI.
 
-A schedule there can be changed, so that the one of a name is edited in place. What the API does not let be changed (a
-start or an end can't be taken away, nor can what is completed be begun anew) is replaced: a new one is made before the
-former is removed. Its runs' labels hold a digest of what was asked for, as the API may say that in other words.
+The schedule of a name is edited in place. What the API does not let be changed (a start or an end can't be taken away,
+nor can what is completed be begun anew) is replaced: a new one is made before the former is removed. Its runs' labels
+hold a digest of what was asked for, as the API may say that in other words.
 """
 
 import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,10 +16,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import version_name
+from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.platforms import cron as platform_cron
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
-from nlp_pipeline.platforms.cron import DESCRIPTORS, Cron, next_times, refusal
+from nlp_pipeline.platforms.cron import Cron, refusal
 from nlp_pipeline.platforms.schedules import (
     SHOWN,
     ScheduleOptions,
@@ -33,29 +32,29 @@ from nlp_pipeline.platforms.schedules import (
 )
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.connection import Connection, connect
-from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, build_run, check_parameters, compiled, with_place
+from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, build_run, check_parameters
 from nlp_pipeline.vertex.runs import list_runs
 
 CONTENT, REQUEST = "nlp-pipeline-content", "nlp-pipeline-request"
 ACTIVE, PAUSED, COMPLETED = "ACTIVE", "PAUSED", "COMPLETED"
 STATUS = {ACTIVE: "enabled", PAUSED: "paused", COMPLETED: "ended"}
 LONGEST_NAME = 128
-# Each has its runs' whole pipeline in it.
-PAGE = 20
-# The prefix is that of github.com/robfig/cron, of which a former version reads Kubeflow's expressions: so the fields
-# are taken to mean the same on both, and what is written for the one can be given to the other.
-ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(?P<zone>\S*)\s+)?(?P<fields>.*)", re.DOTALL)
+# What is compared, and changed, besides what its runs are.
+FIELDS = ("cron", "max_concurrent_run_count", "max_concurrent_active_run_count")
+ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(\S*)\s+)?(.*)", re.DOTALL)
 
 
 def read_cron(text: str) -> Cron:
     """Reads a cron expression: six fields as for Kubeflow, of which the first must be 0, or five of Unix cron.
 
-    Before them the time zone may stand, as in `TZ=Europe/Berlin`; otherwise they are meant in UTC.
+    Both platforms read fields as github.com/robfig/cron does, so that they mean the same on both. Before them the time
+    zone may stand, as in `TZ=Europe/Berlin`; otherwise they are meant in UTC.
 
     Raises:
         UsageError: It is something else, or it never comes.
     """
-    zone, fields = split_zone(text)
+    match = ZONED.fullmatch(text)
+    zone, fields = match.groups("UTC") if match else ("UTC", text)
     cron = platform_cron.read_cron(fields)
     if cron.evaluated.split()[0] != "0":
         raise refusal(text, 'Vertex AI knows no seconds: write 0 for the first field, as in "0 0 2 * * *"')
@@ -64,23 +63,6 @@ def read_cron(text: str) -> Cron:
     except (LookupError, ValueError, OSError):
         raise refusal(text, f"there is no time zone {zone!r}: write it as in TZ=Europe/Berlin") from None
     return replace(cron, expression=f"TZ={zone} {' '.join(cron.expression.split()[1:])}", zone=zone)
-
-
-def as_vertex_reads(text: str) -> Cron | None:
-    """Returns a schedule that is there already, as Vertex AI reads it; None where that can't be known."""
-    zone, fields = split_zone(text)
-    try:
-        # Not as Unix cron: the days of the week are robfig's here, too.
-        return read_cron(f"TZ={zone} {DESCRIPTORS.get(fields, f'0 {fields}')}")
-    except UsageError:
-        return None
-
-
-def split_zone(text: str) -> tuple[str, str]:
-    """Returns the time zone that stands before the fields, UTC where there is none, and the fields."""
-    found = ZONED.fullmatch(text)
-    zone, fields = (found["zone"], found["fields"]) if found else (None, text)
-    return "UTC" if zone is None else zone, fields
 
 
 def labels(schedule: Any) -> dict[str, str]:
@@ -95,32 +77,26 @@ def id_of(schedule: Any) -> str:
 
 def list_schedules(connection: Connection, name: str | None = None) -> list[Any]:
     """Returns the schedules of pipelines, or those of a name, oldest first."""
-    only = {"filter": "create_pipeline_job_request:*", "page_size": PAGE}
-    listing = connection.service("Schedule").list_schedules
-    found = connection.list_all("listing schedules", listing, parent=connection.parent, **only)
-    own = [item for item in found if name in (None, item.display_name)]
+    # Few at once, as each has its runs' whole pipeline in it.
+    request = {"parent": connection.parent, "filter": "create_pipeline_job_request:*", "page_size": 20}
+    every = connection.call("listing schedules", connection.service("Schedule").list_schedules, request=request)
+    own = [item for item in every if name in (None, item.display_name)]
     return sorted(own, key=lambda item: (item.create_time, item.name))
 
 
 def find_schedules(connection: Connection, name: str) -> list[Any]:
     """Returns the schedules of a name, oldest first; raises UsageError where there is none."""
     every = list_schedules(connection)
-    found = [item for item in every if item.display_name == name]
-    if not found:
+    own = [item for item in every if item.display_name == name]
+    if not own:
         raise unknown_schedule(name, {item.display_name for item in every})
-    return found
+    return own
 
 
 def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Schedules the pipeline: makes the schedule of a name, or changes it, where it is not as wanted already.
 
     A schedule that was paused stays so.
-
-    Args:
-        settings: The settings.
-        options: When it runs, and its name.
-        values: The parameters that the user set.
-        dry_run: Whether to show only what would be done.
 
     Returns:
         What `--json` prints: `name`, `action` ("created", "updated", "replaced" or "unchanged"), `dry_run`, `id`,
@@ -132,43 +108,37 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
         PipelineError: Google refuses or fails. No schedule is lost: where a new one was made, and the former could not
             be removed, both are there, until the next call removes the former.
     """
-    now = datetime.now(UTC)
+    now, name = datetime.now(UTC), options.name
     if options.catch_up:
         raise UsageError(
             "--catch-up: Vertex AI makes up for missed runs only where a schedule is resumed in the console"
         )
-    if len(options.name) > LONGEST_NAME:
-        shown = f"{options.name[:20]}... has {len(options.name)} characters"
-        raise UsageError(f"--schedule-name {shown}: Vertex AI takes {LONGEST_NAME} at most")
+    if len(name) > LONGEST_NAME:
+        too_long = f"{name[:20]}... has {len(name)} characters: Vertex AI takes {LONGEST_NAME} at most"
+        raise UsageError(f"--schedule-name {too_long}")
     check_parameters(values)
     timing = options.read(read_cron, "Vertex AI", now)
     connection = connect(settings)
     connection.check_bucket()
     wanted = build_schedule(connection, timing, values, now)
-    found = list_schedules(connection, timing.name)
-    former = found[-1] if found else None
-    action, kept, older = "created", former, found[:-1]
-    if former is not None:
-        action = (
-            "unchanged" if matches(former, wanted) else "updated" if can_become(former, wanted, now) else "replaced"
-        )
-    if action == "replaced":
-        kept, older = None, found
+    own = list_schedules(connection, name)
+    former = own[-1] if own else None
+    action = choose_action(former, wanted, now)
+    kept, older = (former, own[:-1]) if action in ("updated", "unchanged") else (None, own)
     paused = former is not None and former.state.name == PAUSED
-    notes = [timing.cron.note, note_of_start(timing, former is not None, now) if action != "unchanged" else ""]
-    if paused:
-        notes.append(f"it was paused and stays so: --resume {timing.name}")
-    if older and action != "replaced":
-        notes.append(f"older ones of this name go: {len(older)}")
+    notes = [
+        timing.cron.note,
+        note_of_start(timing, former is not None, now) if action != "unchanged" else "",
+        f"it was paused and stays so: --resume {name}" if paused else "",
+        f"older ones of this name go: {len(older)}" if older and action != "replaced" else "",
+    ]
     if not dry_run:
-        kept = carry_out(connection, wanted, former, action)
+        kept = carry_out(connection, wanted, kept, action)
         if paused and kept.state.name != PAUSED:
-            pausing = connection.service("Schedule").pause_schedule
-            connection.call(f"having {timing.name!r} paused", pausing, name=kept.name)
-        ids = [id_of(item) for item in older]
-        remove_older(timing.name, action, id_of(kept), ids, partial(remove, connection, timing.name))
+            switch(connection, name, [kept], "paused", dry_run)
+        remove_older(name, action, id_of(kept), [id_of(item) for item in older], partial(remove, connection, name))
     return {
-        "name": timing.name,
+        "name": name,
         "action": action,
         "dry_run": dry_run,
         "id": id_of(kept) if kept else None,
@@ -187,14 +157,13 @@ def build_schedule(connection: Connection, timing: Timing, values: dict[str, Any
     """Returns a schedule as it is wanted, that has not been sent."""
     from google.cloud import aiplatform_v1
 
-    settings = connection.settings
-    parameters = with_place(values, settings, connection.project)
-    ir = compiled(settings)
     # The runs' own ids and names are the API's to give.
-    run = build_run(connection, ir, parameters, {REQUEST: uuid.uuid4().hex}, version_name(ir))
-    asked = [run.labels[VERSION], parameters, settings.experiment, settings.bucket.rstrip("/")]
-    asked += [settings.service_account, timing.start, timing.end]
-    run.labels[CONTENT] = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    ir = compile_pipeline(connection.settings.image or None, "vertex")
+    run = build_run(connection, ir, values, {REQUEST: uuid.uuid4().hex})
+    config = run.runtime_config
+    content = [run.labels[VERSION], run.labels[EXPERIMENT], dict(config.parameter_values), config.gcs_output_directory]
+    content += [run.service_account, timing.start, timing.end]
+    run.labels[CONTENT] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return aiplatform_v1.Schedule(
         display_name=timing.name,
         cron=timing.cron.expression,
@@ -207,27 +176,24 @@ def build_schedule(connection: Connection, timing: Timing, values: dict[str, Any
     )
 
 
-def matches(found: Any, wanted: Any) -> bool:
-    """Returns whether a schedule is what is wanted."""
-    same = ("cron", "max_concurrent_run_count", "max_concurrent_active_run_count")
-    return (
-        labels(found).get(CONTENT) == labels(wanted)[CONTENT]
-        and all(getattr(found, name) == getattr(wanted, name) for name in same)
-        and found.state.name != COMPLETED
-    )
-
-
-def can_become(former: Any, wanted: Any, now: datetime) -> bool:
-    """Returns whether a schedule can be changed into what is wanted: what it has can't be taken away."""
+def choose_action(former: Any, wanted: Any, now: datetime) -> str:
+    """Returns what becomes of the newest schedule of a name, if any: what it has can't be taken away."""
+    if former is None:
+        return "created"
+    if former.state.name == COMPLETED:
+        return "replaced"
+    is_same = all(getattr(former, name) == getattr(wanted, name) for name in FIELDS)
+    if is_same and labels(former).get(CONTENT) == labels(wanted)[CONTENT]:
+        return "unchanged"
     account, other = (item.create_pipeline_job_request.pipeline_job.service_account for item in (former, wanted))
     starts_later = former.start_time is not None and former.start_time > now
-    return not (
-        former.state.name == COMPLETED
-        or (former.end_time is not None and wanted.end_time is None)
+    loses = (
+        (former.end_time is not None and wanted.end_time is None)
         or (starts_later and wanted.start_time is None)
         or (account and not other)
         or former.max_run_count
     )
+    return "replaced" if loses else "updated"
 
 
 def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> Any:
@@ -237,7 +203,7 @@ def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> 
     service, doing = connection.service("Schedule"), f"scheduling {wanted.display_name!r}"
     if action == "updated":
         wanted.name = former.name
-        changed = ["cron", "max_concurrent_run_count", "max_concurrent_active_run_count", "create_pipeline_job_request"]
+        changed = [*FIELDS, "create_pipeline_job_request"]
         changed += [field for field in ("start_time", "end_time") if field in wanted]
         update = {"schedule": wanted, "update_mask": {"paths": changed}}
         return connection.call(doing, service.update_schedule, request=update)
@@ -247,15 +213,15 @@ def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> 
         return next((item for item in every if labels(item).get(REQUEST) == labels(wanted)[REQUEST]), None)
 
     request = {"parent": connection.parent, "schedule": wanted}
-    create = service.create_schedule
-    return make_once(doing, lambda: connection.call(doing, create, repeat=False, request=request), find, unique=False)
+    send = partial(connection.call, doing, service.create_schedule, repeat=False, request=request)
+    return make_once(doing, send, find, unique=False)
 
 
 def remove(connection: Connection, name: str, schedule_id: str) -> None:
     """Removes a schedule of a name; that it is gone already is fine."""
-    doing, full_name = f"removing schedule {name!r}", f"{connection.parent}/schedules/{schedule_id}"
+    full_name, delete = f"{connection.parent}/schedules/{schedule_id}", connection.service("Schedule").delete_schedule
     try:
-        connection.finish(doing, connection.call(doing, connection.service("Schedule").delete_schedule, name=full_name))
+        connection.call(f"removing schedule {name!r}", delete, name=full_name)
     except NotFoundError:
         return
 
@@ -284,28 +250,23 @@ def schedules(settings: Settings) -> list[dict[str, Any]]:
     """Lists the schedules, of any pipeline, by name.
 
     Returns:
-        For each: `name`, `cron`, `next` (the next time, in UTC; None where that can't be known or it rests), `status`
-        ("enabled", "paused" or "ended"), `version` (its name; empty for those of others), `last_run`, `last_state` and
-        `last_time` (of the last run; None where there is none), `id`, `experiment`, `max_concurrency`, `start`, `end`,
-        `service_account`, `bucket`, `parameters`, `created`.
+        For each: `name`, `cron`, `next` (the next time, in UTC; None where it rests), `status` ("enabled", "paused" or
+        "ended"), `version` (its name; empty for those of others), `last_run`, `last_state` and `last_time` (of the last
+        run; None where there is none), `id`, `experiment`, `max_concurrency`, `start`, `end`, `service_account`,
+        `bucket`, `parameters`, `created`.
     """
-    connection, now = connect(settings), datetime.now(UTC)
-    rows = []
-    for item in sorted(list_schedules(connection), key=lambda item: item.display_name):
-        following = item.next_run_time
-        if following is None and (cron := as_vertex_reads(item.cron)):
-            following = next(iter(next_times(cron, 1, max(now, item.start_time or now))), None)
-        rows.append(
-            {
-                "name": item.display_name,
-                **describe(item),
-                "id": id_of(item),
-                "next": write_time(following) if following and item.state.name == ACTIVE else None,
-                "created": item.create_time and write_time(item.create_time),
-                **last_run(connection, item),
-            }
-        )
-    return rows
+    connection = connect(settings)
+    return [
+        {
+            "name": item.display_name,
+            **describe(item),
+            "id": id_of(item),
+            "next": write_time(item.next_run_time) if item.next_run_time and item.state.name == ACTIVE else None,
+            "created": item.create_time and write_time(item.create_time),
+            **last_run(connection, item),
+        }
+        for item in sorted(list_schedules(connection), key=lambda item: item.display_name)
+    ]
 
 
 def last_run(connection: Connection, item: Any) -> dict[str, Any]:
@@ -319,14 +280,7 @@ def last_run(connection: Connection, item: Any) -> dict[str, Any]:
 
 
 def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Removes a schedule; runs that it has made go on.
-
-    Returns:
-        `name`, `action` ("removed"), `dry_run`, `ids`.
-
-    Raises:
-        UsageError: There is none of this name.
-    """
+    """Removes a schedule, of which there must be one; runs that it has made go on."""
     connection = connect(settings)
     ids = [id_of(item) for item in find_schedules(connection, name)]
     for schedule_id in ids if not dry_run else ():
@@ -335,24 +289,14 @@ def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
 
 
 def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Lets a schedule rest; runs that it has made go on.
-
-    Returns:
-        `name`, `action` ("paused" or "unchanged"), `dry_run`, `ids`, `status`, `note`.
-
-    Raises:
-        UsageError: There is none of this name.
-    """
+    """Lets a schedule rest, of which there must be one; runs that it has made go on."""
     connection = connect(settings)
     active = [item for item in find_schedules(connection, name) if item.state.name == ACTIVE]
-    return switch(connection, name, active, "paused", connection.service("Schedule").pause_schedule, dry_run)
+    return switch(connection, name, active, "paused", dry_run)
 
 
 def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest.
-
-    Returns:
-        As `pause`, with the `action` "resumed".
 
     Raises:
         UsageError: There is none of this name, or it is over.
@@ -361,16 +305,14 @@ def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     newest = find_schedules(connection, name)[-1]
     if newest.state.name == COMPLETED:
         raise UsageError(f"schedule {name!r} is over: --schedule it anew, with another --end or none")
-    resting = [newest] if newest.state.name == PAUSED else []
-    return switch(connection, name, resting, "resumed", connection.service("Schedule").resume_schedule, dry_run)
+    return switch(connection, name, [newest] if newest.state.name == PAUSED else [], "resumed", dry_run)
 
 
-def switch(
-    connection: Connection, name: str, found: list[Any], action: str, method: Callable[..., Any], dry_run: bool
-) -> dict[str, Any]:
-    """Pauses or resumes schedules, by a method of the service, and returns what `pause` does."""
-    if not dry_run:
-        for item in found:
-            connection.call(f"having {name!r} {action}", method, name=item.name)
+def switch(connection: Connection, name: str, changing: list[Any], action: str, dry_run: bool) -> dict[str, Any]:
+    """Has schedules of a name "paused" or "resumed"; see `platforms.schedules.report_switch`."""
+    service = connection.service("Schedule")
+    method = service.pause_schedule if action == "paused" else service.resume_schedule
+    for item in changing if not dry_run else ():
+        connection.call(f"having {name!r} {action}", method, name=item.name)
     missed = "runs that it has missed meanwhile are not made up for"
-    return report_switch(name, action, [id_of(item) for item in found], dry_run, missed)
+    return report_switch(name, action, [id_of(item) for item in changing], dry_run, missed)

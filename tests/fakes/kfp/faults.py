@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from tests.fakes.httpd import Response
 
+PATIENCE = 30.0
 API = "/apis/"
-OVERFLOW = "upstream connect error or disconnect/reset before headers. reset reason: overflow"
 
 
 @dataclasses.dataclass
@@ -21,11 +21,19 @@ class _Fault:
 
 
 class Hold:
-    """A request that is kept waiting; `reached` is set as soon as there is one."""
+    """A request that is kept waiting.
+
+    Attributes:
+        reached: Is set as soon as there is one.
+        released: Lets it go on.
+    """
 
     def __init__(self, on: str) -> None:
         self.on, self.reached, self.released = on, threading.Event(), threading.Event()
-        self.release = self.released.set
+
+    def release(self) -> None:
+        """Lets it go on."""
+        self.released.set()
 
 
 class Faults:
@@ -41,8 +49,9 @@ class Faults:
 
         502, 503 and 504 come as the gateway's text, others as the server's JSON.
         """
-        message = json.dumps({"code": 13, "message": "Internal Server Error", "details": []})
-        response = Response(status, OVERFLOW if status in (502, 503, 504) else message)
+        text = "upstream connect error or disconnect/reset before headers. reset reason: overflow"
+        told = json.dumps({"code": 13, "message": "Internal Server Error", "details": []})
+        response = Response(status, text if status in (502, 503, 504) else told)
         self._faults.append(_Fault(on, times, after, response))
 
     def drop(self, times: int = 1, on: str = API, after: bool = False) -> None:
@@ -76,6 +85,7 @@ class Faults:
             if fault:
                 fault.times -= 1
         if hold:
-            hold.released.wait(30)
-        answer = make() if fault is None or fault.after else None
+            hold.released.wait(PATIENCE)
+        if fault is None or fault.after:
+            answer = make()
         return answer if fault is None else fault.response

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
+from cronsim import CronSim
 from google.cloud import aiplatform_v1
 from google.protobuf import empty_pb2, field_mask_pb2, json_format
 from google.protobuf.struct_pb2 import Value
@@ -207,6 +209,9 @@ class Pipelines:
     def list_schedules(self, request: Request) -> Json:
         """Lists schedules."""
         kind, found = aiplatform_v1.ListSchedulesRequest, self.schedules.values()
+        for one in found:
+            zone, _, fields = one.cron.partition(" ")
+            one.next_run_time = next(CronSim(fields, datetime.now(ZoneInfo(zone.partition("=")[2]))))
         return list_of(kind, request, found, "schedules", ("create_pipeline_job_request",), self.page)
 
     def update_schedule(self, request: Request, name: str) -> Json:

@@ -1,61 +1,137 @@
-"""Vertex AI's API as the steps use it: over REST, as the run's service account."""
+"""Vertex AI's API, as the steps and the command line call it: over REST, which proxies let through unlike gRPC."""
 
-import os
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
-from google.api_core.exceptions import GoogleAPIError, NotFound
-from google.api_core.operation import Operation
-from google.auth.exceptions import GoogleAuthError
+from nlp_pipeline.errors import PipelineError, TimedOutError, UsageError
+from nlp_pipeline.storage import retrying
 
-from nlp_pipeline.errors import PipelineError
-
-FAILURES = (GoogleAPIError, GoogleAuthError, OSError)
+TIMEOUT = 60.0
+# For so long a long-running operation is waited for.
+PATIENCE_SECONDS = 1800.0
+SIGN_IN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+# Access tokens of Google's, signed tokens, and whatever stands where a header would have one.
+TOKENS = re.compile(r"ya29\.[\w.~+/-]+|eyJ[\w-]+(?:\.[\w-]*)*|(?<=Bearer )\S+")
 
 
 class NotFoundError(PipelineError):
     """What was asked for is not there."""
 
 
-def connect(client: Any, location: str, host: str = "") -> Any:
-    """Returns a client of one of the API's services.
+class Api:
+    """Vertex AI in a project and region; with no address it is asked at the region's own."""
 
-    Args:
-        client: Its class, as in `aiplatform_v1.ModelServiceClient`.
-        location: The region.
-        host: Where the API is asked; empty for the region's own, or for what the variable VERTEX_ENDPOINT names.
-    """
-    address = host or os.environ.get("VERTEX_ENDPOINT") or f"{location}-aiplatform.googleapis.com"
-    return client(transport="rest", client_options={"api_endpoint": address})
+    # What is raised for an answer that says no, by its code; and what to do where the account lacks a right.
+    kinds: ClassVar[dict[int, type[PipelineError]]] = {404: NotFoundError}
+    denied = " (the run's service account needs the role Vertex AI User, roles/aiplatform.user)"
+
+    def __init__(self, project: str, region: str, address: str = "", credentials: Any = None) -> None:
+        self.project, self.region, self.credentials = project, region, credentials
+        self.parent = f"projects/{project}/locations/{region}"
+        self._address = address or f"https://{region}-aiplatform.googleapis.com"
+        self._services: dict[tuple[str, str], Any] = {}
+
+    def service(self, name: str, address: str = "") -> Any:
+        """Returns the client of one of Vertex AI's services, as in "Pipeline"; an address may be its own."""
+        from google.cloud import aiplatform_v1
+
+        if (name, address) not in self._services:
+            client, options = getattr(aiplatform_v1, f"{name}ServiceClient"), {"api_endpoint": address or self._address}
+            made = client(credentials=self.credentials, transport="rest", client_options=options)
+            self._services[name, address] = made
+        return self._services[name, address]
+
+    def call(self, doing: str, method: Callable[..., Any], repeat: bool = True, **arguments: Any) -> Any:
+        """Calls the API, and returns its answer: the whole list where that comes in pages, the result of an operation.
+
+        Args:
+            doing: What is done, for messages, as in "starting the run".
+            method: A method of a client, which takes `timeout`.
+            repeat: Whether it may be done twice: what fails for a moment is tried again only then.
+            **arguments: Its arguments.
+
+        Raises:
+            TimedOutError: An operation has not ended in time.
+            PipelineError: The API refuses, or can't be reached; which kind of it, `kinds` says.
+        """
+        from google.api_core.operation import Operation
+
+        def send() -> Any:
+            answer = method(timeout=TIMEOUT, **arguments)
+            return list(answer) if hasattr(type(answer), "pages") else answer
+
+        try:
+            answer = (retrying(is_transient)(send) if repeat else send)()
+            if isinstance(answer, Operation):
+                return retrying(is_transient)(answer.result)(timeout=PATIENCE_SECONDS)
+            return answer
+        except TimeoutError:
+            raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS / 60:.0f} minutes; it goes on") from None
+        except Exception as error:  # noqa: BLE001, what is not Google's is raised again there
+            raise self.explain(doing, error) from None
+
+    def explain(self, doing: str, error: Exception) -> PipelineError:
+        """Returns what to raise for a call that failed, without a token in it; raises an error that is not Google's."""
+        import requests
+        from google.api_core.exceptions import GoogleAPICallError
+        from google.auth.exceptions import GoogleAuthError
+        from google.protobuf.json_format import ParseError
+
+        cause: Any = cause_of(error)
+        where = urlsplit(getattr(getattr(cause, "request", None), "url", None) or "").netloc or "Google"
+        reason = one_line(error.args[0] if error.args else type(error).__name__)
+        if isinstance(error, GoogleAPICallError):
+            code = int(error.code or 0)
+            # The library puts the request before the message, as in `GET http://x: no`.
+            message = one_line(re.sub(r"^[A-Z]+ \S+: ", "", str(error.message)))
+            line = f"{code}: {'a page, not an answer' if message.startswith('<') else message}{self.advise(code)}"
+            return self.kinds.get(code, PipelineError)(f"{doing}: {line}")
+        if isinstance(cause, ParseError | requests.exceptions.JSONDecodeError):
+            return PipelineError(f"{doing}: what answers is not Google's API; is a proxy in between?")
+        if isinstance(cause, requests.exceptions.ReadTimeout):
+            return self.kinds.get(504, PipelineError)(f"{doing}: {where} does not answer in time")
+        if isinstance(cause, requests.exceptions.SSLError):
+            advice = "behind a proxy with an authority of its own, set REQUESTS_CA_BUNDLE"
+            return UsageError(f"{doing}: {where}: its certificate can't be verified: {advice}")
+        if isinstance(cause, requests.RequestException):
+            # What urllib3 says begins with names of its objects: `HTTPConnection(...): Failed to ...: [Errno 111] ...`.
+            return PipelineError(
+                f"{doing}: {where} can't be reached: {one_line(cause).rpartition(': ')[2].rstrip(')')}"
+            )
+        if not isinstance(error, GoogleAuthError):
+            raise error
+        if error.retryable:  # the library has tried again itself
+            return PipelineError(f"{doing}: Google gives no token now ({reason})")
+        return UsageError(f"{doing}: Google gives no token for these credentials ({reason}): {SIGN_IN}")
+
+    def advise(self, code: int) -> str:
+        """Returns what to do about an answer that says no, as the end of a line."""
+        quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={self.project}"
+        too_much = f"; a quota is used up, or too much was asked at once: {quotas}"
+        return {401: f": {SIGN_IN}", 403: self.denied, 429: too_much}.get(code, "")
 
 
-def call(doing: str, method: Any, **request: Any) -> Any:
-    """Calls the API, and waits for the end of what it begins.
+def cause_of(error: BaseException) -> BaseException:
+    """Returns what went wrong on the way: asking for a token, which comes first, hides it in an error of its own."""
+    from google.auth.exceptions import TransportError
 
-    Args:
-        doing: What is done, for messages, as in "listing models".
-        method: A method of a client.
-        **request: The fields of its request.
-
-    Returns:
-        What it returned; a list where that comes in pages; the result where it is a long-running operation.
-
-    Raises:
-        NotFoundError: There is no such thing.
-        PipelineError: Vertex AI refuses, fails or can't be reached.
-    """
-    try:
-        answer = method(request=request, timeout=60)
-        if isinstance(answer, Operation):
-            return answer.result(timeout=1800)
-        return list(answer) if hasattr(answer, "pages") else answer
-    except FAILURES as error:
-        kind = NotFoundError if isinstance(error, NotFound) else PipelineError
-        raise kind(f"{doing}: {describe(error)}") from None
+    cause = next(iter(error.args), None)
+    return cause if isinstance(error, TransportError) and isinstance(cause, Exception) else error
 
 
-def describe(error: Any) -> str:
-    """Returns an error of the clients in one line, with what to do where an account lacks a role."""
-    line = " ".join(str(error).split())[:500] or type(error).__name__
-    if getattr(error, "code", None) in (401, 403):
-        line += " (the run's service account needs the role Vertex AI User, roles/aiplatform.user)"
-    return line
+def is_transient(error: BaseException) -> bool:
+    """Says whether an error of Google's libraries may be gone a moment later."""
+    import requests
+
+    cause = cause_of(error)
+    if isinstance(cause, requests.RequestException):
+        return not isinstance(cause, requests.exceptions.SSLError | requests.exceptions.JSONDecodeError)
+    return getattr(error, "code", None) in (429, 500, 502, 503, 504)
+
+
+def one_line(text: object) -> str:
+    """Returns a text of someone else's as a line of limited length, with stars for the tokens in it."""
+    # Cut only when they are gone, or else half a token would be left.
+    return TOKENS.sub("********", " ".join(str(text).split()))[:400]

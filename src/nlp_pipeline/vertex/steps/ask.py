@@ -6,15 +6,14 @@ model that gave it, so the same request is sent until the one that is meant has 
 
 import json
 from collections.abc import Iterator
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Value
-from tenacity import RetryError, Retrying, TryAgain, retry_if_result
 
 from nlp_pipeline.errors import PipelineError, TimedOutError
-from nlp_pipeline.vertex.steps.api import FAILURES, describe
+from nlp_pipeline.vertex.steps.api import Api
 
 # Between a failure and the next request; an answer of another version is no failure.
 WAIT_SECONDS = 2.0
@@ -23,13 +22,13 @@ BATCH, BATCH_BYTES = 10, 1_000_000
 
 
 def ask_version(
-    client: Any, endpoint: str, deployed: str, texts: list[str], timeout: float
+    api: Api, endpoint: Any, deployed: str, texts: list[str], timeout: float
 ) -> tuple[list[str], list[float]]:
     """Asks a version for texts.
 
     Args:
-        client: A client of the prediction service.
-        endpoint: The endpoint's resource name.
+        api: The API.
+        endpoint: The endpoint.
         deployed: The deployed model's id.
         texts: The texts.
         timeout: Seconds within which it must have answered all of them.
@@ -42,33 +41,26 @@ def ask_version(
         TimedOutError: It did not answer all of them in time.
     """
     until, problem = monotonic() + timeout, "only other versions answered"
+    # An endpoint of its own network name can be asked nowhere else.
+    predict = api.service("Prediction", endpoint.dedicated_endpoint_dns).predict
     labels: list[str] = []
     latencies: list[float] = []
-
-    def send(instances: list[Value]) -> Any:
-        nonlocal problem
-        began = perf_counter()
-        try:
-            answer = client.predict(endpoint=endpoint, instances=instances, timeout=60, retry=None)
-        except FAILURES as error:
-            problem = describe(error)  # which version failed is not known
-            raise TryAgain from None
-        if answer.deployed_model_id != deployed:
-            return None
-        latencies.append(1000 * (perf_counter() - began))
-        return answer
-
-    retrying = Retrying(
-        retry=retry_if_result(lambda answer: answer is None),
-        wait=lambda state: WAIT_SECONDS if state.outcome.failed else 0,  # type: ignore[union-attr]
-        stop=lambda _: monotonic() > until,
-    )
     for batch in batch_texts(texts):
-        try:
-            labels += read_labels(retrying(send, [Value(string_value=text) for text in batch]), len(batch))
-        except RetryError:
-            answered = f"{len(labels)} of {len(texts)} texts within {timeout:g} s"
-            raise TimedOutError(f"the new version answered {answered}: {problem}") from None
+        asked = {"endpoint": endpoint.name, "instances": [Value(string_value=text) for text in batch], "retry": None}
+        is_answered = False
+        while not is_answered:
+            began = perf_counter()
+            try:
+                answer = api.call("asking for predictions", predict, repeat=False, **asked)
+                is_answered = answer.deployed_model_id == deployed
+            except PipelineError as error:
+                problem = str(error)  # which version failed is not known
+                sleep(WAIT_SECONDS)
+            if not is_answered and monotonic() > until:
+                answered = f"{len(labels)} of {len(texts)} texts within {timeout:g} s"
+                raise TimedOutError(f"the new version answered {answered}: {problem}")
+        latencies.append(1000 * (perf_counter() - began))
+        labels += read_labels(answer, len(batch))
     return labels, latencies
 
 
@@ -88,11 +80,7 @@ def batch_texts(texts: list[str]) -> Iterator[list[str]]:
 
 
 def read_labels(answer: Any, count: int) -> list[str]:
-    """Returns the labels of an answer.
-
-    Raises:
-        PipelineError: It does not have so many predictions.
-    """
+    """Returns the labels of an answer, which must be so many."""
     predictions = MessageToDict(type(answer).pb(answer)).get("predictions", [])
     try:
         labels = [item["label"] for item in predictions if float(item["score"]) >= 0]

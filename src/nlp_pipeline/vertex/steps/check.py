@@ -1,16 +1,15 @@
 """`check_vertex_endpoint`: a new version is asked; it gets all of the traffic, or what was before comes back."""
 
+import os
 import signal
 import sys
 from typing import Any
 
-from google.cloud import aiplatform_v1
-
 from nlp_pipeline.errors import PipelineError, RolledBackError
 from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, require_agreement, spread_rows
-from nlp_pipeline.vertex.steps.api import call, connect
+from nlp_pipeline.vertex.steps.api import Api
 from nlp_pipeline.vertex.steps.ask import ask_version
-from nlp_pipeline.vertex.steps.traffic import scale_traffic
+from nlp_pipeline.vertex.steps.plan import scale_traffic
 
 
 def check_endpoint(
@@ -46,29 +45,30 @@ def check_endpoint(
     # A run that is cancelled ends its steps so; without this, the new version would stay where it is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run was cancelled"))
     asked = spread_rows(predictions, rows)
-    location = endpoint.split("/")[3]
-    client = connect(aiplatform_v1.EndpointServiceClient, location)
-    live = call("reading the endpoint", client.get_endpoint, name=endpoint)
+    _, project, _, location, *_ = endpoint.split("/")
+    api = Api(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
+    service = api.service("Endpoint")
+    live = api.call("reading the endpoint", service.get_endpoint, name=endpoint)
     new = find_deployed(live, version)
     try:
-        # An endpoint of its own network name can be asked nowhere else.
-        prediction = connect(aiplatform_v1.PredictionServiceClient, location, live.dedicated_endpoint_dns)
-        labels, latencies = ask_version(prediction, endpoint, new, asked["text"], timeout)
+        labels, latencies = ask_version(api, live, new, asked["text"], timeout)
         facts = compare_answers(labels, asked["predicted"], asked["label"])
         facts["p50_ms"] = sorted(latencies)[len(latencies) // 2]
         print(", ".join(f"{name} {value:.4g}" for name, value in facts.items()), flush=True)
         require_agreement(facts, limits)
         change, mask = {"name": endpoint, "traffic_split": {new: 100}}, {"paths": ["traffic_split"]}
-        live = call("giving it the traffic", client.update_endpoint, endpoint=change, update_mask=mask)
+        live = api.call("giving it the traffic", service.update_endpoint, endpoint=change, update_mask=mask)
         # The whole way once more, now that all requests go it.
-        ask_version(prediction, endpoint, new, asked["text"][:10], timeout)
+        ask_version(api, live, new, asked["text"][:10], timeout)
     except BaseException as error:  # noqa: BLE001 whatever it is, also that the run is cancelled
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise RolledBackError(f"rolled back: {reason}; {roll_back(client, endpoint, new, former)}") from None
-    retire_others(client, live, new)
+        raise RolledBackError(f"rolled back: {reason}; {roll_back(api, endpoint, new, former)}") from None
+    for item in live.deployed_models:
+        if item.id != new:
+            retire(api, endpoint, item)
     try:
-        models = connect(aiplatform_v1.ModelServiceClient, location)
-        call("making it the default version", models.merge_version_aliases, name=version, version_aliases=["default"])
+        merge = api.service("Model").merge_version_aliases
+        api.call("making it the default version", merge, name=version, version_aliases=["default"])
     except PipelineError as error:  # that it serves does not depend on it
         print(f"note: {error}", flush=True)
     print(f"{version} serves at {endpoint}", flush=True)
@@ -76,11 +76,7 @@ def check_endpoint(
 
 
 def find_deployed(endpoint: Any, version: str) -> str:
-    """Returns the id by which an endpoint knows a model's version.
-
-    Raises:
-        PipelineError: The version is not deployed there.
-    """
+    """Returns the id by which an endpoint knows a model's version, which must be deployed to it."""
     # A project may be named by its id in one place and by its number in another.
     wanted = version.partition("/models/")[2]
     for item in endpoint.deployed_models:
@@ -90,17 +86,14 @@ def find_deployed(endpoint: Any, version: str) -> str:
     raise PipelineError(f"{version} is not deployed to {endpoint.name}: someone has undeployed it")
 
 
-def roll_back(client: Any, endpoint: str, new: str, former: dict[str, int]) -> str:
-    """Gives the traffic back to the former versions and undeploys the new one, in one request.
-
-    Returns:
-        What was done, a sentence.
-    """
+def roll_back(api: Api, endpoint: str, new: str, former: dict[str, int]) -> str:
+    """Gives the traffic back to the former versions and undeploys the new one, in one request; says what was done."""
+    service = api.service("Endpoint")
     try:
-        live = call("reading the endpoint", client.get_endpoint, name=endpoint)
+        live = api.call("reading the endpoint", service.get_endpoint, name=endpoint)
         split = scale_traffic({item.id: former[item.id] for item in live.deployed_models if item.id in former}, 100)
-        undeploy = {"endpoint": endpoint, "deployed_model_id": new, "traffic_split": split}
-        call("undeploying the new version", client.undeploy_model, **undeploy)
+        request = {"endpoint": endpoint, "deployed_model_id": new, "traffic_split": split}
+        api.call("undeploying the new version", service.undeploy_model, request=request)
     except PipelineError as error:
         return f"it could not be undone ({error}): see to endpoint {endpoint}, the new version costs and gets traffic"
     if split:
@@ -108,16 +101,12 @@ def roll_back(client: Any, endpoint: str, new: str, former: dict[str, int]) -> s
     return "it has been undeployed; nothing served before, and nothing serves now"
 
 
-def retire_others(client: Any, endpoint: Any, new: str) -> None:
-    """Undeploys all versions but the new one, which would cost money though no one asks them.
-
-    Raises:
-        PipelineError: One could not be undeployed.
-    """
+def retire(api: Api, endpoint: str, item: Any) -> None:
+    """Undeploys a former version, which would cost money though no one asks it."""
+    request = {"endpoint": endpoint, "deployed_model_id": item.id}
     try:
-        for item in endpoint.deployed_models:
-            if item.id != new:
-                undeploy = {"endpoint": endpoint.name, "deployed_model_id": item.id}
-                call(f"undeploying version {item.model_version_id}", client.undeploy_model, **undeploy)
+        api.call(
+            f"undeploying version {item.model_version_id}", api.service("Endpoint").undeploy_model, request=request
+        )
     except PipelineError as error:
         raise PipelineError(f"the new version serves, but what served before still costs: {error}") from None

@@ -1,27 +1,17 @@
 """`plan_vertex_deployment`: what is there on Vertex AI already, and how a release comes beside it."""
 
+import os
 from typing import Any, NamedTuple
 
-from google.cloud import aiplatform_v1
-
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.vertex.steps.api import NotFoundError, call, connect
-from nlp_pipeline.vertex.steps.traffic import scale_traffic
+from nlp_pipeline.vertex.steps.api import Api
 
 
 class Plan(NamedTuple):
-    """How a release becomes a version that gets a first share of the traffic.
+    """How a release becomes a version that gets a first share of the traffic; what is not there yet is empty.
 
-    Attributes:
-        artifact_uri: The release in Cloud Storage.
-        predict_route: The path of the container that answers predictions.
-        labels: Labels of the new version: the release's digest.
-        parent_model: Resource name of the model that gets a version more; empty where it is the first one.
-        parent_uri: The same as an address of the API.
-        endpoint: Resource name of the endpoint; empty where one is to be made.
-        endpoint_uri: The same as an address of the API.
-        traffic_split: The endpoint's traffic once the new version, "0", is deployed: percents by deployed models' ids.
-        former_traffic: The endpoint's traffic now.
+    A split has percents by deployed models' ids, as texts, which JSON takes for whole numbers too: parameters know no
+    integers inside of objects. The new version's id is "0".
     """
 
     artifact_uri: str
@@ -55,72 +45,79 @@ def plan_deployment(
     """
     if not release.startswith("gs://"):
         raise UsageError(f"the release lies at {release!r}: Vertex AI serves from Cloud Storage, gs://bucket/folder")
-    parent = f"projects/{project}/locations/{location}"
-    models = connect(aiplatform_v1.ModelServiceClient, location)
-    endpoints = connect(aiplatform_v1.EndpointServiceClient, location)
-    model = find_named("model", models.list_models, parent, model_name)
-    if endpoint:
-        found = read_endpoint(endpoints, parent, endpoint)
-    else:
-        found = find_named("endpoint", endpoints.list_endpoints, parent, model_name)
-    others = sorted({item.display_name for item in found.deployed_models} - {model_name}) if found else []
-    if others:
-        # All of the traffic will go to the new version, and what was there will be undeployed.
-        raise UsageError(
-            f"endpoint {found.name} serves other models too ({', '.join(others)}): set endpoint to another one, or "
-            "leave it empty"
-        )
-    former = {id: share for id, share in found.traffic_split.items() if share} if found else {}
-    left = scale_traffic(former, 100 - canary_percent)
-    split = {"0": 100 - sum(left.values()), **left}
-    name, parent_model = found.name if found else "", model.name.partition("@")[0] if model else ""
-    api = f"https://{location}-aiplatform.googleapis.com/v1/"
+    api = Api(project, location, os.environ.get("VERTEX_ENDPOINT", ""))
+    models = list_named(api, "model", model_name)
+    if len(models) > 1:
+        raise several(api, "model", model_name, models, "delete all but one, or set another model_name")
+    parent_model = models[0].name.partition("@")[0] if models else ""
+    live = find_endpoint(api, model_name, endpoint)
+    name, former = "", {}
+    if live:
+        name, former = live.name, {id: share for id, share in live.traffic_split.items() if share}
+        if others := sorted({item.display_name for item in live.deployed_models} - {model_name}):
+            # All of the traffic will go to the new version, and what was there will be undeployed.
+            raise UsageError(
+                f"endpoint {name} serves other models too ({', '.join(others)}): set endpoint to another one, or leave "
+                "it empty"
+            )
+    rest = scale_traffic(former, 100 - canary_percent)
+    split = {"0": 100 - sum(rest.values()), **rest}
+    uri = f"https://{location}-aiplatform.googleapis.com/v1/"
     print(f"a version of {parent_model or 'a new model'}, at {name or 'a new endpoint'}, with the traffic {split}")
     return Plan(
         artifact_uri=release,
         predict_route=f"/v1/models/{model_name}:predict",
         labels={"nlp-pipeline-release": digest},
         parent_model=parent_model,
-        parent_uri=api + parent_model,
+        parent_uri=uri + parent_model,
         endpoint=name,
-        endpoint_uri=api + name,
-        # As texts, which JSON takes for whole numbers too: parameters know no integers inside of objects.
+        endpoint_uri=uri + name,
         traffic_split={id: str(share) for id, share in split.items()},
         former_traffic={id: str(share) for id, share in former.items()},
     )
 
 
-def find_named(kind: str, listing: Any, parent: str, name: str) -> Any:
-    """Returns the model or the endpoint that has a display name; None where there is none.
+def list_named(api: Api, kind: str, name: str) -> list[Any]:
+    """Returns what has a display name, of a kind, "model" or "endpoint"."""
+    listing = getattr(api.service(kind.capitalize()), f"list_{kind}s")
+    request = {"parent": api.parent, "filter": f'display_name="{name}"'}
+    named: list[Any] = api.call(f"listing {kind}s", listing, request=request)
+    return named
+
+
+def find_endpoint(api: Api, name: str, chosen: str) -> Any:
+    """Returns the endpoint that is chosen by id or resource name, or else the one of a display name; None without one.
 
     Raises:
-        UsageError: Several have it.
+        UsageError: The chosen one is not there, or several have the name.
     """
-    found = call(f"listing {kind}s", listing, parent=parent, filter=f'display_name="{name}"')
-    if len(found) > 1:
-        ids = ", ".join(item.name.rpartition("/")[2] for item in found)
-        advice = (
-            "set endpoint to one of them" if kind == "endpoint" else "delete all but one, or set another model_name"
-        )
-        raise UsageError(f"{len(found)} {kind}s in {parent} are named {name!r}, with the ids {ids}: {advice}")
-    return found[0] if found else None
-
-
-def read_endpoint(client: Any, parent: str, endpoint: str) -> Any:
-    """Returns an endpoint that the user has named.
-
-    Args:
-        client: A client of the endpoints' service.
-        parent: projects/NAME/locations/REGION.
-        endpoint: The endpoint's id or resource name.
-
-    Raises:
-        UsageError: There is no such endpoint.
-    """
-    name, location = endpoint if "/" in endpoint else f"{parent}/endpoints/{endpoint}", parent.rpartition("/")[2]
-    if f"/locations/{location}/" not in name:
-        raise UsageError(f"endpoint is {endpoint!r}, and the run is in {location}: name one that is there too")
+    if not chosen:
+        named = list_named(api, "endpoint", name)
+        if len(named) > 1:
+            raise several(api, "endpoint", name, named, "set endpoint to one of them")
+        return named[0] if named else None
+    full = chosen if "/" in chosen else f"{api.parent}/endpoints/{chosen}"
+    if f"/locations/{api.region}/" not in full:
+        raise UsageError(f"endpoint is {chosen!r}, and the region is {api.region}: name one that is there too")
     try:
-        return call(f"reading endpoint {endpoint}", client.get_endpoint, name=name)
-    except NotFoundError:
-        raise UsageError(f"endpoint {endpoint!r} is not in {parent}: leave it empty to have one made") from None
+        return api.call(f"reading endpoint {chosen}", api.service("Endpoint").get_endpoint, name=full)
+    except api.kinds[404]:
+        raise UsageError(f"endpoint {chosen!r} is not in {api.parent}: leave it empty for the model's own") from None
+
+
+def several(api: Api, kind: str, name: str, named: list[Any], advice: str) -> UsageError:
+    """Returns the error for several of a name, of which one is meant."""
+    ids = ", ".join(item.name.rpartition("/")[2] for item in named)
+    return UsageError(f"{len(named)} {kind}s in {api.parent} are named {name!r}, with the ids {ids}: {advice}")
+
+
+def scale_traffic(split: dict[str, int], total: int) -> dict[str, int]:
+    """Returns a split, of shares above 0, in the same proportions with another sum; without shares that become 0."""
+    former = sum(split.values())
+    exact = {id: share * total / former for id, share in split.items()}
+    scaled = {id: int(share) for id, share in exact.items()}
+    # What rounding down has left goes to those that it took most from; of several, to the smallest.
+    by_loss = sorted(exact, key=lambda id: (scaled[id] - exact[id], exact[id], id))
+    for id in by_loss[: total - sum(scaled.values())]:
+        scaled[id] += 1
+    return {id: share for id, share in scaled.items() if share}
