@@ -28,7 +28,7 @@ demo: setup  ## reviews in, checked predictions out
 	$(VENV)/bin/python pipeline_v2.py --local
 
 test: setup-test lint  ## every check and test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 bench: setup-test  ## ours against the former pipeline's way, as ratios; QUICK=1 for a first look
 	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick)
