@@ -205,10 +205,10 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
         ("", "x.parquet", "is empty"),
         ("\ufeff", "x.csv", "has no column 'text'; its columns are none"),
         ("\n\r\n,\n", "x.csv", "has no column 'text'; its columns are none"),
-        (gzip.compress(b""), "x.csv.gz", "is empty"),
+        (gzip.compress(b"", mtime=0), "x.csv.gz", "is empty"),
         ("text,label\na,1\n", "x.parquet", "is a broken Parquet file"),
-        (gzip.compress(b"text,label\na,1\n"), "x.parquet.gz", "is a broken Parquet file"),
-        (gzip.compress(gzip.compress(b"text,label\na,1\n")), "x.csv.gz", "is not utf-8 (byte 0x8b"),
+        (gzip.compress(b"text,label\na,1\n", mtime=0), "x.parquet.gz", "is a broken Parquet file"),
+        (gzip.compress(gzip.compress(b"text,label\na,1\n", mtime=0), mtime=0), "x.csv.gz", "is not utf-8 (byte 0x8b"),
         ('{"text": "a", "label": 1}', "x.csv", "has no column 'text'; its columns are '{\"text\": \"a\"'"),
         (parquet(text=["a"], label=["b"]), "x.csv", "is not utf-8"),
         (
