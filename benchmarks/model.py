@@ -114,7 +114,7 @@ def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict
     run = Run(model_name=NAME, run_id="run", volume_path="")
     with tempfile.TemporaryDirectory() as scratch:
         pyarrow.parquet.write_table(pyarrow.table(columns), f"{scratch}/train.parquet")
-        return fine_tune(f"{scratch}/train.parquet", folder, f"{scratch}/training.json", chosen, seed, run)
+        return fine_tune(f"{scratch}/train.parquet", folder, chosen, seed, run)
 
 
 def release(quick: bool) -> Path:

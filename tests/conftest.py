@@ -100,13 +100,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_parquet(path: Path, rows: list[tuple[str, str]], **columns: list[Any]) -> Path:
-    """Writes rows as the steps hand them on: text, label, and what else is given."""
+def write_parquet(
+    path: Path, rows: list[tuple[str, str]], metadata: dict[str, str] | None = None, **columns: list[Any]
+) -> Path:
+    """Writes rows as the steps hand them on: text, label, and what else is given; the schema's metadata too."""
     import pyarrow
     import pyarrow.parquet
 
     table = {"text": [text for text, _ in rows], "label": [label for _, label in rows], **columns}
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    pyarrow.parquet.write_table(pyarrow.table(table, metadata=metadata), path)
     return path
 
 
@@ -119,7 +121,7 @@ def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = write_parquet(folder / "train.parquet", make_rows(400))
     settings = TrainSettings(base_model=str(encoder), **TRAINING)
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
-    fine_tune(rows, folder / "model", folder / "training.json", settings, seed=1, run=run)
+    fine_tune(rows, folder / "model", settings, seed=1, run=run)
     return folder / "model"
 
 

@@ -10,7 +10,7 @@ ROOT = Path(nlp_pipeline.__file__).parent
 FLOORS = [
     {"", "errors", "packages", "labels"},
     {"parameters", "storage", "settings"},
-    {"volume", "release", "publishing", "processes", "progress", "demo"},
+    {"volume", "release", "processes", "progress", "demo"},
     {"serving"},
     {"steps", "deploy"},
     {"pipeline"},

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.local import print_result
+from nlp_pipeline.local import print_summary
 
 RESULT: dict[str, Any] = {
     "data": {"train": 1000, "evaluation": 100},
@@ -23,7 +23,7 @@ RESULT: dict[str, Any] = {
 
 
 def test_what_stands_in_square_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    print_result(RESULT)
+    print_summary(RESULT)
     shown = capsys.readouterr().out
     assert "[/neg]" in shown and "see [/url] and [red]x[/red] yyy" in shown
     assert "/v/m/runs/1/report.html" in shown
@@ -37,6 +37,6 @@ def test_what_stands_in_square_brackets_is_shown_as_it_is(capsys: pytest.Capture
     ],
 )
 def test_the_next_commands_name_the_release(release: str, serve: str, capsys: pytest.CaptureFixture[str]) -> None:
-    print_result({**RESULT, "release": release.strip("'")})
+    print_summary({**RESULT, "release": release.strip("'")})
     shown = capsys.readouterr().out
     assert serve in shown and f"--deploy --release {release} --set model_store=" in shown

@@ -3,9 +3,8 @@
 import json
 import os
 import shutil
+import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.publishing import publish
-from nlp_pipeline.release import Release, hash_files, seal, verify
+from nlp_pipeline.release import Release, hash_files, publish, seal, verify
 
 MAR = "model-store/a.mar"
 
@@ -133,52 +131,54 @@ def test_others_can_read_it(tmp_path: Path, digest: str) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
-# Counts what touches the disk, and kills the process before call number N; copies are killed halfway.
-KILLED = """
-import os, pathlib, shutil, signal, sys
-from nlp_pipeline.publishing import publish
+def die_before(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends this process before call `number` of those that touch the disk; a copy halfway."""
+    calls = iter(range(1, 10_000))
+    copyfile = shutil.copyfile
 
-left = int(sys.argv[1])
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                if function is copyfile:
+                    Path(arguments[1]).write_bytes(Path(arguments[0]).read_bytes()[:100])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
 
-def counted(function):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            if function is copyfile:
-                with open(arguments[1], "wb") as file:
-                    file.write(open(arguments[0], "rb").read()[:100])
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return call
+        return call
 
-copyfile = shutil.copyfile
-for module, names in ((os, ["mkdir", "rename", "fsync", "chmod"]), (shutil, ["copyfile", "rmtree"])):
-    for name in names:
-        setattr(module, name, counted(getattr(module, name)))
-publish(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4])
-"""
+    for name in ("mkdir", "rename", "fsync", "chmod"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    for name in ("copyfile", "rmtree"):
+        monkeypatch.setattr(shutil, name, counted(getattr(shutil, name)))
 
 
-def test_a_kill_at_any_point_leaves_nothing_half_published(tmp_path: Path, digest: str) -> None:
-    number, states = 0, []
-    while True:
-        number += 1
+def test_a_kill_at_any_point_leaves_nothing_half_published(
+    tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[bool] = []
+    status = -1
+    while status != 0:
+        number = len(states) + 1
         volume = tmp_path / f"volume{number}"
-        arguments = [str(number), str(tmp_path / "a"), str(volume), digest]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+        child = os.fork()
+        if child == 0:
+            try:
+                die_before(number, monkeypatch)
+                publish(tmp_path / "a", volume, digest)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
         states.append(published(volume) == [digest])
-        if done.returncode == 0:
-            break
-        assert done.returncode == -9
-        for record in volume.glob("staging/*/release.json"):  # the last file: all others are there
-            assert hash_files(record.parent) == hash_files(tmp_path / "a")
-        # The next run publishes all the same.
-        publish(tmp_path / "a", volume, digest)
-        assert published(volume) == [digest]
-        shutil.rmtree(volume)
+        if status != 0:
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            for record in volume.glob("staging/*/release.json"):  # the last file: all others are there
+                assert hash_files(record.parent) == hash_files(tmp_path / "a")
+            # The next run publishes all the same.
+            publish(tmp_path / "a", volume, digest)
+            assert published(volume) == [digest]
     assert states == sorted(states) and states[0] is False and states[-1] is True
-    assert number > 15  # or the counting has come apart
+    assert len(states) > 15  # or the counting has come apart
 
 
 def test_what_a_killed_run_left_is_removed_an_hour_later(tmp_path: Path, digest: str) -> None:

@@ -74,13 +74,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raises what is wrong with the arguments as a UsageError."""
-        if wanted := re.search(
-            r"unrecognized arguments:.*?--(password|token|cookies|s3-access-key|s3-secret-key)", message
-        ):
-            name = wanted[1].replace("-", "_").upper()
+        secrets = "password|token|cookies|s3-access-key|s3-secret-key"
+        if wanted := re.search(rf"unrecognized arguments:.*?--({secrets})", message):
             raise UsageError(
                 f"--{wanted[1]}: secrets have no flag, as others can read a process's arguments; set "
-                f"NLP_PIPELINE_{name} in the environment or in .env"
+                f"NLP_PIPELINE_{wanted[1].replace('-', '_').upper()} in the environment or in .env"
             )
         raise UsageError(f"{message}; see --help")
 
@@ -102,18 +100,26 @@ class Parser(argparse.ArgumentParser):
             self.platform_of[name] = platform
 
 
+def own_parameters(platform: str) -> list[Any]:
+    """Returns the parameters of a platform's pipeline that Kubeflow's has not."""
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
+
+    shared = pipeline_parameters().values()
+    return [item for item in pipeline_parameters(platform).values() if item not in shared]
+
+
 def parameter_list() -> str:
     """Returns the pipeline's parameters with their defaults, as `--help` lists them."""
     from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
-    kubeflow, vertex = pipeline_parameters(), pipeline_parameters("vertex")
-    own = [one for one in vertex.values() if one not in kubeflow.values()]
     text = ""
-    for title, listed in {
-        "parameters, for --set, with their defaults (docs/parameters.md says what they are)": kubeflow.values(),
-        "parameters with --platform vertex, besides those that both have": own,
+    for title, parameters in {
+        "parameters, for --set, with their defaults (docs/parameters.md says what they are)": (
+            pipeline_parameters().values()
+        ),
+        "parameters with --platform vertex, besides those that both have": own_parameters("vertex"),
     }.items():
-        words = ", ".join(f"{one.name}={'' if one.default is None else one.default}" for one in listed)
+        words = ", ".join(f"{item.name}={'' if item.default is None else item.default}" for item in parameters)
         text += f"\n{title}:\n{textwrap.indent(textwrap.fill(words, 98, break_on_hyphens=False), '  ')}\n"
     return text
 
@@ -134,6 +140,7 @@ def make_parser() -> Parser:
     add_platform_options(parser)
     add_deploying_options(parser)
     add_output_options(parser)
+    parser.set_defaults(settings=None)
     return parser
 
 
@@ -165,10 +172,10 @@ def add_commands(parser: Parser) -> None:
 
     add = partial(parser.command, parser.add_argument_group("on the cluster, by the kubeconfig"))
     add("--manifests", commands.manifests, "print what a namespace needs, as YAML for kubectl apply -f -")
-    add("--deploy", commands.deployment, "deploy a release with KServe, by the kubeconfig's context")
-    add("--rollback", commands.deployment, "go back to the release that was deployed before")
+    add("--deploy", commands.change_deployment, "deploy a release with KServe, by the kubeconfig's context")
+    add("--rollback", commands.change_deployment, "go back to the release that was deployed before")
     endpoint = "or on Vertex AI the endpoint, which costs money by the hour"
-    add("--undeploy", commands.deployment, f"remove the InferenceService, {endpoint}; releases stay")
+    add("--undeploy", commands.change_deployment, f"remove the InferenceService, {endpoint}; releases stay")
 
 
 def add_run_options(parser: Parser) -> None:
@@ -196,7 +203,7 @@ def add_run_options(parser: Parser) -> None:
 
 
 def add_platform_options(parser: Parser) -> None:
-    """Adds the options of what is done on a platform. None takes a secret: see settings.py."""
+    """Adds the options of what is done on a platform."""
     names = "each also as NLP_PIPELINE_<NAME> in the environment or a file; secrets only so: PASSWORD, TOKEN, ..."
     add = partial(parser.option, parser.add_argument_group("Kubeflow and Vertex AI", names))
     text = "where runs are (default: kubeflow); --compile without it writes the files of both"
@@ -251,11 +258,7 @@ def add_output_options(parser: Parser) -> None:
 
 
 def check_arguments(parser: Parser, arguments: argparse.Namespace) -> str:
-    """Returns the command, and makes sure that the flags make sense together.
-
-    Raises:
-        UsageError: They do not.
-    """
+    """Returns the command, and raises UsageError where the flags make no sense together."""
     given = [name for name in parser.run if is_given(arguments, name)]
     for command, also in (("local", "predict"), ("submit", "wait")):
         if command in given and also in given:
@@ -268,7 +271,8 @@ def check_arguments(parser: Parser, arguments: argparse.Namespace) -> str:
         if is_given(arguments, name) and command not in allowed:
             partners = " or ".join(map(flag_of, allowed))
             raise UsageError(f"{flag_of(name)} goes with {partners}, not with {flag_of(command)}")
-    check_pairs(arguments, command)
+    if problem := find_conflict(arguments, command):
+        raise UsageError(problem)
     return command
 
 
@@ -282,49 +286,41 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_pairs(arguments: argparse.Namespace, command: str) -> None:
-    """Makes sure that the flags of a command make sense beside each other.
-
-    Raises:
-        UsageError: They do not.
-    """
+def find_conflict(arguments: argparse.Namespace, command: str) -> str:
+    """Returns what is wrong with a command's flags beside each other; empty where they make sense."""
     if arguments.endpoint and arguments.deployed:
-        raise UsageError("--endpoint and --deployed exclude each other: the latter finds the endpoint by itself")
+        return "--endpoint and --deployed exclude each other: the latter finds the endpoint by itself"
     if arguments.deployed and arguments.release:
-        raise UsageError("--release and --deployed exclude each other: what is deployed is asked, whatever it is")
+        return "--release and --deployed exclude each other: what is deployed is asked, whatever it is"
     if arguments.deploy and not arguments.release:
-        raise UsageError("--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://...")
+        return "--deploy needs --release: a folder, pvc://claim/model/releases/digest or s3://..."
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
-        raise UsageError(f"--port {arguments.port}: give a port from 1 to 65535")
-    without_run = set(CLIENT) - {"submit", "schedule", "doctor"} | {"compile"}
-    if arguments.set and command in without_run:
-        raise UsageError(
-            f"--set goes with a run, not with {flag_of(command)}: parameters are given when the pipeline is run"
-        )
+        return f"--port {arguments.port}: give a port from 1 to 65535"
+    if arguments.set and command in {"compile", *CLIENT} - {"submit", "schedule", "doctor"}:
+        return f"--set goes with a run, not with {flag_of(command)}: parameters are given when the pipeline is run"
     if command == "wait" and arguments.wait is True:
-        raise UsageError("--wait needs the run's id, or goes with --submit: --runs lists them")
+        return "--wait needs the run's id, or goes with --submit: --runs lists them"
     if command == "submit" and isinstance(arguments.wait, str):
-        raise UsageError(
-            f"--submit --wait {arguments.wait}: the run to follow is the one that is submitted; leave it out"
-        )
+        return f"--submit --wait {arguments.wait}: the run to follow is the one that is submitted; leave it out"
     if arguments.timeout is not None and not (arguments.timeout > 0 and arguments.wait):
-        raise UsageError("--timeout takes seconds above 0, and goes with --wait")
+        return "--timeout takes seconds above 0, and goes with --wait"
     if arguments.count is not None and arguments.count < 1:
-        raise UsageError(f"--count {arguments.count}: give 1 or more")
+        return f"--count {arguments.count}: give 1 or more"
+    return ""
 
 
-def check_platform(parser: Parser, arguments: argparse.Namespace, command: str) -> None:
-    """Makes sure that no flag was given which means nothing on the platform that a flag or a setting names.
+def add_settings(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Adds `settings`, and their `origins`, to the arguments; raises UsageError where a flag is another platform's."""
+    from nlp_pipeline.pipeline.compiling import check_image
+    from nlp_pipeline.settings import Settings, load_settings
 
-    Raises:
-        UsageError: One was, or the settings are wrong.
-    """
-    if command not in (*CLIENT, *DEPLOYING):
-        return
-    platform = commands.load_settings(arguments)[0].platform
+    flags = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
+    arguments.settings, arguments.origins = load_settings(flags, arguments.config)
+    if arguments.settings.image:
+        check_image(arguments.settings.image)
     for name, only in parser.platform_of.items():
-        if only != platform and is_given(arguments, name):
-            raise UsageError(f"{flag_of(name)} goes with --platform {only}, not with {platform}")
+        if only != arguments.settings.platform and is_given(arguments, name):
+            raise UsageError(f"{flag_of(name)} goes with --platform {only}, not with {arguments.settings.platform}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,11 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     facts: dict[str, Any] = {}
     try:
-        parser = make_parser()
-        arguments = parser.parse_args(argv)
-        command = check_arguments(parser, arguments)
-        check_platform(parser, arguments, command)
-        code = parser.run[command](arguments) or 0
+        code = run_command(argv)
         if sys.stdout is not None:
             sys.stdout.flush()  # while what goes wrong with it can still be reported
         return code
@@ -351,6 +343,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever reads the results has read enough, as `head` does; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PipelineError.exit_code
+    except StoppedWaitingError as error:
+        message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
+    except KeyboardInterrupt:
+        message, code = f"interrupted{what_is_left(given)}", INTERRUPTED
     except PipelineError as error:
         message, code, facts = f"error: {error}", error.exit_code, error.facts
         show_traceback(given)
@@ -359,14 +355,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"error: unexpected {type(error).__name__}: {reason}; --debug shows where"
         code = PipelineError.exit_code
         show_traceback(given)
-    except StoppedWaitingError as error:
-        message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
-    except KeyboardInterrupt:
-        message, code = f"interrupted{what_is_left(given)}", INTERRUPTED
     print(message, file=sys.stderr)
     if "--json" in given:
         print(json.dumps({**facts, "error": message.removeprefix("error: ")}, indent=2, default=str))
     return code
+
+
+def run_command(argv: Sequence[str] | None) -> int:
+    """Does what the arguments say, and returns the exit code."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    arguments.command = check_arguments(parser, arguments)
+    if arguments.command in (*CLIENT, *DEPLOYING):
+        add_settings(parser, arguments)
+    return parser.run[arguments.command](arguments) or 0
 
 
 def what_is_left(given: Sequence[str]) -> str:

@@ -11,24 +11,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
 
-if TYPE_CHECKING:
-    from nlp_pipeline.settings import Settings
-
 # It returns its exit code, where that is not 0.
 Command = Callable[[argparse.Namespace], int | None]
 
 
-def parameters_of(arguments: argparse.Namespace, platform: str = "kubeflow") -> dict[str, Any]:
+def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the pipeline's parameters that the user set."""
     from nlp_pipeline.pipeline.parameters import parse_settings
 
-    return parse_settings(arguments.set, platform)
+    return parse_settings(arguments.set, arguments.settings.platform if arguments.settings else "kubeflow")
 
 
 # On this machine
@@ -36,8 +33,7 @@ def parameters_of(arguments: argparse.Namespace, platform: str = "kubeflow") -> 
 
 def local(arguments: argparse.Namespace) -> None:
     """`--local`."""
-    from nlp_pipeline.local import print_result as print_summary
-    from nlp_pipeline.local import run_locally
+    from nlp_pipeline.local import print_summary, run_locally
     from nlp_pipeline.processes import nothing_left_running
 
     values = parameters_of(arguments)
@@ -84,7 +80,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """`--predict`."""
+    """`--predict`: asks a deployed model, an endpoint, or a server that is booted for the question."""
     from nlp_pipeline.processes import nothing_left_running
     from nlp_pipeline.release import verify
     from nlp_pipeline.serving.endpoint import predict_address, predict_at
@@ -108,10 +104,10 @@ def predict(arguments: argparse.Namespace) -> None:
             predictions = predict_with_release(chosen_release(arguments), arguments.predict)
     if arguments.json:
         print(json.dumps({"predictions": predictions}, indent=2))
-    else:
-        for item in predictions:
-            score = "" if item["score"] is None else f"{item['score']:.4f}"
-            print(f"{item['label']}\t{score}\t{item['text']}")
+        return
+    for item in predictions:
+        score = "" if item["score"] is None else f"{item['score']:.4f}"
+        print(f"{item['label']}\t{score}\t{item['text']}")
 
 
 def compile_(arguments: argparse.Namespace) -> None:
@@ -121,23 +117,23 @@ def compile_(arguments: argparse.Namespace) -> None:
     if arguments.image is not None:
         compiling.check_image(arguments.image)
     targets = compiling.find_targets(arguments.platform, arguments.output)
+    result: dict[str, Any] = {}
     if arguments.check:
         stale = compiling.find_stale(targets, arguments.image)
-        difference = "\n".join(stale.values())
-        if stale and not arguments.json:
-            print(difference)
         if stale:
+            difference = "\n".join(stale.values())
+            if not arguments.json:
+                print(difference)
             advice = "is stale: write it" if len(stale) == 1 else "are stale: write them"
             message = f"{' and '.join(map(str, stale))} {advice} anew with --compile"
             raise PipelineError(message, {"stale": True, "difference": difference})
-        result: dict[str, Any] = {"stale": False}
+        result["stale"] = False
     else:
         for platform, target in targets.items():
             compiling.write_compiled(target, arguments.image, platform)
             if not arguments.json:
                 print(target)
-        first, *others = targets.items()
-        result = {"compiled": str(first[1]), **{f"compiled_{name}": str(file) for name, file in others}}
+            result[f"compiled_{platform}" if result else "compiled"] = str(target)
     result["budget"] = weigh(arguments.image, targets)
     if arguments.json:
         print(json.dumps(result))
@@ -151,78 +147,68 @@ def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
     """
     from nlp_pipeline.pipeline.compiling import weigh_compiled
 
-    budgets = {name: weigh_compiled(target, image, name) for name, target in targets.items()}
-    for name, found in budgets.items():
-        for kind, budget in found.items():
-            shown = f"{targets[name]}{'' if kind == 'embedded' else ' with --image'}"
-            print(f"{shown}: {budget}", file=sys.stderr)
+    result: dict[str, dict[str, Any]] = {}
+    for platform, target in targets.items():
+        result[platform] = {}
+        for kind, budget in weigh_compiled(target, image, platform).items():
+            name = f"{target}{'' if kind == 'embedded' else ' with --image'}"
+            print(f"{name}: {budget}", file=sys.stderr)
             if excess := budget.excess(embedded=kind == "embedded"):
                 raise PipelineError(
-                    f"{shown} is larger than a stock cluster can store ({excess}): let steps import less"
+                    f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
                 )
-    return {name: {kind: asdict(one) for kind, one in found.items()} for name, found in budgets.items()}
+            result[platform][kind] = asdict(budget)
+    return result
 
 
 # On a platform
 
-FLAGS = (
-    *("platform", "host", "namespace", "experiment", "username", "ca_cert", "insecure", "image", "service_account"),
-    *("project", "region", "bucket"),
-)
+
+def on_platform(arguments: argparse.Namespace, verb: str, *values: Any) -> Any:
+    """Does a verb of platforms/__init__.py on the platform of the settings, and returns its result."""
+    settings = arguments.settings
+    if not (arguments.dry_run and verb in ("submit", "upload")):  # of these, a dry run asks no server
+        ask_password(settings)
+    return find_verb(settings.platform, verb)(settings, *values)
 
 
-def load_settings(arguments: argparse.Namespace) -> "tuple[Settings, dict[str, str]]":
-    """Returns the settings, and where each came from."""
-    from nlp_pipeline import settings
-    from nlp_pipeline.pipeline.compiling import check_image
-
-    found, origins = settings.load_settings({name: getattr(arguments, name) for name in FLAGS}, arguments.config)
-    if found.image:
-        check_image(found.image)
-    return found, origins
-
-
-def read_settings(arguments: argparse.Namespace) -> "Settings":
-    """Returns the settings; asks for the password on a terminal, where it is needed."""
+def ask_password(settings: Any) -> None:
+    """Asks for the password on a terminal, where it is needed and missing."""
     from pydantic import SecretStr
 
-    settings, _ = load_settings(arguments)
     is_known = any(secret.get_secret_value() for secret in (settings.password, settings.token, settings.cookies))
     if settings.platform == "kubeflow" and settings.username and not is_known and sys.stdin.isatty():
         try:
             settings.password = SecretStr(getpass.getpass(f"password of {settings.username}: ", sys.stderr))
         except EOFError:
             raise UsageError("no password was given") from None
-    return settings
 
 
 def submit(arguments: argparse.Namespace) -> None:
     """`--submit`, with `--wait` too."""
-    settings = load_settings(arguments)[0] if arguments.dry_run else read_settings(arguments)
-    values = parameters_of(arguments, settings.platform)
-    result = find_verb(settings.platform, "submit")(settings, values, arguments.dry_run)
+    result = on_platform(arguments, "submit", parameters_of(arguments), arguments.dry_run)
     if arguments.dry_run or not arguments.wait:
         return print_result(result, arguments.json)
     print(result["url"], file=sys.stderr)
-    print_end(arguments, find_verb(settings.platform, "wait")(settings, result["run_id"], arguments.timeout))
+    follow(arguments, result["run_id"])
 
 
 def wait(arguments: argparse.Namespace) -> None:
     """`--wait RUN_ID`."""
-    settings = read_settings(arguments)
-    print_end(arguments, find_verb(settings.platform, "wait")(settings, arguments.wait, arguments.timeout))
+    follow(arguments, arguments.wait)
 
 
-def print_end(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Prints how a run ended that was followed."""
-    shown = result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}
-    print_result(shown, arguments.json)
+def follow(arguments: argparse.Namespace, run_id: str) -> None:
+    """Follows a run until it ends, and prints how it did."""
+    result = on_platform(arguments, "wait", run_id, arguments.timeout)
+    print_result(
+        result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}, arguments.json
+    )
 
 
 def upload(arguments: argparse.Namespace) -> None:
     """`--upload`."""
-    settings = load_settings(arguments)[0] if arguments.dry_run else read_settings(arguments)
-    print_result(find_verb(settings.platform, "upload")(settings, arguments.dry_run), arguments.json)
+    print_result(on_platform(arguments, "upload", arguments.dry_run), arguments.json)
 
 
 def schedule(arguments: argparse.Namespace) -> None:
@@ -230,7 +216,6 @@ def schedule(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.pipeline.parameters import NAME
     from nlp_pipeline.platforms.schedules import ScheduleOptions
 
-    settings = read_settings(arguments)
     options = ScheduleOptions(
         cron=arguments.schedule,
         name=NAME if arguments.schedule_name is None else arguments.schedule_name,
@@ -239,47 +224,40 @@ def schedule(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         end=arguments.end,
     )
-    values = parameters_of(arguments, settings.platform)
-    run = find_verb(settings.platform, "schedule")
-    print_result(run(settings, options, values, arguments.dry_run), arguments.json)
+    result = on_platform(arguments, "schedule", options, parameters_of(arguments), arguments.dry_run)
+    print_result(result, arguments.json)
 
 
 def schedules(arguments: argparse.Namespace) -> None:
     """`--schedules`."""
-    settings = read_settings(arguments)
-    rows = find_verb(settings.platform, "schedules")(settings)
+    rows = on_platform(arguments, "schedules")
     print_rows(rows, ("name", "cron", "next", "status", "version"), arguments.json)
 
 
 def change_schedule(arguments: argparse.Namespace) -> None:
     """`--unschedule`, `--pause` and `--resume`."""
-    settings = read_settings(arguments)
-    name = next(name for name in ("unschedule", "pause", "resume") if getattr(arguments, name) is not None)
-    run = find_verb(settings.platform, name)
-    print_result(run(settings, getattr(arguments, name), arguments.dry_run), arguments.json)
+    name = getattr(arguments, arguments.command)
+    print_result(on_platform(arguments, arguments.command, name, arguments.dry_run), arguments.json)
 
 
 def runs(arguments: argparse.Namespace) -> None:
     """`--runs`."""
-    settings = read_settings(arguments)
-    rows = find_verb(settings.platform, "runs")(settings, arguments.count or 20)
+    rows = on_platform(arguments, "runs", arguments.count or 20)
     print_rows(rows, ("id", "name", "state", "created", "seconds"), arguments.json)
 
 
 def download(arguments: argparse.Namespace) -> None:
     """`--download RUN_ID`."""
-    settings = read_settings(arguments)
-    folder = arguments.to or Path("outputs") / "runs" / arguments.download
-    run = find_verb(settings.platform, "download")
-    print_result(run(settings, arguments.download, folder, arguments.dry_run), arguments.json)
+    run_id = arguments.download
+    folder = arguments.to or Path("outputs") / "runs" / run_id
+    print_result(on_platform(arguments, "download", run_id, folder, arguments.dry_run), arguments.json)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
     from nlp_pipeline.platforms.doctor import missing, print_checks
 
-    settings = read_settings(arguments)
-    checks = find_verb(settings.platform, "doctor")(settings, parameters_of(arguments, settings.platform))
+    checks = on_platform(arguments, "doctor", parameters_of(arguments))
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -294,10 +272,9 @@ def print_config(arguments: argparse.Namespace) -> None:
     """`--print-config`."""
     from pydantic import SecretStr
 
-    settings, origins = load_settings(arguments)
     rows = []
-    for name, origin in origins.items():
-        value = getattr(settings, name)
+    for name, origin in arguments.origins.items():
+        value = getattr(arguments.settings, name)
         if isinstance(value, SecretStr):
             value = "********" if value.get_secret_value() else ""
         rows.append({"setting": name, "value": value, "from": origin})
@@ -313,13 +290,12 @@ ON_VERTEX = {
 }
 
 
-def deployment(arguments: argparse.Namespace) -> None:
+def change_deployment(arguments: argparse.Namespace) -> None:
     """`--deploy`, `--rollback` and `--undeploy`."""
-    settings, _ = load_settings(arguments)
-    name = next(name for name in ("deploy", "rollback", "undeploy") if getattr(arguments, name))
-    if settings.platform == "vertex" and name in ON_VERTEX:
-        raise UsageError(f"--{name}: {ON_VERTEX[name]}")
-    values = parameters_of(arguments, settings.platform)
+    settings, command = arguments.settings, arguments.command
+    if settings.platform == "vertex" and command in ON_VERTEX:
+        raise UsageError(f"--{command}: {ON_VERTEX[command]}")
+    values = parameters_of(arguments)
     if settings.platform == "vertex":
         from nlp_pipeline.vertex.undeploy import undeploy
 
@@ -328,11 +304,11 @@ def deployment(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.pipeline.parameters import GraphSettings, refuse_passwords
 
     refuse_passwords(values)
-    if arguments.deploy:
+    if command == "deploy":
         endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
         result = commands.deploy(arguments.release, arguments.rows, values, endpoint_rows, arguments.dry_run)
     else:
-        result = getattr(commands, name)(values, arguments.dry_run)
+        result = getattr(commands, command)(values, arguments.dry_run)
     if arguments.dry_run and not arguments.json:
         import yaml
 

@@ -27,11 +27,7 @@ MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews"}
 
 
 def package_folder(package: str) -> Path:
-    """Returns where a package lies, without importing it.
-
-    Raises:
-        UsageError: It is not installed.
-    """
+    """Returns where a package lies, without importing it; raises UsageError where it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UsageError(f"the package {package!r} is not installed: pip install -c constraints.txt -e '.[local]'")
@@ -46,24 +42,24 @@ def encoder_folder() -> str:
 def write_reviews(folder: Path) -> dict[str, str]:
     """Writes the demo's reviews as CSV, always the same: IMDb reviews of at most 600 characters, as many of each label.
 
-    Args:
-        folder: Where `train.csv` and `evaluation.csv` are put.
-
     Returns:
         The pipeline's parameters `train_data` and `evaluation_data`, which name both files.
     """
+    texts: dict[str, set[str]] = {"negative": set(), "positive": set()}
     source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
-    by_label: dict[str, set[str]] = {"negative": set(), "positive": set()}
     with source.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["source"] == "imdb" and len(row["text"]) <= LONGEST:
-                by_label["positive" if row["label"] == "1" else "negative"].add(row["text"])
+                texts["positive" if row["label"] == "1" else "negative"].add(row["text"])
     rng = random.Random(2)  # noqa: S311, a choice of rows, not of secrets
-    fewest = min(map(len, by_label.values()))
-    rows = [(text, label) for label, texts in by_label.items() for text in rng.sample(sorted(texts), fewest)]
+    fewest = min(map(len, texts.values()))
+    rows = [(text, label) for label, some in texts.items() for text in rng.sample(sorted(some), fewest)]
     rng.shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
     for name, part in {"train": rows[EVALUATION_ROWS:], "evaluation": rows[:EVALUATION_ROWS]}.items():
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        path = folder / f"{name}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
-    return {f"{name}_data": str(folder / f"{name}.csv") for name in ("train", "evaluation")}
+        paths[f"{name}_data"] = str(path)
+    return paths

@@ -1,15 +1,13 @@
 """`python -m nlp_pipeline.docs [--check]`: writes, or checks, the parts of the documentation that are generated."""
 
-import contextlib
 import difflib
-import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nlp_pipeline.cli import make_parser
+from nlp_pipeline.cli import make_parser, own_parameters
 from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -19,24 +17,15 @@ PART = re.compile(r"(<!-- (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.S)
 def parameter_table(parameters: Iterable[Parameter]) -> str:
     """Returns a table of parameters, as Markdown."""
     lines = ["| parameter | type | default | what it is |", "| --- | --- | --- | --- |"]
-    for one in parameters:
-        default = "(must be given)" if one.default is None else f"`{one.default}`" if one.default != "" else ""
-        lines.append(f"| `{one.name}` | {one.kind.__name__} | {default} | {one.description} |")
+    for item in parameters:
+        default = "(must be given)" if item.default is None else f"`{item.default}`" if item.default != "" else ""
+        lines.append(f"| `{item.name}` | {item.kind.__name__} | {default} | {item.description} |")
     return "\n".join(lines)
-
-
-def vertex_parameters() -> str:
-    """Returns the table of the parameters that are Vertex AI's own."""
-    kubeflow, vertex = pipeline_parameters(), pipeline_parameters("vertex")
-    return parameter_table(one for one in vertex.values() if one not in kubeflow.values())
 
 
 def help_text() -> str:
     """Returns what `--help` prints, as a Markdown code block."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        make_parser().print_help()
-    return f"```text\n{text.getvalue().rstrip()}\n```"
+    return f"```text\n{make_parser().format_help().rstrip()}\n```"
 
 
 def performance() -> str:
@@ -48,21 +37,14 @@ def performance() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "parameters": lambda: parameter_table(pipeline_parameters().values()),
-    "vertex parameters": vertex_parameters,
+    "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
     "help": help_text,
     "performance": performance,
 }
 
 
 def generate(text: str) -> str:
-    """Returns a page with its generated parts, between `<!-- NAME -->` and `<!-- end -->`, made anew.
-
-    Args:
-        text: The page.
-
-    Raises:
-        KeyError: A part's name is unknown.
-    """
+    """Returns a page with its generated parts, between `<!-- NAME -->` and `<!-- end -->`, made anew."""
     return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']]()}\n{match[3]}", text)
 
 

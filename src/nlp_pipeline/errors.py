@@ -1,4 +1,4 @@
-"""What can go wrong, as the user is told it: one line, and an exit code.
+"""What can go wrong, in one line and with an exit code.
 
 PipelineError                 1  a run failed
 ├── UsageError                2  bad usage or configuration
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class PipelineError(Exception):
-    """A run failed. The message is one line: what is wrong, the offending value, what to do.
+    """A run failed.
 
     Args:
-        message: The line.
-        facts: What `--json` tells besides.
+        message: One line: what is wrong, the offending value, what to do.
+        facts: What `--json` has besides.
     """
 
     exit_code = 1
@@ -50,12 +50,7 @@ class RolledBackError(PipelineError):
 
 
 class StoppedWaitingError(KeyboardInterrupt):
-    """Someone does not want to wait any longer; what they waited for goes on.
-
-    Args:
-        message: The line.
-        facts: What `--json` tells besides.
-    """
+    """Someone does not want to wait any longer; what they waited for goes on. See PipelineError."""
 
     def __init__(self, message: str, facts: dict[str, Any]) -> None:
         super().__init__(message)

@@ -17,6 +17,7 @@ from typing import Any
 from nlp_pipeline import demo, packages
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
 from nlp_pipeline.pipeline.parameters import check_ranges
+from nlp_pipeline.platforms.output import print_rows
 from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
@@ -75,11 +76,7 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
 
 
 def check_packages() -> None:
-    """Makes sure that the steps' packages are installed here, as their pods would install them.
-
-    Raises:
-        UsageError: One is missing.
-    """
+    """Raises UsageError where a step's package, as its pod would install it, is missing; other versions get a note."""
     for pin in sorted({pin for step in STEPS for pin in getattr(packages, step.upper())}):
         name, _, pinned = pin.partition("==")
         try:
@@ -90,29 +87,18 @@ def check_packages() -> None:
             print(f"note: {name} {installed} is installed, the steps are pinned to {pinned}", file=sys.stderr)
 
 
-def make_folder(path: Path, shown: str) -> None:
-    """Makes a folder where there is none.
-
-    Args:
-        path: The folder.
-        shown: How the error names it.
-
-    Raises:
-        UsageError: It can't be made.
-    """
+def make_folder(path: Path, name: str) -> None:
+    """Makes a folder where there is none; raises UsageError, in which it has that name, where it can't be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"{shown} can't be made a folder ({error.strerror}): choose another, or work in a folder of yours"
+            f"{name} can't be made a folder ({error.strerror}): choose another, or work in a folder of yours"
         ) from None
 
 
 def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume.
-
-    Args:
-        values: What the user set.
 
     Raises:
         UsageError: One is wrong, or a file is not there.
@@ -139,12 +125,7 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
-    """Runs the pipeline with kfp.local, each step in a process of its own.
-
-    Args:
-        arguments: The pipeline's arguments.
-        root: The folder for the steps' artifacts.
-        progress: Where to show it.
+    """Runs the pipeline with kfp.local, each step in a process of its own; the steps' artifacts go below `root`.
 
     Returns:
         For each step that ran: the metadata of its artifacts by their names, and its parameters' values.
@@ -167,10 +148,10 @@ def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict
         raise PipelineError(f"{failed} failed: {reason} (its log: {progress.log.name})") from error
     outputs: dict[str, Any] = {}
     for path in root.glob("*/*/executor_output.json"):
-        written = json.loads(path.read_text(encoding="utf-8"))
+        output = json.loads(path.read_text(encoding="utf-8"))
         outputs[path.parent.name.replace("-", "_")] = {
-            **{name: found["artifacts"][0]["metadata"] for name, found in written.get("artifacts", {}).items()},
-            **written.get("parameterValues", {}),
+            **{name: artifact["artifacts"][0]["metadata"] for name, artifact in output.get("artifacts", {}).items()},
+            **output.get("parameterValues", {}),
         }
     return outputs
 
@@ -238,33 +219,23 @@ def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
     return [str(text) for text in next(file.iter_batches(batch_size=5, columns=["text"]))["text"].to_pylist()]
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_summary(result: dict[str, Any]) -> None:
     """Prints what `run_locally` returned: predictions, a table of the steps, where everything lies, what to do next."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no width that lines had to be broken to
-    predictions = Table("label", "score", "text", box=None, pad_edge=False, header_style="bold")
-    for prediction in result["predictions"]:
-        text = " ".join(prediction["text"].split())
-        # Text, not str: in a str, rich takes what stands in square brackets for markup.
-        shown = Text(text if len(text) <= 80 else f"{text[:79]}…")
-        predictions.add_row(Text(prediction["label"]), f"{prediction['score']:.3f}", shown)
-    steps = Table("step", "seconds", "", box=None, pad_edge=False, header_style="bold")
-    steps.columns[1].justify = "right"
-    for step, figure in main_figures(result).items():
-        steps.add_row(step, f"{result['seconds'][step]:.1f}", figure)
-    steps.add_row("all", f"{result['seconds']['total']:.1f}", "")
-    for table in (predictions, steps):
-        console.print()
-        console.print(table)
-    console.print()
+    predictions = []
+    for item in result["predictions"]:
+        text = " ".join(item["text"].split())
+        text = text if len(text) <= 80 else f"{text[:79]}…"
+        predictions.append({"label": item["label"], "score": f"{item['score']:.3f}", "text": text})
+    seconds = {name: f"{value:7.1f}" for name, value in result["seconds"].items()}
+    steps = [{"step": step, "seconds": seconds[step], "": text} for step, text in main_figures(result).items()]
+    steps.append({"step": "all", "seconds": seconds["total"], "": ""})
+    for rows in (predictions, steps):
+        print()
+        print_rows(rows, tuple(rows[0]), as_json=False)
+    print()
     for name in ("report", "release", "datasets"):
-        console.print(f"{name:<9} {shortest(result[name])}", soft_wrap=True, markup=False)
-    console.print(next_commands(shortest(result["release"])), soft_wrap=True, markup=False)
+        print(f"{name:<9} {shortest(result[name])}")
+    print(next_commands(shortest(result["release"])))
 
 
 def main_figures(result: dict[str, Any]) -> dict[str, str]:
@@ -299,7 +270,5 @@ next:
 
 def shortest(path: str) -> str:
     """Returns a path relative to the working folder where it lies below it."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

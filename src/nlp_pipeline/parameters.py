@@ -60,30 +60,27 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value, (is_allowed, meaning) = getattr(self, one.name), one.metadata.get("allowed", ANYTHING)
+        for item in fields(self):
+            value, (is_allowed, meaning) = getattr(self, item.name), item.metadata.get("allowed", ANYTHING)
             if not is_allowed(value):
-                raise UsageError(f"{one.name} is {value!r}: it must be {meaning}")
+                raise UsageError(f"{item.name} is {value!r}: it must be {meaning}")
 
 
 def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a component's function a parameter for each field of the settings that it takes.
 
     kfp knows neither dataclasses nor their fields. The function is called with the settings made anew.
-
-    Args:
-        function: A function whose parameters' annotations are types that kfp knows, or classes of settings.
     """
     signature = inspect.signature(function)
-    types = {name: one.annotation for name, one in signature.parameters.items()}
+    types = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     settings = {name: types.pop(name) for name in list(types) if is_dataclass(types[name])}
 
-    def call(**given: Any) -> Any:
+    def call(**values: Any) -> Any:
         for name, kind in settings.items():
-            given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
-        return function(**given)
+            values[name] = kind(**{item.name: values.pop(item.name) for item in fields(kind)})
+        return function(**values)
 
-    types = {one.name: one.type for kind in settings.values() for one in fields(kind)} | types
+    types = {item.name: item.type for kind in settings.values() for item in fields(kind)} | types
     call.__annotations__ = types
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=types[name]) for name in types]

@@ -5,7 +5,6 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from types import FrameType
 
 MARK = "NLP_PIPELINE_COMMAND"
 
@@ -19,9 +18,8 @@ def environment(**variables: str) -> Iterator[None]:
         yield
     finally:
         for name, value in former.items():
-            if value is None:
-                del os.environ[name]
-            else:
+            del os.environ[name]
+            if value is not None:
                 os.environ[name] = value
 
 
@@ -30,32 +28,27 @@ def nothing_left_running(grace: float = 10) -> Iterator[None]:
     """Ends, on leaving, every process that was started inside, whatever the reason for leaving.
 
     A step is a shell, a Python and maybe a TorchServe, each of which may have lost its parent by then. So they are
-    found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, become exceptions, as
-    SIGINT does, so that they leave this way too.
+    found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, become KeyboardInterrupt
+    as SIGINT does, so that they leave this way too.
 
     Args:
         grace: Seconds before what does not end is killed.
     """
     mark = uuid.uuid4().hex
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         with environment(**{MARK: mark}):
             yield
     finally:
         for number in former:
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
-        end_marked(mark, grace)
+        _end_marked(mark, grace)
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Turns a signal into a KeyboardInterrupt."""
-    raise KeyboardInterrupt
-
-
-def end_marked(mark: str, grace: float) -> None:
-    """Ends the processes whose environment has a mark, this one excepted, and waits until they are gone."""
+def _end_marked(mark: str, grace: float) -> None:
     import psutil
 
     def marked() -> Iterator[psutil.Process]:

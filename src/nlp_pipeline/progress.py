@@ -18,15 +18,9 @@ RAISED = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Ki
 
 
 class Progress(io.TextIOBase):
-    """Takes what kfp.local prints, tells the steps apart, and shows them.
+    """Takes what kfp.local prints, which has no events: its own lines and those of the steps.
 
-    kfp.local has no events: it prints to stdout, its own lines and those of the steps. Everything goes to a log file;
-    of it, the user is shown when a step starts and ends, and what the step itself says.
-
-    Args:
-        log: The log file.
-        stream: Where to show it.
-        debug: Whether to show tracebacks too.
+    Everything goes to a log file; of it, the user sees when a step starts and ends, and what the step itself says.
 
     Attributes:
         step: The step that runs; empty between steps.
@@ -35,7 +29,7 @@ class Progress(io.TextIOBase):
     """
 
     def __init__(self, log: Path, stream: TextIO, debug: bool = False) -> None:
-        self.debug = debug
+        self.debug = debug  # tracebacks are shown too
         self.console = Console(file=stream, highlight=False)
         self.log = log.open("w", encoding="utf-8", buffering=1)
         self.live: Live | None = None
@@ -46,41 +40,31 @@ class Progress(io.TextIOBase):
         self.partial_line = ""
         self.in_traceback = False
 
-    def writable(self) -> bool:
-        """Says that it can be written to."""
-        return True
-
     def write(self, text: str) -> int:
         """Takes what is printed, in pieces of any size."""
         *lines, self.partial_line = (self.partial_line + text).split("\n")
         for line in lines:
-            self.take_line(COLOURS.sub("", line))
+            self._take_line(COLOURS.sub("", line))
         return len(text)
 
-    def take_line(self, line: str) -> None:
-        """Takes a line of kfp.local's, or of a step's, which it indents by four blanks."""
+    def _take_line(self, line: str) -> None:
         self.log.write(line + "\n")
         if started := STARTED.search(line):
             self.begin(started["task"].replace("-", "_"))
         elif ended := ENDED.search(line):
             self.end(ended["status"] == "SUCCESS")
-        elif line.startswith("    ") and line.strip() and self.step:
-            self.take_step_line(line[4:])
+        elif line.startswith("    ") and line.strip() and self.step:  # a step's, which kfp.local indents
+            self._take_step_line(line[4:])
 
-    def take_step_line(self, line: str) -> None:
-        """Takes a line that a step prints."""
+    def _take_step_line(self, line: str) -> None:
         error = RAISED.match(line)
         if error:
             self.error_messages[self.step] = error["message"]
         # The log has the whole of a traceback; its last line is shown once the step has failed.
         in_traceback = self.in_traceback or line.startswith("Traceback (most recent call last)")
         self.in_traceback = in_traceback and not error
-        if in_traceback and not self.debug:
-            return
-        if self.live:
-            self.show(line.strip())
-        else:
-            self.console.print(f"  {line}", markup=False, soft_wrap=True)
+        if self.debug or not in_traceback:
+            self._show(line)
 
     def begin(self, step: str) -> None:
         """Notes that a step starts."""
@@ -89,21 +73,22 @@ class Progress(io.TextIOBase):
             # By default a live line takes stdout over, which is where this object is written to.
             self.live = Live(console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False)
             self.live.start()
-            self.show("")
+            self._show("")
         else:
             self.console.print(f"{step} ...", markup=False, soft_wrap=True)
 
-    def show(self, line: str) -> None:
-        """Shows the running step, and the last that it said, on the live line."""
+    def _show(self, line: str) -> None:
         if self.live:
-            text = Text(f"{self.step:<18} {line}", no_wrap=True, overflow="ellipsis")
+            text = Text(f"{self.step:<18} {line.strip()}", no_wrap=True, overflow="ellipsis")
             self.live.update(Spinner("dots", text), refresh=True)
+        else:
+            self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
     def end(self, succeeded: bool) -> None:
         """Notes that the step has ended."""
         seconds = self.seconds[self.step] = time.monotonic() - self.started
         if self.console.is_terminal:
-            self.stop_live()
+            self._stop_live()
             mark = "[green]✓[/]" if succeeded else "[red]✗[/]"
             self.console.print(f"{mark} {self.step:<18} {seconds:6.1f} s")
         else:
@@ -111,14 +96,13 @@ class Progress(io.TextIOBase):
             self.console.print(f"{self.step} {verb} after {seconds:.1f} s", markup=False, soft_wrap=True)
         self.step = ""
 
-    def stop_live(self) -> None:
-        """Takes the live line off the terminal."""
+    def _stop_live(self) -> None:
         if self.live:
             self.live.stop()
             self.live = None
 
     def close(self) -> None:
         """Takes the live line off the terminal and closes the log."""
-        self.stop_live()
+        self._stop_live()
         self.log.close()
         super().close()

@@ -1,4 +1,4 @@
-"""A release: a model as it is served, immutable and named by its content.
+"""A release: a model as it is served, immutable and named by its content; on the volume it is whole or not there.
 
 On the volume, `<model_name>/releases/<digest>/` holds
 
@@ -9,8 +9,13 @@ On the volume, `<model_name>/releases/<digest>/` holds
 `<model_name>/latest.json` names the release that passed validation last.
 """
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +28,7 @@ RECORD = "release.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What is known of a release: the content of its release.json.
-
-    Attributes:
-        digest: Its name; like `created` and `files`, set by `seal`.
-        files: The SHA-256 of each other file by its path.
-    """
+    """The content of a release.json. `seal` sets `digest`, `created` and `files`: each file's SHA-256 by its path."""
 
     digest: str = ""
     created: str = ""
@@ -48,7 +48,7 @@ def parse_record(content: str | bytes) -> Release | None:
     """Returns the release that a release.json describes; None where it describes none."""
     try:
         values = json.loads(content)
-        release = Release(**{one.name: values[one.name] for one in fields(Release) if one.name in values})
+        release = Release(**{item.name: values[item.name] for item in fields(Release) if item.name in values})
         texts = [release.digest, release.model_name, *release.labels, *release.files, *release.files.values()]
     except (ValueError, TypeError, AttributeError):
         return None
@@ -56,14 +56,14 @@ def parse_record(content: str | bytes) -> Release | None:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each of a release's files but release.json, by its path in the release, in order."""
-    found: dict[str, str] = {}
-    for path in folder.rglob("*"):
+    """Returns the SHA-256 of each of a release's files but release.json, by its path in the release."""
+    hashes: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
         if not path.is_dir():
             with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    found.pop(RECORD, None)
-    return dict(sorted(found.items()))
+                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    hashes.pop(RECORD, None)
+    return hashes
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -72,15 +72,7 @@ def digest_of(files: dict[str, str]) -> str:
 
 
 def seal(folder: Path, release: Release) -> Release:
-    """Writes a release's release.json, its last file.
-
-    Args:
-        folder: The release's folder, with all its other files.
-        release: What shall be known of it.
-
-    Returns:
-        The same, with digest, time and files.
-    """
+    """Writes release.json into a release's folder, where all other files are, and returns what it says."""
     files = hash_files(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     sealed = replace(release, digest=digest_of(files), created=created, files=files)
@@ -89,7 +81,7 @@ def seal(folder: Path, release: Release) -> Release:
 
 
 def verify(folder: Path) -> Release:
-    """Makes sure that a release is whole and as it was sealed.
+    """Returns what a release's record says, having made sure that the release is whole and as it was sealed.
 
     Raises:
         UsageError: The folder is no release, or a file is missing, altered or additional.
@@ -103,26 +95,85 @@ def verify(folder: Path) -> Release:
             f"{folder} is no release: it has no sound {RECORD}; releases lie in <volume>/<model>/releases/"
         )
     try:
-        found = hash_files(folder)
+        files = hash_files(folder)
     except OSError as error:
         raise UsageError(
             f"{folder} can't be read ({error.strerror}: {error.filename}): may this user read it?"
         ) from None
-    problem = find_problem(release, found)
-    if problem:
+    if problem := _find_problem(release, files):
         raise UsageError(f"{folder} is spoilt: {problem}; choose another release, or make it anew")
     return release
 
 
-def find_problem(release: Release, found: dict[str, str]) -> str:
-    """Returns what is wrong with a release that has these files (path to SHA-256), or nothing."""
-    for name in sorted({*release.files, *found}):
-        if name not in found:
+def _find_problem(release: Release, files: dict[str, str]) -> str:
+    for name in sorted({*release.files, *files}):
+        if name not in files:
             return f"{name} is missing"
         if name not in release.files:
             return f"{name} does not belong to it"
-        if found[name] != release.files[name]:
+        if files[name] != release.files[name]:
             return f"{name} is altered"
-    if release.digest != digest_of(found):
-        return f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(found)}"
+    if release.digest != digest_of(files):
+        return f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(files)}"
     return ""
+
+
+def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:
+    """Publishes a sealed release as `<model_folder>/releases/<digest>`, in one step; a no-op where it is there.
+
+    It is first copied to `<model_folder>/staging/`, on the same volume but not under releases/, and made durable; then
+    renamed. A process that is killed leaves a folder in staging/, which the next publication removes when it is an
+    hour old.
+
+    Args:
+        folder: The sealed release.
+        model_folder: The model's folder on the volume; None where there is no volume.
+        digest: The release's digest.
+
+    Returns:
+        The published folder; the sealed release itself where there is no volume.
+    """
+    if model_folder is None:
+        return folder
+    target, staging = model_folder / "releases" / digest, model_folder / "staging"
+    if (target / RECORD).exists():
+        return target
+    for parent in (staging, target.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in staging.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run has just published it
+            if abandoned.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(abandoned, ignore_errors=True)
+    incoming = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=staging))
+    try:
+        _copy_durably(folder, incoming)
+        try:
+            incoming.rename(target)
+        except OSError:  # another run has published the same release in the meantime
+            if not (target / RECORD).exists():
+                raise
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return target
+
+
+def _copy_durably(folder: Path, target: Path) -> None:
+    for name in [*hash_files(folder), RECORD]:
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, path)
+    for path in [target, *target.rglob("*")]:
+        # KServe reads as another user, and mkdtemp makes folders for the owner only; some volumes have fixed modes.
+        with contextlib.suppress(OSError):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file's content, or a folder's entries."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -71,13 +71,9 @@ def s3_client(
 
     session_token = None
     if not access_key:
-        variables = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
-        values = [os.environ.get(f"AWS_{name}") or None for name in variables]
-        for name, value in zip(variables, values, strict=True):
-            # The HTTP client would show it whole, with the signature.
-            if not re.fullmatch(r"[!-~]*", value or ""):
-                raise UsageError(f"AWS_{name} has a blank, a line break or another odd character in it: set it anew")
-        access_key, secret_key, session_token, region, default_region = values
+        access_key, secret_key, session_token, region, default_region = map(
+            _read_variable, ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
+        )
         region = region or default_region
         if bool(access_key) != bool(secret_key):
             raise UsageError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
@@ -105,6 +101,14 @@ def s3_client(
         raise UsageError(f"{names[0]}={match[0]} or {names[1]} is wrong: {error}") from None
 
 
+def _read_variable(name: str) -> str | None:
+    value = os.environ.get(f"AWS_{name}") or None
+    # The HTTP client would show it whole, with the signature.
+    if not re.fullmatch("[!-~]*", value or ""):
+        raise UsageError(f"AWS_{name} has a blank, a line break or another odd character in it: set it anew")
+    return value
+
+
 def s3_status(error: BaseException) -> int:
     """Returns the HTTP status that an error of `minio` is about; 0 where it is about none."""
     answer = getattr(error, "response", error)  # S3Error has the response; the others have the status themselves
@@ -112,7 +116,7 @@ def s3_status(error: BaseException) -> int:
 
 
 def s3_transient(error: BaseException) -> bool:
-    """Says whether an error of `minio` may be gone the next time: a broken connection, a server that is too busy."""
+    """Returns whether an error of `minio` may be gone the next time: a broken connection, a server too busy."""
     import minio
     import urllib3
 

@@ -58,28 +58,12 @@ class Run(Settings):
             ) from None
 
     def keep(self, source: str | Path, name: str) -> Path:
-        """Copies a file or a folder into the run's folder; see `put`.
-
-        Args:
-            source: The file or folder.
-            name: Where the copy shall lie, relative to the run's folder.
-
-        Returns:
-            Where to read it: the copy; the source where there is no volume.
-        """
+        """Copies a file or folder to `name` in the run's folder; returns the copy, or the source without a volume."""
         return put(Path(source), self.folder / name) if self.folder else Path(source)
 
 
 def put(source: Path, target: Path) -> Path:
-    """Copies a file or folder so that the copy appears whole or not at all, replacing a former one.
-
-    Args:
-        source: A file or a folder.
-        target: Where the copy shall lie; what lies above it is made.
-
-    Returns:
-        The target.
-    """
+    """Copies a file or folder so that the copy appears whole or not at all, in the place of a former one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
     try:
@@ -102,8 +86,6 @@ def copy_folder(source: Path, target: Path) -> None:
     Not shutil.copytree, which changes modes: a volume with fixed owners (NFS, CSI drivers) may refuse that.
     """
     target.mkdir()
-    for one in source.iterdir():
-        if one.is_dir():
-            copy_folder(one, target / one.name)
-        else:
-            shutil.copyfile(one, target / one.name)
+    for path in source.iterdir():
+        copy = copy_folder if path.is_dir() else shutil.copyfile
+        copy(path, target / path.name)

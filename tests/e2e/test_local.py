@@ -225,8 +225,7 @@ def test_an_interrupted_run_leaves_nothing_running(folder: Path, encoder: Path, 
 def test_serve_answers_until_it_is_interrupted(folder: Path, model: Path) -> None:
     import shutil
 
-    from nlp_pipeline.publishing import publish
-    from nlp_pipeline.release import Release, seal
+    from nlp_pipeline.release import Release, publish, seal
     from nlp_pipeline.serving.torchserve import free_ports
     from nlp_pipeline.steps.archive_model.export import export_model
     from nlp_pipeline.steps.archive_model.packing import build_release, pack_model

@@ -272,7 +272,7 @@ def test_killed_in_the_middle(scene: Scene) -> None:
     assert scene.asked == [] and scene.files() == {MODEL: BIG}
 
 
-@pytest.mark.parametrize("notes", ["", "[]", '{"run_id": 1, "done": {"a": 1}}', '{"x": 1}', "{}"])
+@pytest.mark.parametrize("notes", ["", "[]", '{"x": 1}'])
 def test_notes_that_are_no_notes_and_a_part_of_which_nothing_is_known(scene: Scene, notes: str) -> None:
     scene.put_model(BIG)
     (scene.target / MODEL).parent.mkdir(parents=True)
@@ -478,7 +478,7 @@ def test_a_full_disk_and_the_same_command_again(scene: Scene, monkeypatch: pytes
     found = Path.open
 
     def full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-        if mode == "r+b":
+        if mode == "ab":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return found(path, mode, *more, **named)
 

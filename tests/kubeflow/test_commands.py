@@ -163,14 +163,10 @@ def test_bad_usage_is_json_too(run: Run) -> None:
         assert code == 2 and err == f"error: {json.loads(out)['error']}\n"
 
 
-@pytest.mark.parametrize("command", [LIVE[0], LIVE[4], LIVE[-2]], ids=" ".join)
-def test_a_wrong_password_is_sent_once(
-    command: tuple[str, ...], k: Kubeflow, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_password_is_sent_once(k: Kubeflow, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLP_PIPELINE_PASSWORD", "wrong")
-    code, out, err = run(*command)
-    assert code == 2 and out == "" and err == f"error: {k.url[7:]} refuses user '{ANN}' with this password\n"
-    assert k.passwords_sent == 1
+    message = f"error: {k.url[7:]} refuses user '{ANN}' with this password\n"
+    assert run("--runs") == (2, "", message) and k.passwords_sent == 1
 
 
 def test_insecure_says_what_it_does_and_works(ca: Authority, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,32 +184,28 @@ def test_insecure_says_what_it_does_and_works(ca: Authority, run: Run, monkeypat
         )
 
 
-def process(*argv: str, **options: Any) -> "subprocess.Popen[str]":
-    """Starts the command line as a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "default"}
-    command = [sys.executable, str(ROOT / "pipeline_v2.py"), *argv]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
-
-
-@pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_ctrl_c_leaves_the_run_running(as_json: tuple[str, ...], k: Kubeflow) -> None:
+def test_ctrl_c_leaves_the_run_running_and_nothing_else_is_said(k: Kubeflow, tmp_path: Path) -> None:
     k.api.fate = Fate(ends=None)
-    with process("--submit", "--wait", *TRAIN, *as_json) as started:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, str(ROOT / "pipeline_v2.py"), "--submit", "--wait", *TRAIN, "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
-            assert started.stderr
-            while "running" not in (line := started.stderr.readline()):
-                assert line
-            started.send_signal(signal.SIGINT)
-            out, err = started.communicate(timeout=120)
+            assert process.stderr
+            before = [process.stderr.readline() for _ in range(4)]
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=120)
         finally:
-            started.kill()
-    run_id = k.api.runs[0]["run_id"]
-    assert started.returncode == 130
-    assert err.splitlines()[-1] == f"interrupted; the run goes on: --wait {run_id} comes back to it"
-    assert "nothing is left running" not in err and "Traceback" not in err
-    assert not any("terminate" in visit for visit in k.visits) and k.api.runs[0]["state"] != "CANCELING"
-    assert json.loads(out)["run_id"] == run_id if as_json else out == ""
+            process.kill()
+    (run,) = k.api.runs
+    assert "by password" in before[0] and before[1].startswith("version ") and before[2].endswith(f"{run['run_id']}\n")
+    assert before[3] == "load_data running\n"
+    assert process.returncode == 130 and json.loads(out)["run_id"] == run["run_id"]
+    assert err.splitlines()[-1] == f"interrupted; the run goes on: --wait {run['run_id']} comes back to it"
+    assert "nothing is left running" not in err and "Traceback" not in err and "Warning" not in err
+    assert not any("terminate" in visit for visit in k.visits) and run["state"] != "CANCELING"
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_an_interrupt_before_that_says_where_to_look(k: Kubeflow, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,11 +215,3 @@ def test_an_interrupt_before_that_says_where_to_look(k: Kubeflow, run: Run, monk
     monkeypatch.setattr("nlp_pipeline.kubeflow.pipelines.upload_version", interrupt)
     code, _, err = run("--submit", *TRAIN)
     assert code == 130 and err.splitlines()[-1] == "interrupted; see --runs and --schedules for what was done"
-
-
-def test_nothing_is_on_stderr_that_no_one_asked_for(k: Kubeflow, tmp_path: Path) -> None:
-    with process("--submit", *TRAIN) as started:
-        _, err = started.communicate(timeout=120)
-    assert started.returncode == 0 and len(err.splitlines()) == 2 and "Warning" not in err
-    assert [one for one in (tmp_path / "home").rglob("*") if one.is_file()] == []
-    assert list((tmp_path / "work").iterdir()) == []

@@ -1,9 +1,10 @@
 """Where settings come from, in which order, and how --print-config shows that."""
 
+import contextlib
 import json
 import os
 import pty
-import subprocess
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -104,44 +105,45 @@ def test_no_flag_takes_a_secret(flag: str, capsys: pytest.CaptureFixture[str]) -
         assert f"--{flag}: secrets have no flag" in err and variable in err and "S3CRET" not in err
 
 
-def typed(answers: list[str], *argv: str) -> tuple[int, str]:
-    """Runs the command line on a terminal; answers each prompt; returns the exit code and what was seen."""
-    master, slave = pty.openpty()
-    # The terminal becomes that of the process, so that Ctrl-C is a signal.
-    own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
-    command = [sys.executable, str(ROOT / "pipeline_v2.py"), *argv]
-    command = [sys.executable, "-c", own, *command]
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    os.close(slave)
-    seen = bytearray()
-    left = [*answers]
-    stop = threading.Timer(60, process.kill)
+def typed(answer: str, *argv: str) -> tuple[int, str]:
+    """Runs the command line on a terminal; answers its prompt; returns the exit code and what was seen."""
+    # `pty` makes the terminal that of the process, so that Ctrl-C is a signal.
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, str(ROOT / "pipeline_v2.py"), *argv])
+    stop = threading.Timer(120, os.kill, (pid, signal.SIGKILL))
     stop.start()
-    try:
-        while piece := os.read(master, 4096):
-            seen.extend(piece)
-            if left and seen.endswith(b": ") and b"password of" in seen:
-                os.write(master, f"{left.pop(0)}\n".encode())
-    except OSError:  # how the end of a terminal is told
-        pass
-    code = process.wait()
+    seen, is_answered = b"", False
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while piece := os.read(terminal, 4096):
+            seen += piece
+            if not is_answered and seen.endswith(b": ") and b"password of" in seen:
+                os.write(terminal, f"{answer}\n".encode())
+                is_answered = True
+    _, status = os.waitpid(pid, 0)
     stop.cancel()
-    os.close(master)
-    return code, seen.decode()
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), seen.decode()
 
 
 def test_a_password_is_asked_for_on_a_terminal() -> None:
     with team() as k:
         argv = ["--runs", "--host", k.url, "--username", ANN, "--namespace", "team"]
-        code, seen = typed([PASSWORD], *argv)
-        assert code == 0 and f"password of {ANN}: " in seen and f"{k.url}, as {ANN}, by password" in seen
-        assert "S3CRET" not in seen and k.passwords_sent == 1
-        code, seen = typed(["wrong-S3CRET"], *argv)
-        assert code == 2 and "with this password" in seen and "S3CRET" not in seen and k.passwords_sent == 2
-        code, seen = typed(["\x04"], *argv)
-        assert code == 2 and "no password was given" in seen
-        code, seen = typed(["\x03"], *argv)
-        assert code == 130 and "interrupted; " in seen and "Traceback" not in seen
+        code, text = typed(PASSWORD, *argv)
+        assert code == 0 and f"password of {ANN}: " in text and f"{k.url}, as {ANN}, by password" in text
+        assert "S3CRET" not in text and k.passwords_sent == 1
+        code, text = typed("\x03", *argv)
+        assert code == 130 and "interrupted; " in text and "Traceback" not in text
+
+
+def test_no_password_is_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def end(*_: Any) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", end)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["--runs", "--host", "http://127.0.0.1:9", "--username", ANN]) == 2
+    assert "no password was given" in capsys.readouterr().err
 
 
 def test_no_one_is_asked_where_there_is_no_terminal_or_no_need(

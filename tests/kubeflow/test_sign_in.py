@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -23,29 +24,30 @@ DEXES: list[dict[str, Any]] = [
     {"connectors": ("ldap",), "approval": True},
     {"invalid_status": 200},
 ]
+LOGIN = '<form method="{}" action="{}"><input name="login"><input type="password" name="password"></form>'
 
 
 @pytest.mark.parametrize(
-    "gateway",
-    [{}, {"unauthenticated": "redirect", "api_routes": False}, {"unauthenticated": "direct", "api_routes": False}],
+    ("kind", "gateway"),
+    [
+        ("dex", {}),
+        ("dex", {"unauthenticated": "redirect", "api_routes": False}),
+        ("dex", {"unauthenticated": "direct", "api_routes": False}),
+        ("authservice", {}),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("dex", DEXES, ids=str)
-def test_through_oauth2_proxy_and_dex(gateway: dict[str, Any], dex: dict[str, Any], ca: Authority) -> None:
+def test_by_password_through_each_gateway(
+    kind: Any, gateway: dict[str, Any], dex: dict[str, Any], ca: Authority
+) -> None:
     username = ANN if "local" in dex.get("connectors", ("local",)) else "ann"
-    with team(dex=dex, tls=ca, **gateway) as k:
+    with team(kind, dex=dex, tls=ca, **gateway) as k:
         connection = connected(k, username=username, password=PASSWORD, ca_cert=str(ca.path))
         assert connection.sign_in.how == f"as {username}, by password"
         assert (connection.url, connection.multi_user) == (f"{k.url}/pipeline", True)
         assert list_experiments(connection) == [] and k.api.requests[-1][2] == ANN
         assert k.passwords_sent == 1
-
-
-@pytest.mark.parametrize("dex", [{}, {"approval": True}], ids=str)
-def test_through_the_older_authservice(dex: dict[str, Any], ca: Authority) -> None:
-    with team("authservice", dex=dex, tls=ca) as k:
-        connection = connected(k, **BY_PASSWORD, ca_cert=str(ca.path))
-        assert list_experiments(connection) == [] and k.passwords_sent == 1
 
 
 def test_by_token_which_wins_over_all_else(k: Kubeflow) -> None:
@@ -164,15 +166,18 @@ def test_half_or_wrong_credentials_are_told_apart(given: dict[str, str], message
     assert k.api.requests == []
 
 
-def test_a_login_page_that_no_one_knows_and_an_endpoint_that_is_no_kubeflow() -> None:
-    with kubeflow("unknown") as k:
-        with pytest.raises(PipelineError, match=r"/sso/login shows no form .* of another kind"):
-            connected(k, **BY_PASSWORD)
-        with pytest.raises(UsageError, match=r"lets no one in without sign-in"):
-            connected(k)
-    for given in (BY_PASSWORD, {"token": "x"}):
-        with kubeflow("no kubeflow") as k, pytest.raises(UsageError, match=r"is no Kubeflow Pipelines: it does not"):
-            connected(k, **given)
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("unknown", BY_PASSWORD, r"/sso/login shows no form .* of another kind"),
+        ("unknown", {}, r"lets no one in without sign-in"),
+        ("no kubeflow", BY_PASSWORD, r"is no Kubeflow Pipelines: it does not"),
+        ("no kubeflow", {"token": "x"}, r"is no Kubeflow Pipelines: it does not"),
+    ],
+)
+def test_pages_that_no_one_knows(kind: Any, given: dict[str, str], message: str) -> None:
+    with kubeflow(kind) as k, pytest.raises(PipelineError, match=message):
+        connected(k, **given)
 
 
 @KINDS
@@ -200,9 +205,6 @@ def test_what_fails_for_good_while_signing_in(fault: int | None, on: str, messag
         with pytest.raises(PipelineError, match=message):
             connected(k)
         assert k.passwords_sent == sent
-
-
-LOGIN = '<form method="{}" action="{}"><input name="login"><input type="password" name="password"></form>'
 
 
 @pytest.mark.parametrize(
@@ -257,20 +259,24 @@ def test_nothing_of_it_shows_a_secret(k: Kubeflow) -> None:
     assert "S3CRET" not in shown and connection.sign_in.headers["Cookie"] not in shown
 
 
+def read_page(text: str) -> Page:
+    """Reads a page of Dex's."""
+    return Page(httpx.Response(200, html=text, request=httpx.Request("GET", "https://host/dex/auth/local?state=x")))
+
+
 def test_forms_with_their_fields_in_full() -> None:
-    found = Page(
-        "https://host/dex/auth/local?state=x",
+    page = read_page(
         "<title> Dex </title><a href='/oauth2/start?rd=%2F'>x</a><a>y</a><input name=outside value=1>"
         "<FORM METHOD=Post action='/dex/login?a=1&amp;b=2'><input name='login' type='text' value='a&quot;b'>"
         "<INPUT TYPE=Password name=password><input type=hidden name=h value=1><input type=submit value=x></form>"
         "<form><button name=approval value=approve>Grant</button></form>",
     )
-    first, second = found.forms
-    assert found.title == "Dex" and found.links == ["https://host/oauth2/start?rd=%2F"]
+    first, second = page.forms
+    assert page.title == "Dex" and page.links == ["https://host/oauth2/start?rd=%2F"] and page.login_form is first
     assert (first.action, first.method) == ("https://host/dex/login?a=1&b=2", "POST")
     assert first.fields == {"login": 'a"b', "password": "", "h": "1"}
-    assert (first.field_of("password"), first.field_of("text"), first.field_of("email")) == ("password", "login", None)
+    assert first.filled_in("ann", "pw") == {"login": "ann", "password": "pw", "h": "1"}
     # A form without an address is sent to its page.
-    assert (second.action, second.method, second.fields) == (found.address, "GET", {"approval": "approve"})
+    assert (second.action, second.method, second.fields) == (page.address, "GET", {"approval": "approve"})
     for text in ("", "{}", "<form", "</form></title>", "<title>x", "\x00<"):
-        assert not Page("https://host/", text).links
+        assert not read_page(text).links

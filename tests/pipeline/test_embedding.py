@@ -19,11 +19,11 @@ from nlp_pipeline.pipeline.embedding import (
     carrying_command,
     image_command,
     needed_files,
-    strip_source,
-    strip_types,
+    strip,
 )
 
-SOURCES = sorted(Path(nlp_pipeline.__file__).parent.rglob("*.py"))
+PACKAGE = Path(nlp_pipeline.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def run_gate(command: list[str], folder: Path, metrics: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,45 +64,35 @@ def test_imports_for_types_only_are_not_followed() -> None:
     assert "nlp_pipeline/errors.py" in needed_files(text.format("nlp_pipeline.errors"))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_stripped_source_means_the_same_on_the_same_lines(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            docstring = node.body.pop(0)
-            if not node.body and not isinstance(node, ast.Module):
-                node.body.append(ast.copy_location(ast.Pass(), docstring))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parameter":
-            node.args[1] = ast.Constant("")  # a parameter's description does not travel either
-    stripped = strip_source(text)
-    assert ast.dump(ast.parse(stripped)) == ast.dump(tree)
-    lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
-    assert [node.lineno for node in ast.walk(ast.parse(stripped)) if isinstance(node, ast.stmt)] == lines
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_a_source_without_types_means_the_same_on_the_same_lines(path: Path) -> None:
-    trees = []
-    text = path.read_text(encoding="utf-8")
-    for tree in (ast.parse(text), ast.parse(strip_types(text))):
+    for types in (False, True):
+        tree, stripped = ast.parse(text), ast.parse(strip(text, types))
         for node in ast.walk(tree):
-            if isinstance(node, ast.arg):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                docstring = node.body.pop(0)
+                if not node.body and not isinstance(node, ast.Module):
+                    node.body.append(ast.copy_location(ast.Pass(), docstring))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parameter":
+                node.args[1] = ast.Constant("")  # a parameter's description does not travel either
+            if types and isinstance(node, ast.arg):
                 node.annotation = None
-            elif isinstance(node, ast.FunctionDef):
+            if types and isinstance(node, ast.FunctionDef):
                 node.returns = None
-        trees.append([ast.dump(tree), *(node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt))])
-    assert trees[0] == trees[1]
+        assert ast.dump(stripped) == ast.dump(tree)
+        lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        assert [node.lineno for node in ast.walk(stripped) if isinstance(node, ast.stmt)] == lines
 
 
 def test_types_of_functions_stay_behind() -> None:
     text = "def f(a: int, *b: str, c: list[int] = [], **d: Any) -> dict[str, int]:\n    x: int = 0\n"
-    assert strip_types(text) == "def f(a, *b, c = [], **d):\n    x: int = 0\n"
+    assert strip(text, types=True) == "def f(a, *b, c = [], **d):\n    x: int = 0\n"
 
 
 def test_comments_and_docstrings_stay_behind() -> None:
     text = '"""What it is."""\n\nX = "# no comment"  # why\n\n\nclass Y(Exception):\n    """Only this."""\n'
-    assert strip_source(text) == '\n\nX = "# no comment"\n\n\nclass Y(Exception):\n    pass\n'
+    assert strip(text) == '\n\nX = "# no comment"\n\n\nclass Y(Exception):\n    pass\n'
 
 
 @pytest.mark.parametrize("name", FILES)

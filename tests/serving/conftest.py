@@ -45,26 +45,28 @@ def archived(
         predicted: What the offline model said of `make_rows(100, seed=21)`; by default what is right.
         serving_gpus: The parameter.
     """
-    (folder / "volume").mkdir(parents=True)
-    (folder / "metrics.json").write_text('{"accuracy": 1.0, "per_class": [{"label": "0"}, {"label": "4"}]}')
-    (folder / "evaluation.html").write_text(REPORT)
+    run = Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume"))
+    assert run.folder
+    run.folder.mkdir(parents=True)
+    (run.folder / "report.html").write_text(REPORT)
     rows = make_rows(100, seed=21)
     predictions = write_parquet(
-        folder / "predictions.parquet", rows, predicted=predicted or [label for _, label in rows]
+        folder / "predictions.parquet",
+        rows,
+        {"metrics": '{"accuracy": 1.0}'},
+        predicted=predicted or [label for _, label in rows],
     )
     return archive_model(
-        model=model,
-        metrics=folder / "metrics.json",
-        predictions=predictions,
-        evaluation_report=folder / "evaluation.html",
-        folder=folder / "release",
-        report=folder / "report.html",
+        model,
+        predictions,
+        folder / "release",
+        folder / "report.html",
         settings=ArchiveSettings(precision=precision),
         max_length=MAX_LENGTH,
         min_agreement=0.97,
         serving_gpus=serving_gpus,
         trained={"base_model": "tiny-encoder", "source": "train.csv", "source_sha256": "ab12"},
-        run=Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume")),
+        run=run,
     )
 
 

@@ -251,7 +251,7 @@ def test_what_a_step_is_told_reaches_its_custom_job_as_it_is(backend: Backend, t
 @pytest.mark.parametrize("step", ["train-model", "evaluate-model"])
 def test_a_custom_job_fits_a_command_line(backend: Backend, step: str) -> None:
     """Linux takes 131,072 bytes a part; the executor input has the step's source once more, as a default."""
-    given = train(GOOD, **{name: artifact(name) for name in ("train", "model", "evaluation", "training")})
+    given = train(GOOD, **{name: artifact(name) for name in ("train", "model", "evaluation")})
     command, _ = backend.command(f"comp-{step}", given)
     (pool,) = job_of(command).job_spec.worker_pool_specs
     for part in [*command, *pool.container_spec.command, *pool.container_spec.args]:

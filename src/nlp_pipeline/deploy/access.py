@@ -1,12 +1,12 @@
-"""What deploying needs to be allowed in a namespace, and the Role that allows it."""
+"""What deploying needs to be allowed in a namespace."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nlp_pipeline.deploy.cluster import ForbiddenError, api, call, own_namespace
-from nlp_pipeline.deploy.inference_service import GROUP, Json
+from nlp_pipeline.deploy.cluster import ForbiddenError, api, apply_manifests, call, own_namespace
+from nlp_pipeline.deploy.inference_service import GROUP
 
-# The verbs by API group and resource.
+# The verbs by API group and resource; `--manifests` prints the Role that allows them.
 ACCESS = {
     (GROUP, "inferenceservices"): ["get", "create", "update", "delete"],
     (GROUP, "servingruntimes"): ["get"],
@@ -15,72 +15,36 @@ ACCESS = {
     ("", "persistentvolumeclaims"): ["get"],
     ("", "serviceaccounts"): ["get"],
 }
-RBAC = "rbac.authorization.k8s.io"
-
-
-def role_objects(namespace: str, account: str, account_namespace: str) -> list[Json]:
-    """Returns the Role, and the RoleBinding that gives it to a service account, as Kubernetes objects.
-
-    Args:
-        namespace: Where models are served.
-        account: The service account that the pipeline's steps run as.
-        account_namespace: The account's namespace.
-    """
-    rules = [{"apiGroups": [group], "resources": [name], "verbs": verbs} for (group, name), verbs in ACCESS.items()]
-    name = "nlp-pipeline-deploy"
-    binding = {
-        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": account_namespace}],
-    }
-    return [
-        {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, **content}
-        for kind, content in (("Role", {"rules": rules}), ("RoleBinding", binding))
-    ]
 
 
 @contextmanager
 def explained_access(namespace: str) -> Iterator[None]:
-    """Prints, where something is forbidden, the Role and the RoleBinding that allow it in a namespace."""
-    import yaml
-
+    """Adds to the error, where something is forbidden, the command that allows it to this account."""
     try:
         yield
     except ForbiddenError as error:
-        print("apply this with kubectl, as someone who may:\n", flush=True)
-        print(yaml.safe_dump_all(role_objects(namespace, *own_account()), sort_keys=False), flush=True)
-        raise ForbiddenError(
-            f"{error}; the Role and RoleBinding that allow it stand above: kubectl apply -f -"
-        ) from None
+        remedy = apply_manifests(namespace, f" --steps-account {_own_account()}")
+        raise ForbiddenError(f"{error}; someone who may can allow it: {remedy}") from None
 
 
-def own_account() -> tuple[str, str]:
-    """Returns the name and namespace of the service account that asks, Kubeflow's own where it can't be known."""
-    from kubernetes import client
-
+def _own_account() -> str:
+    """Returns the namespace and the name of the account that asks; Kubeflow's own where it is no service account."""
     ask = api("AuthenticationV1Api").create_self_subject_review
     # Kubernetes before 1.28 does not know the question, and it may be forbidden.
-    review = call("asking who asks", ask, client.V1SelfSubjectReview(), expected=(403, 404))
+    review = call("asking who asks", ask, {}, expected=(403, 404))
     user = "" if review in (403, 404) else review.status.user_info.username
-    kind, _, account = user.rpartition("serviceaccount:")
-    namespace, _, name = account.partition(":")
-    return (name, namespace) if kind == "system:" else ("default-editor", own_namespace())
+    kind, _, account = user.partition("serviceaccount:")
+    return account.replace(":", "/") if kind == "system:" else f"{own_namespace()}/default-editor"
 
 
 def check_access(namespace: str) -> None:
-    """Makes sure that this account may do in a namespace what deploying needs.
-
-    Raises:
-        ForbiddenError: It may not.
-    """
-    from kubernetes import client
-
-    missing = []
+    """Raises a ForbiddenError where this account may not do in a namespace what deploying needs."""
+    ask, missing = api("AuthorizationV1Api").create_self_subject_access_review, []
     for (group, resource), verbs in ACCESS.items():
         for verb in verbs:
-            what = client.V1ResourceAttributes(namespace=namespace, group=group, resource=resource, verb=verb)
-            spec = client.V1SelfSubjectAccessReviewSpec(resource_attributes=what)
-            ask = api("AuthorizationV1Api").create_self_subject_access_review
-            answer = call("asking what is allowed", ask, client.V1SelfSubjectAccessReview(spec=spec), expected=(403,))
+            attributes = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+            review = {"spec": {"resourceAttributes": attributes}}
+            answer = call("asking what is allowed", ask, review, expected=(403,))
             # Where even asking is forbidden, the calls themselves will say.
             if answer != 403 and not answer.status.allowed:
                 missing.append(f"{verb} {resource}")

@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nlp_pipeline.deploy.inference_service import GROUP, InferenceService, Json
 from nlp_pipeline.deploy.settings import RUNTIME, DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.storage import retrying
 
+T = TypeVar("T")
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 STOCK_RUNTIMES = {"torchserve": "kserve-torchserve", "huggingface": "kserve-huggingfaceserver"}
 # What may pass by itself: no answer at all, too many requests, an overload.
@@ -71,11 +72,8 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
         doing: What is done, for messages, as in "reading InferenceService x".
         function: A method of a client of `kubernetes`.
         *values: Its arguments.
-        expected: Statuses that are an answer, not an error.
+        expected: Statuses that are an answer, not an error: they are returned.
         **named: Its named arguments.
-
-    Returns:
-        What the method returned; for an expected status, the status.
 
     Raises:
         ForbiddenError: 403: this account may not do that.
@@ -86,8 +84,7 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
     from urllib3.exceptions import HTTPError
 
     def is_transient(error: BaseException) -> bool:
-        status = error.status if isinstance(error, ApiException) else 0
-        return isinstance(error, (ApiException, HTTPError)) and status in TRANSIENT and status not in expected
+        return isinstance(error, (ApiException, HTTPError)) and getattr(error, "status", 0) in TRANSIENT
 
     try:
         return retrying(is_transient, doing)(function)(*values, **named)
@@ -100,10 +97,10 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
             message = str(json.loads(error.body)["message"])
         except (ValueError, TypeError, LookupError):
             message = error.body or error.reason
+        kind = UsageError if error.status in (400, 401, 403, 422) else PipelineError
         # A webhook's refusal is a 403 too, which has nothing to do with what the account may do.
-        forbidden = error.status == 403 and not message.startswith("admission webhook")
-        usage = UsageError if error.status in (400, 401, 403, 422) else PipelineError
-        kind = ForbiddenError if forbidden else usage
+        if error.status == 403 and not message.startswith("admission webhook"):
+            kind = ForbiddenError
         raise kind(f"{doing}: {error.status}: {one_line(message)}") from None
 
 
@@ -112,15 +109,27 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def call_services(doing: str, verb: str, namespace: str, *values: Any, **named: Any) -> Any:
-    """Calls the API of InferenceServices: get, create, replace or delete; see `call`."""
+def poll(look: Callable[[], T | None], seconds: float, every: float) -> T | None:
+    """Looks again and again until there is something to return; returns None when the time is over."""
+    import tenacity
+
+    looking = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda result: result is None),
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_fixed(every),
+        retry_error_callback=lambda _: None,
+    )
+    return looking(look)
+
+
+def _call_services(doing: str, verb: str, namespace: str, *values: Any, **named: Any) -> Any:
     function = getattr(api("CustomObjectsApi"), f"{verb}_namespaced_custom_object")
     return call(doing, function, GROUP, "v1beta1", namespace, "inferenceservices", *values, **named)
 
 
 def read_service(name: str, namespace: str) -> InferenceService | None:
     """Returns an InferenceService as it is in the cluster; None where there is none."""
-    body = call_services(f"reading InferenceService {namespace}/{name}", "get", namespace, name, expected=(404,))
+    body = _call_services(f"reading InferenceService {namespace}/{name}", "get", namespace, name, expected=(404,))
     return None if body == 404 else InferenceService(body)
 
 
@@ -136,26 +145,16 @@ def write_service(
 
     Returns:
         The object as the server keeps it.
-
-    Raises:
-        PipelineError: There were conflicts for two minutes.
     """
-    import tenacity
-
     doing = f"{'dry run of' if options else 'writing'} {wanted}"
 
     def write() -> Any:
         live = read_service(wanted.name, wanted.namespace)
         verb, place = ("create", ()) if live is None else ("replace", (wanted.name,))
-        return call_services(doing, verb, wanted.namespace, *place, change(live), expected=(404, 409), **options)
+        body = _call_services(doing, verb, wanted.namespace, *place, change(live), expected=(404, 409), **options)
+        return None if body in (404, 409) else body
 
-    conflicts = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda answer: answer in (404, 409)),
-        stop=tenacity.stop_after_delay(120),
-        wait=tenacity.wait_fixed(0.2),
-        retry_error_callback=lambda _: None,
-    )
-    body = conflicts(write)
+    body = poll(write, 120, 0.2)
     if body is None:
         raise PipelineError(f"{wanted} could not be changed for two minutes: something else keeps changing it")
     return InferenceService(body)
@@ -163,13 +162,13 @@ def write_service(
 
 def delete_service(service: InferenceService) -> None:
     """Deletes an InferenceService, if it is there."""
-    call_services(f"deleting {service}", "delete", service.namespace, service.name, expected=(404,))
+    _call_services(f"deleting {service}", "delete", service.namespace, service.name, expected=(404,))
 
 
 def check_kserve() -> None:
     """Makes sure that the cluster knows InferenceServices."""
-    known = api("CustomObjectsApi").get_api_resources
-    if call("looking for KServe", known, GROUP, "v1beta1", expected=(404,)) == 404:
+    ask = api("CustomObjectsApi").get_api_resources
+    if call("looking for KServe", ask, GROUP, "v1beta1", expected=(404,)) == 404:
         raise NotThereError(
             "KServe is not installed in this cluster (it has no serving.kserve.io/v1beta1): ask its administrator, or "
             "set deploy=false to end at the validated release"
@@ -178,37 +177,34 @@ def check_kserve() -> None:
 
 def choose_runtime(settings: DeploySettings, namespace: str) -> tuple[str, str]:
     """Returns the name of the ServingRuntime to use, and where it is installed, the end of a sentence."""
-    names = [STOCK_RUNTIMES[settings.serving_runtime]]
-    if settings.runtime_name:
-        names = [settings.runtime_name]
-    elif settings.serving_runtime == "torchserve":
-        names.insert(0, RUNTIME)
     custom, kind = api("CustomObjectsApi"), (GROUP, "v1alpha1")
-    for name in names:
-        doing = f"looking for ServingRuntime {name}"
-        own = custom.get_namespaced_custom_object, *kind, namespace, "servingruntimes", name
-        if call(doing, *own, expected=(404,)) != 404:
-            return name, f"which is installed in namespace {namespace}"
-        # A cluster's runtimes may be hidden from an account of a namespace; KServe says later where one is missing.
-        shared = custom.get_cluster_custom_object, *kind, "clusterservingruntimes", name
-        found = call(doing, *shared, expected=(403, 404))
-        if found != 404 and name != RUNTIME:  # ours is never installed for the cluster
-            return name, f"which {'may be' if found == 403 else 'is'} installed for the cluster"
-    raise NotThereError(
-        f"ServingRuntime {names[-1]} is neither in namespace {namespace} nor in the cluster: install the project's "
-        f"own, {RUNTIME}, with {apply_manifests(namespace)}"
-    )
+    name = settings.runtime_name or STOCK_RUNTIMES[settings.serving_runtime]
+    # The project's own is never installed for the cluster.
+    prefers_own = settings.serving_runtime == "torchserve" and not settings.runtime_name
+    for own in (RUNTIME, name) if prefers_own else (name,):
+        doing, read = f"looking for ServingRuntime {own}", custom.get_namespaced_custom_object
+        if call(doing, read, *kind, namespace, "servingruntimes", own, expected=(404,)) != 404:
+            return own, f"which is installed in namespace {namespace}"
+    # A cluster's runtimes may be hidden from an account of a namespace; KServe says later where one is missing.
+    read = custom.get_cluster_custom_object
+    answer = call(doing, read, *kind, "clusterservingruntimes", name, expected=(403, 404))
+    if answer == 404:
+        raise NotThereError(
+            f"ServingRuntime {name} is neither in namespace {namespace} nor in the cluster: install the project's "
+            f"own, {RUNTIME}, with {apply_manifests(namespace)}"
+        )
+    return name, f"which {'may be' if answer == 403 else 'is'} installed for the cluster"
 
 
 def check_place(settings: DeploySettings, namespace: str) -> None:
     """Makes sure that the claim and the service account that the serving pods need are in the namespace."""
-    read, store = api("CoreV1Api"), settings.model_store
+    core, store = api("CoreV1Api"), settings.model_store
     claim, account = "" if store else settings.volume_claim, settings.serving_account
-    for kind, name, function, parameter in (
-        ("PersistentVolumeClaim", claim, read.read_namespaced_persistent_volume_claim, "volume_claim"),
-        ("ServiceAccount", account, read.read_namespaced_service_account, "service_account"),
+    for kind, name, read, parameter in (
+        ("PersistentVolumeClaim", claim, core.read_namespaced_persistent_volume_claim, "volume_claim"),
+        ("ServiceAccount", account, core.read_namespaced_service_account, "service_account"),
     ):
-        if name and call(f"looking for {kind} {name}", function, name, namespace, expected=(404,)) == 404:
+        if name and call(f"looking for {kind} {name}", read, name, namespace, expected=(404,)) == 404:
             raise NotThereError(
                 f"{parameter}={name}: namespace {namespace} has no such {kind}, and serving pods need it there: "
                 + apply_manifests(namespace, f" --set model_store={store}" if store else "")

@@ -1,6 +1,7 @@
 """`--deploy`, `--rollback`, `--undeploy` and `--predict --deployed`: the deployment from here, with a kubeconfig."""
 
 import difflib
+import json
 import re
 import socket
 import sys
@@ -17,16 +18,7 @@ from nlp_pipeline.deploy.cluster import delete_service, read_service
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, address_of
 from nlp_pipeline.deploy.finding import find_release, find_rows
-from nlp_pipeline.deploy.inference_service import (
-    NOTES,
-    PASSING,
-    SHARE,
-    Former,
-    InferenceService,
-    Json,
-    formers_after,
-    make,
-)
+from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
 from nlp_pipeline.deploy.kserve_sdk import import_kserve
 from nlp_pipeline.deploy.rollout import send
 from nlp_pipeline.deploy.settings import DeploySettings, Target
@@ -54,98 +46,61 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
         dry_run: Whether to show only what would be sent.
 
     Returns:
-        What `--json` prints: see `report`; for a dry run `object` and `difference`.
-
-    Raises:
-        PipelineError: It was refused, or failed; see errors.py.
+        What `--json` prints: what the endpoint is, and its figures; for a dry run `object` and `difference`.
     """
     import_kserve()
     with redirect_stdout(sys.stderr):
-        found, values, folder = find_release(release, values)
-        target = target_of(values)
-        asked = find_rows(rows, folder, found, endpoint_rows)
+        record, values, folder = find_release(release, values)
+        target = _target(values)
+        asked = find_rows(rows, folder, record, endpoint_rows)
         if dry_run:
-            return difference(*prepare(found, folder, target))
+            return _difference(*prepare(record, folder, target))
         if not target.settings.gateway:
-            check_reachable(read_service(target.name, connect(target).namespace))
-        with resumable():
-            return report(deploy_release(found, folder, target, asked))
+            _check_reachable(read_service(target.name, connect(target).namespace))
+        with _resumable():
+            return _report(deploy_release(record, folder, target, asked))
 
 
 def rollback(values: dict[str, Any], dry_run: bool) -> Json:
-    """Goes back to the release that was deployed before; done twice, it comes back to this one.
-
-    Args:
-        values: The parameters that the user set; `model_name` names the InferenceService.
-        dry_run: Whether to show only what would be sent.
-
-    Returns:
-        As `deploy`.
-
-    Raises:
-        PipelineError: There is none, or it failed; see errors.py.
-    """
+    """Goes back to the release that was deployed before; done twice, it comes back to this one. See `deploy`."""
     with redirect_stdout(sys.stderr):
-        live, target = find_live(values, to_change=True)
-        wanted = choose_former(live).restore(live.name, live.namespace)
-        target = replace(target, labels=wanted.model_labels, settings=replace(target.settings, canary_percent=0))
+        live, target = _find_live(values, to_change=True)
+        wanted = _choose_former(live).restore(live.name, live.namespace)
+        target = replace(target, labels=_labels(wanted), settings=replace(target.settings, canary_percent=0))
         if dry_run:
-            return difference(wanted, target)
-        with resumable():
+            return _difference(wanted, target)
+        with _resumable():
             # What was not made by this project may speak another protocol: it is not asked.
             rows = ANY_TEXT if wanted.release else {}
             if rows and not target.settings.gateway:
-                check_reachable(live)
-            return report(deploy_service(wanted, target, rows))
+                _check_reachable(live)
+            return _report(deploy_service(wanted, target, rows))
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
-    """Removes an InferenceService; the releases stay where they are.
-
-    Args:
-        values: The parameters that the user set; `model_name` names the InferenceService.
-        dry_run: Whether to remove nothing.
-
-    Returns:
-        As `deploy`.
-
-    Raises:
-        PipelineError: It is not there, or may not be removed.
-    """
+    """Removes an InferenceService; the releases stay where they are. See `deploy`."""
     with redirect_stdout(sys.stderr):
-        live, _ = find_live(values, to_change=True)
+        live, _ = _find_live(values, to_change=True)
         if dry_run:
-            return {"object": shown(live).body, "difference": f"{live} would be deleted"}
+            return {"object": _without_passing(live).body, "difference": f"{live} would be deleted"}
         delete_service(live)
-        return report(Outcome("deleted", service=live))
+        return _report(Outcome("deleted", service=live))
 
 
 def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
-    """Asks a deployed InferenceService for texts.
-
-    Args:
-        texts: The texts.
-        values: The parameters that the user set; `model_name` names the InferenceService.
-
-    Returns:
-        For each text, in order: `text`, `label`, `score`.
-
-    Raises:
-        PipelineError: It is not there, or does not answer as it should.
-    """
+    """Asks a deployed InferenceService for texts, and returns for each, in order, `text`, `label` and `score`."""
     from nlp_pipeline.serving.endpoint import predict_at
 
     with redirect_stdout(sys.stderr):
-        live, target = find_live(values)
+        live, target = _find_live(values)
         if not live.status.get("url"):
             raise PipelineError(f"{live} has no address: it is not ready")
         address, headers = address_of(live, False, target.settings.gateway)
-        return predict_at(address, texts, live.model_labels, {**headers, **target.headers})
+        return predict_at(address, texts, _labels(live), {**headers, **target.headers})
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Says, where the user interrupts, how it can go on."""
+def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -153,9 +108,7 @@ def resumable() -> Iterator[None]:
         raise
 
 
-def target_of(values: dict[str, Any]) -> Target:
-    """Returns where and how is deployed, by the parameters that the user set, `model_name` among them."""
-
+def _target(values: dict[str, Any]) -> Target:
     def settings_of(kind: Any) -> Any:
         return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
 
@@ -167,19 +120,10 @@ def target_of(values: dict[str, Any]) -> Target:
     )
 
 
-def find_live(values: dict[str, Any], to_change: bool = False) -> tuple[InferenceService, Target]:
-    """Finds a deployed InferenceService.
-
-    Args:
-        values: The parameters that the user set.
-        to_change: Whether it shall be changed, and not only asked.
-
-    Raises:
-        UsageError: It is not named, not there, or may not be changed.
-    """
+def _find_live(values: dict[str, Any], to_change: bool = False) -> tuple[InferenceService, Target]:
     if "model_name" not in values:
         raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
-    target = connect(target_of(values))
+    target = connect(_target(values))
     if to_change:
         with explained_access(target.namespace):
             check_access(target.namespace)
@@ -189,7 +133,7 @@ def find_live(values: dict[str, Any], to_change: bool = False) -> tuple[Inferenc
     return live, target
 
 
-def check_reachable(live: InferenceService | None) -> None:
+def _check_reachable(live: InferenceService | None) -> None:
     """Makes sure that a live InferenceService can be asked from here by its name."""
     host = urlsplit(live.status.get("url", "")).hostname if live else None
     try:
@@ -198,12 +142,7 @@ def check_reachable(live: InferenceService | None) -> None:
         raise UsageError(f"{host}, the name of {live}, is not known here: {GATEWAY}") from None
 
 
-def choose_former(live: InferenceService) -> Former:
-    """Returns what a rollback of an InferenceService goes to.
-
-    Raises:
-        UsageError: There is nothing to go back to.
-    """
+def _choose_former(live: InferenceService) -> Former:
     if live.note("run-id") == ROLLED_BACK and SHARE in live.predictor:
         return live.to_former()  # it was interrupted, and is taken up
     for former in live.formers:
@@ -213,35 +152,38 @@ def choose_former(live: InferenceService) -> Former:
     raise UsageError(f"{live} has no former release noted on it: --deploy --release the one you want")
 
 
-def shown(service: InferenceService) -> InferenceService:
+def _labels(service: InferenceService) -> list[str]:
+    """Returns the model's labels in the order of their ids; none where they are not noted."""
+    labels: list[str] = json.loads(service.note("labels") or "[]")
+    return labels
+
+
+def _without_passing(service: InferenceService) -> InferenceService:
     """Returns an InferenceService without what only the server writes, and without the notes of former ones."""
     annotations = {key: value for key, value in service.annotations.items() if key not in PASSING}
     return make(service.name, service.namespace, service.labels, annotations, service.body["spec"])
 
 
-def difference(wanted: InferenceService, target: Target) -> Json:
+def _difference(wanted: InferenceService, target: Target) -> Json:
     """Returns what a deployment would send, and how what the server would make of it differs from the live object."""
     import yaml
 
     live = read_service(wanted.name, wanted.namespace)
     if live is not None and live.serves(wanted):
-        made = InferenceService(deepcopy(live.body))
+        result = InferenceService(deepcopy(live.body))
         # The share of the traffic with which a deployment begins is gone when it ends.
-        made.predictor.pop(SHARE, None)
+        result.predictor.pop(SHARE, None)
     else:
-        made = send(wanted, formers_after, dry_run="All")
-    check_mode(made, target.settings)
-    before, after = [yaml.safe_dump(shown(item).body).splitlines() if item else [] for item in (live, made)]
+        result = send(wanted, dry_run="All")
+    check_mode(result, target.settings)
+    before, after = [
+        yaml.safe_dump(_without_passing(item).body).splitlines() if item else [] for item in (live, result)
+    ]
     lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
-    return {"object": shown(wanted).body, "difference": "\n".join(lines)}
+    return {"object": _without_passing(wanted).body, "difference": "\n".join(lines)}
 
 
-def report(outcome: Outcome) -> Json:
-    """Returns what is reported of a deployment: what the endpoint is, and its figures.
-
-    Raises:
-        RolledBackError, TimedOutError, PipelineError: It failed.
-    """
+def _report(outcome: Outcome) -> Json:
     advice = ""
     if re.search(r" answered (302|401|403)\b", outcome.reason):
         advice = f"; to sign in, set {SIGN_IN}"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,11 @@ def deploy_published(
 def deploy_release(release: Release, folder: Path | None, target: Target, rows: Rows) -> Outcome:
     """Deploys a release; for the arguments see `prepare`, and `transaction.deploy` for the rows."""
     wanted, target = prepare(release, folder, target)
+    uri = target.uri_of(release)
     with explained_access(target.namespace):
         if folder and target.settings.model_store:
-            upload(folder, release, target.uri_of(release))
-        print(f"release {release.digest}, which KServe reads at {target.uri_of(release)}", flush=True)
+            upload(folder, release, uri)
+        print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
         outcome = deploy(wanted, target, rows)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
@@ -60,7 +60,7 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
 
 
 def prepare(release: Release, folder: Path | None, target: Target) -> tuple[InferenceService, Target]:
-    """Finds out whether a release can be deployed, and changes nothing.
+    """Makes sure that a release can be deployed, and changes nothing.
 
     Args:
         release: The release.
@@ -69,9 +69,6 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
 
     Returns:
         Its InferenceService, and the target with what was found out.
-
-    Raises:
-        UsageError: It can't; the message says what to do.
     """
     if release.model_name != target.name:
         raise UsageError(
@@ -90,11 +87,7 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
 
 
 def connect(target: Target) -> Target:
-    """Connects to a cluster with KServe, and returns the target with the namespace to deploy in.
-
-    Raises:
-        UsageError: There is no cluster, KServe is not installed in it, or no namespace is named.
-    """
+    """Connects to a cluster with KServe, and returns the target with the namespace to deploy in."""
     cluster.connect()
     namespace = target.settings.namespace or cluster.own_namespace()
     if not namespace:
@@ -116,28 +109,23 @@ def server_args(release: Release, folder: Path | None, serving_runtime: str) -> 
         "--return_probabilities",
         f"--max_length={release.parameters['max_length']}",
         # Lower case is the server's default.
-        *([] if is_lower_cased(folder / "huggingface") else ["--disable_lower_case"]),
+        *([] if _is_lower_cased(folder / "huggingface") else ["--disable_lower_case"]),
     ]
 
 
-def is_lower_cased(folder: Path) -> bool:
+def _is_lower_cased(folder: Path) -> bool:
     """Says whether a saved tokenizer lower-cases, by its normalizers or its configuration."""
+    normalizer = json.dumps(json.loads((folder / "tokenizer.json").read_bytes()).get("normalizer"))
     config = folder / "tokenizer_config.json"
-    known = [
-        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("normalizer"),
-        json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") if config.exists() else False,
-    ]
-    return re.search('"Lowercase"|"lowercase": true|true]$', json.dumps(known)) is not None
+    return (
+        '"Lowercase"' in normalizer
+        or '"lowercase": true' in normalizer
+        or (config.exists() and json.loads(config.read_bytes()).get("do_lower_case") is True)
+    )
 
 
 def service_for(release: Release, target: Target, args: list[str]) -> InferenceService:
-    """Returns the InferenceService that serves a release.
-
-    Args:
-        release: The release.
-        target: Where and how it is served.
-        args: Arguments of the server.
-    """
+    """Returns the InferenceService that serves a release, whose server has these arguments."""
     settings = target.settings
     sidecar = {SIDECAR: str(settings.istio_sidecar).lower()}
     mode = {MODE: settings.deployment_mode} if settings.deployment_mode else {}
@@ -149,20 +137,14 @@ def service_for(release: Release, target: Target, args: list[str]) -> InferenceS
     service.annotations[f"{NOTES}applied"] = hashlib.sha256(asked.encode()).hexdigest()[:16]
     service.annotations[f"{NOTES}run-id"] = target.run.run_id
     service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', math.nan):.4f}"
-    labels_noted = json.dumps(release.labels)
-    if len(labels_noted) < LONGEST_LABELS:
-        service.annotations[f"{NOTES}labels"] = labels_noted
+    noted = json.dumps(release.labels)
+    if len(noted) < LONGEST_LABELS:
+        service.annotations[f"{NOTES}labels"] = noted
     return service
 
 
 def spec_for(target: Target, uri: str, args: list[str]) -> Any:
-    """Returns the spec of an InferenceService, made from the kserve SDK's typed models.
-
-    Args:
-        target: Where and how a release is served.
-        uri: Where KServe reads it: pvc://claim/path or s3://bucket/path.
-        args: Arguments of the server.
-    """
+    """Returns the spec of an InferenceService that serves the release at a URI, by the kserve SDK's typed models."""
     import kserve
     from kubernetes import client
 

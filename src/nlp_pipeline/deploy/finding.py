@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nlp_pipeline.deploy.cluster import one_line
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows
 from nlp_pipeline.deploy.upload import StoredRelease
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -12,7 +13,7 @@ from nlp_pipeline.release import Release, verify
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.storage import s3_client
 
-URI = re.compile(r"(pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
+URI = re.compile(r"(?P<kind>pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
 
 
 def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[str, Any], Path | None]:
@@ -25,20 +26,16 @@ def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[st
     Returns:
         Its record, as far as it can be read from here; the parameters with those that the release tells; its folder,
         where it has one here.
-
-    Raises:
-        UsageError: It is none, it is spoilt, or where KServe shall read it is not said.
-        PipelineError: The object store does not give it.
     """
     if "://" not in release:
         folder = Path(release)
-        found = verify(folder)
+        record = verify(folder)
         if not values.get("model_store") and "volume_claim" not in values:
             raise UsageError(
                 f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "
                 "it lies on that claim, or --set model_store=s3://bucket to upload it there"
             )
-        return found, {"model_name": found.model_name, **values}, folder
+        return record, {"model_name": record.model_name, **values}, folder
     match = URI.fullmatch(release)
     if match is None:
         raise UsageError(
@@ -46,28 +43,27 @@ def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[st
             "s3://bucket/folder/model/releases/digest"
         )
     named = {"model_name": match["model_name"], "model_store": "", "volume_claim": match["place"]}
-    if match[1] == "s3":
+    if match["kind"] == "s3":
         named = {"model_name": match["model_name"], "model_store": f"s3://{match['place']}"}
     for name, value in named.items():
         if str(values.get(name, value)).rstrip("/") != value:
             raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
-    found = Release(digest=match["digest"], model_name=match["model_name"])
-    if match[1] == "s3":
-        found = stored_release(release.rstrip("/"), found)
-    return found, {**values, **named}, None
+    record = Release(digest=match["digest"], model_name=match["model_name"])
+    if match["kind"] == "s3":
+        record = _stored_release(release.rstrip("/"), record)
+    return record, {**values, **named}, None
 
 
-def stored_release(uri: str, expected: Release) -> Release:
-    """Returns a release in an object store, which must have the digest and the model's name that are expected."""
-    found = StoredRelease(uri, s3_client()).record()
+def _stored_release(uri: str, expected: Release) -> Release:
+    release = StoredRelease(uri, s3_client()).record()
     if (
-        found is None
-        or not (found.labels and isinstance(found.labels, list))
-        or (found.digest, found.model_name) != (expected.digest, expected.model_name)
-        or not isinstance(found.metrics.get("accuracy"), float)
+        release is None
+        or not (release.labels and isinstance(release.labels, list))
+        or (release.digest, release.model_name) != (expected.digest, expected.model_name)
+        or not isinstance(release.metrics.get("accuracy"), float)
     ):
         raise UsageError(f"--release {uri} has no sound release.json: was its upload finished?")
-    return found
+    return release
 
 
 def find_rows(rows: Path | None, folder: Path | None, release: Release, count: int) -> Rows:
@@ -78,9 +74,6 @@ def find_rows(rows: Path | None, folder: Path | None, release: Release, count: i
         folder: The release's folder, beside which its run's folder may lie.
         release: The release.
         count: How many rows.
-
-    Raises:
-        UsageError: The user names a file that has none.
     """
     import pyarrow
 
@@ -97,6 +90,6 @@ def find_rows(rows: Path | None, folder: Path | None, release: Release, count: i
         if not all(isinstance(item, str) for column in columns.values() for item in column):
             raise ValueError("text, label and predicted must all be strings")
     except (OSError, ValueError, PipelineError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None
     return columns

@@ -31,6 +31,8 @@ SHARE = "canaryTrafficPercent"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # About what is live now, and so not kept in a former object.
 PASSING = (f"{NOTES}former", f"{NOTES}replaces", LAST_APPLIED)
+# Set anew with each release, by us or by the server; what others wrote stays.
+RENEWED = (STOP, LAST_APPLIED, "app.kubernetes.io/managed-by", SIDECAR, "modelFormat")
 KEPT_FORMERS = 3
 
 
@@ -59,11 +61,7 @@ class Former:
 
 @dataclass(frozen=True)
 class InferenceService:
-    """An InferenceService, live or to be sent.
-
-    Attributes:
-        body: The object as Kubernetes has it.
-    """
+    """An InferenceService, live or to be sent; `body` is the object as Kubernetes has it."""
 
     body: Json
 
@@ -118,12 +116,6 @@ class InferenceService:
         return self.labels.get(f"{NOTES}release", "")
 
     @property
-    def model_labels(self) -> list[str]:
-        """The model's labels in the order of their ids; empty where they are not noted."""
-        labels: list[str] = json.loads(self.note("labels") or "[]")
-        return labels
-
-    @property
     def is_standard(self) -> bool:
         """Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative."""
         mode = self.status.get("deploymentMode") or self.annotations.get(MODE, "")
@@ -161,14 +153,10 @@ class InferenceService:
         """Returns what is kept of it to put it back."""
         spec = deepcopy(self.body["spec"])
         if self.is_unfinished:  # else the share is someone's own
-            spec["predictor"].pop(SHARE, None)
-        return Former(
-            self.labels,
-            {key: value for key, value in self.annotations.items() if key not in PASSING},
-            spec,
-            self.is_ready,
-            self.is_ready or bool(self.component.get("traffic")),
-        )
+            del spec["predictor"][SHARE]
+        annotations = {key: value for key, value in self.annotations.items() if key not in PASSING}
+        is_serving = self.is_ready or bool(self.component.get("traffic"))
+        return Former(self.labels, annotations, spec, self.is_ready, is_serving)
 
     @property
     def formers(self) -> list[Former]:
@@ -230,29 +218,15 @@ def successor(live: InferenceService | None, wanted: InferenceService, formers: 
     metadata = body["metadata"]
     is_serving = live is not None and not live.is_stopped
     if live is not None:
-        metadata |= kept_metadata(live, wanted)
+        for kind, theirs in (("labels", live.labels), ("annotations", live.annotations)):
+            foreign = {key: theirs[key] for key in theirs if not key.startswith(NOTES) and key not in RENEWED}
+            metadata[kind] = foreign | metadata[kind]
         # What was stopped begins to count its revisions anew.
         replaces = live.component.get("latestCreatedRevision", "") if is_serving else ""
         metadata["annotations"][f"{NOTES}replaces"] = replaces
+        body["metadata"] = live.body["metadata"] | metadata
     if formers:
         noted = json.dumps([asdict(former) for former in formers], separators=(",", ":"))
         metadata["annotations"][f"{NOTES}former"] = noted
     body["spec"]["predictor"][SHARE] = 0 if is_serving else 100
     return body
-
-
-def kept_metadata(live: InferenceService, wanted: InferenceService) -> Json:
-    """Returns metadata for the object that takes a live one's place: what others wrote there stays."""
-    # The latter ones are set anew with each release, by us or by the server.
-    dropped = (STOP, LAST_APPLIED, "app.kubernetes.io/managed-by", SIDECAR, "modelFormat")
-
-    def merge(there: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
-        foreign = {key: there[key] for key in there if not key.startswith(NOTES) and key not in dropped}
-        return foreign | ours
-
-    metadata = live.body["metadata"]
-    return {
-        **{key: metadata[key] for key in ("resourceVersion", "finalizers", "ownerReferences") if key in metadata},
-        "labels": merge(live.labels, wanted.labels),
-        "annotations": merge(live.annotations, wanted.annotations),
-    }

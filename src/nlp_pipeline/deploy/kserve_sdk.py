@@ -11,9 +11,6 @@ def import_kserve() -> None:
 
     Its module model_server reads sys.argv when it is imported, and ends the process where `--predict` stands there,
     which several of its own flags begin with.
-
-    Raises:
-        UsageError: It is not installed.
     """
     if importlib.util.find_spec("kserve") is None:
         raise UsageError("kserve is not installed: pip install -c constraints.txt -e '.[deploy]'")

@@ -1,40 +1,47 @@
 """How an InferenceService is sent, waited for, and given the traffic."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
-from nlp_pipeline.deploy.cluster import one_line, read_service, write_service
-from nlp_pipeline.deploy.inference_service import SHARE, STOP, Former, InferenceService, Json, successor
-from nlp_pipeline.deploy.pods import describe, pod_failure, readiness
+from nlp_pipeline.deploy.cluster import one_line, poll, read_service, write_service
+from nlp_pipeline.deploy.inference_service import (
+    SHARE,
+    STOP,
+    Former,
+    InferenceService,
+    Json,
+    formers_after,
+    successor,
+)
+from nlp_pipeline.deploy.pods import are_ready, describe, pod_failure
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
-T = TypeVar("T")
-# What a deployment can go back to, by the live object.
-Formers = Callable[[InferenceService | None], list[Former]]
 # For how many more looks a failure that KServe reports may be another's: right after a change, the status may still be
 # that of the former model; on Standard also while the former pods are on their way out.
 PATIENCE = 8
 
 
-def send(wanted: InferenceService, formers: Formers, **options: str) -> InferenceService:
+def send(wanted: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
     """Puts an object into the live one's place, with no traffic where something serves already.
 
     Args:
         wanted: The object.
-        formers: What it can go back to.
+        formers: What it can go back to; None for the live object and its own formers.
         **options: See `write_service`.
 
     Returns:
         The object as the server keeps it, without its share of the traffic.
     """
-    made = write_service(wanted, lambda live: successor(live, wanted, formers(live)), **options)
-    made.predictor.pop(SHARE, None)
-    return made
+
+    def change(live: InferenceService | None) -> Json:
+        return successor(live, wanted, formers_after(live) if formers is None else formers)
+
+    sent = write_service(wanted, change, **options)
+    sent.predictor.pop(SHARE, None)
+    return sent
 
 
-def own(live: InferenceService | None, wanted: InferenceService) -> InferenceService:
-    """Returns a live InferenceService that must still be the one that was sent."""
+def _require_own(live: InferenceService | None, wanted: InferenceService) -> InferenceService:
     if live is None:
         raise PipelineError(f"{wanted} has been deleted meanwhile")
     if not live.matches(wanted):
@@ -43,15 +50,15 @@ def own(live: InferenceService | None, wanted: InferenceService) -> InferenceSer
 
 
 def read_own(wanted: InferenceService) -> InferenceService:
-    """Returns the live InferenceService; see `own`."""
-    return own(read_service(wanted.name, wanted.namespace), wanted)
+    """Returns the live InferenceService, which must still be the one that was sent."""
+    return _require_own(read_service(wanted.name, wanted.namespace), wanted)
 
 
-def change_own(wanted: InferenceService, change: Callable[[Json], object]) -> None:
-    """Changes the live InferenceService's body in place and sends it; see `own`."""
+def _change_own(wanted: InferenceService, change: Callable[[Json], object]) -> None:
+    """Changes the live InferenceService's body in place and sends it."""
 
     def changed(live: InferenceService | None) -> Json:
-        body = own(live, wanted).body
+        body = _require_own(live, wanted).body
         change(body)
         return body
 
@@ -67,27 +74,14 @@ def set_share(wanted: InferenceService, percent: int | None) -> None:
         if percent is not None:
             predictor[SHARE] = percent
 
-    change_own(wanted, change)
+    _change_own(wanted, change)
 
 
 def stop(service: InferenceService, target: Target) -> None:
     """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
-    change_own(service, lambda body: body["metadata"]["annotations"].update({STOP: "true"}))
+    _change_own(service, lambda body: body["metadata"]["annotations"].update({STOP: "true"}))
     # Started again before it was seen, it would be judged by the status of what was to be stopped.
     poll(lambda: None if read_own(service).component else True, target.route_seconds, target.poll_seconds)
-
-
-def poll(look: Callable[[], T | None], seconds: float, every: float) -> T | None:
-    """Looks again and again until something is found; returns None when the time is over."""
-    import tenacity
-
-    looking = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda found: found is None),
-        stop=tenacity.stop_after_delay(seconds),
-        wait=tenacity.wait_fixed(every),
-        retry_error_callback=lambda _: None,
-    )
-    return looking(look)
 
 
 def load_failure(service: InferenceService) -> str:
@@ -97,11 +91,10 @@ def load_failure(service: InferenceService) -> str:
         return ""
     info = model.get("lastFailureInfo", {})
     code = f" (exit code {info['exitCode']})" if info.get("exitCode") else ""
-    line = f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}{code}"
-    return one_line(line)
+    return one_line(f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}{code}")
 
 
-def progress(service: InferenceService) -> tuple[bool, bool]:
+def _progress(service: InferenceService) -> tuple[bool, bool]:
     """Says how far KServe is with the newest object: whether its status is about it, and whether it is ready.
 
     Neither observedGeneration nor the condition Ready can say. The first is copied from the child (the Knative Service
@@ -110,17 +103,14 @@ def progress(service: InferenceService) -> tuple[bool, bool]:
     before, ready, and have its tag; on Standard the ready pods must be this object's, all of them.
     """
     if service.is_standard:
-        pods = readiness(service)
         # KServe's failure may be that of another pod.
-        return False, service.is_ready and True in pods[True] and True not in pods[False]
+        return False, service.is_ready and are_ready(service)
     component = service.component
     newest = component.get("latestCreatedRevision", "")
     # What was stopped and started by hand since has counted its revisions anew.
     is_new = newest not in ("", service.note("replaces") if SHARE in service.predictor else "")
-    is_tagged = any(
-        item.get("tag") == "latest" and item.get("revisionName") == newest for item in component.get("traffic", [])
-    )
-    return is_new, is_new and service.is_ready and component.get("latestReadyRevision") == newest and is_tagged
+    tagged = [item.get("revisionName") for item in component.get("traffic", []) if item.get("tag") == "latest"]
+    return is_new, is_new and service.is_ready and component.get("latestReadyRevision") == newest and newest in tagged
 
 
 def wait_until_ready(wanted: InferenceService, target: Target) -> InferenceService:
@@ -130,13 +120,12 @@ def wait_until_ready(wanted: InferenceService, target: Target) -> InferenceServi
         PipelineError: Its model can't be loaded; or it is not the live one any more.
         TimedOutError: The time is over. In both cases conditions, pods and events have been printed.
     """
-    failures = 0
-    service = wanted
+    failures, service = 0, wanted
 
     def look() -> InferenceService | None:
         nonlocal failures, service
         service = read_own(wanted)
-        is_current, is_ready = progress(service)
+        is_current, is_ready = _progress(service)
         if is_ready:
             return service
         failure, patience = load_failure(service), 0 if is_current else PATIENCE
@@ -175,7 +164,7 @@ def give_share(wanted: InferenceService, percent: int | None, target: Target) ->
         service = read_own(wanted)
         return service if service.is_standard or share_of_newest(service) == share else None
 
-    found = poll(look, target.route_seconds, target.poll_seconds)
-    if found is None:
+    service = poll(look, target.route_seconds, target.poll_seconds)
+    if service is None:
         raise TimedOutError(f"{wanted}: its newest revision did not get {share}% of the traffic")
-    return found
+    return service

@@ -4,14 +4,13 @@ import itertools
 import time
 from dataclasses import dataclass, field, replace
 
-from nlp_pipeline.deploy.cluster import delete_service, one_line, read_service
+from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, ask_texts, check_answers
-from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, formers_after
+from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService
 from nlp_pipeline.deploy.pods import list_pods
 from nlp_pipeline.deploy.rollout import (
     give_share,
     load_failure,
-    poll,
     read_own,
     send,
     set_share,
@@ -21,6 +20,8 @@ from nlp_pipeline.deploy.rollout import (
 )
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
+
+NOTHING = InferenceService({"metadata": {"name": "", "namespace": ""}, "spec": {"predictor": {}}})
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ class Outcome:
     @property
     def endpoint(self) -> dict[str, str]:
         """What the endpoint is: its addresses, and what serves there."""
-        service = self.service or InferenceService(
-            {"metadata": {"name": "", "namespace": ""}, "spec": {"predictor": {}}}
-        )
+        service = self.service or NOTHING
         model = service.predictor.get("model", {})
         return {
             "outcome": self.outcome,
@@ -62,11 +61,7 @@ class Outcome:
         }
 
     def raise_failure(self, advice: str = "") -> None:
-        """Raises the error of a deployment that failed.
-
-        Args:
-            advice: What else the message says.
-        """
+        """Raises the error of a deployment that failed; its message ends with the advice."""
         if self.reason:
             failed = TimedOutError if self.timed_out else PipelineError
             kind = RolledBackError if self.outcome == "rolled back" else failed
@@ -108,37 +103,28 @@ def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
         print(f"{wanted} is release {wanted.release} already: {what}", flush=True)
     else:
         begun = True
-        check_mode(send(wanted, formers_after, dry_run="All"), target.settings)
+        check_mode(send(wanted, dry_run="All"), target.settings)
         list_pods(wanted)  # which must be allowed
-        wanted = send(wanted, formers_after)
+        wanted = send(wanted)
         print(f"{wanted} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
-    outcome = Outcome("deployed" if begun else "unchanged")
     try:
-        outcome = replace(outcome, figures=bring_up(wanted, target, rows, begun))
+        outcome = Outcome("deployed" if begun else "unchanged", figures=_bring_up(wanted, target, rows, begun))
     except Exception as error:  # noqa: BLE001  whatever it is, the former object must come back
-        print(f"failed: {line_of(error)}", flush=True)
-        what, done = undo(wanted, target) if begun else ("failed", "nothing has been changed")
-        outcome = Outcome(what, f"{line_of(error)}; {done}", isinstance(error, TimedOutError))
+        print(f"failed: {_line_of(error)}", flush=True)
+        what, done = _undo(wanted, target) if begun else ("failed", "nothing has been changed")
+        outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
     try:
         return replace(outcome, service=read_service(wanted.name, wanted.namespace))
     except PipelineError as error:
         return replace(outcome, outcome="failed", reason=outcome.reason or str(error))
 
 
-def bring_up(
+def _bring_up(
     wanted: InferenceService, target: Target, rows: Rows, begun: bool = True, share: int | None = None
 ) -> dict[str, float]:
-    """Waits for an object that was sent, asks it, and gives it the traffic.
+    """Waits for an object that was sent, asks it, and gives it its share of the traffic.
 
-    Args:
-        wanted: The object.
-        target: Where it is deployed.
-        rows: What it must answer.
-        begun: Whether its deployment has not ended; one that has needs no traffic given to it.
-        share: See `give_share`.
-
-    Returns:
-        `seconds_to_ready`, and what `check_answers` returned.
+    One whose deployment was not begun now, but has ended long ago, has it.
     """
     began = time.monotonic()
     service = wait_until_ready(wanted, target)
@@ -147,14 +133,14 @@ def bring_up(
     figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
     if begun:
         if target.settings.canary_percent and share_of_newest(service) < 100:
-            watch_canary(wanted, target, rows["text"])
+            _watch_canary(wanted, target, rows["text"])
         service = give_share(wanted, share, target)
         # The whole way, now by the address that everyone uses.
         check_answers(service, False, target, {"text": rows["text"][:10]} if rows else {})
     return figures
 
 
-def watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> None:
+def _watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> None:
     """Gives the newest revision its canary share for its time, and asks it and the whole service all along."""
     percent, minutes = target.settings.canary_percent, target.settings.canary_minutes
     service, waiting = give_share(wanted, percent, target), itertools.cycle(texts)
@@ -171,12 +157,8 @@ def watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> 
     poll(look, 60 * minutes, target.poll_seconds)
 
 
-def undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
-    """Undoes a deployment that failed.
-
-    Returns:
-        What came of it ("rolled back", "stopped", "deleted" or "failed") and a sentence that says it.
-    """
+def _undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
+    """Undoes a deployment that failed; returns the outcome, and a sentence's end that says it."""
     try:
         live = read_service(wanted.name, wanted.namespace)
         if live is None:
@@ -184,26 +166,20 @@ def undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
         if not live.matches(wanted):
             return "failed", "the other one is left as it is"
         if formers := live.formers:
-            return "rolled back", put_back(live, formers, target)
+            return "rolled back", _put_back(live, formers, target)
         if target.settings.first_failure == "delete":
             delete_service(live)
             return "deleted", "there was none before, and it has been deleted (first_failure=delete)"
         stop(live, target)
         return "stopped", "there was none before, and it has been stopped: the object is there, without pods"
     except Exception as error:  # noqa: BLE001  whatever it is, what failed first must be said too
-        return "failed", f"and it could not be undone: {line_of(error)}"
+        return "failed", f"and it could not be undone: {_line_of(error)}"
 
 
-def put_back(live: InferenceService, formers: list[Former], target: Target) -> str:
-    """Puts a former object back in the live one's place, waits until it serves, and gives it the traffic.
+def _put_back(live: InferenceService, formers: list[Former], target: Target) -> str:
+    """Puts the newest former object back in the live one's place, waits until it serves, and gives it the traffic.
 
-    Args:
-        live: The live object.
-        formers: What to go back to, newest first; where this is interrupted, the first is gone back to again.
-        target: Where it is deployed.
-
-    Returns:
-        What was done, a sentence's end. An error says why it does not serve.
+    Where this is interrupted, the same former one is gone back to again. Returns what was done, a sentence's end.
     """
     former = formers[0]
     wanted = former.restore(live.name, live.namespace)
@@ -212,14 +188,14 @@ def put_back(live: InferenceService, formers: list[Former], target: Target) -> s
     if not former.serves and not wanted.is_stopped:
         # Else the pods that failed would go on answering where nothing did before.
         stop(live, target)
-    wanted = send(wanted, lambda _: formers)
+    wanted = send(wanted, formers)
     if not former.serves:
         set_share(wanted, share)
         return f"{done}; it was {'stopped before too' if wanted.is_stopped else 'not ready before either'}"
     target = replace(target, labels=[], settings=replace(target.settings, canary_percent=0))
     try:
         # What was not made by this project may speak another protocol: it is not asked.
-        bring_up(wanted, target, ANY_TEXT if wanted.release else {}, share=share)
+        _bring_up(wanted, target, ANY_TEXT if wanted.release else {}, share=share)
     except PipelineError as error:
         if former.ready:
             raise
@@ -228,7 +204,6 @@ def put_back(live: InferenceService, formers: list[Former], target: Target) -> s
     return f"{done} and serves"
 
 
-def line_of(error: Exception) -> str:
-    """Returns an error in one line."""
+def _line_of(error: Exception) -> str:
     kind = "" if isinstance(error, (PipelineError, RuntimeError, OSError)) else f"{type(error).__name__}: "
     return kind + one_line(error)

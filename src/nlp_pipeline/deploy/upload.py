@@ -27,12 +27,12 @@ class StoredRelease:
     uri: str
     client: Any
 
-    def call(self, name: str, task: str, function: Callable[..., Any], **values: Any) -> Any:
-        """Calls a method of the client for one of the release's files, with retries."""
+    def _call(self, name: str, task: str, function: Callable[[str, str], Any]) -> Any:
+        """Calls something with the bucket and the key of one of the release's files, with retries."""
         bucket, _, key = f"{self.uri}/{name}".removeprefix("s3://").partition("/")
-        return s3_call(partial(function, bucket, key, **values), f"{self.uri}/{name} at {s3_endpoint()}", task)
+        return s3_call(partial(function, bucket, key), f"{self.uri}/{name} at {s3_endpoint()}", task)
 
-    def find(self, name: str, task: str, function: Callable[..., Any]) -> Any:
+    def _find(self, name: str, function: Callable[[str, str], Any]) -> Any:
         """Does the same, and returns None where the file is not there."""
         import minio
 
@@ -44,7 +44,7 @@ class StoredRelease:
                     raise
                 return None
 
-        return self.call(name, task, find)
+        return self._call(name, "read", find)
 
     def record(self) -> Release | None:
         """Returns what its release.json says; None where there is none, or a spoilt one."""
@@ -53,41 +53,24 @@ class StoredRelease:
             with self.client.get_object(*place) as response:
                 return bytes(response.read())
 
-        content = self.find(RECORD, "read", read)
-        return None if content is None else parse_record(content)
-
-    def is_sealed(self, release: Release) -> bool:
-        """Says whether its release.json is that of a release, which says that the release was put there whole.
-
-        The same release made twice has two records, which differ in the run and the time: either will do.
-        """
-        found = self.record()
-        if found is None:
-            return False
-        if found.files != release.files:
-            raise UsageError(
-                f"{self.uri} holds another release under the same digest, by its release.json: "
-                "remove it there, or set model_store to another place"
-            )
-        return (found.digest, found.model_name) == (release.digest, release.model_name)
+        return parse_record(self._find(RECORD, read) or b"")
 
     def problems(self, folder: Path, release: Release) -> dict[str, str]:
         """Returns what is wrong with its files by their names; those that are as they should be are left out."""
-        found = {}
+        problems = {}
         for name, sha256 in release.files.items():
-            there = self.find(name, "read", self.client.stat_object)
-            whole = (folder / name).stat().st_size, sha256
-            if there is None:
-                found[name] = "is missing"
-            elif (there.size, there.metadata.get("x-amz-meta-sha256")) != whole:
-                found[name] = "is altered"
-        return found
+            stat = self._find(name, self.client.stat_object)
+            if stat is None:
+                problems[name] = "is missing"
+            elif (stat.size, stat.metadata.get("x-amz-meta-sha256")) != ((folder / name).stat().st_size, sha256):
+                problems[name] = "is altered"
+        return problems
 
-    def send(self, path: Path, name: str, metadata: dict[str, str]) -> int:
+    def send(self, folder: Path, name: str, **metadata: str) -> int:
         """Sends a file, and returns its size in bytes."""
-        put = partial(self.client.fput_object, file_path=str(path), metadata=metadata, part_size=PART_SIZE)
+        path, put = folder / name, self.client.fput_object
         try:
-            self.call(name, "sent", put)
+            self._call(name, "sent", lambda *place: put(*place, str(path), metadata=metadata, part_size=PART_SIZE))
             return path.stat().st_size
         except OSError as error:
             raise PipelineError(f"{path} can't be read ({error.strerror or error}): may this user read it?") from None
@@ -117,20 +100,26 @@ def upload(folder: Path, release: Release, uri: str) -> int:
             "the object store is not Amazon's; the step has them from the Secret that s3_secret names"
         )
     stored = StoredRelease(uri, s3_client())
-    is_sealed, problems = stored.is_sealed(release), stored.problems(folder, release)
-    if is_sealed and not problems:
+    # The same release made twice has two records, which differ in the run and the time: either will do.
+    sealed, problems = stored.record(), stored.problems(folder, release)
+    if sealed and sealed.files != release.files:
+        raise UsageError(
+            f"{uri} holds another release under the same digest, by its release.json: "
+            "remove it there, or set model_store to another place"
+        )
+    if sealed and not problems:
         print(f"{uri} is there already: nothing is sent", flush=True)
         return 0
     sent = 0
     for name, problem in problems.items():
-        if is_sealed or problem != "is missing":
+        if sealed or problem != "is missing":
             print(f"{uri}: {name} {problem} there, and is sent again", flush=True)
-        sent += stored.send(folder / name, name, {"sha256": release.files[name]})
-    altered = stored.problems(folder, release)
-    if not altered and not is_sealed:
-        sent += stored.send(folder / RECORD, RECORD, {})
-        altered = {} if stored.is_sealed(release) else {RECORD: "is altered"}
-    for name, problem in altered.items():
+        sent += stored.send(folder, name, sha256=release.files[name])
+    remaining = stored.problems(folder, release)
+    if not remaining and not sealed:
+        sent += stored.send(folder, RECORD)
+        remaining = {} if stored.record() else {RECORD: "is altered"}
+    for name, problem in remaining.items():
         raise PipelineError(f"{uri}/{name} {problem} after it was sent: does something else write there?")
     print(f"{uri}: sent {len(problems)} of {len(release.files)} files, {sent / 1e6:.1f} MB", flush=True)
     return sent

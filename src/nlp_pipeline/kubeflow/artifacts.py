@@ -73,18 +73,14 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
 
 def possible_roots(run: Any, namespace: str) -> list[str]:
     """Returns the pipeline roots that a run, None for any, may have had in a namespace, the likeliest first."""
-    given = run.runtime_config.pipeline_root if run and run.runtime_config else ""
-    if given:
-        return [given]
+    root = run.runtime_config.pipeline_root if run and run.runtime_config else ""
+    if root:
+        return [root]
     return [*([NAMESPACE_ROOT.format(namespace)] if namespace else []), DEFAULT_ROOT]
 
 
 def parse_root(root: str) -> tuple[str, str]:
-    """Returns the bucket and the prefix of a pipeline root; what it asks for in its query the settings tell.
-
-    Raises:
-        UsageError: It is in no S3 object store.
-    """
+    """Returns the bucket and the prefix of a pipeline root; what it asks for in its query the settings tell."""
     match = ROOT.fullmatch(root)
     if not match:
         raise UsageError(f"pipeline root {root.partition('?')[0]!r}: only minio:// and s3:// can be downloaded from")
@@ -99,11 +95,7 @@ class Store:
     client: Any = field(repr=False)
 
     def call(self, doing: str, function: Callable[[], Any]) -> Any:
-        """Does something with the object store; what may pass by itself is tried again.
-
-        Args:
-            doing: What is done, for messages, as in "listing s3://bucket/folder".
-            function: Does it, each time from its start.
+        """Does something with the object store, each time from its start; what may pass by itself is tried again.
 
         Raises:
             NotFoundError: There is no such bucket or object.
@@ -138,8 +130,8 @@ class Store:
     def list(self, bucket: str, prefix: str, recursive: bool) -> list[Any]:
         """Returns the objects below a prefix; with folders as such where it is not recursive."""
         listing = partial(self.client.list_objects, bucket, prefix=prefix, recursive=recursive)
-        found = self.call(f"listing {f's3://{bucket}/{prefix}'!r}", lambda: [*listing()])
-        return [*found]
+        objects: list[Any] = self.call(f"listing {f's3://{bucket}/{prefix}'!r}", lambda: [*listing()])
+        return objects
 
 
 def _refusal(where: str, code: str) -> Exception:
@@ -158,7 +150,7 @@ def _refusal(where: str, code: str) -> Exception:
 
 
 def open_store(settings: Settings, amazon: bool = False) -> Store:
-    """Returns the object store of the settings, where none is given perhaps Amazon's; nothing is sent yet.
+    """Returns the object store of the settings, where none is named perhaps Amazon's; nothing is sent yet.
 
     Raises:
         UsageError: The settings are wrong or not enough, or the `minio` package is not installed.
@@ -167,8 +159,8 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
         raise UsageError("minio is not installed: pip install -c constraints.txt -e '.[deploy]'")
     endpoint = settings.s3_endpoint or (AMAZON if amazon else "")
     access_key, secret_key = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
-    given = {ENDPOINT: endpoint, ACCESS_KEY: access_key, SECRET_KEY: secret_key}
-    if missing := [name for name, value in given.items() if not value]:
+    needed = {ENDPOINT: endpoint, ACCESS_KEY: access_key, SECRET_KEY: secret_key}
+    if missing := [name for name, value in needed.items() if not value]:
         raise UsageError(
             f"the object store is not known: set {', '.join(missing)} (keys: {SECRET}; from outside of the cluster: "
             f"{FORWARD})"
@@ -182,25 +174,17 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
 
 
 def _find_objects(store: Store, run: Any, roots: list[str]) -> tuple[str, str, list[Any]]:
-    """Finds a run's artifacts: below ROOT/PIPELINE/RUN ID/, whatever the pipeline is named.
-
-    Returns:
-        The bucket, what their keys begin with, and the objects.
-
-    Raises:
-        NotFoundError: It has none.
-        PipelineError: The object store can't be asked.
-    """
+    """Finds a run's artifacts, below ROOT/PIPELINE/RUN ID/: the bucket, what their keys begin with, and the objects."""
     failures: list[PipelineError] = []
     for root in roots:
         bucket, prefix = parse_root(root)
         try:
-            for folder in _run_folders(store, bucket, prefix, run):
+            for pipeline in _pipeline_folders(store, bucket, prefix):
+                folder = f"{pipeline}{run.run_id}/"
                 if objects := store.list(bucket, folder, recursive=True):
                     return bucket, folder, objects
         except (NotFoundError, UsageError) as error:
-            # A user may be allowed the namespace's own root alone.
-            failures.append(error)
+            failures.append(error)  # a user may be allowed the namespace's own root alone
     if len(failures) == len(roots):
         raise failures[0]
     raise NotFoundError(
@@ -209,17 +193,12 @@ def _find_objects(store: Store, run: Any, roots: list[str]) -> tuple[str, str, l
     )
 
 
-def _run_folders(store: Store, bucket: str, prefix: str, run: Any) -> Iterator[str]:
-    """Yields the folders that may be a run's, the likeliest first: that of its pipeline's name."""
-    spec = run.pipeline_spec if isinstance(run.pipeline_spec, dict) else {}
-    info = spec.get("pipeline_spec", spec).get("pipelineInfo")
-    name = (info.get("name") if isinstance(info, dict) else "") or NAME
-    likeliest = f"{prefix}{name}/{run.run_id}/"
-    yield likeliest
-    for found in store.list(bucket, prefix, recursive=False):
-        folder = f"{found.object_name}{run.run_id}/"
-        if found.is_dir and folder != likeliest:
-            yield folder
+def _pipeline_folders(store: Store, bucket: str, prefix: str) -> Iterator[str]:
+    """Yields the folders of pipelines, ours first, whether it is there or not."""
+    yield f"{prefix}{NAME}/"
+    for item in store.list(bucket, prefix, recursive=False):
+        if item.is_dir:
+            yield item.object_name
 
 
 def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
@@ -232,36 +211,36 @@ def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
         The files, in the order of their paths; and the keys, as text to show, that are left out, as their names could
         lead out of the folder or can't be names of files.
     """
+    planned: list[tuple[Any, list[str], str]] = []
     ids: dict[str, set[str]] = {}
-    named: list[tuple[Any, list[str]]] = []
     left_out = []
-    for found in objects:
-        parts = found.object_name.removeprefix(prefix).split("/")
-        if parts[-1] == "" and not found.size:  # what some clients make for a folder
+    for item in objects:
+        parts = item.object_name.removeprefix(prefix).split("/")
+        if parts[-1] == "" and not item.size:  # what some clients make for a folder
             continue
         if any(ODD_NAME.fullmatch(part) for part in parts) or parts[0].startswith(".nlp-pipeline"):
-            left_out.append(repr(found.object_name))
+            left_out.append(repr(item.object_name))
             continue
-        named.append((found, parts))
-        ids.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 and UUID.fullmatch(parts[1]) else "")
+        own_id = parts[1] if len(parts) > 2 and UUID.fullmatch(parts[1]) else ""
+        planned.append((item, parts, own_id))
+        ids.setdefault(parts[0], set()).add(own_id)
     items = []
-    for found, parts in named:
-        with_id = len(parts) > 2 and UUID.fullmatch(parts[1])
-        short = [parts[0], *parts[2:]] if with_id and len(ids[parts[0]]) == 1 else parts
-        items.append(Item(found.object_name, "/".join(short), found.size or 0, (found.etag or "").strip('"')))
+    for item, parts, own_id in planned:
+        short = [parts[0], *parts[2:]] if own_id and len(ids[parts[0]]) == 1 else parts
+        items.append(Item(item.object_name, "/".join(short), item.size or 0, (item.etag or "").strip('"')))
     return sorted(items, key=lambda item: item.path), left_out
 
 
 def _fetch(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> str:
     """Fetches a file, tells how many of its bytes are there, and returns by what it was found right."""
-    shown = f"{f's3://{bucket}/{item.key}'!r}"
+    address = repr(f"s3://{bucket}/{item.key}")
     part = target.part(item)
     for _ in range(TRIES):
         try:
-            encrypted = store.call(f"fetching {shown}", partial(_receive, store, bucket, item, target, show))
+            encrypted = store.call(f"fetching {address}", partial(_receive, store, bucket, item, target, show))
         except AlteredError:
-            found = store.call(f"looking up {shown}", partial(store.client.stat_object, bucket, item.key))
-            item = replace(item, size=found.size or 0, etag=(found.etag or "").strip('"'))
+            now = store.call(f"looking up {address}", partial(store.client.stat_object, bucket, item.key))
+            item = replace(item, size=now.size or 0, etag=(now.etag or "").strip('"'))
             continue
         how = check_content(part, item.size, item.etag)
         if not how and encrypted and part.stat().st_size == item.size:
@@ -270,16 +249,20 @@ def _fetch(store: Store, bucket: str, item: Item, target: Target, show: Callable
             target.accept(item, how)
             return how
         target.reject(item)
-    raise PipelineError(f"{shown} came otherwise than its size and ETag say, or was altered, {TRIES} times: try later")
+    raise PipelineError(
+        f"{address} came otherwise than its size and ETag say, or was altered, {TRIES} times: try later"
+    )
 
 
 def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
     """Receives what is missing of a file; returns whether it is encrypted so that its ETag tells nothing.
 
+    A server that knows no ranges makes it too long, so that it is thrown away and fetched from its start.
+
     Raises:
         AlteredError: The object is another one.
     """
-    part, offset = target.part(item), target.begin(item)
+    offset = target.begin(item)
     if offset == item.size:
         show(item.size)
         return False
@@ -288,16 +271,10 @@ def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callab
     try:
         if response.headers.get("etag", "").strip('"') != item.etag:
             raise AlteredError
-        begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-        if offset and not (response.status == 206 and begins and int(begins[1]) == offset):
-            offset = 0  # the server gives all of it whatever is asked for
-        with part.open("r+b") as file:
-            file.truncate(offset)
-            file.seek(offset)
+        with target.part(item).open("ab") as file:
             for chunk in response.stream(CHUNK, decode_content=False):
                 file.write(chunk)
-                offset += len(chunk)
-                show(offset)
+                show(file.tell())
         return any(response.headers.get(name) for name in ENCRYPTED)
     finally:
         response.close()

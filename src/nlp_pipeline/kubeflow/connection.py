@@ -19,50 +19,24 @@ from urllib.parse import urlsplit
 import httpx
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.kubeflow.http import TRANSIENT, explain, fetch, http_client, read_host
-from nlp_pipeline.kubeflow.sign_in import Page, SignIn, choose_sign_in
-from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError, make_once
+from nlp_pipeline.kubeflow.http import explain, explained, fetch, http_client, read_host
+from nlp_pipeline.kubeflow.sign_in import Page, choose_sign_in
+from nlp_pipeline.platforms.calls import ERRORS, TRANSIENT, make_once
 from nlp_pipeline.settings import Settings, redacted
 from nlp_pipeline.storage import retrying
 
 TIMEOUT = 60.0
-SIGNED_OUT = (301, 302, 303, 307, 308, 401)
 HEALTH = "/apis/v2beta1/healthz"
 # Of these, KFP's API server or its user interface says at least one.
 HEALTHY = {"multi_user", "commit_sha", "tag_name", "pipeline_store", "apiServerReady"}
 NAME = r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-# Errors of the API by their status; others are failures.
-KINDS: dict[int, type[PipelineError]] = {
-    400: UsageError,
-    403: UsageError,
-    404: NotFoundError,
-    409: ConflictError,
-    504: UnansweredError,
-}
-
-
-class RefusedError(Exception):
-    """An answer of the API that is an error: its status, 302 for a page in the place of an answer, and its text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status)
-        self.status, self.text = status, text
-
-    @property
-    def is_sign_in(self) -> bool:
-        """Whether it asks for a sign-in: an oauth2-proxy may answer API paths with its page."""
-        return self.status in SIGNED_OUT or (self.status == 403 and self.text.lstrip().startswith("<"))
+Call = Callable[..., Any]
 
 
 class Connection:
     """A signed-in connection to Kubeflow Pipelines.
 
-    Args:
-        settings: The settings.
-
     Attributes:
-        settings: The settings.
-        host: Kubeflow's address, as it was given.
         url: The API's address.
         namespace: The user's namespace; empty where there is but one user.
         multi_user: Whether Kubeflow has several users.
@@ -83,11 +57,10 @@ class Connection:
         self.host = read_host(settings.host)
         self._http = http_client(settings, self.host)
         weakref.finalize(self, self._http.close)
-        try:
-            self.sign_in = choose_sign_in(settings, self.host, self._browser)
+        browser = partial(http_client, settings, self.host, follow_redirects=True, headers={"Accept": "text/html,*/*"})
+        with explained(self.host):
+            self.sign_in = choose_sign_in(settings, self.host, browser)
             self.url, self.health = self._find_api()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise explain(self.host, error) from None
         self.multi_user = bool(self.health.get("multi_user"))
         client = kfp_server_api.ApiClient(kfp_server_api.Configuration(host=self.url))
         client.rest_client.request = self._send
@@ -96,9 +69,6 @@ class Connection:
         self.pipelines = kfp_server_api.PipelineServiceApi(client)
         self.uploads = kfp_server_api.PipelineUploadServiceApi(client)
         self.experiments = kfp_server_api.ExperimentServiceApi(client)
-
-    def _browser(self) -> httpx.Client:
-        return http_client(self.settings, self.host, follow_redirects=True, headers={"Accept": "text/html,*/*"})
 
     def _find_api(self) -> tuple[str, dict[str, Any]]:
         """Finds the API below the host, and its health: at /pipeline behind a gateway, at the root of KFP alone."""
@@ -113,15 +83,15 @@ class Connection:
             to = answer.headers.get("location", "")
             if self.host.startswith("http:") and to == f"https:{root.removeprefix('http:')}{HEALTH}":
                 raise UsageError(f"{self.host} leads to https: write https:// in --host")
-            page = Page(root, answer.text)
-            signs_in = answer.status_code == 200 and any(form.field_of("password") for form in page.forms)
-            statuses.append(401 if signs_in else answer.status_code)
+            asks_for_password = answer.status_code == 200 and Page(answer).login_form is not None
+            statuses.append(401 if asks_for_password else answer.status_code)
         for status in statuses:
-            if status in (*SIGNED_OUT, 403):
+            if status in (401, 403) or 300 <= status < 400:
                 raise self._signed_out("", status)
         where = f"{urlsplit(roots[0]).path}{HEALTH}"
-        if failed := next((status for status in statuses if status in TRANSIENT), 0):
-            raise PipelineError(f"{self.host} fails: it answers {failed} at {where}")
+        for status in statuses:
+            if status in TRANSIENT:
+                raise PipelineError(f"{self.host} fails: it answers {status} at {where}")
         raise UsageError(f"{self.host} is no Kubeflow Pipelines: it does not answer at {where}; check --host")
 
     def _send(
@@ -137,14 +107,12 @@ class Connection:
             files=post_params or None,
             timeout=TIMEOUT,
         )
-        if not answer.is_success:
-            raise RefusedError(answer.status_code, answer.content.decode("utf-8", "replace"))
-        if "json" not in answer.headers.get("content-type", ""):
-            raise RefusedError(302, "")
+        if not answer.is_success or _is_sign_in(answer):
+            raise httpx.HTTPStatusError("", request=answer.request, response=answer)
         return SimpleNamespace(data=answer.content, getheader=answer.headers.get)
 
-    def call(self, doing: str, method: Callable[..., Any], *values: Any, repeat: bool = True, **named: Any) -> Any:
-        """Calls a method of one of the services.
+    def call(self, doing: str, method: Call, *values: Any, repeat: bool = True, **named: Any) -> Any:
+        """Calls a method of one of the services with arguments.
 
         Args:
             doing: What is done, for messages, as in "starting the run".
@@ -158,47 +126,40 @@ class Connection:
             UsageError: The user may not do that, or it is refused as wrong.
             PipelineError: Kubeflow can't be reached, or fails.
         """
-        transient = renewed = False
 
         def attempt() -> Any:
-            nonlocal transient, renewed
             try:
                 return method(*values, **named)
-            except RefusedError as refused:
-                if refused.is_sign_in and self.sign_in.renew and not renewed:
-                    renewed = True
-                    self._sign_in_again(self.sign_in.renew)
-                    return attempt()
-                transient = refused.status in TRANSIENT
-                raise self._error(doing, refused) from None
-            except httpx.HTTPError as error:
-                failed = explain(self.host, error)
-                transient = not isinstance(failed, UsageError)
-                raise failed from None
+            except httpx.HTTPStatusError as error:
+                renew = self.sign_in.renew
+                if renew is None or not _is_sign_in(error.response):
+                    raise
+            with explained(self.host):
+                self.sign_in = renew()
+            return method(*values, **named)
 
-        return retrying(lambda _: transient)(attempt)() if repeat else attempt()
+        try:
+            with explained(self.host):
+                return retrying(self._is_transient)(attempt)() if repeat else attempt()
+        except httpx.HTTPStatusError as error:
+            raise self._error(doing, error.response) from None
 
-    def create(
-        self,
-        doing: str,
-        method: Callable[..., Any],
-        find: Callable[[], Any],
-        *values: Any,
-        unique: bool = False,
-        **named: Any,
-    ) -> Any:
+    def _is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code in TRANSIENT
+        return isinstance(error, httpx.RequestError) and not isinstance(explain(self.host, error), UsageError)
+
+    def create(self, doing: str, method: Call, find: Call, *values: Any, unique: bool = False, **named: Any) -> Any:
         """Makes something by a method of one of the services, once; see `make_once`."""
         return make_once(doing, partial(self.call, doing, method, *values, repeat=False, **named), find, unique)
 
-    def list_all(self, doing: str, method: Callable[..., Any], field: str, **named: Any) -> Iterator[Any]:
+    def list_all(self, doing: str, method: Call, field: str, **named: Any) -> Iterator[Any]:
         """Yields all of something, page by page: what a list method of one of the services answers in a field."""
-        token = ""
-        while True:
-            answer = self.call(doing, method, page_token=token, page_size=100, **named)
+        token: str | None = ""
+        while token is not None:
+            answer = self.call(doing, method, page_token=token, **{"page_size": 100, **named})
             yield from getattr(answer, field) or []
-            token = answer.next_page_token or ""
-            if not token:
-                return
+            token = answer.next_page_token or None
 
     def read_text(self, path: str, query: dict[str, str]) -> str:
         """Returns a text that Kubeflow's user interface has, as a pod's log; empty where it can't be had."""
@@ -216,35 +177,39 @@ class Connection:
             return f"{root}/_/pipeline/?ns={self.namespace}#/runs/details/{run_id}"
         return f"{self.url}/#/runs/details/{run_id}"
 
-    def _sign_in_again(self, renew: Callable[[], SignIn]) -> None:
-        try:
-            self.sign_in = renew()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise explain(self.host, error) from None
-
     def _signed_out(self, doing: str, status: int) -> UsageError:
-        """Returns what to raise where the server does not let the user in."""
         return UsageError(f"{doing}{self.host} lets no one in {self.sign_in.how} ({status}): {self.sign_in.advice}")
 
-    def _error(self, doing: str, refused: RefusedError) -> PipelineError:
-        """Returns what to raise for an answer of the API that is an error."""
-        status, text = refused.status, refused.text
-        if refused.is_sign_in:
+    def _error(self, doing: str, answer: httpx.Response) -> PipelineError:
+        status, text = answer.status_code, answer.text
+        if _is_sign_in(answer):
             return self._signed_out(f"{doing}: ", status)
-        is_answer = False
-        try:
-            answer = json.loads(text)
-            is_answer = "message" in answer or "error_message" in answer
-            details = answer.get("details") or [{}]
-            text = str(details[0].get("message") or answer.get("message") or answer.get("error_message") or text)
-        except (ValueError, AttributeError, LookupError, TypeError):
-            text = "a page, not an answer" if text.lstrip().startswith("<") else text
+        message = _message_of(text)
+        text = message or ("a page, not an answer" if text.lstrip().startswith("<") else text)
         # Cut only then, or else half a secret would be left.
         text = redacted(self.settings, " ".join(text.split()), *self.sign_in.headers.values())[:400]
         hint = f"; is --namespace {self.namespace!r} yours?" if status == 403 and self.namespace else ""
         # A gateway's 404 means that the server is away.
-        kind = PipelineError if status == 404 and not is_answer else KINDS.get(status, PipelineError)
+        kind = PipelineError if status == 404 and not message else ERRORS.get(status, PipelineError)
         return kind(f"{doing}: {status}: {text}".rstrip(": ") + hint)
+
+
+def _is_sign_in(answer: httpx.Response) -> bool:
+    """Returns whether an answer of the API is none, but asks for a sign-in: an oauth2-proxy may do so by a page."""
+    if answer.status_code == 403:
+        return answer.text.lstrip().startswith("<")
+    is_page = answer.is_success and "json" not in answer.headers.get("content-type", "")
+    return is_page or answer.is_redirect or answer.status_code == 401
+
+
+def _message_of(text: str) -> str:
+    """Returns what an error of KFP's API says; empty where the text is none."""
+    try:
+        answer = json.loads(text)
+        details = answer.get("details") or [{}]
+        return str(details[0].get("message") or answer.get("message") or answer.get("error_message") or "")
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return ""
 
 
 def _read_health(answer: httpx.Response) -> dict[str, Any] | None:
@@ -261,12 +226,7 @@ _last: tuple[Settings, Connection] | None = None
 
 
 def connect(settings: Settings) -> Connection:
-    """Returns a connection, and says on stderr how it signed in: once for each settings, as a command has them.
-
-    Raises:
-        UsageError: The settings are wrong.
-        PipelineError: Kubeflow can't be reached, or it lets no one in.
-    """
+    """Returns a connection, and says on stderr how it signed in: once for each settings, as a command has them."""
     global _last
     if _last is not None and _last[0] is settings:
         return _last[1]

@@ -1,8 +1,10 @@
 """How Kubeflow's host is reached over HTTP: who is trusted, by which proxy, and what each failure means."""
 
+import contextlib
 import re
 import ssl
 import urllib.request
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -10,21 +12,15 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.platforms.calls import UnansweredError
+from nlp_pipeline.platforms.calls import TRANSIENT, UnansweredError
 from nlp_pipeline.settings import Settings, checked_address
 from nlp_pipeline.storage import retrying
 
-# Statuses of a server that fails for a moment.
-TRANSIENT = (429, 500, 502, 503, 504)
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def read_host(host: str) -> str:
-    """Returns Kubeflow's address without what a browser adds to it, as in https://host/_/pipeline/?ns=team#/runs.
-
-    Raises:
-        UsageError: It is none.
-    """
+    """Returns Kubeflow's address without what a browser adds to it, as in https://host/_/pipeline/?ns=team#/runs."""
     if not host:
         raise UsageError("no host: give --host URL, set NLP_PIPELINE_HOST, or write host into .env")
     checked_address("host", host)
@@ -40,13 +36,8 @@ def read_host(host: str) -> str:
 
 
 def http_client(settings: Settings, host: str, **options: Any) -> httpx.Client:
-    """Returns an HTTP client for a host: who is trusted, and by which proxy.
-
-    Raises:
-        UsageError: The settings, or the environment's proxy, are wrong.
-    """
-    verify = trusted(settings)
-    return httpx.Client(verify=verify, proxy=proxy_of(host), trust_env=False, timeout=30, **options)
+    """Returns an HTTP client for a host; UsageError where the settings, or the environment's proxy, are wrong."""
+    return httpx.Client(verify=trusted(settings), proxy=_proxy_of(host), trust_env=False, timeout=30, **options)
 
 
 def trusted(settings: Settings, public: bool = False) -> ssl.SSLContext:
@@ -58,7 +49,7 @@ def trusted(settings: Settings, public: bool = False) -> ssl.SSLContext:
     if settings.insecure:
         return httpx.create_ssl_context(verify=False)
     if not settings.ca_cert:
-        return known_authorities()
+        return _known_authorities()
     try:
         context = ssl.create_default_context(cafile=settings.ca_cert)
     except (OSError, ssl.SSLError) as error:
@@ -69,19 +60,14 @@ def trusted(settings: Settings, public: bool = False) -> ssl.SSLContext:
 
 
 @cache
-def known_authorities() -> ssl.SSLContext:
-    """Returns how servers are verified by Mozilla's list, or SSL_CERT_FILE, and the system's authorities."""
+def _known_authorities() -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     context.load_default_certs()  # a company puts its own there
     return context
 
 
-def proxy_of(host: str) -> str | None:
-    """Returns the proxy that the environment names for a host; this machine is reached without any.
-
-    Raises:
-        UsageError: It is of a kind that can't be used.
-    """
+def _proxy_of(host: str) -> str | None:
+    """Returns the proxy that the environment names for a host; this machine is reached without any."""
     parts = urlsplit(host)
     if parts.hostname in THIS_MACHINE or urllib.request.proxy_bypass(parts.netloc):
         return None
@@ -92,34 +78,32 @@ def proxy_of(host: str) -> str | None:
     return proxy or None
 
 
-class _BusyError(Exception):
-    """An answer of a server that fails for a moment."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__()
-        self.answer = answer
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, httpx.ConnectError | httpx.TimeoutException):
-        return False
-    return isinstance(error, _BusyError | httpx.TransportError)
+def _is_transient(error: BaseException) -> bool:
+    is_down = isinstance(error, httpx.ConnectError | httpx.TimeoutException)
+    return isinstance(error, httpx.HTTPStatusError | httpx.TransportError) and not is_down
 
 
 def fetch(client: httpx.Client, address: str, **options: Any) -> httpx.Response:
     """Gets a page; tries again where the connection is dropped, or the server fails for a moment."""
 
-    @retrying(_may_pass)
+    @retrying(_is_transient)
     def get() -> httpx.Response:
         answer = client.get(address, **options)
-        if answer.status_code in TRANSIENT:
-            raise _BusyError(answer)
-        return answer
+        return answer.raise_for_status() if answer.status_code in TRANSIENT else answer
 
     try:
         return get()
-    except _BusyError as busy:
-        return busy.answer
+    except httpx.HTTPStatusError as error:
+        return error.response
+
+
+@contextlib.contextmanager
+def explained(host: str) -> Iterator[None]:
+    """Raises what `explain` makes of httpx's errors."""
+    try:
+        yield
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        raise explain(host, error) from None
 
 
 def explain(host: str, error: Exception) -> PipelineError:

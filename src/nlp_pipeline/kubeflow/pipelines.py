@@ -4,7 +4,7 @@ import json
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,7 @@ class Version:
 
 
 def check_parameters(values: dict[str, Any]) -> None:
-    """Makes sure that a run on Kubeflow can begin with these parameters.
-
-    Raises:
-        UsageError: It can't.
-    """
+    """Makes sure that a run on Kubeflow can begin with these parameters; raises UsageError where it can't."""
     refuse_passwords(values)
     check_ranges(values)
     if "train_data" not in values:
@@ -86,19 +82,21 @@ def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
     return {**ids, "version": version.name, "new_version": version.is_new}
 
 
+def _of_name(items: Iterator[Any], name: str) -> Any:
+    # A server before 2.5 has no names apart from display names.
+    return next((item for item in items if name in (item.name, item.display_name)), None)
+
+
 def find_pipeline(connection: Connection) -> Any:
     """Returns the pipeline in the user's namespace; None where there is none."""
     method = connection.pipelines.pipeline_service_list_pipelines
-    listed = connection.list_all("listing pipelines", method, "pipelines", namespace=connection.namespace)
-    # A server before 2.5 has no names apart from display names.
-    return next((pipeline for pipeline in listed if NAME in (pipeline.name, pipeline.display_name)), None)
+    return _of_name(connection.list_all("listing pipelines", method, "pipelines", namespace=connection.namespace), NAME)
 
 
 def find_version(connection: Connection, pipeline_id: str, name: str) -> Any:
     """Returns the version of a name; None where there is none."""
     method = connection.pipelines.pipeline_service_list_pipeline_versions
-    listed = connection.list_all("listing versions", method, "pipeline_versions", pipeline_id=pipeline_id)
-    return next((version for version in listed if name in (version.name, version.display_name)), None)
+    return _of_name(connection.list_all("listing versions", method, "pipeline_versions", pipeline_id=pipeline_id), name)
 
 
 def upload_version(connection: Connection, ir: str) -> Version:
@@ -110,34 +108,26 @@ def upload_version(connection: Connection, ir: str) -> Version:
     if pipeline is None:
         # Not by an upload, which would call the first version like the pipeline.
         body = kfp_server_api.V2beta1Pipeline(display_name=NAME, name=NAME, namespace=connection.namespace or None)
-        create = connection.pipelines.pipeline_service_create_pipeline
+        method = connection.pipelines.pipeline_service_create_pipeline
         find = partial(find_pipeline, connection)
-        pipeline = connection.create(f"making pipeline {NAME}", create, find, body, unique=True)
-    pipeline_id = pipeline.pipeline_id
-    found = find_version(connection, pipeline_id, name)
-    if found is not None:
-        return Version(pipeline_id, found.pipeline_version_id, name, is_new=False)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.yaml"
-        file.write_text(ir, encoding="utf-8")
-        made = connection.create(
-            f"uploading version {name}",
-            connection.uploads.upload_pipeline_version,
-            partial(find_version, connection, pipeline_id, name),
-            str(file),
-            unique=True,
-            name=name,
-            display_name=name,
-            pipelineid=pipeline_id,
-        )
-    return Version(pipeline_id, made.pipeline_version_id, name, is_new=True)
+        pipeline = connection.create(f"making pipeline {NAME}", method, find, body, unique=True)
+    find = partial(find_version, connection, pipeline.pipeline_id, name)
+    version = find()
+    if is_new := version is None:
+        names = {"name": name, "display_name": name, "pipelineid": pipeline.pipeline_id}
+        method = connection.uploads.upload_pipeline_version
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{name}.yaml"
+            file.write_text(ir, encoding="utf-8")
+            version = connection.create(f"uploading version {name}", method, find, str(file), unique=True, **names)
+    return Version(pipeline.pipeline_id, version.pipeline_version_id, name, is_new)
 
 
 def find_experiment(connection: Connection, name: str, fold: Callable[[str], str] = str) -> Any:
     """Returns the experiment of a name in the user's namespace, an archived one too; None where there is none."""
     method = connection.experiments.experiment_service_list_experiments
     listed = connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace)
-    return next((found for found in listed if fold(found.display_name or "") == fold(name)), None)
+    return next((item for item in listed if fold(item.display_name or "") == fold(name)), None)
 
 
 def get_experiment(connection: Connection, name: str) -> str:
@@ -148,13 +138,13 @@ def get_experiment(connection: Connection, name: str) -> str:
     """
     import kfp_server_api
 
-    found = find_experiment(connection, name)
-    if found is None:
+    experiment = find_experiment(connection, name)
+    if experiment is None:
         body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=connection.namespace or None)
-        create = connection.experiments.experiment_service_create_experiment
+        method = connection.experiments.experiment_service_create_experiment
         find = partial(find_experiment, connection, name)
         try:
-            found = connection.create(f"making experiment {name}", create, find, body, unique=True)
+            experiment = connection.create(f"making experiment {name}", method, find, body, unique=True)
         except ConflictError:
             # MySQL has no regard to case.
             other = find_experiment(connection, name, fold=str.casefold)
@@ -164,9 +154,9 @@ def get_experiment(connection: Connection, name: str) -> str:
                 f"experiment {name!r}: this server takes {other.display_name!r}, which is there, for the same name: "
                 "give that as --experiment"
             ) from None
-    if found.storage_state == "ARCHIVED":
+    if experiment.storage_state == "ARCHIVED":
         raise UsageError(f"experiment {name!r} is archived: restore it in the dashboard, or give another --experiment")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def start_run(connection: Connection, version: Version, experiment_id: str, values: dict[str, Any]) -> Any:
@@ -184,18 +174,17 @@ def start_run(connection: Connection, version: Version, experiment_id: str, valu
         runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
         service_account=connection.settings.service_account or None,
     )
+    of_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
 
     def find() -> Any:
-        # The filter is quoted: the server takes it apart a second time.
-        only = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-        found = connection.call(
+        listed = connection.list_all(
             "looking for the run",
             connection.runs.run_service_list_runs,
+            "runs",
             experiment_id=experiment_id,
             namespace=connection.namespace,
-            sort_by="created_at desc",
-            filter=quote(json.dumps(only)),
+            filter=quote(json.dumps(of_name)),  # the server takes it apart a second time
         )
-        return next((run for run in found.runs or [] if run.display_name == name), None)
+        return next((run for run in listed if run.display_name == name), None)
 
     return connection.create("starting the run", connection.runs.run_service_create_run, find, body)

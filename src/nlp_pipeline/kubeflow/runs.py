@@ -2,7 +2,9 @@
 
 import datetime
 import json
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import islice
 from typing import Any, TextIO
 
 from nlp_pipeline.kubeflow.connection import Connection, connect
@@ -27,64 +29,46 @@ def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
     pipeline's version is not there any more.
     """
     connection = connect(settings)
-    names: dict[tuple[str, ...], str] = {}
-    return [_described(connection, run, names) for run in _newest(connection, count)]
 
+    @cache
+    def name_of(doing: str, method: Callable[..., Any], *ids: str) -> str:
+        try:
+            return (all(ids) and connection.call(doing, method, *ids).display_name) or ""
+        except NotFoundError:
+            return ""
 
-def _newest(connection: Connection, count: int) -> list[Any]:
-    found: list[Any] = []
-    token = ""
-    while len(found) < count:
-        answer = connection.call(
-            "listing runs",
-            connection.runs.run_service_list_runs,
-            namespace=connection.namespace,
-            sort_by="created_at desc",
-            filter=NOT_ARCHIVED,
-            page_size=min(count - len(found), PAGE),
-            page_token=token,
-        )
-        found += answer.runs or []
-        token = answer.next_page_token or ""
-        if not token:
-            break
-    return found[:count]
-
-
-def _described(connection: Connection, run: Any, names: dict[tuple[str, ...], str]) -> dict[str, Any]:
-    """Returns what is shown of a run; `names` has those of experiments and versions that are known already."""
-
-    def name_of(doing: str, method: Any, *ids: str) -> str:
-        if all(ids) and ids not in names:
-            try:
-                names[ids] = connection.call(doing, method, *ids).display_name or ""
-            except NotFoundError:
-                names[ids] = ""
-        return names.get(ids, "")
-
-    version = run.pipeline_version_reference
-    of_version = (version.pipeline_id or "", version.pipeline_version_id or "") if version else ("",)
+    listed = connection.list_all(
+        "listing runs",
+        connection.runs.run_service_list_runs,
+        "runs",
+        namespace=connection.namespace,
+        sort_by="created_at desc",
+        filter=NOT_ARCHIVED,
+        page_size=min(count, PAGE),
+    )
     get_experiment = connection.experiments.experiment_service_get_experiment
     get_version = connection.pipelines.pipeline_service_get_pipeline_version
-    # The server tells the beginning of 1970 of what never came.
-    is_over = run.finished_at is not None and run.finished_at.timestamp() > 0
-    return {
-        "id": run.run_id,
-        "name": run.display_name or "",
-        "state": run.state or "",
-        "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
-        "experiment": name_of("reading the experiment", get_experiment, run.experiment_id or ""),
-        "version": name_of("reading the pipeline's version", get_version, *of_version),
-    }
+    rows = []
+    for run in islice(listed, count):
+        version = run.pipeline_version_reference
+        version_ids = (version.pipeline_id or "", version.pipeline_version_id or "") if version else ("",)
+        # The server tells the beginning of 1970 of what never came.
+        is_over = run.finished_at is not None and run.finished_at.timestamp() > 0
+        row = {
+            "id": run.run_id,
+            "name": run.display_name or "",
+            "state": run.state or "",
+            "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
+            "experiment": name_of("reading the experiment", get_experiment, run.experiment_id or ""),
+            "version": name_of("reading the pipeline's version", get_version, *version_ids),
+        }
+        rows.append(row)
+    return rows
 
 
 def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
-    """Returns what the API says of a run.
-
-    Raises:
-        NoRunError: There is no such run.
-    """
+    """Returns what the API says of a run; raises NoRunError where there is none."""
     try:
         return connection.call(f"reading run {run_id}", connection.runs.run_service_get_run, run_id, repeat=repeat)
     except NotFoundError:
@@ -112,12 +96,11 @@ def read_progress(run: Any) -> Progress:
     (`<step>-driver`, `executor`, `root`) are Argo's own.
     """
     nodes = {node.display_name: node for node in (run.run_details and run.run_details.task_details) or []}
-    history = [item.state for item in run.state_history or []]
     progress = Progress(
         run_id=run.run_id,
         name=run.display_name,
         state=run.state or "PENDING",
-        canceled=run.state == "CANCELED" or "CANCELING" in history,
+        canceled=run.state == "CANCELED" or any(item.state == "CANCELING" for item in run.state_history or []),
         seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
         all_steps=ALL_STEPS,
     )

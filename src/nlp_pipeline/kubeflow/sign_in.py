@@ -21,7 +21,7 @@ from nlp_pipeline.settings import ODD, Settings, header_cookie, header_token
 POD_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105, a path
 POD_TOKEN_PATH = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105, a variable's name
 # So many pages may lie between the first one and the last.
-STEPS = 12
+MAX_PAGES = 12
 ADVICE = {
     "token": "is the token meant for this cluster, and still valid? kubectl -n PROFILE create token default-editor",
     "cookies": "has the browser's session expired? sign in there anew, and set NLP_PIPELINE_COOKIES",
@@ -55,92 +55,76 @@ def choose_sign_in(settings: Settings, host: str, browser: Callable[[], httpx.Cl
         UsageError: Part of what is needed is missing, or the password is wrong.
         PipelineError: Signing in did not work.
     """
-    token, cookies = header_token(settings, "token"), header_cookie(settings, "cookies")
     username, password = settings.username, settings.password.get_secret_value()
-    if token:
+
+    def by_password() -> SignIn:
+        with browser() as client:
+            headers = _sign_in_with_password(client, host, username, password)
+        if not headers:
+            return SignIn(f"without sign-in, as no one asked for the password of {username}", ADVICE["none"])
+        return SignIn(f"as {username}, by password", ADVICE["password"], headers, by_password)
+
+    def by_pod_token() -> SignIn:
+        # The kubelet writes a new token before the old one expires.
+        headers = {"Authorization": f"Bearer {_pod_token()}"}
+        return SignIn("by this pod's token", ADVICE["token"], headers, by_pod_token)
+
+    if token := header_token(settings, "token"):
         return SignIn("by bearer token", ADVICE["token"], {"Authorization": f"Bearer {token}"})
-    if cookies:
+    if cookies := header_cookie(settings, "cookies"):
         return SignIn("by cookies", ADVICE["cookies"], {"Cookie": cookies})
+    if username and password:
+        return by_password()
     if username or password:
-        if not (username and password):
-            missing, given = ("password", "username") if username else ("username", "password")
-            raise UsageError(f"a {given} is set, and no {missing}: set NLP_PIPELINE_{missing.upper()} too")
-
-        def sign_in() -> SignIn:
-            with browser() as client:
-                headers = sign_in_with_password(client, host, username, password)
-            if not headers:
-                return SignIn(f"without sign-in, as no one asked for the password of {username}", ADVICE["none"])
-            return SignIn(f"as {username}, by password", ADVICE["password"], headers, sign_in)
-
-        return sign_in()
-    if token := pod_token():
-
-        def read_again() -> SignIn:
-            # The kubelet writes a new token before the old one expires.
-            headers = {"Authorization": f"Bearer {pod_token() or token}"}
-            return SignIn("by this pod's token", ADVICE["token"], headers, read_again)
-
-        return read_again()
-    return SignIn("without sign-in", ADVICE["none"])
+        missing, present = ("password", "username") if username else ("username", "password")
+        raise UsageError(f"a {present} is set, and no {missing}: set NLP_PIPELINE_{missing.upper()} too")
+    return by_pod_token() if _pod_token() else SignIn("without sign-in", ADVICE["none"])
 
 
-def pod_token() -> str:
-    """Returns the pod's own token for Kubeflow Pipelines; empty outside of a pod.
-
-    Raises:
-        UsageError: The environment names a file that can't be read, or what it holds is no token.
-    """
-    named = os.environ.get(POD_TOKEN_PATH)
-    path = Path(named or POD_TOKEN)
+def _pod_token() -> str:
+    """Returns the pod's own token for Kubeflow Pipelines; empty outside of a pod."""
+    path = Path(os.environ.get(POD_TOKEN_PATH) or POD_TOKEN)
     try:
         token = path.read_bytes().decode("latin-1").strip()
     except OSError as error:
-        if named:
-            raise UsageError(f"{POD_TOKEN_PATH}={named} can't be read ({error.strerror})") from None
+        if os.environ.get(POD_TOKEN_PATH):
+            raise UsageError(f"{POD_TOKEN_PATH}={path} can't be read ({error.strerror})") from None
         return ""
     if not re.fullmatch("[!-~]*", token):
         raise UsageError(f"the token in {path} {ODD}")
     return token
 
 
-def sign_in_with_password(client: httpx.Client, host: str, username: str, password: str) -> dict[str, str]:
+def _sign_in_with_password(client: httpx.Client, host: str, username: str, password: str) -> dict[str, str]:
     """Signs in as a browser would: follows redirects, fills in the form, grants what is asked.
 
     Returns:
         The session's cookies, as a header; empty where no one asked for a password.
-
-    Raises:
-        UsageError: The password is wrong.
-        PipelineError: There is no way through, or a page that no one here knows.
     """
-    origin = "{0.scheme}://{0.netloc}/".format(urlsplit(host))
-    where = urlsplit(host).netloc
-    response, sent = fetch(client, origin), False
-    for _ in range(STEPS):
-        page = Page(str(response.url), response.text if "html" in response.headers.get("content-type", "") else "")
-        if form := next((form for form in page.forms if form.field_of("password")), None):
-            if sent and response.history:  # it went on, and came back
-                raise UsageError(
-                    f"{where} wants the password of {username!r} again: it is wrong, or the session is not kept; "
-                    "is --host the address that people open?"
-                )
-            if sent:
-                raise UsageError(f"{where} refuses user {username!r} with this password")
+    origin, where = "{0.scheme}://{0.netloc}/".format(urlsplit(host)), urlsplit(host).netloc
+    response, is_sent = fetch(client, origin), False
+    for _ in range(MAX_PAGES):
+        page = Page(response)
+        if (form := page.login_form) is not None:
+            if is_sent:
+                raise _refusal(where, username, is_back=bool(response.history))
             _check_target(form, page.address, origin)
-            response, sent = _submit(client, form, username, password), True
-        elif step := _next_step(page):
-            response = fetch(client, step) if isinstance(step, str) else _submit(client, step)
-        else:
+            response, is_sent = client.post(form.action, data=form.filled_in(username, password)), True
+        elif (step := page.next_step) is None:
             break
-    if sent or response.status_code >= 500:
-        if response.status_code >= 400:
-            raise _failure(page, response, username if sent else "", password)
-    elif str(response.url) == origin and response.status_code < 400 and not page.forms:
-        return {}
-    else:
+        elif step.method == "POST":
+            response = client.post(step.action, data=step.fields)
+        else:
+            response = fetch(client, step.action, params=step.fields or None)
+    if response.status_code >= (400 if is_sent else 500):
+        doing = f"signing in as {username!r}" if is_sent else "the sign-in"
+        why = (page.title or " ".join(response.text.split())[:200]).replace(password, "********")
+        raise PipelineError(f"{urlsplit(page.address).netloc}: {doing} ended with {response.status_code}: {why}")
+    if not is_sent:
+        if page.address == origin and response.status_code < 400 and not page.forms:
+            return {}
         raise PipelineError(
-            f"{str(response.url).partition('?')[0]} shows no form for a user name and a password "
+            f"{page.address.partition('?')[0]} shows no form for a user name and a password "
             f"({page.title or response.status_code}): it is a sign-in of another kind; give a token "
             "(NLP_PIPELINE_TOKEN) or a browser's cookies (NLP_PIPELINE_COOKIES)"
         )
@@ -149,11 +133,13 @@ def sign_in_with_password(client: httpx.Client, host: str, username: str, passwo
     return {"Cookie": request.headers.get("cookie", "")}
 
 
-def _failure(page: "Page", response: httpx.Response, username: str, password: str) -> PipelineError:
-    doing = f"signing in as {username!r}" if username else "the sign-in"
-    why = (page.title or " ".join(response.text.split())[:200]).replace(password, "********")
-    where = urlsplit(str(response.url)).netloc
-    return PipelineError(f"{where}: {doing} ended with {response.status_code}: {why}")
+def _refusal(where: str, username: str, is_back: bool) -> UsageError:
+    if not is_back:
+        return UsageError(f"{where} refuses user {username!r} with this password")
+    return UsageError(
+        f"{where} wants the password of {username!r} again: it is wrong, or the session is not kept; is --host the "
+        "address that people open?"
+    )
 
 
 def _check_target(form: "Form", page: str, origin: str) -> None:
@@ -167,32 +153,6 @@ def _check_target(form: "Form", page: str, origin: str) -> None:
         raise PipelineError(f"the sign-in at {source.netloc} wants the password in an address: it is not sent")
 
 
-def _submit(client: httpx.Client, form: "Form", username: str = "", password: str = "") -> httpx.Response:
-    """Sends a form, filled in with a user's name and password where it has a field for one."""
-    fields = dict(form.fields)
-    if secret := form.field_of("password"):
-        name = form.field_of("email") or form.field_of("text") or "login"
-        fields |= {name: username, secret: password}
-    if form.method == "GET":
-        return fetch(client, form.action, params=fields)
-    return client.post(form.action, data=fields)
-
-
-def _next_step(page: "Page") -> "Form | str | None":
-    """Returns where a page leads that is no login form: a form or an address; None where it leads nowhere.
-
-    Known are the pages of oauth2-proxy ("Sign in with ..."), of Dex's choice of connectors, and of its approval.
-    """
-    for form in page.forms:
-        if form.fields.get("approval") == "approve" or urlsplit(form.action).path.endswith("/oauth2/start"):
-            return form
-    for path in ("/auth/local", "/auth/ldap", "/oauth2/start"):
-        for link in page.links:
-            if urlsplit(link).path.endswith(path):
-                return link
-    return None
-
-
 @dataclass
 class Form:
     """A form of a page: where it is sent, "GET" or "POST", and the values and types of its fields by their names."""
@@ -202,46 +162,65 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
 
-    def field_of(self, kind: str) -> str | None:
-        """Returns the name of the first field of a type."""
-        return next((name for name, found in self.types.items() if found == kind), None)
+    def filled_in(self, username: str, password: str) -> dict[str, str]:
+        """Returns what a form for a user name and a password is sent with."""
+        names = {kind: name for name, kind in reversed(self.types.items())}  # the first field of each type
+        name = names.get("email") or names.get("text") or "login"
+        return {**self.fields, name: username, names["password"]: password}
 
 
 class Page(HTMLParser):
-    """A page of HTML, as far as a sign-in must read it: its forms, the addresses that it links to, and its title."""
+    """What a sign-in reads of an answer: its address, and in HTML the forms, the addresses of links, and the title."""
 
-    def __init__(self, address: str, text: str) -> None:
+    def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
-        self.address = address
+        self.address = str(answer.url)
         self.forms: list[Form] = []
         self.links: list[str] = []
         self.title = ""
-        self._form: Form | None = None
-        self._in_title = False
-        self.feed(text)
+        self._is_in_form = False
+        if "html" in answer.headers.get("content-type", ""):
+            self.feed(answer.text)
+
+    @property
+    def login_form(self) -> Form | None:
+        """The form that asks for a password."""
+        return next((form for form in self.forms if "password" in form.types.values()), None)
+
+    @property
+    def next_step(self) -> Form | None:
+        """Where a page leads that asks for no password, a link as a form without fields; None where it leads nowhere.
+
+        Known are the pages of oauth2-proxy ("Sign in with ..."), of Dex's choice of connectors, and of its approval.
+        """
+        for form in self.forms:
+            if form.fields.get("approval") == "approve" or urlsplit(form.action).path.endswith("/oauth2/start"):
+                return form
+        for path in ("/auth/local", "/auth/ldap", "/oauth2/start"):
+            for link in self.links:
+                if urlsplit(link).path.endswith(path):
+                    return Form(link, "GET")
+        return None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Notes forms, their fields, and links."""
-        given = {name: value or "" for name, value in attrs}
+        values = {name: value or "" for name, value in attrs}
+        name = values.get("name", "")
         if tag == "form":
-            self._form = Form(urljoin(self.address, given.get("action", "")), given.get("method", "GET").upper())
-            self.forms.append(self._form)
-        elif tag in ("input", "button") and self._form is not None and given.get("name"):
-            self._form.fields.setdefault(given["name"], given.get("value", ""))
-            self._form.types.setdefault(given["name"], given.get("type", "text").lower())
-        elif tag == "a" and given.get("href"):
-            self.links.append(urljoin(self.address, given["href"]))
-        elif tag == "title":
-            self._in_title = True
+            action = urljoin(self.address, values.get("action", ""))
+            self.forms.append(Form(action, values.get("method", "GET").upper()))
+            self._is_in_form = True
+        elif tag in ("input", "button") and self._is_in_form and name:
+            self.forms[-1].fields.setdefault(name, values.get("value", ""))
+            self.forms[-1].types.setdefault(name, values.get("type", "text").lower())
+        elif tag == "a" and "href" in values:
+            self.links.append(urljoin(self.address, values["href"]))
 
     def handle_endtag(self, tag: str) -> None:
-        """Notes the end of forms and titles."""
-        if tag == "form":
-            self._form = None
-        elif tag == "title":
-            self._in_title = False
+        """Notes the end of a form."""
+        self._is_in_form = self._is_in_form and tag != "form"
 
     def handle_data(self, data: str) -> None:
         """Notes the title."""
-        if self._in_title:
+        if self.lasttag == "title":
             self.title += data.strip()

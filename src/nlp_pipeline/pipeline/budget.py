@@ -106,14 +106,14 @@ class Budget:
 
 
 def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
-    """Returns what a run of a compiled file takes.
+    """Returns what a run of a compiled file takes, by default with texts as long as the budget provides for.
 
     Args:
         ir: The file's text: two documents for Kubeflow, one for Vertex AI.
-        values: The run's parameters; by default texts of the length that the budget provides for.
+        values: The run's parameters.
     """
     pipeline, *platform = yaml.safe_load_all(ir)
-    programs = {step_name(one): str(one["command"][-1]) for one in step_containers(pipeline)}
+    programs = {step_name(container): str(container["command"][-1]) for container in step_containers(pipeline)}
     code = {step: len(program) for step, program in programs.items()}
     if not platform:
         return Budget(code)
@@ -140,9 +140,9 @@ def long_values(pipeline: dict[str, Any]) -> dict[str, Any]:
     noise = random.Random(0)  # noqa: S311
     return {
         name: "".join(noise.choices(string.ascii_letters, k=TEXT))
-        if one["parameterType"] == "STRING"
-        else one["defaultValue"]
-        for name, one in pipeline["root"]["inputDefinitions"]["parameters"].items()
+        if declared["parameterType"] == "STRING"
+        else declared["defaultValue"]
+        for name, declared in pipeline["root"]["inputDefinitions"]["parameters"].items()
     }
 
 
@@ -169,7 +169,8 @@ class Workflow:
 
     def __init__(self, pipeline: dict[str, Any], platform: dict[str, Any], values: dict[str, Any]) -> None:
         self.components = {"root": pipeline["root"], **pipeline["components"]}
-        self.containers = {label: one["container"] for label, one in pipeline["deploymentSpec"]["executors"].items()}
+        executors = pipeline["deploymentSpec"]["executors"]
+        self.containers = {label: executor["container"] for label, executor in executors.items()}
         self.kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         self.nodes: dict[str, Any] = {}
         self.growth: dict[str, int] = {}
@@ -187,21 +188,16 @@ class Workflow:
         Components, containers and Kubernetes' part are arguments of the workflow; the templates of DAGs have the tasks,
         which refer to them (compiler/argo.go, saveProtoToArguments; compiler/dag.go, task).
         """
-        labels = [one["executorLabel"] for one in self.components.values() if "executorLabel" in one]
-        values = [
-            *self.components.values(),
-            *map(self.containers.get, labels),
-            *filter(None, map(self.kubernetes.get, labels)),
-        ]
-        arguments = [{"name": f"implementations-{'0' * 64}", "value": encode(one)} for one in values]
-        tasks = [task for one in self.components.values() for task in one.get("dag", {}).get("tasks", {}).values()]
+        values = [*self.components.values(), *self.containers.values(), *self.kubernetes.values()]
+        arguments = [{"name": f"implementations-{'0' * 64}", "value": encode(value)} for value in values]
+        tasks = [task for component in self.components.values() for task in tasks_of(component).values()]
         size = sum(len(encode(encode(task))) + TASK_FRAME for task in tasks)
         return SHARED_TEMPLATES + len(encode(runtime)) + len(encode(arguments)) + size
 
     def add_dag(self, name: str, component: str, values: dict[str, Any]) -> None:
         """Adds the node of a DAG, and all that it runs with its input parameters."""
         self.add_nodes(name, "DAG", {"parent-dag-id": "1", "condition": "true"})
-        for task_name, task in in_order(self.components[component]["dag"]["tasks"]):
+        for task_name, task in in_order(tasks_of(self.components[component])):
             inner, child = f"{name}(0).{task_name}", task["componentRef"]["name"]
             if "dag" in self.components[child]:
                 driven = {"component": encode(self.components[child]), "task": encode(task), "task-name": task_name}
@@ -259,7 +255,7 @@ class Workflow:
         messages = ["--executor_input", encode_message(executor_input), "--component_spec", encode_message(component)]
         placeholder = r"{{\$.inputs.parameters\['(.*?)'\]}}"
         resources = re.sub(placeholder, lambda found: str(inputs[found[1]]), encode(container.get("resources", {})))
-        claims = [value_of(one["pvcNameParameter"], values) for one in kubernetes.get("pvcMount", [])]
+        claims = [value_of(mount["pvcNameParameter"], values) for mount in kubernetes.get("pvcMount", [])]
         main = {
             "name": "main",
             "image": container["image"],
@@ -267,10 +263,10 @@ class Workflow:
             "args": container["command"] + container["args"],
             "resources": json.loads(resources),
             "env": [
-                {"name": key["envVar"], "valueFrom": {"secretKeyRef": {"name": secret, "key": key["secretKey"]}}}
-                for one in kubernetes.get("secretAsEnv", [])
-                for secret in [value_of(one["secretNameParameter"], values)]
-                for key in one["keyToEnv"]
+                {"name": key["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": key["secretKey"]}}}
+                for secret in kubernetes.get("secretAsEnv", [])
+                for name in [value_of(secret["secretNameParameter"], values)]
+                for key in secret["keyToEnv"]
             ],
             "volumeMounts": [{"name": claim, "mountPath": "/mnt/nlp-pipeline"} for claim in claims],
         }
@@ -317,41 +313,46 @@ class Workflow:
             # All that a pod is given stands in its template (argo: workflow/controller/workflowpod.go).
             self.template = max(self.template, TEMPLATE_FRAME + sum(len(encode(value)) for value in inputs.values()))
         added = {
-            node_id(one): {"id": node_id(one), "name": one, "type": own_kind, **node}
-            for one, own_kind in ((name, "Retry"), (f"{name}(0)", kind))
+            node_id(full_name): {"id": node_id(full_name), "name": full_name, "type": node_type, **node}
+            for full_name, node_type in ((name, "Retry"), (f"{name}(0)", kind))
         }
         self.nodes |= added
         self.size += len(encode(added)) - 1
+
+
+def tasks_of(component: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tasks of a component, if it is a DAG."""
+    return dict(component.get("dag", {}).get("tasks", {}))
 
 
 def in_order(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields tasks by their names, each after those that it depends on."""
     waiting = dict(tasks)
     while waiting:
-        name = next(one for one, task in waiting.items() if waiting.keys().isdisjoint(task.get("dependentTasks", [])))
+        name = next(key for key, task in waiting.items() if waiting.keys().isdisjoint(task.get("dependentTasks", [])))
         yield name, waiting.pop(name)
 
 
 def inputs_of(task: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Returns a task's input parameters, in a DAG that has the values (driver/resolve.go)."""
-    return {key: value_of(one, values) for key, one in task.get("inputs", {}).get("parameters", {}).items()}
+    return {key: value_of(source, values) for key, source in task.get("inputs", {}).get("parameters", {}).items()}
 
 
-def value_of(given: dict[str, Any], values: dict[str, Any]) -> Any:
+def value_of(source: dict[str, Any], values: dict[str, Any]) -> Any:
     """Returns the value of an input, in a DAG that has the values."""
-    if "componentInputParameter" in given:
-        return values[given["componentInputParameter"]]
-    if "runtimeValue" in given:
-        constant = given["runtimeValue"]["constant"]
+    if "componentInputParameter" in source:
+        return values[source["componentInputParameter"]]
+    if "runtimeValue" in source:
+        constant = source["runtimeValue"]["constant"]
         return RUN_ID if constant == "{{$.pipeline_job_uuid}}" else constant
     return True  # another step's output: the gate's
 
 
 def artifact(name: str, metadata: int = 0) -> dict[str, Any]:
     """Returns an artifact that a step is given, with so much metadata of its own, or that it is to make."""
-    found = {"name": name, "uri": f"minio://{STORE}/{name}", "type": {"schemaTitle": "system.Metrics"}}
+    made = {"name": name, "uri": f"minio://{STORE}/{name}", "type": {"schemaTitle": "system.Metrics"}}
     known = {"display_name": name, "store_session_info": SESSION, "more": "x" * metadata}
-    return {"artifacts": [{**found, "metadata": known} if metadata else found]}
+    return {"artifacts": [{**made, "metadata": known} if metadata else made]}
 
 
 def node_id(name: str) -> str:

@@ -24,19 +24,12 @@ def version_name(ir: str) -> str:
 
 
 def compiled_path(platform: str) -> Path:
-    """Returns where a platform's compiled file lies, relative to the repository.
-
-    Args:
-        platform: One of PLATFORMS.
-    """
+    """Returns where a platform's compiled file lies, relative to the repository."""
     return Path("compiled") / {"kubeflow": "nlp_pipeline.yaml", "vertex": "nlp_pipeline_vertex.yaml"}[platform]
 
 
 def load_pipeline(platform: str) -> Any:
     """Returns a platform's pipeline, as kfp made it.
-
-    Args:
-        platform: One of PLATFORMS.
 
     Raises:
         UsageError: What the platform needs is not installed.
@@ -59,10 +52,10 @@ def check_vertex_installed() -> None:
     """
     for name in ("google.cloud.aiplatform", "google.cloud.storage", "google_cloud_pipeline_components"):
         try:
-            found = importlib.util.find_spec(name)
+            spec = importlib.util.find_spec(name)
         except ModuleNotFoundError:  # the package above it
-            found = None
-        if found is None:
+            spec = None
+        if spec is None:
             raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
 
 
@@ -70,82 +63,53 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> st
     """Returns the pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
 
     Args:
-        image: An image that holds the packages of every step, for steps that install nothing; None for steps that
-            install their packages on a plain Python image.
+        image: An image that holds this package and those of all steps; None for steps that install their packages on a
+            plain Python image, and carry their code.
         platform: One of PLATFORMS.
 
     Raises:
         UsageError: What the platform needs is not installed.
     """
+    import yaml
     from kfp import compiler
+
+    from nlp_pipeline.pipeline.sharing import share_code
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(load_pipeline(platform), str(path))
         ir = path.read_text(encoding="utf-8")
+    # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
+    documents = list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     if image is not None:
-        return with_image(ir, image)
-    return with_shared_code(ir) if platform == "kubeflow" else ir
+        use_image(documents[0], image)
+    elif platform == "kubeflow":
+        share_code(documents[0])
+    # The comments at the top list the parameters.
+    comments = itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True))
+    return "".join(comments) + str(yaml.safe_dump_all(documents))
 
 
-def with_image(ir: str, image: str) -> str:
-    """Returns the IR with an image for all steps that holds their packages, and this one: nothing is embedded any more.
-
-    Args:
-        ir: The pipeline's IR.
-        image: The image.
-    """
+def use_image(pipeline: dict[str, Any], image: str) -> None:
+    """Lets all steps of a pipeline, an IR's first document, run in an image that holds their code and packages."""
     from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
 
-    documents = read_documents(ir)
-    for container in step_containers(documents[0]):
+    for container in step_containers(pipeline):
         container["image_uri" if "image_uri" in container else "image"] = image
         container["command"] = image_command(step_name(container))
-    return write_documents(documents, ir)
-
-
-def with_shared_code(ir: str) -> str:
-    """Returns the IR with the code of all steps in one; see sharing.py."""
-    from nlp_pipeline.pipeline.sharing import share_code
-
-    documents = read_documents(ir)
-    share_code(documents[0])
-    return write_documents(documents, ir)
-
-
-def read_documents(ir: str) -> list[Any]:
-    """Returns the documents of an IR."""
-    import yaml
-
-    # The loader in C, which PyYAML's wheels have, takes a tenth of the time of that in Python.
-    return list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-
-
-def write_documents(documents: list[Any], former: str = "") -> str:
-    """Returns documents as YAML, after the comments that a former IR begins with, which list the parameters."""
-    import yaml
-
-    comments = "".join(itertools.takewhile(lambda line: line.startswith("#"), former.splitlines(keepends=True)))
-    # The dumper in C breaks lines elsewhere, and is not everywhere.
-    return comments + str(yaml.safe_dump_all(documents))
 
 
 def check_image(image: str, flag: str = "--image") -> None:
-    """Makes sure that an image's name can be one.
-
-    Args:
-        image: The name, as in registry:5000/team/nlp-pipeline:1 or nlp-pipeline@sha256:...
-        flag: What it was given as.
+    """Makes sure that an image's name can be one, as in registry:5000/team/nlp-pipeline:1 or nlp-pipeline@sha256:...
 
     Raises:
-        UsageError: It can't.
+        UsageError: It can't; the message names the flag that it was given by.
     """
     word = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
     # A first part that is no part of the path has a dot or a port, or is "localhost".
     host = r"(?:(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?/)?"
-    if not re.fullmatch(
-        rf"{host}{word}(?:/{word})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", image, re.ASCII
-    ):
+    end = r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+    if not re.fullmatch(f"{host}{word}(?:/{word})*{end}", image, re.ASCII):
         raise UsageError(
             f"{flag} {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
         )
@@ -171,9 +135,9 @@ def find_targets(platform: str | None, output: Path | None) -> dict[str, Path]:
 
 
 def find_stale(targets: dict[str, Path], image: str | None) -> dict[Path, str]:
-    """Returns the differences of compiled files, given by platform, that are not current."""
-    found = {target: check_compiled(target, image, platform) for platform, target in targets.items()}
-    return {target: difference for target, difference in found.items() if difference}
+    """Returns the compiled files that are not current, with the differences; they are given by platform."""
+    differences = {target: check_compiled(target, image, platform) for platform, target in targets.items()}
+    return {target: difference for target, difference in differences.items() if difference}
 
 
 def weigh_compiled(target: Path, image: str | None, platform: str) -> "dict[str, Budget]":
@@ -190,12 +154,7 @@ def weigh_compiled(target: Path, image: str | None, platform: str) -> "dict[str,
 
 
 def write_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> None:
-    """Writes the pipeline's IR.
-
-    Args:
-        target: The file.
-        image: The steps' image; see `compile_pipeline`.
-        platform: One of PLATFORMS.
+    """Writes the pipeline's IR to a file.
 
     Raises:
         UsageError: The file can't be written.
@@ -209,15 +168,7 @@ def write_compiled(target: Path, image: str | None = None, platform: str = "kube
 
 
 def check_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> str:
-    """Compares a compiled file with the code.
-
-    Args:
-        target: The file.
-        image: The steps' image; see `compile_pipeline`.
-        platform: One of PLATFORMS.
-
-    Returns:
-        The difference as a unified diff; empty where the file is current.
+    """Returns how a compiled file differs from the code, as a unified diff; empty where it is current.
 
     Raises:
         PipelineError: The file is not there.

@@ -41,7 +41,7 @@ def train_model(
     """Fine-tunes an encoder on labelled rows."""
     from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
-    facts = fine_tune(train.path, model.path, training.path, settings, seed, run)
+    facts = fine_tune(train.path, model.path, settings, seed, run)
     source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
     model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **facts, **source)
     training.metadata.update(facts)
@@ -51,7 +51,6 @@ def train_model(
 def evaluate_model(
     model: Input[Model],
     evaluation: Input[Dataset],
-    training: Input[Metrics],
     max_length: int,
     run: Run,
     metrics: Output[Metrics],
@@ -62,8 +61,8 @@ def evaluate_model(
     """Evaluates a classifier on rows that it has not seen."""
     from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
 
-    inputs, outputs = (model.path, evaluation.path, training.path), (metrics.path, predictions.path, report.path)
-    figures, labels, matrix = evaluate(*inputs, max_length, run, *outputs)
+    outputs = metrics.path, predictions.path, report.path
+    figures, labels, matrix = evaluate(model.path, evaluation.path, max_length, run, *outputs)
     metrics.metadata.update(figures)
     if matrix:
         confusion.log_confusion_matrix(labels, matrix)
@@ -80,9 +79,7 @@ def gate(metrics: Input[Metrics], settings: GateSettings) -> bool:
 @component(packages.ARCHIVE_MODEL)
 def archive_model(
     model: Input[Model],
-    metrics: Input[Metrics],
     predictions: Input[Dataset],
-    evaluation_report: Input[HTML],
     settings: ArchiveSettings,
     max_length: int,
     min_agreement: float,
@@ -96,13 +93,11 @@ def archive_model(
 
     from nlp_pipeline.steps.archive_model.archiving import archive_model
 
-    made = archive_model(
-        model=Path(model.path),
-        metrics=Path(metrics.path),
-        predictions=Path(predictions.path),
-        evaluation_report=Path(evaluation_report.path),
-        folder=Path(release.path),
-        report=Path(report.path),
+    facts = archive_model(
+        Path(model.path),
+        Path(predictions.path),
+        Path(release.path),
+        Path(report.path),
         settings=settings,
         max_length=max_length,
         min_agreement=min_agreement,
@@ -110,7 +105,7 @@ def archive_model(
         trained=model.metadata,
         run=run,
     )
-    release.metadata.update(made)
+    release.metadata.update(facts)
 
 
 @component(packages.VALIDATE_ARCHIVE)

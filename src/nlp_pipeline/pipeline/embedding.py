@@ -53,6 +53,8 @@ if found != "{__version__}":
     sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
              "compile with --image and one that fits")
 """
+# A line and a column in a source, both from 0; columns count bytes.
+Place = tuple[int, int]
 # What travels with each component, by its function's name: texts by their paths.
 FILES: dict[str, dict[str, str]] = {}
 
@@ -62,9 +64,6 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
 
     The function's parameters are artifacts, values that kfp knows, and classes of settings, which are taken apart. Its
     body imports the step and calls it. Its docstring does not travel: KFP would store it many times over.
-
-    Args:
-        packages_to_install: Pinned requirements of the step.
     """
 
     def make(function: Callable[..., Any]) -> Any:
@@ -87,9 +86,6 @@ def install_script(requirements: list[str]) -> str:
     """Returns the shell's script that installs a step's packages and kfp, and runs the command after it.
 
     It is kfp's own in fewer words: without what only an image without pip, or an old Python, would need.
-
-    Args:
-        requirements: Pinned requirements.
     """
     pip = "pip='python3 -m pip install -q --no-warn-script-location --disable-pip-version-check'"
     own = [f"$pip {' '.join(requirements)}"] if requirements else []
@@ -97,19 +93,14 @@ def install_script(requirements: list[str]) -> str:
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:
-    """Returns the program of a component, which kfp's executor imports.
-
-    Args:
-        function: The component's function.
-        source: The program as kfp writes it.
-    """
-    kinds = [one.annotation for one in inspect.signature(function).parameters.values()]
+    """Returns the program of a component, which kfp's executor imports, from the program as kfp writes it."""
+    kinds = [declared.annotation for declared in inspect.signature(function).parameters.values()]
     imports = [
         f"from {kind.__module__} import {kind.__name__}\n"
         for kind in kinds
         if inspect.isclass(kind) and issubclass(kind, Settings)
     ]
-    program = "".join(imports) + strip_source(source.strip() + "\n")
+    program = "".join(imports) + strip(source.strip() + "\n")
     if imports:
         program += f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
     return program
@@ -145,20 +136,19 @@ def carrying_command(name: str) -> list[str]:
 def image_command(name: str) -> list[str]:
     """Returns the command of a step where this package is installed too, in an image of ours."""
     program = f"{name}.py"
-    return ["python3", "-c", carry(pack({program: strip_source(CHECK) + FILES[name][program]}))]
+    return ["python3", "-c", carry(pack({program: strip(CHECK) + FILES[name][program]}))]
 
 
 def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the steps' containers, those that custom jobs start on Vertex AI among them; none of Google's components.
+    """Returns the steps' containers in the first document of an IR.
 
-    Args:
-        pipeline: The first document of the IR.
+    Those that custom jobs start on Vertex AI are among them, but none of Google's components.
     """
     executors = [executor.get("container", {}) for executor in pipeline["deploymentSpec"]["executors"].values()]
-    inputs = [one.get("inputDefinitions", {}).get("parameters", {}) for one in pipeline["components"].values()]
-    pools = [pool for one in inputs for pool in one.get("worker_pool_specs", {}).get("defaultValue", [])]
-    jobs = [pool["container_spec"] for pool in pools]
-    return [one for one in [*executors, *jobs] if "--function_to_execute" in one.get("args", [])]
+    inputs = [component.get("inputDefinitions", {}) for component in pipeline["components"].values()]
+    pools = [declared.get("parameters", {}).get("worker_pool_specs", {}) for declared in inputs]
+    jobs = [job["container_spec"] for pool in pools for job in pool.get("defaultValue", [])]
+    return [container for container in [*executors, *jobs] if "--function_to_execute" in container.get("args", [])]
 
 
 def step_name(container: dict[str, Any]) -> str:
@@ -167,30 +157,26 @@ def step_name(container: dict[str, Any]) -> str:
 
 
 def needed_files(program: str) -> dict[str, str]:
-    """Returns the files of the package that a program needs, by their paths below the package's folder's parent.
+    """Returns the files of the package that a program needs, by their paths as imports see them.
 
-    Args:
-        program: A program that imports modules of the package, also within functions.
-
-    Returns:
-        The sources, stripped, of the modules and of all that they import in turn; and what else lies in the folders of
-        those that have files which are no modules, such as templates.
+    They are the sources, stripped, of the modules that it imports, also within functions, and of all that these import
+    in turn; and what else lies beside them, such as templates.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     waiting = list(imported_modules(program))
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(ROOT.parent))
-        if name in found:
+        if name in files:
             continue
         text = path.read_text(encoding="utf-8")
-        found[name] = strip_types(strip_source(text))
+        files[name] = strip(text, types=True)
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
-            beside = [one for one in sorted(path.parent.iterdir()) if one.is_file() and one.suffix != ".py"]
-            found |= {str(one.relative_to(ROOT.parent)): one.read_text(encoding="utf-8") for one in beside}
-    return found
+            beside = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file.suffix != ".py"]
+            files |= {str(file.relative_to(ROOT.parent)): file.read_text(encoding="utf-8") for file in beside}
+    return files
 
 
 def imported_modules(text: str) -> Iterator[Path]:
@@ -203,56 +189,50 @@ def imported_modules(text: str) -> Iterator[Path]:
             waiting += node.orelse
             continue
         if isinstance(node, ast.Import):
-            names = [one.name for one in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             # What is imported may be a module itself.
-            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.split(".")[0] == PACKAGE:
                 place = ROOT.parent.joinpath(*name.split("."))
-                yield from [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
         waiting += ast.iter_child_nodes(node)
 
 
-def strip_source(text: str) -> str:
-    """Returns a source without docstrings, comments and parameters' descriptions; lines keep their numbers."""
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            first, last = docstring.lineno - 1, docstring.end_lineno or 0
-            lines[first:last] = [""] * (last - first)
-            if len(node.body) == 1 and not isinstance(node, ast.Module):
-                lines[first] = " " * docstring.col_offset + "pass"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
-            drop_text(lines, node.args[1])
+def strip(text: str, types: bool = False) -> str:
+    """Returns a source without docstrings, comments and parameters' descriptions; what is left stays on its lines.
+
+    Args:
+        text: The source.
+        types: Whether to leave out the types of functions' parameters and results too.
+    """
+    lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
+    spans = [(*span, new) for node in ast.walk(ast.parse(text)) for span, new in superfluous(node, lines, types)]
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]].rstrip()
-    return "\n".join(lines).rstrip("\n") + "\n"
+        if token.type == tokenize.COMMENT:
+            line, column = token.start[0] - 1, len(token.line[: token.start[1]].encode())
+            spans.append(((line, column), (line, len(lines[line])), b""))
+    for (first, start), (last, end), new in sorted(spans, reverse=True):
+        lines[first : last + 1] = [lines[first][:start] + new + lines[last][end:], *[b""] * (last - first)]
+    return b"\n".join(line.rstrip() for line in lines).decode().rstrip("\n") + "\n"
 
 
-def drop_text(lines: list[str], node: ast.expr) -> None:
-    """Puts an empty text in the place of an expression; all lines keep their numbers."""
-    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-    end = lines[last][node.end_col_offset :]
-    lines[first] = lines[first][: node.col_offset] + '""'
-    lines[first + 1 : last + 1] = [""] * (last - first)
-    lines[last] += end
+def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tuple[tuple[Place, Place], bytes]]:
+    """Yields from where to where something of a node is not needed to run it, and what takes its place."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        alone = len(node.body) == 1 and not isinstance(node, ast.Module)
+        yield span_of(node.body[0]), b"pass" if alone else b""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
+        yield span_of(node.args[1]), b'""'
+    if types and isinstance(node, ast.arg) and node.annotation:
+        (line, column), end = span_of(node.annotation)
+        yield ((line, lines[line].rindex(b":", 0, column)), end), b""
+    if types and isinstance(node, ast.FunctionDef) and node.returns:
+        (line, column), end = span_of(node.returns)
+        yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
 
 
-def strip_types(text: str) -> str:
-    """Returns a source without the types of functions' parameters and results; all lines keep their numbers."""
-    lines = text.splitlines()
-    types: list[tuple[int, int, ast.expr]] = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.arg) and node.annotation:
-            types.append((node.lineno - 1, node.col_offset + len(node.arg), node.annotation))
-        elif isinstance(node, ast.FunctionDef) and node.returns:
-            line = node.returns.lineno - 1
-            types.append((line, lines[line].rindex(" ->", 0, node.returns.col_offset), node.returns))
-    for line, start, node in sorted(types, key=lambda item: item[:2], reverse=True):
-        # Of the few types of several lines, and of lines whose columns are not bytes, none is worth the trouble.
-        if node.end_lineno == line + 1 and lines[line].isascii():
-            lines[line] = lines[line][:start] + lines[line][node.end_col_offset :]
-    return "\n".join(lines) + "\n"
+def span_of(node: ast.stmt | ast.expr) -> tuple[Place, Place]:
+    """Returns where a node begins and ends."""
+    return (node.lineno - 1, node.col_offset), ((node.end_lineno or 0) - 1, node.end_col_offset or 0)

@@ -55,25 +55,15 @@ def add_steps(platform: Platform, values: Values) -> None:
 
     trained = platform.train_model(values, train=loaded.outputs["train"])
 
-    evaluated = platform.evaluate_model(
-        values,
-        model=trained.outputs["model"],
-        evaluation=loaded.outputs["evaluation"],
-        training=trained.outputs["training"],
-    )
+    evaluated = platform.evaluate_model(values, model=trained.outputs["model"], evaluation=loaded.outputs["evaluation"])
     predictions = evaluated.outputs["predictions"]
 
     passed = gate(metrics=evaluated.outputs["metrics"], **values.of(gate))
     platform.configure_task(passed, "Gate: is it better?", "500m", "512Mi")
 
     with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
-        archived = archive_model(
-            model=trained.outputs["model"],
-            metrics=evaluated.outputs["metrics"],
-            predictions=predictions,
-            evaluation_report=evaluated.outputs["report"],
-            **values.of(archive_model),
-        )
+        model = trained.outputs["model"]
+        archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
         platform.configure_task(archived, "Archive model", "2", "8Gi")
         release = archived.outputs["release"]
 
@@ -88,9 +78,9 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     """Returns the pipeline of a platform, as kfp makes it.
 
     Args:
-        platform: The platform.
-        name: Its name, one of `platforms.PLATFORMS`.
-        constants: What the steps are told besides the pipeline's parameters, by name.
+        platform: What is the platform's own.
+        name: The platform's name, a key of SETTINGS.
+        constants: Values that the steps take besides the pipeline's parameters.
         display_name: The pipeline's name in the dashboard.
         does: What it does, a sentence.
     """
@@ -103,14 +93,14 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
-                one.name,
+                name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=inspect.Parameter.empty if one.default is None else one.default,
-                annotation=one.kind,
+                default=inspect.Parameter.empty if declared.default is None else declared.default,
+                annotation=declared.kind,
             )
-            for one in parameters.values()
+            for name, declared in parameters.items()
         ]
     )
-    described = "\n".join(f"    {one.name}: {one.description}" for one in parameters.values())
+    described = "\n".join(f"    {name}: {declared.description}" for name, declared in parameters.items())
     pipeline.__doc__ = f"{does}\n\nArgs:\n{described}"
     return dsl.pipeline(name=NAME, display_name=display_name)(pipeline)

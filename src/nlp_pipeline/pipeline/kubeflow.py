@@ -41,14 +41,7 @@ class Kubeflow:
         return task
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
-        """Gives a task its name in the dashboard, its resources, and the volume and the Secrets that it uses.
-
-        Args:
-            task: The task.
-            display_name: Its name in the dashboard.
-            cpu: CPUs requested, and the limit, as Kubernetes writes them.
-            memory: Memory requested, and the limit.
-        """
+        """Gives a task its name in the dashboard, requests and limits as Kubernetes writes them, volume and Secrets."""
         task.set_display_name(display_name)
         task.set_cpu_request(cpu).set_cpu_limit(cpu)
         task.set_memory_request(memory).set_memory_limit(memory)

@@ -68,52 +68,38 @@ SETTINGS: dict[str, tuple[type[Any], ...]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of the pipeline.
-
-    Attributes:
-        name: Its name.
-        kind: `str`, `int`, `float` or `bool`.
-        default: Its default; None where a value must be given.
-        description: What it is, a sentence.
-    """
+    """A parameter of the pipeline; without a default, a value must be given."""
 
     name: str
-    kind: type
-    default: Any
+    kind: type  # str, int, float or bool
+    default: Any  # None where there is none
     description: str
 
 
 def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
-    """Returns the pipeline's parameters by name, in the order of its signature.
-
-    Args:
-        platform: One of PLATFORMS.
-    """
-    declared = [one for kind in SETTINGS[platform] for one in fields(kind) if "description" in one.metadata]
+    """Returns the pipeline's parameters by name, in the order of its signature."""
     return {
-        one.name: Parameter(
-            one.name,
-            one.type,  # type: ignore[arg-type]  # a class, where annotations are not postponed
-            None if one.default is MISSING else one.default,
-            one.metadata["description"],
+        field.name: Parameter(
+            field.name,
+            field.type,  # type: ignore[arg-type]  # a class, where annotations are not postponed
+            None if field.default is MISSING else field.default,
+            field.metadata["description"],
         )
-        for one in declared
+        for settings in SETTINGS[platform]
+        for field in fields(settings)
+        if "description" in field.metadata
     }
 
 
 def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
-    """Reads what `--set` was given.
+    """Returns what `--set` was given, in the parameters' types.
 
     Args:
         settings: `NAME=VALUE` each; of a name that stands twice the last counts.
         platform: One of PLATFORMS.
 
-    Returns:
-        The values, in the parameters' types.
-
     Raises:
-        UsageError: There is no "=", the name is unknown (the message has the nearest one), or the value is not of the
-            parameter's type.
+        UsageError: There is no "=", no such parameter, or the value is not of its type.
     """
     parameters = pipeline_parameters(platform)
     values: dict[str, Any] = {}
@@ -153,20 +139,17 @@ def refuse_passwords(values: dict[str, Any]) -> None:
 
 
 def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
-    """Makes sure that parameters are in their ranges: a step would find out too, but maybe an hour later.
+    """Makes sure that parameters are in their ranges, the others having their defaults.
 
-    Args:
-        values: Some of the pipeline's arguments; the others have their defaults.
-        platform: One of PLATFORMS.
+    A step would find out too, but maybe an hour later.
 
     Raises:
         UsageError: One is not in its range.
     """
     # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
-    known: dict[str, Any] = {
-        one.name: "-" if one.default is None else one.default for one in pipeline_parameters(platform).values()
-    }
-    known = {"run_id": "-", "volume_path": "-", **known, **values}
-    made = [kind(**{one.name: known[one.name] for one in fields(kind)}) for kind in SETTINGS[platform]]
+    defaults = {name: known.default for name, known in pipeline_parameters(platform).items()}
+    complete = {"run_id": "-", "volume_path": "-", **defaults, **values}
+    complete = {name: "-" if value is None else value for name, value in complete.items()}
+    settings = [kind(**{field.name: complete[field.name] for field in fields(kind)}) for kind in SETTINGS[platform]]
     if platform == "vertex":
-        check_together(made[-1], known["model_name"], known["base_model"], known["deploy"])
+        check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])

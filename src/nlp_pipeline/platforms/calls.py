@@ -6,6 +6,9 @@ from typing import Any
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.storage import retrying
 
+# Statuses of a server that fails for a moment.
+TRANSIENT = (429, 500, 502, 503, 504)
+
 
 class NotFoundError(PipelineError):
     """What was asked for is not there."""
@@ -17,6 +20,17 @@ class ConflictError(PipelineError):
 
 class UnansweredError(PipelineError):
     """No answer came in time; what was asked for may still be done."""
+
+
+# What an answer's status means; others are failures.
+ERRORS: dict[int, type[PipelineError]] = {
+    400: UsageError,
+    401: UsageError,
+    403: UsageError,
+    404: NotFoundError,
+    409: ConflictError,
+    504: UnansweredError,
+}
 
 
 def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], unique: bool) -> Any:
@@ -35,51 +49,37 @@ def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], uniq
     Raises:
         PipelineError: What `send` raised, where it is not there; or it is not known whether it is.
     """
-    return _Making(doing, send, find, unique)()
+    failures: list[PipelineError] = []
 
-
-class _Making:
-    """Makes something, once; see `make_once`."""
-
-    def __init__(self, doing: str, send: Callable[[], Any], find: Callable[[], Any], unique: bool) -> None:
-        self._doing, self._send, self._find, self._unique = doing, send, find, unique
-        self._failed: PipelineError | None = None
-
-    def __call__(self) -> Any:
+    def attempt() -> Any:
+        if failures and (item := _look(doing, find, failures[-1])) is not None:
+            return item
+        if failures and isinstance(failures[-1], UnansweredError) and not unique:
+            raise failures[-1]
         try:
-            return retrying(self._is_transient)(self._attempt)()
+            return send()
         except PipelineError as error:
-            if not self._is_transient(error):
-                raise
-        if (found := self._look()) is not None:
-            return found
-        if isinstance(self._failed, UnansweredError):
-            raise self._unsure("it may yet be done: look before you do it again")
-        raise self._failed or AssertionError("unreachable")
-
-    def _is_transient(self, error: BaseException) -> bool:
-        return error is self._failed and not isinstance(error, ConflictError)
-
-    def _attempt(self) -> Any:
-        if self._failed is not None and (found := self._look()) is not None:
-            return found
-        if isinstance(self._failed, UnansweredError) and not self._unique:
-            raise self._failed
-        try:
-            return self._send()
-        except (UsageError, NotFoundError):
-            raise
-        except PipelineError as error:
-            self._failed = error
-            if isinstance(error, ConflictError) and (found := self._look()) is not None:
-                return found
+            if not isinstance(error, UsageError | NotFoundError):
+                failures.append(error)
             raise
 
-    def _look(self) -> Any:
-        try:
-            return self._find()
-        except PipelineError as error:
-            raise self._unsure(f"whether it was done is not known: {error}") from None
+    try:
+        return retrying(lambda error: error in failures and not isinstance(error, ConflictError))(attempt)()
+    except PipelineError as error:
+        if error not in failures:
+            raise
+        if (item := _look(doing, find, error)) is not None:
+            return item
+        unsure = _unsure(doing, error, "it may yet be done: look before you do it again")
+        raise (unsure if isinstance(error, UnansweredError) else error) from None
 
-    def _unsure(self, what: str) -> PipelineError:
-        return PipelineError(f"{self._doing}: {str(self._failed).removeprefix(f'{self._doing}: ')}; {what}")
+
+def _look(doing: str, find: Callable[[], Any], failure: PipelineError) -> Any:
+    try:
+        return find()
+    except PipelineError as error:
+        raise _unsure(doing, failure, f"whether it was done is not known: {error}") from None
+
+
+def _unsure(doing: str, failure: PipelineError, advice: str) -> PipelineError:
+    return PipelineError(f"{doing}: {str(failure).removeprefix(f'{doing}: ')}; {advice}")

@@ -1,14 +1,13 @@
 """`--download`: a run's files, from wherever they lie to a folder; what was interrupted goes on where it ended."""
 
-import contextlib
 import hashlib
 import json
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,26 +43,39 @@ class Item:
 
 
 @dataclass
-class Notes:
-    """What is known of a folder's files from former downloads.
+class Target:
+    """The folder that a run's files are downloaded to, and its notes, which are in it.
 
     Attributes:
+        folder: The folder.
         run_id: The run.
         done: ETag, size and kind of check of each file that is whole, by its path.
         parts: ETag of each file that is not whole, by its path.
     """
 
+    folder: Path
     run_id: str
     done: dict[str, list[Any]] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
 
+    def read_notes(self) -> None:
+        """Reads what former downloads noted; a UsageError says that the folder is another run's."""
+        try:
+            notes = json.loads((self.folder / NOTES).read_text(encoding="utf-8"))
+            run_id, done, parts = notes["run_id"], dict(notes.get("done", {})), dict(notes.get("parts", {}))
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, LookupError, AttributeError):
+            return
+        if run_id != self.run_id:
+            raise UsageError(f"{self.folder} has artifacts of run {run_id}: name another folder with --to")
+        self.done, self.parts = done, parts
 
-@dataclass
-class Target:
-    """The folder that files are downloaded to, and what is known of it."""
-
-    folder: Path
-    notes: Notes
+    def keep_notes(self) -> None:
+        """Writes the notes down."""
+        path = self.folder / NOTES
+        new = path.with_name(f"{NOTES}.new")
+        notes = {"run_id": self.run_id, "done": self.done, "parts": self.parts}
+        new.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        new.replace(path)
 
     def file(self, item: Item) -> Path:
         """Returns where a file goes."""
@@ -74,45 +86,39 @@ class Target:
         path = self.file(item)
         return path.with_name(f"{path.name}.part")
 
-    def keep_notes(self) -> None:
-        """Writes the notes down."""
-        path = self.folder / NOTES
-        new = path.with_name(f"{NOTES}.new")
-        new.write_text(json.dumps(asdict(self.notes), indent=1), encoding="utf-8")
-        new.replace(path)
-
     def begin(self, item: Item) -> int:
         """Makes a part ready to be written to, and returns how many of its bytes are there already."""
         part = self.part(item)
-        size = part.stat().st_size if part.is_file() and self.notes.parts.get(item.path) == item.etag else 0
+        size = part.stat().st_size if part.is_file() and self.parts.get(item.path) == item.etag else 0
         if not 0 < size <= item.size:
             size = 0
             part.write_bytes(b"")
-        self.notes.parts[item.path] = item.etag
+        self.parts[item.path] = item.etag
         self.keep_notes()
         return size
 
     def reject(self, item: Item) -> None:
         """Throws away a part that came wrong."""
-        self.notes.parts.pop(item.path, None)
         self.part(item).unlink()
+        self.parts.pop(item.path, None)
         self.keep_notes()
 
     def accept(self, item: Item, how: str) -> None:
         """Takes a part for the whole file, which was found right by what `how` names."""
-        self.notes.parts.pop(item.path, None)
         self.part(item).replace(self.file(item))
-        self.notes.done[item.path] = [item.etag, item.size, how]
+        self.parts.pop(item.path, None)
+        self.done[item.path] = [item.etag, item.size, how]
         self.keep_notes()
 
-    def is_whole(self, item: Item) -> bool:
-        """Tells whether a file is there already, and is the object's content."""
+    def check(self, item: Item) -> str:
+        """Returns by what a file that is there already is found right; empty where it is not there, or wrong."""
         path = self.file(item)
         if not path.is_file():
-            return False
-        if self.notes.done.get(item.path) == [item.etag, item.size, "size"]:
-            return path.stat().st_size == item.size
-        return check_content(path, item.size, item.etag) not in ("", "size")
+            return ""
+        if self.done.get(item.path) == [item.etag, item.size, "size"]:
+            return "size" if path.stat().st_size == item.size else ""
+        how = check_content(path, item.size, item.etag)
+        return "" if how == "size" else how
 
 
 Fetch = Callable[[Item, Target, Callable[[int], None]], str]
@@ -147,42 +153,34 @@ def fetch_missing(
     console = Console(file=sys.stderr, highlight=False)
     for key in left_out:
         console.print(f"left out, as it can't be the name of a file: {key}", markup=False, soft_wrap=True)
-    with _explained(folder):
-        target = Target(folder, _read_notes(folder, run_id))
-        wanted = [item for item in items if not target.is_whole(item)]
-        if not dry_run and wanted:
-            _make_ready(target, wanted)
-            _fetch_all(fetch, wanted, target, console)
-        artifacts = find_artifacts(items)
-        return {
-            "folder": str(folder),
-            "files": len(items),
-            "bytes": sum(item.size for item in items),
-            "fetched_files": len(wanted),
-            "fetched_bytes": sum(item.size for item in wanted),
-            "artifacts": {kind: str(folder / path) for kind, path in artifacts.items()},
-            "missing": [kind for kind in KINDS if kind not in artifacts],
-            "left_out": left_out,
-            "checked": {} if dry_run else dict(Counter(_how(target, item) for item in items)),
-        }
-
-
-def _read_notes(folder: Path, run_id: str) -> Notes:
+    target = Target(folder, run_id)
     try:
-        notes = Notes(**json.loads((folder / NOTES).read_text(encoding="utf-8")))
-        is_sound = all(isinstance(item, list) and len(item) == 3 for item in notes.done.values())
-        if not (is_sound and isinstance(notes.parts, dict)):
-            return Notes(run_id)
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError):
-        return Notes(run_id)
-    if notes.run_id != run_id:
-        raise UsageError(f"{folder} has artifacts of run {notes.run_id}: name another folder with --to")
-    return notes
+        target.read_notes()
+        checked = {item: target.check(item) for item in items}
+        wanted = [item for item, how in checked.items() if not how]
+        if wanted and not dry_run:
+            _make_ready(target, wanted)
+            checked |= _fetch_all(fetch, wanted, target, console)
+    except OSError as error:
+        where = f"{error.filename or folder} can't be written ({error.strerror or error})"
+        raise PipelineError(f"{where}: the same command goes on where this one ended") from None
+    artifacts = find_artifacts(items)
+    return {
+        "folder": str(folder),
+        "files": len(items),
+        "bytes": sum(item.size for item in items),
+        "fetched_files": len(wanted),
+        "fetched_bytes": sum(item.size for item in wanted),
+        "artifacts": {kind: str(folder / path) for kind, path in artifacts.items()},
+        "missing": [kind for kind in KINDS if kind not in artifacts],
+        "left_out": left_out,
+        "checked": {} if dry_run else dict(Counter(checked.values())),
+    }
 
 
 def _make_ready(target: Target, wanted: list[Item]) -> None:
     for item in wanted:
-        if target.file(item).exists() and item.path not in target.notes.done:
+        if target.file(item).exists() and item.path not in target.done:
             raise UsageError(f"{target.file(item)} is in the way, and of no download: name an empty folder with --to")
     target.folder.mkdir(parents=True, exist_ok=True)
     target.keep_notes()
@@ -192,64 +190,43 @@ def _make_ready(target: Target, wanted: list[Item]) -> None:
         raise UsageError(f"{target.folder} has room for {free:,} bytes, and {needed:,} are to be fetched")
 
 
-def _fetch_all(fetch: Fetch, wanted: list[Item], target: Target, console: Console) -> None:
+def _fetch_all(fetch: Fetch, wanted: list[Item], target: Target, console: Console) -> dict[Item, str]:
+    """Returns by what each file was found right."""
+    checked: dict[Item, str] = {}
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(item.size for item in wanted))
-        before = 0
+
+        def show(size: int) -> None:
+            bar.update(task, completed=sum(item.size for item in checked) + size)
+
         for item in wanted:
             bar.update(task, description=item.path)
-
-            def show(size: int, before: int = before) -> None:
-                bar.update(task, completed=before + size)
-
             target.file(item).parent.mkdir(parents=True, exist_ok=True)
-            how = fetch(item, target, show)
-            before += item.size
-            console.print(f"{item.path}: {item.size:,} bytes, checked by {how}", markup=False, soft_wrap=True)
-
-
-def _how(target: Target, item: Item) -> str:
-    noted = target.notes.done.get(item.path)
-    return str(noted[2]) if noted else check_content(target.file(item), item.size, item.etag)
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Makes one line of what goes wrong with files."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or folder
-        raise PipelineError(
-            f"{where} can't be written ({error.strerror or error}): the same command goes on where this one ended"
-        ) from None
+            checked[item] = fetch(item, target, show)
+            done = f"{item.path}: {item.size:,} bytes, checked by {checked[item]}"
+            console.print(done, markup=False, soft_wrap=True)
+    return checked
 
 
 def check_names(items: list[Item]) -> None:
     """Raises a PipelineError unless all files can be there at once, also where the case of names does not matter."""
-    paths = {item.path.casefold() for item in items}
-    if len(paths) < len(items):
-        raise PipelineError("two of the run's files have names that differ in nothing but case: download them apart")
-    for item in items:
-        path = PurePosixPath(item.path.casefold())
-        for other in [*(str(parent) for parent in path.parents), f"{path}.part"]:
-            if other in paths:
-                raise PipelineError(
-                    f"the run's files {item.path!r} and {other!r} can't be beside each other: download them apart"
-                )
+    paths = [PurePosixPath(item.path.casefold()) for item in items]
+    taken = {other for path in paths for other in (*path.parents, path.with_name(f"{path.name}.part"))}
+    for path, count in Counter(paths).items():
+        if count > 1 or path in taken:
+            raise PipelineError(f"the run's file '{path}' can't be beside another of them: download them apart")
 
 
 def find_artifacts(items: list[Item]) -> dict[str, str]:
     """Returns where the artifacts that people want are, by kind; a path below the target folder."""
-    found = {}
+    artifacts = {}
     for kind, (task, artifact) in KINDS.items():
         for item in items:
-            parts = item.path.split("/")
-            at = next((at for at in (1, 2) if parts[at : at + 1] == [artifact]), 0)
-            if parts[0] == task and at:
-                found[kind] = "/".join(parts[: at + 1])
-    return found
+            # An id may stand in between.
+            if match := re.match(f"{task}/([^/]+/)?{artifact}(?=/|$)", item.path):
+                artifacts[kind] = match[0]
+    return artifacts
 
 
 def check_content(path: Path, size: int, etag: str) -> str:
@@ -276,11 +253,11 @@ def check_content(path: Path, size: int, etag: str) -> str:
 
 def _md5s(path: Path, part: int) -> list[bytes]:
     """Returns the MD5 of each part of a file."""
-    found = []
+    digests = []
     with path.open("rb") as file:
         for start in range(0, max(path.stat().st_size, 1), part):
             digest = hashlib.md5(usedforsecurity=False)
             for at in range(start, start + part, MIB):
                 digest.update(file.read(min(MIB, start + part - at)))
-            found.append(digest.digest())
-    return found
+            digests.append(digest.digest())
+    return digests

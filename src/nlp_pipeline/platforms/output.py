@@ -15,8 +15,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
             for name, item in pairs:
                 print(f"{key:<17} {name}: {item}")
         elif value not in ("", None):
-            shown = f"{value:.4g}" if isinstance(value, float) and value < 1000 else value
-            print(f"{key:<17} {shown}")
+            text = f"{value:.4g}" if isinstance(value, float) and value < 1000 else value
+            print(f"{key:<17} {text}")
 
 
 def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
@@ -29,10 +29,9 @@ def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bo
     from rich.text import Text
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file or a pipe has no width that lines had to be broken to
-    # An id that is cut can't be given to another command: a narrow terminal breaks the line instead.
-    console.width = max(console.width, 160)
+    # An id that is cut can't be given to another command: a narrow terminal breaks the line instead. A file or a pipe
+    # has no width that lines had to be broken to.
+    console.width = max(console.width, 160) if console.is_terminal else 200
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))

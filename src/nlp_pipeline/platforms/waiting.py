@@ -1,6 +1,8 @@
 """Following a run until it ends: what is shown of it, a server that goes away for a while, and how its end is told."""
 
+import contextlib
 import datetime
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -12,13 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nlp_pipeline.errors import (
-    GateNotPassedError,
-    PipelineError,
-    StoppedWaitingError,
-    TimedOutError,
-    UsageError,
-)
+from nlp_pipeline.errors import GateNotPassedError, PipelineError, StoppedWaitingError, TimedOutError, UsageError
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
@@ -36,8 +32,6 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        run_id: Its id.
-        name: Its name.
         state: Its state, as KFP calls it.
         canceled: Whether someone has asked for its end.
         seconds: How long it has run, or did.
@@ -73,27 +67,18 @@ class Display:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
-        self._live: Live | None = None
-        self._shown: dict[str, str] = {}
-
-    def __enter__(self) -> "Display":
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self.live = live if self._console.is_terminal else None
+        self._states: dict[str, str] = {}
 
     def show(self, progress: Progress) -> None:
         """Shows how far the run is."""
-        if self._live is not None:
-            self._live.update(_table(progress), refresh=True)
+        if self.live is not None:
+            self.live.update(_table(progress), refresh=True)
             return
         for step, (state, seconds) in progress.steps.items():
-            if self._shown.get(step) != state:
-                self._shown[step] = state
+            if self._states.get(step) != state:
+                self._states[step] = state
                 took = f" after {seconds:.0f} s" if seconds is not None and state in ENDED else ""
                 self.note(f"{step} {state.lower()}{took}")
 
@@ -121,16 +106,16 @@ def follow(
     server: str,
     stream: TextIO | None = None,
 ) -> dict[str, Any]:
-    """Follows a run until it ends.
+    """Follows a run until it ends; shows how far it is, and the end of a failed step's log, by default on stderr.
 
     Args:
         read: Asks how far it is.
         log_of: Returns the end of a step's log; empty where it can't be had.
         run_id: The run's id.
-        url: Where it is shown.
+        url: Where people see it.
         timeout: Seconds to wait at most; None for no limit.
         server: Who is asked, for messages.
-        stream: Where its progress, and the end of a failed step's log, are shown; stderr by default.
+        stream: Where to show it.
 
     Returns:
         `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
@@ -142,45 +127,51 @@ def follow(
         StoppedWaitingError: The user has pressed Ctrl-C; the run goes on.
     """
     stream = stream or sys.stderr
-    try:
-        return _outcome(_watch(read, run_id, url, timeout, server, stream), url, log_of, stream)
-    except KeyboardInterrupt:
-        facts = {"run_id": run_id, "url": url}
-        raise StoppedWaitingError(f"the run goes on: --wait {run_id} comes back to it", facts) from None
-
-
-def _watch(
-    read: Callable[[], Progress], run_id: str, url: str, timeout: float | None, server: str, stream: TextIO
-) -> Progress:
-    until = None if timeout is None else time.monotonic() + timeout
-    away_since = None
+    display = Display(stream)
+    facts = {"run_id": run_id, "url": url}
     comes_back = f"--wait {run_id} comes back to it"
-    with Display(stream) as display:
-        while True:
-            try:
-                progress = read()
-            except UsageError as error:
-                # Who may not ask now may have asked before.
-                text = str(error) if isinstance(error, NoRunError) else f"{error}; the run may go on: {comes_back}"
-                raise UsageError(text, {"run_id": run_id}) from None
-            except PipelineError as error:
-                if away_since is None:
-                    away_since = time.monotonic()
-                    display.note(f"{error}; trying on for {PATIENCE_SECONDS / 60:.0f} minutes")
-                if time.monotonic() - away_since > PATIENCE_SECONDS:
-                    raise PipelineError(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
-            else:
-                if away_since is not None:
-                    display.note(f"{server} is back")
-                    away_since = None
-                display.show(progress)
-                if progress.state in ENDED:
-                    return progress
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                facts = {"run_id": run_id, "url": url}
-                raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
-            time.sleep(POLL_SECONDS if left is None else min(POLL_SECONDS, left))
+    try:
+        with display.live or contextlib.nullcontext():
+            progress = _watch(read, display, server, timeout)
+    except KeyboardInterrupt:
+        raise StoppedWaitingError(f"the run goes on: {comes_back}", facts) from None
+    except NoRunError as error:
+        raise NoRunError(str(error), {"run_id": run_id}) from None
+    except PipelineError as error:
+        # Who may not ask now may have asked before.
+        kind = UsageError if isinstance(error, UsageError) else PipelineError
+        raise kind(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
+    if progress is None:
+        raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
+    return _outcome(progress, url, log_of, stream)
+
+
+def _watch(read: Callable[[], Progress], display: Display, server: str, timeout: float | None) -> Progress | None:
+    """Shows a run until it ends, and returns its end; None where that has not come in time."""
+    until = time.monotonic() + (math.inf if timeout is None else timeout)
+    away_since = None
+    while True:
+        try:
+            progress = read()
+        except UsageError:
+            raise
+        except PipelineError as error:
+            if away_since is None:
+                away_since = time.monotonic()
+                display.note(f"{error}; trying on for {PATIENCE_SECONDS / 60:.0f} minutes")
+            if time.monotonic() - away_since > PATIENCE_SECONDS:
+                raise
+        else:
+            if away_since is not None:
+                away_since = None
+                display.note(f"{server} is back")
+            display.show(progress)
+            if progress.state in ENDED:
+                return progress
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(POLL_SECONDS, left))
 
 
 def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str], stream: TextIO) -> dict[str, Any]:

@@ -16,19 +16,12 @@ class GateSettings(Settings):
 
 
 def passes_gate(metrics: str | Path, settings: GateSettings) -> bool:
-    """Says whether a model passes, and prints why or why not.
-
-    Args:
-        metrics: JSON of `evaluate_model`, with `accuracy` and `majority_accuracy`.
-        settings: What a model must reach.
-    """
+    """Says whether a model with these metrics, the JSON of `evaluate_model`, passes; prints why or why not."""
     result, floor = json.loads(Path(metrics).read_text(encoding="utf-8")), settings.min_accuracy
     missing = shortfall(result, floor)
-    if missing:
-        print(f"not passed: {missing}")
-    else:
-        accuracy, majority = result["accuracy"], result["majority_accuracy"]
-        print(f"passed: accuracy {accuracy:.4f}, min_accuracy {floor}, most frequent class {majority:.4f}")
+    accuracy, majority = result["accuracy"], result["majority_accuracy"]
+    reached = f"passed: accuracy {accuracy:.4f}, min_accuracy {floor}, most frequent class {majority:.4f}"
+    print(f"not passed: {missing}" if missing else reached)
     return not missing
 
 

@@ -16,18 +16,9 @@ def ask_torchserve(
 ) -> tuple[list[str], dict[str, float]]:
     """Boots TorchServe on a release, asks it for texts, and ends it.
 
-    Args:
-        release: The release's folder.
-        model_name: The model's name.
-        texts: The texts.
-        timeout: Seconds until the server must be ready.
-
     Returns:
         The labels in the texts' order; and `p50_ms` and `p99_ms` of one client's requests, `requests_per_second` of
         eight clients, `seconds_to_ready`.
-
-    Raises:
-        PipelineError: The server did not start or did not answer; the end of its log is printed.
     """
     began = time.monotonic()
     with serving(release, model_name, timeout=timeout) as server:
@@ -56,20 +47,13 @@ def validate_archive(
 
     A release that passes becomes the model's latest, which is what `--serve` takes.
 
-    Args:
-        release: The release.
-        digest: Its digest.
-        predictions: What the offline model said: Parquet with text, label and predicted label.
-        validation_rows: Ask for so many rows, spread evenly; 0 for all.
-        limits: How far the served model may differ.
-        run: The run.
-        validation: The JSON file to write.
+    It is asked for `validation_rows` of the predictions, spread evenly; 0 for all.
 
     Returns:
-        What it holds: agreement, accuracy, latency in milliseconds, requests per second.
+        What the JSON file `validation` holds: agreement, accuracy, latency in milliseconds, requests per second.
 
     Raises:
-        PipelineError: The served model does not answer as the offline one does.
+        PipelineError: The server did not start, or does not answer as the offline model does.
     """
     run.prepare_folder()
     rows = spread_rows(predictions, validation_rows)

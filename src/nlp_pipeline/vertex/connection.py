@@ -5,12 +5,12 @@ import re
 import sys
 import warnings
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
-from nlp_pipeline.platforms.calls import ConflictError, NotFoundError, UnansweredError
+from nlp_pipeline.platforms.calls import ERRORS
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.vertex.steps.api import SIGN_IN, Api, one_line
 
@@ -76,12 +76,7 @@ class Connection(Api):
         UsageError: The settings are wrong, there are no credentials, or Google's libraries are not installed.
     """
 
-    kinds: ClassVar[dict[int, type[PipelineError]]] = {
-        **dict.fromkeys((400, 401, 403), UsageError),
-        404: NotFoundError,
-        409: ConflictError,
-        504: UnansweredError,
-    }
+    kinds = ERRORS
     denied = "; --doctor shows what is missing"
 
     def __init__(self, settings: Settings) -> None:
@@ -153,11 +148,18 @@ class Connection(Api):
                 raise UsageError(f"there is no bucket {name}: {make}")
 
 
+_last: tuple[Settings, Connection] | None = None
+
+
 def connect(settings: Settings) -> Connection:
-    """Returns a connection, and says on stderr whose it is; see `Connection`."""
+    """Returns a connection, and says on stderr whose it is: once for each settings, as a command has them."""
+    global _last
+    if _last is not None and _last[0] is settings:
+        return _last[1]
     connection = Connection(settings)
     who = f", as {connection.who}" if connection.who else ", by the credentials of gcloud"
     print(f"project {connection.project}, region {connection.region}{who}", file=sys.stderr)
+    _last = settings, connection
     return connection
 
 

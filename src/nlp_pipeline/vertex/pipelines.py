@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, read_documents, version_name
+from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, version_name
 from nlp_pipeline.pipeline.parameters import check_ranges, refuse_passwords
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
 from nlp_pipeline.platforms.waiting import NoRunError
@@ -47,13 +47,14 @@ def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: d
 
     Its labels are these besides those that every run has; its display name is by default the pipeline's version.
     """
+    import yaml
     from google.cloud import aiplatform_v1
 
     check_region(connection.region)
     settings, version = connection.settings, version_name(ir)
     return aiplatform_v1.PipelineJob(
         display_name=name or version,
-        pipeline_spec=read_documents(ir)[0],
+        pipeline_spec=yaml.safe_load(ir),
         runtime_config={
             "gcs_output_directory": bucket_of(settings),
             "parameter_values": with_place(values, settings, connection.project),

@@ -1,9 +1,9 @@
 """A run's `task_details`, as the API tells them: nodes of an Argo workflow, not the pipeline's tasks alone.
 
 A container task `train-model` comes as three nodes, `train-model-driver`, `train-model` and `executor`; a condition as
-`condition-1-driver` and `condition-1`; the whole as `root-driver`, `root` and the workflow's own name. Nodes come in
-the order of ids that mean nothing. What waits has no node yet; what a condition leaves out never gets one, only the
-condition itself is SKIPPED; what follows on a failure is there without a state (Argo's "Omitted").
+`condition-1`; the whole as `root-driver`, `root` and the workflow's own name. Nodes come in the order of ids that mean
+nothing. What waits has no node yet; what a condition leaves out never gets one, only the condition itself is SKIPPED;
+what follows on a failure is there without a state (Argo's "Omitted").
 
 After backend/src/v2/compiler/argocompiler and `toModelTasks` of server/api_converter.go.
 """
@@ -13,7 +13,6 @@ import hashlib
 from typing import Any
 
 Json = dict[str, Any]
-OMITTED = ""
 GOING = ("PENDING", "RUNNING", "CANCELING")
 
 
@@ -46,10 +45,11 @@ def advance(run: Json, now: int) -> None:
     if run["state"] not in GOING:
         return
     run["_reads"] += 1
-    names = _leaves(run["_pipeline"], fate)
-    last = names.index(fate.failing) if fate.failing else len(names) - (fate.ends != "SUCCEEDED")
-    done = len(names) if fate.at_once else max(run["_reads"] - fate.pending - 1, 0)
+    tasks = _tasks(run["_pipeline"], run["_pipeline"]["root"]["dag"])
+    names = [name for name, conditions in tasks.items() if not set(conditions) & set(fate.skipped)]
     ends = "FAILED" if fate.failing else fate.ends
+    last = names.index(fate.failing) if fate.failing else len(names) - (ends != "SUCCEEDED")
+    done = len(names) if fate.at_once else max(run["_reads"] - fate.pending - 1, 0)
     if run["state"] == "CANCELING":
         run["_canceling"] = run.get("_canceling", -1) + 1  # the first read still finds it being canceled
         state = fate.terminated if run["_canceling"] else "CANCELING"
@@ -62,105 +62,62 @@ def advance(run: Json, now: int) -> None:
         run["state_history"].append({"update_time": now, "state": state})
     if state not in GOING:
         run["finished_at"] = now
-    found = _details(run, min(done, last), now)
-    run["run_details"] = {"task_details": found} if found else {}
+    if state != "PENDING":
+        run["run_details"] = {"task_details": _nodes(run, tasks, names, min(done, last), now)}
 
 
 def pod_of(run: Json, task: str) -> str:
     """Returns the name of a task's pod, which isn't told: of the executor's node, with the template's name in it."""
-    path = next(path for path in _paths(run["_pipeline"], run["_pipeline"]["root"]) if path.endswith(f"/{task}"))
-    return f"{run['_workflow']}-system-container-impl-{_number(run, f'{path}/executor')}"
+    return f"{run['_workflow']}-system-container-impl-{_number(run, f'{task}/executor')}"
 
 
-def _component(pipeline: Json, task: Json) -> Json:
-    found: Json = pipeline["components"][task["componentRef"]["name"]]
+def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Returns the container tasks in an order in which they may run, each with the conditions around it."""
+    found: dict[str, tuple[str, ...]] = {}
+    waiting, done = dict(sorted(dag["tasks"].items())), set[str]()
+    while waiting:
+        name = next(name for name, task in waiting.items() if done.issuperset(task.get("dependentTasks", [])))
+        component = pipeline["components"][waiting.pop(name)["componentRef"]["name"]]
+        found |= _tasks(pipeline, component["dag"], (*within, name)) if "dag" in component else {name: within}
+        done.add(name)
     return found
 
 
-def _paths(pipeline: Json, component: Json, path: str = "root") -> list[str]:
-    if "dag" not in component:
-        return [path]
-    tasks = component["dag"]["tasks"].items()
-    return [found for name, task in tasks for found in _paths(pipeline, _component(pipeline, task), f"{path}/{name}")]
-
-
-def _ordered(dag: Json) -> list[str]:
-    """Returns the names of a graph's tasks, each after those that it depends on."""
-    found: list[str] = []
-    while len(found) < len(dag["tasks"]):
-        found.append(
-            next(
-                name
-                for name, task in sorted(dag["tasks"].items())
-                if name not in found and set(task.get("dependentTasks", [])) <= set(found)
-            )
-        )
-    return found
-
-
-def _leaves(pipeline: Json, fate: Fate) -> list[str]:
-    """Returns the names of the container tasks that run, in the order in which they do."""
-
-    def collect(dag: Json) -> list[str]:
-        found = []
-        for name in _ordered(dag):
-            inner = _component(pipeline, dag["tasks"][name]).get("dag")
-            found += [name] if inner is None else collect(inner) if name not in fate.skipped else []
-        return found
-
-    return collect(pipeline["root"]["dag"])
-
-
-def _details(run: Json, done: int, now: int) -> list[Json]:
-    """Returns a run's `task_details`, when so many container tasks have ended well."""
-    fate, ended, left = run["_fate"], run["state"] not in GOING, done
-    if run["state"] == "PENDING":
-        return []
-    nodes: list[tuple[str, str, str]] = []
-
-    def walk(dag: Json, path: str) -> str:
-        nonlocal left
-        states: dict[str, str] = {}
-        for name in _ordered(dag):
-            needs = [states.get(task) for task in dag["tasks"][name].get("dependentTasks", [])]
-            here = f"{path}/{name}"
-            inner = _component(run["_pipeline"], dag["tasks"][name]).get("dag")
-            if "FAILED" in needs or OMITTED in needs:
-                states[name] = OMITTED
-            elif left < 0 or None in needs:
-                continue
-            elif inner is None:
-                left -= 1
-                states[name] = "SUCCEEDED" if left >= 0 else "FAILED" if ended else "RUNNING"
-                skipped = name in fate.cached and states[name] == "SUCCEEDED"
-                nodes.append((f"{here}/executor", "executor", "SKIPPED" if skipped else states[name]))
-            else:
-                states[name] = "SKIPPED" if name in fate.skipped else walk(inner, here)
-            nodes.append((f"{here}-driver", f"{name}-driver", "SUCCEEDED" if states[name] else OMITTED))
-            nodes.append((here, name, states[name]))
-        whole = set(states.values()) | ({"RUNNING"} if len(states) < len(dag["tasks"]) else set())
-        return next((state for state in ("FAILED", "RUNNING") if state in whole), "SUCCEEDED")
-
-    state = walk(run["_pipeline"]["root"]["dag"], "root")
-    nodes += [("root-driver", "root-driver", "SUCCEEDED"), ("root", "root", state), ("", run["_workflow"], state)]
-    executors = {path for path, name, _ in nodes if name == "executor"}
+def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: int) -> list[Json]:
+    """Returns a run's nodes, when so many of the tasks with these names have ended well."""
+    fate, ended = run["_fate"], run["state"] not in GOING
+    states = dict.fromkeys(names[:done], "SUCCEEDED")
+    states |= dict.fromkeys(names[done : done + 1], "FAILED" if ended else "RUNNING")
+    states |= dict.fromkeys(names[done + 1 :] if ended else [], "")
+    nodes = [("root-driver", "root-driver", "SUCCEEDED"), ("root", "root", run["state"])]
+    nodes.append(("", run["_workflow"], run["state"]))
+    for condition in dict.fromkeys(condition for conditions in tasks.values() for condition in conditions):
+        inner = {states.get(name) for name in names if condition in tasks[name]}
+        state = next((state for state in ("FAILED", "RUNNING") if state in inner), "SUCCEEDED")
+        if condition in fate.skipped and ended:
+            nodes.append((condition, condition, "SKIPPED"))
+        elif inner - {None, ""}:
+            nodes.append((condition, condition, "RUNNING" if None in inner else state))
+    for name, state in states.items():
+        nodes += [(f"{name}-driver", f"{name}-driver", "SUCCEEDED" if state else ""), (name, name, state)]
+        if state:
+            is_cached = name in fate.cached and state == "SUCCEEDED"
+            nodes.append((f"{name}/executor", "executor", "SKIPPED" if is_cached else state))
     nodes.sort(key=lambda node: _number(run, node[0]))
     return [
         {
             "run_id": run["run_id"],
-            "task_id": _number(run, path),
+            "task_id": _number(run, key),
             "display_name": name,
             "create_time": run["created_at"],
             "start_time": run["created_at"],
             "end_time": 0 if state == "RUNNING" else now,
             "state": state,
-            "child_tasks": [{"pod_name": f"{run['_workflow']}-{_number(run, f'{path}/executor')}"}]
-            if f"{path}/executor" in executors
-            else [],
+            "child_tasks": [{"pod_name": f"{run['_workflow']}-{_number(run, f'{key}/executor')}"}] * (key in states),
         }
-        for path, name, state in nodes
+        for key, name, state in nodes
     ]
 
 
-def _number(run: Json, path: str) -> str:
-    return str(int(hashlib.sha256(f"{run['_workflow']}{path}".encode()).hexdigest()[:8], 16))
+def _number(run: Json, key: str) -> str:
+    return str(int(hashlib.sha256(f"{run['_workflow']}{key}".encode()).hexdigest()[:8], 16))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from tests.fakes.httpd import Response
 
-PATIENCE = 30.0
 API = "/apis/"
+OVERFLOW = "upstream connect error or disconnect/reset before headers. reset reason: overflow"
 
 
 @dataclasses.dataclass
@@ -21,19 +21,11 @@ class _Fault:
 
 
 class Hold:
-    """A request that is kept waiting.
-
-    Attributes:
-        reached: Is set as soon as there is one.
-        released: Lets it go on.
-    """
+    """A request that is kept waiting; `reached` is set as soon as there is one."""
 
     def __init__(self, on: str) -> None:
         self.on, self.reached, self.released = on, threading.Event(), threading.Event()
-
-    def release(self) -> None:
-        """Lets it go on."""
-        self.released.set()
+        self.release = self.released.set
 
 
 class Faults:
@@ -49,9 +41,8 @@ class Faults:
 
         502, 503 and 504 come as the gateway's text, others as the server's JSON.
         """
-        text = "upstream connect error or disconnect/reset before headers. reset reason: overflow"
-        told = json.dumps({"code": 13, "message": "Internal Server Error", "details": []})
-        response = Response(status, text if status in (502, 503, 504) else told)
+        message = json.dumps({"code": 13, "message": "Internal Server Error", "details": []})
+        response = Response(status, OVERFLOW if status in (502, 503, 504) else message)
         self._faults.append(_Fault(on, times, after, response))
 
     def drop(self, times: int = 1, on: str = API, after: bool = False) -> None:
@@ -85,7 +76,6 @@ class Faults:
             if fault:
                 fault.times -= 1
         if hold:
-            hold.released.wait(PATIENCE)
-        if fault is None or fault.after:
-            answer = make()
+            hold.released.wait(30)
+        answer = make() if fault is None or fault.after else None
         return answer if fault is None else fault.response

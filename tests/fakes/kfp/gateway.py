@@ -1,4 +1,4 @@
-"""What stands in front of Kubeflow: sign-in of two kinds with Dex's forms, none, one that no one knows, or no Kubeflow.
+"""What stands in front of Kubeflow: sign-in of two kinds with Dex's forms, or one that no one knows.
 
 oauth2-proxy after its oauthproxy.go and pkg/cookies/, with the settings of kubeflow/manifests; oidc-authservice after
 its server.go; Dex after its server/ and web/templates/.
@@ -9,8 +9,8 @@ import html
 import re
 import secrets
 import threading
-import urllib.parse
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 from tests.fakes.httpd import Request, Response, page, redirect
 
@@ -24,8 +24,8 @@ class Sessions:
 
     def __init__(self, tokens: dict[str, str]) -> None:
         self._lock = threading.Lock()
-        self.users: dict[str, str] = {}
         self._left: int | None = None
+        self.users: dict[str, str] = {}
         self.tokens = tokens
 
     def open(self, user: str, length: int) -> str:
@@ -77,6 +77,10 @@ class Dex:
     _requests: dict[str, str] = dataclasses.field(default_factory=dict)
     _users: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def start(self, state: str, cookie: tuple[str, str]) -> Response:
+        """Sends a user here, as a gateway does."""
+        return redirect(f"/dex/auth?{urlencode({'state': state, 'scope': 'openid'})}", headers=[cookie])
+
     def redeem(self, code: str) -> str:
         """Returns the user of a code, which is good for once; nothing for an unknown one."""
         return self._users.pop(code, "")
@@ -84,58 +88,54 @@ class Dex:
     def answer(self, request: Request) -> Response:
         """Answers a request to a path below `/dex/`."""
         query = dict(request.query)
-        encoded = urllib.parse.urlencode(sorted(query.items()))
         login = re.fullmatch("/dex/auth/([a-z]+)(/login)?", request.path)
-        if request.path == "/dex/auth" and len(self.connectors) > 1:
-            links = [f"/dex/auth/{name}?{encoded}" for name in self.connectors]
-            return page("".join(f'<a href="{html.escape(link)}" class="dex-btn">Log in</a>' for link in links))
         if request.path == "/dex/auth":
-            return redirect(f"/dex/auth/{self.connectors[0]}?{encoded}")
+            targets = [f"/dex/auth/{name}?{urlencode(query)}" for name in self.connectors]
+            links = "".join(f'<a href="{html.escape(target)}" class="dex-btn">Log in</a>' for target in targets)
+            return page(links) if len(targets) > 1 else redirect(targets[0])
         if login and login[2]:
             return self._login(request, query["state"], login[1])
         if login and login[1] in PROMPTS:
             key = secrets.token_hex(12)
             self._requests[key] = query["state"]
-            return redirect(f"/dex/auth/{login[1]}/login?{urllib.parse.urlencode({'back': '', 'state': key})}")
+            return redirect(f"/dex/auth/{login[1]}/login?{urlencode({'back': '', 'state': key})}")
         if request.path == "/dex/approval":
             return self._approve(request, {**query, **request.form})
         return page("<h2>Bad Request</h2>", 404)
 
     def _login(self, request: Request, key: str, connector: str) -> Response:
-        prompt, login, names = PROMPTS[connector], request.form.get("login", ""), {}
-        for email in self.users:
-            names[email.partition("@")[0] if connector == "ldap" else email] = email
-        is_right = login in names and self.users[names[login]] == request.form.get("password")
-        if request.method == "POST" and is_right:
-            self._users[key] = names[login]
+        login = request.form.get("login", "")
+        users = {email.partition("@")[0] if connector == "ldap" else email: email for email in self.users}
+        if request.method == "POST" and login in users and self.users[users[login]] == request.form.get("password"):
+            self._users[key] = users[login]
             return redirect(f"/dex/approval?req={key}", 303) if self.approval else self._send_code(key)
-        told = f'<div id="login-error">Invalid {prompt} and password.</div>' if request.method == "POST" else ""
+        is_wrong = request.method == "POST"
+        error = f'<div id="login-error">Invalid {PROMPTS[connector]} and password.</div>' if is_wrong else ""
         return page(
             f'<h2 class="theme-heading">Log in to Your Account</h2>\n'
-            f'<form method="post" action="{html.escape(request.target)}">\n<label for="login">{prompt}</label>\n'
+            f'<form method="post" action="{html.escape(request.target)}">\n'
             f'<input tabindex="1" required id="login" name="login" type="text" value="{html.escape(login)}"/>\n'
             '<input tabindex="2" required id="password" name="password" type="password" placeholder="password"/>\n'
-            f'{told}\n<button tabindex="3" id="submit-login" type="submit">Login</button>\n</form>',
-            self.invalid_status if told else 200,
+            f'{error}\n<button tabindex="3" id="submit-login" type="submit">Login</button>\n</form>',
+            self.invalid_status if is_wrong else 200,
         )
 
-    def _approve(self, request: Request, given: dict[str, str]) -> Response:
+    def _approve(self, request: Request, values: dict[str, str]) -> Response:
         if request.method == "POST":
-            return self._send_code(given["req"]) if given["approval"] == "approve" else page("rejected", 500)
-        form = f'<form method="post"><input type="hidden" name="req" value="{given["req"]}"/>'
+            return self._send_code(values["req"]) if values["approval"] == "approve" else page("rejected", 500)
+        form = f'<form method="post"><input type="hidden" name="req" value="{values["req"]}"/>'
         form += '<input type="hidden" name="approval" value="{0}"><button type="submit">{0}</button></form>'
         return page(form.format("approve") + form.format("rejected"))
 
     def _send_code(self, key: str) -> Response:
-        return redirect(
-            f"{self.callback}?{urllib.parse.urlencode({'code': key, 'state': self._requests.pop(key)})}", 303
-        )
+        return redirect(f"{self.callback}?{urlencode({'code': key, 'state': self._requests.pop(key)})}", 303)
 
 
+@dataclasses.dataclass
 class OAuth2Proxy:
     """oauth2-proxy in front of Dex: Kubeflow since 1.9.
 
-    Args:
+    Attributes:
         upstream: What is behind.
         sessions: Who is signed in.
         dex: Where users sign in.
@@ -145,46 +145,41 @@ class OAuth2Proxy:
         api_routes: Whether API paths get a 401 whatever they accept, as Kubeflow sets it by now.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        sessions: Sessions,
-        dex: Dex,
-        secure: bool,
-        unauthenticated: str = "page",
-        api_routes: bool = True,
-    ) -> None:
-        self._upstream, self._sessions, self._dex = upstream, sessions, dex
-        self._secure, self._unauthenticated, self._api_routes = secure, unauthenticated, api_routes
-        dex.callback = "/oauth2/callback"
+    upstream: Upstream
+    sessions: Sessions
+    dex: Dex
+    secure: bool
+    unauthenticated: str = "page"
+    api_routes: bool = True
+
+    def __post_init__(self) -> None:
+        self.dex.callback = "/oauth2/callback"
 
     def answer(self, request: Request) -> Response:
         query = dict(request.query)
         if request.path.startswith("/dex/"):
-            return self._dex.answer(request)
+            return self.dex.answer(request)
         if request.path == "/oauth2/start":
             return self._start(query.get("rd", "/"))
         if request.path == "/oauth2/callback":
             return self._callback(request, query)
         if "authorization" in request.headers:
             # Istio checks tokens itself; such requests never see oauth2-proxy.
-            user = self._sessions.of_bearer(request)
-            return self._upstream(request, user) if user else Response(401, "Jwt verification fails", PLAIN)
-        user = self._sessions.user(self.session_of(request))
-        return self._upstream(request, user) if user else self._refuse(request)
-
-    def session_of(self, request: Request) -> str:
+            user = self.sessions.of_bearer(request)
+            return self.upstream(request, user) if user else Response(401, "Jwt verification fails", PLAIN)
         # A session with its tokens doesn't fit into one cookie.
-        return "".join(request.cookies.get(f"oauth2_proxy_kubeflow_{at}", "") for at in range(2))
+        key = "".join(request.cookies.get(f"oauth2_proxy_kubeflow_{at}", "") for at in range(2))
+        user = self.sessions.user(key)
+        return self.upstream(request, user) if user else self._refuse(request)
 
     def _refuse(self, request: Request) -> Response:
         accepted = request.headers.get("accept", "")
-        if "application/json" in accepted or (self._api_routes and "/apis/" in request.target):
+        if "application/json" in accepted or (self.api_routes and "/apis/" in request.target):
             return Response(401, "{}", [("Content-Type", "application/json")])
-        if self._unauthenticated == "direct":
+        if self.unauthenticated == "direct":
             return self._start(request.target)
-        if self._unauthenticated == "redirect":
-            return redirect(f"/oauth2/start?{urllib.parse.urlencode({'rd': request.target})}")
+        if self.unauthenticated == "redirect":
+            return redirect(f"/oauth2/start?{urlencode({'rd': request.target})}")
         return page(
             '<form method="GET" action="/oauth2/start">'
             f'<input type="hidden" name="rd" value="{html.escape(request.target)}">'
@@ -194,20 +189,19 @@ class OAuth2Proxy:
 
     def _start(self, back: str) -> Response:
         nonce = secrets.token_urlsafe(32)
-        asked = urllib.parse.urlencode({"state": f"{nonce}:{back}", "response_type": "code", "scope": "openid"})
-        return redirect(f"/dex/auth?{asked}", headers=[self._cookie("csrf", nonce, 900)])
+        return self.dex.start(f"{nonce}:{back}", self._cookie("csrf", nonce, 900))
 
     def _callback(self, request: Request, query: dict[str, str]) -> Response:
         nonce, _, back = query["state"].partition(":")
-        user = self._dex.redeem(query["code"])
+        user = self.dex.redeem(query["code"])
         if request.cookies.get("oauth2_proxy_kubeflow_csrf") != nonce or not user:
             return page("Login Failed: Unable to find a valid CSRF token. Please try again.", 403)
-        session = self._sessions.open(user, 5200)
+        session = self.sessions.open(user, 5200)
         cookies = [self._cookie(str(at), part, 86400) for at, part in enumerate((session[:3800], session[3800:]))]
         return redirect(back, headers=[self._cookie("csrf", "", 0), *cookies])
 
     def _cookie(self, name: str, value: str, age: int) -> tuple[str, str]:
-        return _cookie(f"oauth2_proxy_kubeflow_{name}", value, age, self._secure)
+        return _cookie(f"oauth2_proxy_kubeflow_{name}", value, age, self.secure)
 
 
 class AuthService:
@@ -228,8 +222,7 @@ class AuthService:
             return self._upstream(request, user)
         state = secrets.token_urlsafe(32)
         self._states[state] = request.path
-        asked = urllib.parse.urlencode({"state": state, "response_type": "code", "scope": "openid"})
-        return redirect(f"/dex/auth?{asked}", headers=[_cookie("oidc_state_csrf", state, 1200, self._secure)])
+        return self._dex.start(state, _cookie("oidc_state_csrf", state, 1200, self._secure))
 
     def _callback(self, request: Request, query: dict[str, str]) -> Response:
         user = self._dex.redeem(query["code"])
@@ -242,7 +235,7 @@ class AuthService:
 def unknown_sign_in(request: Request) -> Response:
     """Answers as a sign-in of a company's own, which no one here knows."""
     if request.path != "/sso/login":
-        return redirect(f"/sso/login?{urllib.parse.urlencode({'next': request.path})}")
+        return redirect(f"/sso/login?{urlencode({'next': request.path})}")
     return page(
         '<h1>Example Corporation</h1><form method="post" action="/sso/verify"><input name="employee_number">'
         '<input name="one_time_code"><input type="hidden" name="token" value="1f3a"><button>Next</button></form>'

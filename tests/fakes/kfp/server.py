@@ -1,11 +1,11 @@
 """Kubeflow as tests see it: what they set, and what they may ask."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from tests.fakes.httpd import Host, Request, Response, page
-from tests.fakes.kfp.api import Access, Api
+from tests.fakes.kfp.api import Api
 from tests.fakes.kfp.faults import Faults
 from tests.fakes.kfp.gateway import AuthService, Dex, OAuth2Proxy, Sessions, unknown_sign_in
 from tests.fakes.tls import Authority
@@ -17,7 +17,7 @@ class Kubeflow:
     """A Kubeflow, or what is taken for one.
 
     Attributes:
-        api: What is stored (`api.runs`, `api.pipeline_versions` ...), what becomes of runs (`api.fate`), the clock.
+        api: What is stored (`api.runs`, `api.versions` ...), what becomes of runs (`api.fate`), the clock.
         faults: What goes wrong on the way.
         sessions: Who is signed in; `sessions.expire()`, `sessions.expire_after(3)`.
         dex: Users and ways to sign in.
@@ -30,10 +30,8 @@ class Kubeflow:
     gateway: Any
     host: Host
 
-    def __init__(self, access: Access, users: dict[str, str], tokens: dict[str, str], dex: Mapping[str, Any]) -> None:
-        self._multi_user = access.multi_user
-        self.api, self.faults, self.sessions = Api(access), Faults(), Sessions(tokens)
-        self.dex = Dex(users, **dex)
+    def __init__(self, namespaces: dict[str, str], dex: Dex, tokens: dict[str, str]) -> None:
+        self.api, self.faults, self.sessions, self.dex = Api(namespaces), Faults(), Sessions(tokens), dex
         self.visits: list[str] = []
         self.logs: dict[tuple[str, str], str] = {}
 
@@ -59,22 +57,14 @@ class Kubeflow:
         """Answers a request, or lets go wrong what is to."""
         name = f"{request.method} {request.path}"
         self.visits.append(name)
-        return self.faults.around(name, lambda: self._answer(request))
-
-    def _answer(self, request: Request) -> Response | None:
-        found: Response | None = self.gateway(request)
-        return found
-
-    def open(self, request: Request) -> Response:
-        """Answers without a sign-in; where there are several users, only tokens make someone known."""
-        return self.behind(request, self.sessions.of_bearer(request))
+        return self.faults.around(name, lambda: self.gateway(request))
 
     def behind(self, request: Request, user: str) -> Response:
         """Answers what a gateway lets through."""
         target = request.target
         if target.startswith("/pipeline/apis/"):
             target = target.removeprefix("/pipeline")
-        elif self._multi_user and target.startswith("/apis/"):
+        elif self.api.multi_user and target.startswith("/apis/"):
             return Response(404)  # the gateway has no route for it
         if target.startswith("/apis/"):
             return self.api.answer(Request(request.method, target, request.headers, request.body), user)
@@ -112,30 +102,24 @@ def kubeflow(
         expired: Whether its certificate has expired.
         dex: More for `Dex`: connectors, approval, invalid_status.
         gateway: More for `OAuth2Proxy`: unauthenticated, api_routes.
-
-    Yields:
-        The Kubeflow.
-
-    Raises:
-        AssertionError: It did something itself that it should not; the client isn't to blame.
     """
-    homes = {user: {home} for user, home in (namespaces or {}).items()}
     accounts = {token: f"system:serviceaccount:{home}:default-editor" for token, home in (tokens or {}).items()}
-    homes |= {account: {account.split(":")[2]} for account in accounts.values()}
-    found = Kubeflow(Access(bool(homes), homes), dict(users or {}), accounts, dex or {})
-    if sign_in == "dex":
-        found.gateway = OAuth2Proxy(found.behind, found.sessions, found.dex, bool(tls), **gateway).answer
-    elif sign_in == "authservice":
-        found.gateway = AuthService(found.behind, found.sessions, found.dex, bool(tls)).answer
-    elif sign_in == "none":
-        found.gateway = found.open
-    else:
-        found.gateway = unknown_sign_in if sign_in == "unknown" else lambda request: page("<h1>It works!</h1>")
-    found.host = Host(found.front, tls.context(*hosts, expired=expired) if tls else None)
-    found.host.start()
+    homes = {**(namespaces or {}), **{account: account.split(":")[2] for account in accounts.values()}}
+    k = Kubeflow(homes, Dex(dict(users or {}), **(dex or {})), accounts)
+    gateways: dict[str, Callable[[], Any]] = {
+        "dex": lambda: OAuth2Proxy(k.behind, k.sessions, k.dex, bool(tls), **gateway).answer,
+        "authservice": lambda: AuthService(k.behind, k.sessions, k.dex, bool(tls)).answer,
+        # Where there are several users, only tokens make someone known.
+        "none": lambda: lambda request: k.behind(request, k.sessions.of_bearer(request)),
+        "unknown": lambda: unknown_sign_in,
+        "no kubeflow": lambda: lambda request: page("<h1>It works!</h1>"),
+    }
+    k.gateway = gateways[sign_in]()
+    k.host = Host(k.front, tls.context(*hosts, expired=expired) if tls else None)
+    k.host.start()
     try:
-        yield found
+        yield k
     finally:
-        found.faults.clear()
-        found.host.stop()
-    assert not found.host.broken, found.host.broken
+        k.faults.clear()
+        k.host.stop()
+    assert not k.host.broken, k.host.broken

@@ -11,7 +11,7 @@ import pytest
 
 from nlp_pipeline.steps.archive_model import archiving
 from nlp_pipeline.steps.archive_model.precision import candidates, choose_precision, try_archive
-from nlp_pipeline.steps.archive_model.report_section import add_to_report, precision_section
+from nlp_pipeline.steps.archive_model.report import MARKER, render_section
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import make_rows
 from tests.serving.conftest import MAX_LENGTH, REPORT, archived, load_handler, made_release
@@ -135,10 +135,10 @@ def require_archived(made: dict[str, Any], folder: Path, precision: str) -> dict
     assert made["precision"] == precision
     with zipfile.ZipFile(made["archive"]) as archive:
         assert json.loads(archive.read("serving.json"))["precision"] == precision
-    page = (folder / "report.html").read_text()
-    assert (folder / "volume" / "tiny" / "runs" / "run" / "report.html").read_text() == page
+    page = (folder / "volume" / "tiny" / "runs" / "run" / "report.html").read_text()
     record = json.loads((Path(made["release"]) / "release.json").read_text())["precision"]
-    assert page == add_to_report(REPORT, precision_section(record)) != REPORT
+    section = render_section(record)
+    assert page == REPORT.replace(MARKER, section) and (folder / "report.html").read_text().endswith(section)
     assert record["chosen"] == precision and f"before it was archived: {record['reason']}." in page
     return dict(record)
 

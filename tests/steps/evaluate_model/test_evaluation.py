@@ -26,7 +26,6 @@ def evaluate_rows(model: Path, folder: Path, rows: list[tuple[str, str]], volume
     return evaluate(
         str(model),
         str(write_parquet(folder / "rows.parquet", rows)),
-        str(model.parent / "training.json"),
         32,
         Run(model_name="tiny", run_id="run", volume_path=volume),
         *(str(folder / name) for name in ("metrics", "predictions", "report")),
@@ -43,7 +42,10 @@ def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: P
     assert labels == ["0", "4"]
     assert all(isinstance(value, int | float) for name, value in figures.items() if name != "report")
 
-    predictions = pyarrow.parquet.read_table(tmp_path / "predictions").to_pylist()
+    table = pyarrow.parquet.read_table(tmp_path / "predictions")
+    told = json.loads(table.schema.metadata[b"metrics"])
+    assert told == {name: value for name, value in written.items() if not isinstance(value, list)}
+    predictions = table.to_pylist()
     assert [(row["text"], row["label"]) for row in predictions] == rows
     assert [row["predicted"] for row in predictions] == [label for _, label in rows[:-1]] + ["0"]
     assert all(0.5 <= row["score"] <= 1 for row in predictions)

@@ -92,7 +92,8 @@ def render(confusion: list[list[int]], labels: list[str] | None = None, text: st
     result = result_of(labels, confusion)
     result |= {name: value for name, value in changes.items() if name in result}
     trained = TRAINED | {name: value for name, value in changes.items() if name not in result}
-    return render_report(Run(model_name="films", run_id="run-1", volume_path=""), result, trained, rows)
+    columns = dict(zip(("text", "label", "predicted", "score"), map(list, zip(*rows, strict=True)), strict=True))
+    return render_report(Run(model_name="films", run_id="run-1", volume_path=""), result, trained, columns)
 
 
 def many(count: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from werkzeug import Request, Response
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data import fetch
-from nlp_pipeline.steps.load_data.fetch import fetch_source, shown_url
+from nlp_pipeline.steps.load_data.fetch import fetch_source, without_secrets
 from tests.fakes.s3 import S3Server, forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
@@ -109,7 +109,7 @@ def test_a_name_that_tells_no_form_shows_before_the_download(tmp_path: Path, add
     ],
 )
 def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
-    assert shown_url(url) == shown
+    assert without_secrets(url) == shown
 
 
 @pytest.mark.parametrize(

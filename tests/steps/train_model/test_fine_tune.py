@@ -41,8 +41,8 @@ def run_step(folder: Path, seed: int = 1, run_id: str = "run", **settings: Any) 
     """Runs the step on a folder's train.parquet; returns what its file of facts holds."""
     run = Run(model_name="tiny", run_id=run_id, volume_path=str(folder))
     chosen = TrainSettings(**{**TRAINING, **settings})
-    fine_tune(folder / "train.parquet", folder / "model", folder / "training", chosen, seed, run)
-    written: dict[str, Any] = json.loads((folder / "training").read_text())
+    fine_tune(folder / "train.parquet", folder / "model", chosen, seed, run)
+    written: dict[str, Any] = json.loads((folder / "model" / "training.json").read_text())
     return written
 
 
@@ -72,7 +72,7 @@ def test_the_component_saves_a_model_with_its_labels_and_few_figures(folder: Pat
     assert config["label2id"] == {"1": 0, "9": 1, "10": 2}
     assert "eager" not in json.dumps(config)
 
-    facts = json.loads((folder / "training").read_text())
+    facts = json.loads((folder / "model" / "training.json").read_text())
     figures = {key: value for key, value in facts.items() if key != "loss_curve"}
     assert (figures["rows"], figures["steps"], figures["resumed_from_step"]) == (96, 6, 0)
     assert figures["device"] in ("cpu", "cuda") and figures["dtype"] in ("bfloat16", "float32") and figures["reason"]
@@ -131,10 +131,11 @@ def test_a_killed_step_resumes_from_its_checkpoint(folder: Path, encoder: Path, 
 
 
 def test_a_step_that_failed_after_its_last_checkpoint_has_nothing_left_to_train(folder: Path, encoder: Path) -> None:
-    (folder / "training").mkdir()  # where a file should be
+    (folder / "model").mkdir()
+    (folder / "model" / "training.json").mkdir()  # where a file should be
     with pytest.raises(IsADirectoryError):
         run_step(folder, base_model=str(encoder))
-    (folder / "training").rmdir()
+    (folder / "model" / "training.json").rmdir()
     result = run_step(folder, base_model=str(encoder))
     assert result["resumed_from_step"] == result["steps"] == 23
     assert result["loss_curve"][-1][0] == 23

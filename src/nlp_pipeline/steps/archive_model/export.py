@@ -12,7 +12,7 @@ BY_TOKEN = {"Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid"
 
 
 @contextlib.contextmanager
-def muted() -> Iterator[None]:
+def _muted() -> Iterator[None]:
     """Keeps libraries from warning of operators for images, and of optimisations that were not asked for."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -30,10 +30,6 @@ def export_model(model_path: Path, target: Path) -> None:
     Runtime 1.19 reads, the last one for the Python 3.9 of KServe's stock TorchServe image. Attention is exported as
     written out ("eager"): the fused one is taken apart again by the exporter, with a test for rows that are masked
     altogether that costs a tenth of the time.
-
-    Args:
-        model_path: A folder as save_pretrained writes it.
-        target: The ONNX file to write.
     """
     import onnx
     import torch
@@ -47,7 +43,7 @@ def export_model(model_path: Path, target: Path) -> None:
     known = inspect.signature(model.forward).parameters
     tokens = tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt")
     example = {name: tensor for name, tensor in tokens.items() if name in known}
-    with muted():
+    with _muted():
         torch.onnx.export(
             model,
             (),
@@ -62,7 +58,11 @@ def export_model(model_path: Path, target: Path) -> None:
             verbose=False,
         )
     exported = onnx.load(target)
-    remove_origins(exported)
+    graph = exported.graph
+    # Each part says from which line of which file it came: that names this machine.
+    for part in [exported, graph, *graph.node, *graph.value_info, *graph.input]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     keep_first_token(exported)
     onnx.save(exported, target)
 
@@ -71,17 +71,8 @@ def quantise(source: Path, target: Path) -> None:
     """Writes a model of fp32 in int8: weights per output channel, activations as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with muted():
+    with _muted():
         quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
-
-
-def remove_origins(model: Any) -> None:
-    """Removes from an `onnx.ModelProto` which line of which file each node came from: that names this machine."""
-    graph = model.graph
-    for part in [model, graph, *graph.node, *graph.value_info, *graph.input]:
-        del part.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
 
 
 def keep_first_token(model: Any) -> bool:
@@ -96,45 +87,37 @@ def keep_first_token(model: Any) -> bool:
     import onnx
 
     graph = model.graph
-    nodes, borders = first_token_nodes(graph)
+    nodes, borders = _first_token_nodes(graph)
     if not nodes:
         return False
     graph.initializer.append(onnx.numpy_helper.from_array(numpy.array([0]), "first"))
     for node in nodes:
-        for at, name in enumerate(node.input):
-            if name in borders:
-                node.input[at] = f"{name}_first"
+        node.input[:] = [f"{name}_first" if name in borders else name for name in node.input]
     for name in borders:
         gather = onnx.helper.make_node("Gather", [name, "first"], [f"{name}_first"], axis=1)
-        at = next(at for at, node in enumerate(graph.node) if name in node.output)
-        graph.node.insert(at + 1, gather)
-    changed = {node.output[0] for node in nodes}
-    kept = [value for value in graph.value_info if value.name not in changed]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+        producer = next(at for at, node in enumerate(graph.node) if name in node.output)
+        graph.node.insert(producer + 1, gather)
+    del graph.value_info[:]  # the shapes of what was between
     onnx.checker.check_model(model)
     return True
 
 
-def first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
+def _first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
     """Finds the nodes whose results a classifier needs for a text's first token only.
 
     A classifier reads the last layer's first token. All that lies between it and the last attention works on each
     token for itself.
 
-    Args:
-        graph: An `onnx.GraphProto`, its nodes in order, with the shapes of what lies between.
-
     Returns:
         The nodes, and the names of the tensors that they read, of which the first token is enough. Both are empty
         where the classifier reads something else.
     """
-    constants = graph_constants(graph)
+    constants = _constants(graph)
     shapes = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in graph.value_info
     }
-    firsts = [node for node in graph.node if takes_first_token(node, constants)]
+    firsts = [node for node in graph.node if _takes_first_token(node, constants)]
     if len(firsts) != 1 or firsts[0].input[0] not in shapes:
         return [], set()
     texts_and_tokens = shapes[firsts[0].input[0]][:2]
@@ -147,13 +130,13 @@ def first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
     first_only = {firsts[0].output[0]}  # tensors of which the first token is needed
     for node in reversed(graph.node):
         name = node.output[0]
-        if name in readers and readers[name] <= first_only and works_by_token(node, constants, whole):
+        if name in readers and readers[name] <= first_only and _works_by_token(node, constants, whole):
             nodes.append(node)
             first_only.add(name)
     return nodes, {name for node in nodes for name in node.input if name in whole} - first_only
 
 
-def graph_constants(graph: Any) -> dict[str, Any]:
+def _constants(graph: Any) -> dict[str, Any]:
     """Returns a graph's constants as arrays."""
     import onnx
 
@@ -164,28 +147,23 @@ def graph_constants(graph: Any) -> dict[str, Any]:
     return {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
 
 
-def axis_of(node: Any, default: int) -> int:
-    """Returns the attribute `axis` of a node."""
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), default)
+def _axis(node: Any, default: int) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), default)
 
 
-def takes_first_token(node: Any, constants: dict[str, Any]) -> bool:
+def _takes_first_token(node: Any, constants: dict[str, Any]) -> bool:
     """Says whether a node takes the first token of each text: a `Gather` of index 0 on axis 1."""
-    index = constants.get(node.input[1]) if node.op_type == "Gather" else None
-    return index is not None and index.size == 1 and index.item() == 0 and axis_of(node, 0) == 1
+    if node.op_type != "Gather" or _axis(node, 0) != 1 or node.input[1] not in constants:
+        return False
+    index: list[int] = constants[node.input[1]].ravel().tolist()
+    return index == [0]
 
 
-def works_by_token(node: Any, constants: dict[str, Any], whole: set[str]) -> bool:
-    """Says whether a node works on each token for itself.
-
-    Args:
-        node: An `onnx.NodeProto`.
-        constants: The graph's constants.
-        whole: The names of the tensors of shape (texts, tokens, any).
-    """
+def _works_by_token(node: Any, constants: dict[str, Any], whole: set[str]) -> bool:
+    """Says whether a node works on each token for itself; `whole` are the tensors of shape (texts, tokens, any)."""
     if node.op_type == "MatMul":
         return node.input[0] in whole and node.input[1] in constants and constants[node.input[1]].ndim == 2
     if node.op_type == "LayerNormalization":
-        return node.input[0] in whole and len(node.output) == 1 and axis_of(node, -1) in (-1, 2)
+        return node.input[0] in whole and len(node.output) == 1 and _axis(node, -1) in (-1, 2)
     small = {name for name, value in constants.items() if value.ndim <= 1}
-    return node.op_type in BY_TOKEN and all(name in whole | small for name in node.input)
+    return node.op_type in BY_TOKEN and whole | small >= {*node.input}

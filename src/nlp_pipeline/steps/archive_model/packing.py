@@ -13,15 +13,7 @@ HANDLER_REQUIREMENTS = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0
 
 
 def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_length: int) -> None:
-    """Puts together what goes into an archive.
-
-    Args:
-        model_path: The model as save_pretrained writes it.
-        full: The model in ONNX and fp32, as `export_model` writes it.
-        folder: The folder to fill, which is made.
-        precision: "int8" or "fp32".
-        max_length: Tokens at which a text is cut.
-    """
+    """Puts together what goes into an archive, in a folder that it makes; `full` is the model in ONNX and fp32."""
     import transformers
 
     from nlp_pipeline.serving import handler
@@ -45,13 +37,7 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
 
 
 def build_mar(folder: Path, model_name: str, target: Path) -> None:
-    """Builds a `.mar` as torch-model-archiver does, but so that the same files give the same bytes.
-
-    Args:
-        folder: What `pack_model` put together.
-        model_name: The model's name in TorchServe.
-        target: The archive to write.
-    """
+    """Builds a `.mar` as torch-model-archiver does, but so that the same files give the same bytes."""
     from model_archiver.model_archiver_config import ModelArchiverConfig
     from model_archiver.model_packaging_utils import ModelExportUtils
 
@@ -69,19 +55,15 @@ def build_mar(folder: Path, model_name: str, target: Path) -> None:
     contents |= {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in contents.items():
-            # The date of a ZipInfo is always the same.
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # its date is always the same
 
 
 def server_config(model_name: str, batch_size: int) -> str:
     """Returns the `config.properties` that KServe's TorchServe runtime reads from the release.
 
     KServe's wrapper in the runtime's image reads inference_address and management_address (it listens on 8080 itself
-    and asks TorchServe on 8085), grpc_inference_port, model_store and model_snapshot from it.
-
-    Args:
-        model_name: The model's name in TorchServe, and of the archive.
-        batch_size: How many requests the handler may get at once; it takes those that wait, and waits for none.
+    and asks TorchServe on 8085), grpc_inference_port, model_store and model_snapshot from it. The handler gets up to
+    `batch_size` requests at once: those that wait; it waits for none.
     """
     version = {
         "defaultVersion": True,
@@ -113,17 +95,11 @@ model_snapshot={json.dumps(snapshot, separators=(",", ":"))}
 
 
 def build_release(model_path: Path, packed: Path, folder: Path, model_name: str, batch_size: int) -> None:
-    """Writes all of a release but its record.
-
-    Args:
-        model_path: The model as save_pretrained writes it.
-        packed: What `pack_model` put together.
-        folder: The release's folder, which is made.
-        model_name: The model's name.
-        batch_size: How many requests the handler may get at once.
-    """
+    """Writes all of a release but its record, in a folder that it makes; `packed` is what `pack_model` put together."""
     for name in ("config", "model-store"):
         (folder / name).mkdir(parents=True)
     (folder / "config" / "config.properties").write_text(server_config(model_name, batch_size), encoding="utf-8")
     build_mar(packed, model_name, folder / "model-store" / f"{model_name}.mar")
     copy_folder(model_path, folder / "huggingface")
+    # How long the training took is another time the next time: the same model shall give the same release.
+    (folder / "huggingface" / "training.json").unlink(missing_ok=True)

@@ -10,12 +10,7 @@ from nlp_pipeline.serving.agreement import compare_answers
 
 
 def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
-    """Returns the number formats to try, and where there is no choice the reason.
-
-    Args:
-        precision: "int8", "fp32" or "auto".
-        serving_gpus: GPUs that the archive is served with.
-    """
+    """Returns the number formats to try, and where there is no choice the reason."""
     if precision != "auto":
         return [precision], f"precision={precision} was asked for"
     if serving_gpus:
@@ -26,9 +21,8 @@ def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
 def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
     """Asks an archive's own handler for rows, as TorchServe would, and times it.
 
-    Args:
-        folder: What goes into the archive: handler.py, model.onnx, tokenizer.json, serving.json.
-        rows: The columns text, label and predicted; the last is what the offline model said.
+    `folder` holds what goes into the archive; of the columns text, label and predicted, the last is what the offline
+    model said.
 
     Returns:
         What `compare_answers` returns; the `drop` of the accuracy; `texts_per_second`, all CPUs together; the
@@ -55,26 +49,21 @@ def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agreement: float) -> tuple[str, str]:
-    """Chooses the fastest number format that answers as the offline model does.
+    """Chooses the fastest number format that answers as the offline model does; where none does, fp32.
 
-    Args:
-        trials: What `try_archive` returned, by number format; fp32 among them, which is taken where no other will do.
-        max_drop: By how much the accuracy may be lower, as a fraction.
-        min_agreement: Least share of rows with the offline model's label.
+    `trials` has what `try_archive` returned, by number format; both limits are fractions of 1.
 
     Returns:
         The number format, and the reason as a sentence.
     """
-    reasons: list[str] = []
-    for name in sorted(trials, key=lambda name: -float(trials[name]["texts_per_second"])):
-        drop, agreement = trials[name]["drop"], trials[name]["agreement"]
+    reasons = ""
+    for name, trial in sorted(trials.items(), key=lambda item: -item[1]["texts_per_second"]):
+        drop, agreement = trial["drop"], trial["agreement"]
         # Differences of decimal fractions are not exact.
         if name == "fp32" or (drop <= max_drop + 1e-9 and agreement >= min_agreement):
-            speed = trials[name]["texts_per_second"]
-            reasons.append(f"{name} does {speed:.0f} texts/s with a drop of {100 * drop:.2f} points")
             break
-        reasons.append(
+        reasons += (
             f"{name} is faster, but its accuracy drops by {100 * drop:.2f} points (allowed: {100 * max_drop:.2f}) and "
-            f"it agrees on {agreement:.1%} of the rows (at least {min_agreement:.1%})"
+            f"it agrees on {agreement:.1%} of the rows (at least {min_agreement:.1%}); "
         )
-    return name, "; ".join(reasons)
+    return name, f"{reasons}{name} does {trial['texts_per_second']:.0f} texts/s with a drop of {100 * drop:.2f} points"

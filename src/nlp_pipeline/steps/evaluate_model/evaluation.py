@@ -15,26 +15,13 @@ BATCH_SIZE = 32
 
 
 def evaluate(
-    model: str,
-    rows: str,
-    training: str,
-    max_length: int,
-    run: Run,
-    metrics: str,
-    predictions: str,
-    report: str,
+    model: str, rows: str, max_length: int, run: Run, metrics: str, predictions: str, report: str
 ) -> tuple[dict[str, Any], list[str], list[list[int]]]:
     """Evaluates a classifier; the run's folder on the volume gets metrics, predictions and report too.
 
-    Args:
-        model: The model and its tokenizer as save_pretrained writes them.
-        rows: Parquet with the string columns text and label.
-        training: JSON of `train_model`, the loss curve among it.
-        max_length: Tokens at which a text is cut.
-        run: The run.
-        metrics: JSON to write: all that `compute_metrics` returns.
-        predictions: Parquet to write: text, label, predicted label and its score, in the order of the rows.
-        report: The page to write.
+    It reads `train_model`'s training.json beside the model. `metrics` becomes JSON of all that `compute_metrics`
+    returns; `predictions` Parquet with the columns text, label, predicted and its score, whose schema's metadata has,
+    as `metrics`, the JSON of those that are no lists.
 
     Returns:
         The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
@@ -48,31 +35,26 @@ def evaluate(
     labels = [config.id2label[number] for number in range(config.num_labels)]
     probabilities = predict(model, columns["text"], max_length)
     result = compute_metrics([config.label2id[label] for label in columns["label"]], probabilities, labels)
+    Path(metrics).write_text(json.dumps(result, indent=1))
     columns["predicted"] = [labels[number] for number in probabilities.argmax(axis=1)]
     columns["score"] = probabilities.max(axis=1).tolist()
-    pyarrow.parquet.write_table(pyarrow.table(columns), predictions)
-    Path(metrics).write_text(json.dumps(result, indent=1))
-    trained = json.loads(Path(training).read_text())
-    page = render_report(run, result, trained, list(zip(*columns.values(), strict=True)))
+    facts = {name: value for name, value in result.items() if not isinstance(value, list)}
+    pyarrow.parquet.write_table(pyarrow.table(columns, metadata={"metrics": json.dumps(facts)}), predictions)
+    page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), columns)
     Path(report).write_text(page, encoding="utf-8")
     run.keep(predictions, "datasets/predictions.parquet")
     run.keep(metrics, "metrics.json")
-    figures: dict[str, Any] = {name: value for name, value in result.items() if isinstance(value, int | float)}
-    figures["report"] = str(run.keep(report, "report.html"))
+    facts["report"] = str(run.keep(report, "report.html"))
+    del facts["majority_label"]  # as long as a user's data has it
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
     if len(labels) <= MOST_CLASSES:
-        return figures, labels, result["confusion"]
+        return facts, labels, result["confusion"]
     print(f"{len(labels)} classes are too many to show a matrix: the report has the most confused pairs")
-    return figures, labels, []
+    return facts, labels, []
 
 
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
-    """Returns class probabilities of texts, computed in float32: the reference that served models are held against.
-
-    Args:
-        model_path: A folder as save_pretrained writes it.
-        texts: The texts; those of like length share a batch.
-        max_length: Tokens at which a text is cut.
+    """Computes class probabilities of texts in float32: the reference that served models are held against.
 
     Returns:
         A float64 array of shape (texts, classes); the rows sum to 1.
@@ -84,17 +66,17 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(model_path, dtype=torch.float32)
     model.eval().to(device)
-    taken = inspect.signature(model.forward).parameters
+    known = inspect.signature(model.forward).parameters
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     probabilities = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        encoded = tokenizer(
+        tokens = tokenizer(
             [texts[at] for at in batch], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
         ).to(device)
         with torch.inference_mode():
             # Some tokenizers give token_type_ids to models that take none.
-            logits = model(**{name: encoded[name] for name in encoded if name in taken}).logits
+            logits = model(**{name: tensor for name, tensor in tokens.items() if name in known}).logits
         probabilities[batch] = logits.double().softmax(dim=-1).cpu()
         if start // BATCH_SIZE % 50 == 49:
             print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)

@@ -12,10 +12,7 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
     most frequent class. The expected calibration error is that of Guo et al. 2017, "On Calibration of Modern Neural
     Networks": the mean distance between a bin's confidence and accuracy, weighted by its rows.
 
-    Args:
-        truth: The id of each row's label.
-        probabilities: Class probabilities, shape (rows, classes).
-        labels: The label names in the order of their ids.
+    `truth` has the id of each row's label; `probabilities` are of shape (rows, classes).
 
     Returns:
         `rows`; `accuracy`, `macro_f1`, `log_loss` and `expected_calibration_error`; `majority_label`,
@@ -36,8 +33,8 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         }
         for part in (bins == number for number in numpy.unique(bins))
     ]
-    shares = numpy.bincount(truth, minlength=len(labels)) / rows
     per_class = metrics.precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
+    shares = numpy.bincount(truth, minlength=len(labels)) / rows
     result = {
         "rows": rows,
         "expected_calibration_error": sum(
@@ -45,15 +42,17 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         ),
         "majority_label": labels[shares.argmax()],
         "per_class": [
-            dict(zip(("label", "precision", "recall", "f1", "support"), values, strict=True))
-            for values in zip(labels, *(column.tolist() for column in per_class), strict=True)
+            {"label": label, "precision": precision, "recall": recall, "f1": f1, "support": support}
+            for label, precision, recall, f1, support in zip(
+                labels, *(column.tolist() for column in per_class), strict=True
+            )
         ],
         "confusion": metrics.confusion_matrix(truth, predicted, labels=ids).tolist(),
         "calibration": calibration,
     }
     for prefix, scores in ("", probabilities), ("majority_", numpy.broadcast_to(shares, probabilities.shape)):
-        given = scores.argmax(axis=1)
-        result[prefix + "accuracy"] = metrics.accuracy_score(truth, given)
-        result[prefix + "macro_f1"] = metrics.f1_score(truth, given, average="macro", zero_division=0)
+        answers = scores.argmax(axis=1)
+        result[prefix + "accuracy"] = metrics.accuracy_score(truth, answers)
+        result[prefix + "macro_f1"] = metrics.f1_score(truth, answers, average="macro", zero_division=0)
         result[prefix + "log_loss"] = metrics.log_loss(truth, scores, labels=ids)
     return result

@@ -10,20 +10,18 @@ from nlp_pipeline.volume import Run
 MOST_CLASSES = 30
 
 
-def render_report(
-    run: Run, result: dict[str, Any], trained: dict[str, Any], rows: list[tuple[str, str, str, float]]
-) -> str:
+def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], columns: dict[str, list[Any]]) -> str:
     """Renders what is known of a model as a page without scripts and without anything fetched from elsewhere.
 
     Args:
         run: The run.
         result: What `compute_metrics` returns.
-        trained: JSON of `train_model`: device, dtype, reason, steps, loss_curve and more.
-        rows: For each evaluation row its text, label, predicted label, and that label's score.
+        trained: What `train_model`'s training.json holds.
+        columns: The evaluation rows' text, label, predicted label, and that label's score, in this order.
     """
     import jinja2
 
-    wrong = sorted((row for row in rows if row[1] != row[2]), key=lambda row: -row[3])
+    wrong = [row for row in zip(*columns.values(), strict=True) if row[1] != row[2]]
     figures: list[Any] = []
     for key in ("accuracy", "macro_f1", "log_loss"):
         value, baseline = result[key], result["majority_" + key]
@@ -31,21 +29,21 @@ def render_report(
         figures.append((key.replace("_", " ").title(), value, baseline, "" if is_better else "no better"))
     figures.append(("Calibration Error", result["expected_calibration_error"]))
     loader = jinja2.PackageLoader(__name__, "")
-    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=format_value)
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=_format_value)
     return environment.get_template("report.html.jinja").render(
         run=run,
         result=result,
         trained=trained,
         most=MOST_CLASSES,
         figures=figures,
-        wrong=wrong,
+        wrong=sorted(wrong, key=lambda row: -row[3]),
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
         calibration=[part.values() for part in result["calibration"]],
         losses=[(step, loss, 0) for step, loss in trained["loss_curve"] if math.isfinite(loss)],
     )
 
 
-def format_value(value: Any) -> Any:
+def _format_value(value: Any) -> Any:
     """Returns a value as the page shows it: numbers rounded, texts cut, "n/a" for what is not finite."""
     if isinstance(value, float):
         return f"{value:,.4f}" if math.isfinite(value) else "n/a"

@@ -16,14 +16,7 @@ BUCKETS = Path("/gcs")
 
 
 def fetch_source(address: str, target: Path) -> Source:
-    """Makes a source available as a local file.
-
-    Args:
-        address: A path, or a URL that starts with file://, http://, https://, s3:// or gs://.
-        target: Where a download is put.
-
-    Returns:
-        The source, in whose name are no user, password and query.
+    """Makes a source available as a local file, a download at `target`; its name has no user, password and query.
 
     Raises:
         UsageError: The source can't be read, or the end of its name tells no form.
@@ -33,33 +26,29 @@ def fetch_source(address: str, target: Path) -> Source:
     scheme = scheme.lower()
     host, _, place = rest.partition("/")
     if not is_url:
-        return check_readable(Source(Path(address), address))
+        return _readable(Source(Path(address), address))
     if scheme == "file":
         if host not in ("", "localhost"):
             raise UsageError(
                 f"{address!r} names the host {host!r}: a file URL has three slashes, as in file:///data.csv"
             )
         path = Path("/", unquote(place))
-        return check_readable(Source(path, str(path)))
+        return _readable(Source(path, str(path)))
     if scheme == "gs":
         advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
-        return check_readable(Source(BUCKETS / rest, address), advice)
+        return _readable(Source(BUCKETS / rest, address), advice)
     if scheme in ("http", "https"):
-        return download_http(address, Source(target, shown_url(address)))
+        return _download_http(address, Source(target, without_secrets(address)))
     if scheme != "s3":
         # The rest of an address that isn't understood may hold a password, so it isn't shown.
         raise UsageError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3:// or gs://")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", host):
         raise UsageError("the bucket's name is wrong: write s3://bucket/key, and set AWS_ACCESS_KEY_ID to sign in")
-    return download_s3(host, place, Source(target, f"s3://{host}/{place}"))
+    return _download_s3(host, place, Source(target, f"s3://{host}/{place}"))
 
 
-def check_readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet file") -> Source:
-    """Returns a source whose file can be opened.
-
-    Raises:
-        UsageError: It can't.
-    """
+def _readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet file") -> Source:
+    """Returns a source that it has made sure can be opened."""
     try:
         with source.path.open("rb"):
             return source
@@ -67,35 +56,28 @@ def check_readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parq
         raise UsageError(f"{source.name!r} can't be read ({error.strerror}): {advice}") from None
 
 
-def shown_url(url: str) -> str:
+def without_secrets(url: str) -> str:
     """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature.
 
     Raises:
         UsageError: It has no host, or can't be read; the message does not show it, as it may hold a password.
     """
-    scheme, _, rest = url.partition("://")
-    host, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
-    host = host.rpartition("@")[2]
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\]+)(:[0-9]{1,5})?", host) or not url.isprintable():
+    match = re.fullmatch(
+        r"(\w+://)([^/?#]*@)?((\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\/?#]+)(:[0-9]{1,5})?)(/[^?#]*)?([?#].*)?", url
+    )
+    if not match or not url.isprintable():
+        scheme = url.partition("://")[0]
         raise UsageError(
             f"an address that starts with {scheme}:// has no host, or can't be read: write "
             f"{scheme}://host/reviews.csv, with '/', '?', '#' and '@' in a user or password percent-encoded"
         )
-    return f"{scheme}://{host}/{path}"
+    return f"{match[1]}{match[3]}{match[6] or '/'}"
 
 
-def download_http(url: str, source: Source) -> Source:
-    """Downloads a file, and makes sure that it came whole.
+def _download_http(url: str, source: Source) -> Source:
+    """Downloads a file, and makes sure that it came whole; redirects are followed, TLS is verified.
 
     Connection errors, broken transfers and the statuses 408, 429 and 5xx are tried again; any other status is final.
-
-    Args:
-        url: The address; redirects are followed, TLS is verified.
-        source: Where the file is put, and its name.
-
-    Raises:
-        UsageError: The address is wrong, or the server refuses (a 4xx status).
-        PipelineError: The download failed on every attempt.
     """
     import httpx
 
@@ -112,7 +94,7 @@ def download_http(url: str, source: Source) -> Source:
                 answer = f"{status} {response.reason_phrase}"
                 raise UsageError(f"{source.name} answered {answer}: is the address right, and may it be read?")
             # Where fewer bytes arrive than Content-Length promised, httpx raises RemoteProtocolError.
-            save(response.iter_raw(1 << 20), source)
+            _save(response.iter_raw(1 << 20), source)
 
     try:
         fetch()
@@ -122,35 +104,21 @@ def download_http(url: str, source: Source) -> Source:
     return source
 
 
-def download_s3(bucket: str, key: str, source: Source) -> Source:
-    """Downloads an object, and makes sure that it came whole; `s3_client` says whence the credentials are.
-
-    Args:
-        bucket: The bucket.
-        key: The object's key.
-        source: Where the file is put, and its name.
-
-    Raises:
-        UsageError: There is no such bucket or object.
-        PipelineError: The object store refuses, or the download failed on every attempt.
-    """
+def _download_s3(bucket: str, key: str, source: Source) -> Source:
+    """Downloads an object, and makes sure that it came whole; `s3_client` says whence the credentials are."""
     client = s3_client()
 
     def fetch() -> None:
         with contextlib.closing(client.get_object(bucket, key)) as response:
             # Where fewer bytes arrive than promised, urllib3 raises IncompleteRead.
-            save(response.stream(1 << 20, decode_content=False), source)
+            _save(response.stream(1 << 20, decode_content=False), source)
 
     s3_call(fetch, f"{source.name!r} at {s3_endpoint()}", "downloaded")  # a key may hold line breaks
     return source
 
 
-def save(chunks: Iterable[bytes], source: Source) -> None:
-    """Writes what arrives to a source's file, as it is: some servers declare a stored .gz file as an encoding.
-
-    Raises:
-        PipelineError: The disk takes no more.
-    """
+def _save(chunks: Iterable[bytes], source: Source) -> None:
+    """Writes what arrives to a source's file, as it is: some servers declare a stored .gz file as an encoding."""
     try:
         with source.path.open("wb") as file:
             file.writelines(chunks)

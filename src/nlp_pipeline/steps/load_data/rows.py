@@ -51,25 +51,24 @@ class Source:
 
 
 def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str | None, str | None]]:
-    """Reads a file's rows, one at a time.
-
-    Args:
-        source: The file.
-        columns: The names of the text's and the label's column, or key.
-
-    Yields:
-        Rows as text; None where the one or the other is missing or blank.
+    """Yields a file's rows as text, one at a time; None where the text or the label is missing or blank.
 
     Raises:
         UsageError: The file is empty or is not what its name says, or a column is not there.
     """
-    read = {"jsonl": read_json, "parquet": read_parquet}.get(source.form, read_delimited)
     line = 0
     try:
-        check_content(source)
-        for line, text, label in read(source, columns):
+        with source.open() as file:
+            head = file.read(4096)
+        if not head:
+            raise ValueError("is empty")
+        if NO_ROWS.match(head):
+            raise ValueError(
+                f"looks like an Excel sheet or a web page, as it begins with {head[:20]!r}: save it as CSV"
+            )
+        for line, text, label in READERS[source.form](source, columns):
             try:
-                row = line, clean_text(text), clean_label(label)
+                row = line, _clean_text(text), _clean_label(label)
             except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
                 raise ValueError(
                     f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a "
@@ -89,27 +88,10 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
     raise UsageError(f"{source.name!r} {reason}")
 
 
-def check_content(source: Source) -> None:
-    """Makes sure that a file is not empty, and nothing that is often taken for rows.
-
-    Raises:
-        ValueError: It is.
-    """
-    with source.open() as file:
-        head = file.read(4096)
-    if not head:
-        raise ValueError("is empty")
-    if NO_ROWS.match(head):
-        raise ValueError(f"looks like an Excel sheet or a web page, as it begins with {head[:20]!r}: save it as CSV")
-
-
-def clean_text(value: Any) -> str | None:
+def _clean_text(value: Any) -> str | None:
     """Returns a cell's text as it stands; None where it is missing or blank.
 
     A lone surrogate, which JSON can express and UTF-8 can not, becomes U+FFFD.
-
-    Raises:
-        ValueError: The cell holds a list or an object.
     """
     if not isinstance(value, str):
         if value is None or value != value:  # NaN is how pandas writes a missing value
@@ -123,51 +105,39 @@ def clean_text(value: Any) -> str | None:
 
 
 @lru_cache(maxsize=4096, typed=True)
-def clean_label(value: Any) -> str | None:
-    """Returns a label as text, without blanks around it; None where it is missing.
-
-    Raises:
-        ValueError: It is no string, and no integer.
-    """
+def _clean_label(value: Any) -> str | None:
+    """Returns a label as text, without blanks around it; None where it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():  # how pandas writes integers where some are missing
         value = int(value)
-    text = clean_text(value)
+    text = _clean_text(value)
     if text is not None and not isinstance(value, str | int):
         raise ValueError
     return text and text.strip()
 
 
-def find_columns(there: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Returns where the wanted columns stand.
-
-    Raises:
-        ValueError: One is not there or stands twice; the message lists the columns there are.
-    """
-    for column in wanted:
-        if there.count(column) != 1:
-            problem = "more than one" if column in there else "no"
-            shown = ", ".join(repr(name[:50]) for name in there[:20]) + (", ..." if len(there) > 20 else "")
+def _find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Returns where the columns stand, each of which must be there once."""
+    for column in columns:
+        if names.count(column) != 1:
+            problem = "more than one" if column in names else "no"
+            listed = ", ".join(repr(name[:50]) for name in names[:20]) + (", ..." if len(names) > 20 else "")
             raise ValueError(
-                f"has {problem} column {column!r}; its columns are {shown or 'none'}: set text_column and label_column"
+                f"has {problem} column {column!r}; its columns are {listed or 'none'}: set text_column and label_column"
             )
-    return [there.index(column) for column in wanted]
+    return [names.index(column) for column in columns]
 
 
-def open_text(source: Source) -> IO[str]:
+def _open_text(source: Source) -> IO[str]:
     """Opens a file in the encoding that its byte-order mark tells; UTF-8 where there is none."""
     with source.open() as file:
-        head = file.read(4)
-    encoding = "utf-8-sig"
-    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
-        encoding = "utf-32"
-    elif head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        encoding = "utf-16"
+        head = file.read(2)
+    encoding = "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     return io.TextIOWrapper(io.BufferedReader(source.open(), 1 << 20), encoding, newline="")
 
 
-def read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a CSV or TSV file (RFC 4180: quoted cells may hold line breaks).
 
     A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
@@ -175,11 +145,11 @@ def read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     delimiter = "," if source.form == "csv" else "\t"
     csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
     start = 1
-    with open_text(source) as file:
+    with _open_text(source) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = [column.strip() for column in next(filter(any, reader), [])]
-            text_at, label_at = find_columns(header, columns)
+            text_at, label_at = _find_columns(header, columns)
             start = reader.line_num + 1
             for cells in reader:
                 if len(cells) == len(header):
@@ -193,20 +163,19 @@ def read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             ) from None
 
 
-def read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a JSON Lines file; blank lines are passed over.
 
     A row may lack a key that others have; a key that none of the first rows has is a wrong name.
     """
     keys: dict[str, None] = {}
     missing = set(columns)
-    decode = json.JSONDecoder().decode
-    with open_text(source) as file:
+    with _open_text(source) as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
                 continue
             try:
-                row = decode(line)
+                row = json.loads(line)
             except (ValueError, RecursionError) as error:  # a plain ValueError is an integer too long
                 raise ValueError(f"has in line {number} no JSON ({error}): each line must be one object") from None
             if not isinstance(row, dict):
@@ -215,13 +184,13 @@ def read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
                 keys.update(dict.fromkeys(row))
                 missing -= keys.keys()
                 if number >= 1000:
-                    find_columns(list(keys), columns)
+                    _find_columns(list(keys), columns)
             yield number, row.get(columns[0]), row.get(columns[1])
     if missing and keys:
-        find_columns(list(keys), columns)
+        _find_columns(list(keys), columns)
 
 
-def read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a Parquet file, a batch in memory at a time."""
     # It is read from its end: a gzipped one must be unpacked to a file first.
     with source.open() as opened, tempfile.TemporaryFile() as unpacked:
@@ -231,7 +200,7 @@ def read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
         try:
             # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
             file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20)
-            find_columns(file.schema_arrow.names, columns)
+            _find_columns(file.schema_arrow.names, columns)
             number = 0
             for batch in file.iter_batches(512, columns=columns):
                 for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
@@ -241,3 +210,6 @@ def read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             raise ValueError(
                 f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"
             ) from None
+
+
+READERS = {"csv": _read_delimited, "tsv": _read_delimited, "jsonl": _read_json, "parquet": _read_parquet}

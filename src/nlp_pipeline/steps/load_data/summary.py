@@ -20,39 +20,31 @@ COUNTS = {
 
 
 def summarise(datasets: list[Dataset], names: list[str]) -> str:
-    """Renders what was loaded as Markdown: rows, what was dropped and why, class balance, lengths.
-
-    Args:
-        datasets: The rows to train on, and those to evaluate on.
-        names: Where they are from.
-    """
+    """Renders as Markdown what was loaded to train on and to evaluate on: rows, what was dropped, classes, lengths."""
     counts = [
-        (shown, *(f"{one.counts[key]:,}" if key in one.counts else "" for one in datasets))
-        for key, shown in COUNTS.items()
+        (meaning, *(f"{data.counts[key]:,}" if key in data.counts else "" for data in datasets))
+        for key, meaning in COUNTS.items()
     ]
     labels = label_order(datasets[0].labels)
     classes = [
         (
             html.escape(" ".join(label.split())[:100]).replace("|", "&#124;"),
-            *(f"{one.labels[label]:,} ({one.labels[label] / one.counts['rows']:.1%})" for one in datasets),
+            *(f"{data.labels[label]:,} ({data.labels[label] / data.counts['rows']:.1%})" for data in datasets),
         )
         for label in labels[:MOST_LABELS]
     ]
     if len(labels) > MOST_LABELS:
         classes.append((f"... and {len(labels) - MOST_LABELS} more", "", ""))
-    quantiles = [
-        pyarrow.compute.quantile(one.lengths, QUANTILES, interpolation="nearest").to_pylist() for one in datasets
-    ]
+    quantiles = [pyarrow.compute.quantile(data.lengths, QUANTILES, interpolation="nearest") for data in datasets]
     lengths = [
-        (f"{share:.0%}", f"{train:,}", f"{other:,}") for share, train, other in zip(QUANTILES, *quantiles, strict=True)
+        (f"{share:.0%}", *(f"{values[at].as_py():,}" for values in quantiles)) for at, share in enumerate(QUANTILES)
     ]
     return (
-        f"# Data\n\n{table('', counts)}\n## Classes\n\n{table('label', classes)}\n## Length in characters\n\n"
-        f"{table('quantile', lengths)}\n## Sources\n\n- train: `{names[0]}`\n- evaluation: `{names[1]}`\n"
+        f"# Data\n\n{_table('', counts)}\n## Classes\n\n{_table('label', classes)}\n## Length in characters\n\n"
+        f"{_table('quantile', lengths)}\n## Sources\n\n- train: `{names[0]}`\n- evaluation: `{names[1]}`\n"
     )
 
 
-def table(head: str, rows: Iterable[tuple[str, ...]]) -> str:
-    """Returns a table with a column each for training and evaluation."""
+def _table(head: str, rows: Iterable[tuple[str, ...]]) -> str:
     lines = [(head, "training", "evaluation"), ("---", "---:", "---:"), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -15,11 +15,6 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
     accuracy does not suffer (docs/performance.md). The other layers keep the dropout that the encoder came with.
 
-    Args:
-        base_model: A folder, or a hub id such as "distilbert/distilbert-base-uncased".
-        labels: The label names in the order of their ids.
-        max_length: Tokens that the model must be able to read.
-
     Raises:
         UsageError: The model can't be used: not there, no safetensors, no fast tokenizer, or too few positions.
     """

@@ -20,10 +20,6 @@ def checkpoint_folder(run: Run, inputs: Any) -> Iterator[Path]:
     It is named by the digest of the inputs, so that a training never resumes from checkpoints of other data or other
     parameters, and locked. Where another process trains the very same now, or the volume knows no locks, the run gets
     a folder of its own, which its own retries find again. Without a volume it is a temporary one.
-
-    Args:
-        run: The run.
-        inputs: All that determines the training, as JSON values.
     """
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     folder = (run.model_folder or Path(tempfile.mkdtemp())) / "checkpoints" / digest

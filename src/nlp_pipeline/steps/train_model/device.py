@@ -8,16 +8,10 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """The choice of a device.
-
-    Attributes:
-        device: "cuda" or "cpu".
-        dtype: "bfloat16" or "float32", the format of the matrix products; weights and optimiser stay in float32.
-        reason: Why.
-    """
+    """The choice of a device, "cuda" or "cpu", and why."""
 
     device: str
-    dtype: str
+    dtype: str  # "bfloat16" or "float32": of the matrix products; weights and optimiser stay in float32
     reason: str
 
 

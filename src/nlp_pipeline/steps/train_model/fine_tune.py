@@ -20,18 +20,11 @@ from nlp_pipeline.steps.train_model.trainer import train
 from nlp_pipeline.volume import Run
 
 
-def fine_tune(
-    rows: str | Path, model: str | Path, training: str | Path, settings: TrainSettings, seed: int, run: Run
-) -> dict[str, Any]:
+def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed: int, run: Run) -> dict[str, Any]:
     """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
 
-    Args:
-        rows: Parquet with the string columns `text` and `label`.
-        model: Folder to write the model to, in safetensors, with its tokenizer; the labels stand in its config.json.
-        training: File to write the facts to, as JSON, with the loss curve.
-        settings: What is fine-tuned, and how.
-        seed: Seed of the new head, the order of rows and dropout.
-        run: The run, whose folder on the volume gets copies.
+    The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
+    with the facts and the loss curve; the run's folder on the volume gets copies.
 
     Returns:
         The facts: loss, steps, samples per second, rows, parameters, device and more.
@@ -53,7 +46,8 @@ def fine_tune(
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
         result |= {"rows": len(tokenised), "parameters": network.num_parameters(), **asdict(device)}
-        Path(training).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        training = Path(model, "training.json")
+        training.write_text(json.dumps(result, indent=1), encoding="utf-8")
         run.keep(model, "model")
         run.keep(training, "training.json")
     return {name: value for name, value in result.items() if name != "loss_curve"}

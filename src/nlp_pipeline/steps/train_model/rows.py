@@ -14,15 +14,7 @@ from nlp_pipeline.steps.train_model.settings import TrainSettings
 def tokenise(
     path: str | Path, tokenizer: Any, labels: list[str], settings: TrainSettings, seed: int, cache: str
 ) -> Any:
-    """Reads and tokenises rows.
-
-    Args:
-        path: Parquet with the columns `text` and `label`.
-        tokenizer: A fast tokenizer.
-        labels: The label names in the order of their ids.
-        settings: Of these, `max_length` and `max_train_rows` count.
-        seed: Seed of the choice where rows are left out.
-        cache: A folder for the tokenised rows, which are read from there, not kept in memory.
+    """Reads and tokenises rows, which then lie in the folder `cache`, not in memory.
 
     Returns:
         A `datasets.Dataset` with the tokenizer's columns, `labels`, and `length` in tokens.
@@ -47,13 +39,8 @@ def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int
     A batch is padded to its longest row, so mixed lengths are mostly padding. Rows are shuffled, epoch after epoch,
     then sorted by length within pools of up to 50 batches, and their batches shuffled: each batch still holds rows
     from everywhere, and no stretch of the training sees only short or only long ones. The order is that of all epochs,
-    and fixed by the seed alone, so that a training that was killed resumes with the very next row.
-
-    Args:
-        lengths: Tokens of each row.
-        epochs: How many times each row comes; with a fraction, some rows come once more than others.
-        batch_size: Rows of a batch.
-        seed: Seed of the order.
+    and fixed by the seed alone, so that a training that was killed resumes with the very next row. With a fraction of
+    an epoch, some rows come once more than others.
     """
     rng, rows = random.Random(seed), range(len(lengths))  # noqa: S311, an order, no secret
     shuffled = [row for _ in range(math.ceil(epochs)) for row in rng.sample(rows, len(rows))]

@@ -19,14 +19,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a model in place, from the folder's last complete checkpoint on.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer, which pads each batch to its longest row.
-        rows: The tokenised rows, as `tokenise` gives them.
-        settings: The hyperparameters.
-        seed: Seed of the order of rows and of dropout.
-        device: Where to train it.
-        folder: Where checkpoints lie, up to ten in the course of a training; the newest two are kept.
+    Up to ten checkpoints are written in the course of a training; the newest two are kept. The tokenizer pads each
+    batch to its longest row.
 
     Returns:
         `loss_curve` (pairs of step and loss), `train_loss` (the mean of its last tenth), `steps`, `resumed_from_step`
@@ -79,17 +73,12 @@ def train(
 
 
 class Progress(TrainerCallback):
-    """Prints a line for each logged loss, has checkpoints not too often, and marks those written to their end.
+    """Prints a line for each logged loss, has checkpoints not too often, and marks those written to their end."""
 
-    Args:
-        first_step: Steps that were done before.
-        parameters: The model's size.
-    """
-
-    def __init__(self, first_step: int, parameters: int) -> None:
+    def __init__(self, first_step: int, weights: int) -> None:
         self.first_step = first_step
         # Before it is known: a checkpoint holds three float32 numbers a weight, and a volume takes 250 MB a second.
-        self.seconds_to_save = parameters * 12 / 250e6
+        self.seconds_to_save = weights * 12 / 250e6
         self.started = self.saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -103,11 +92,7 @@ class Progress(TrainerCallback):
             control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
-        """Tells how far the training is.
-
-        Raises:
-            PipelineError: The loss is no number any more.
-        """
+        """Tells how far the training is, and ends it where the loss is no number any more."""
         step, steps, loss = state.global_step, state.max_steps, values["logs"].get("loss")
         if loss is None:
             return

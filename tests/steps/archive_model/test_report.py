@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from nlp_pipeline.steps.archive_model.report_section import MARKER, add_to_report, precision_section
+from nlp_pipeline.steps.archive_model.report import MARKER, render_section
 from nlp_pipeline.steps.evaluate_model import report
 
 TRIAL = {"rows": 2000, "accuracy": 0.9512, "drop": 0.0015, "agreement": 0.99951}
@@ -11,7 +11,7 @@ TRIED = {
 
 
 def test_the_section_tells_what_was_chosen_and_why() -> None:
-    section = precision_section({"chosen": "int8", "reason": "a <b> & c", "tried": TRIED})
+    section = render_section({"chosen": "int8", "reason": "a <b> & c", "tried": TRIED})
     assert "Number format of the archive: int8" in section
     assert "Measured on 2,000 evaluation rows" in section and "a &lt;b&gt; &amp; c." in section
     assert "<tr><th>int8<td>0.9512<td>+0.15<td>0.9995<td>812<td>23.1\n" in section
@@ -21,4 +21,3 @@ def test_the_section_tells_what_was_chosen_and_why() -> None:
 def test_the_evaluations_report_has_one_place_for_it() -> None:
     template = Path(report.__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     assert template.count(MARKER) == 1
-    assert add_to_report(f"<p>one{MARKER}<p>two", "<section>") == "<p>one<section><p>two"
