@@ -18,12 +18,11 @@ from typing import Any
 import yaml
 
 from tests.fakes.httpd import Request, Response
-from tests.fakes.kfp.argo import Fate, advance, pod_of
+from tests.fakes.kfp.argo import NEVER, Fate, advance, pod_of
 from tests.fakes.kfp.robfig import Schedule
 
 Json = dict[str, Any]
 NUMBER, TYPES = (int, float), {"STRING": str, "BOOLEAN": bool, "LIST": list, "STRUCT": dict}
-OPAQUE = {"pipeline_spec", "parameters"}
 # The id's name of each collection.
 IDS = {
     "experiments": "experiment_id",
@@ -44,14 +43,14 @@ class Refused(Exception):  # noqa: N818
 
 @dataclasses.dataclass
 class Clock:
-    """The server's time, in seconds; so many pass with a record. With 0, ids alone tell an order."""
+    """The server's time; so many seconds pass with a record. With 0, ids alone tell an order."""
 
-    now: int = 1_767_225_600
+    now: datetime.datetime = datetime.datetime(2026, 1, 1)
     step: int = 1
 
-    def tick(self) -> int:
-        self.now += self.step
-        return self.now
+    def tick(self) -> str:
+        self.now += datetime.timedelta(seconds=self.step)
+        return f"{self.now.isoformat()}Z"
 
 
 class Api:
@@ -193,7 +192,7 @@ class Api:
         run = {
             **{name: body[name] for name in kept if name in body},
             "service_account": body.get("service_account") or self._runner,
-            **{"storage_state": "AVAILABLE", "state": "PENDING", "finished_at": 0, "run_details": {}},
+            **{"storage_state": "AVAILABLE", "state": "PENDING", "finished_at": NEVER, "run_details": {}},
             "state_history": [{"update_time": self.clock.tick(), "state": "PENDING"}],
             **{"_pipeline": pipeline, "_fate": self.fate, "_reads": 0},
         }
@@ -212,7 +211,7 @@ class Api:
             raise Refused(400, "Max concurrency of a recurring run must be at least 1 and at most 10")
         self._version(body)
         for name in {"start_time", "end_time"} & when.keys():
-            when[name] = int(datetime.datetime.fromisoformat(when[name]).timestamp())
+            when[name] = when[name].replace("+00:00", "Z")
         mode = body.get("mode", "DISABLE")
         more = {"mode": mode, "status": f"{mode}D", "no_catchup": body.get("no_catchup")}
         more["service_account"] = body.get("service_account") or self._runner
@@ -272,21 +271,9 @@ def _page(kind: str, found: list[Json], query: dict[str, str]) -> Json:
 
 
 def public(record: Json) -> Json:
-    """Returns a record as the API tells it: what is empty is left out, times are text, also those that never came."""
-    found: Json = {}
-    for key, value in record.items():
-        if key.startswith("_"):
-            continue
-        if key.endswith(("_at", "_time")) and isinstance(value, int):
-            time = datetime.datetime.fromtimestamp(value, datetime.UTC)
-            found[key] = time.strftime("%Y-%m-%dT%H:%M:%SZ")
-        elif key not in OPAQUE and isinstance(value, dict):
-            found[key] = public(value)
-        elif isinstance(value, list):
-            found[key] = [public(item) if isinstance(item, dict) else item for item in value]
-        else:
-            found[key] = copy.copy(value)
-    return {key: value for key, value in found.items() if value not in ("", 0, False, None, [], {})}
+    """Returns a record as the API tells it: what is empty is left out."""
+    shown = {key: value for key, value in record.items() if not key.startswith("_")}
+    return copy.deepcopy({key: value for key, value in shown.items() if value not in ("", 0, False, None, [], {})})
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ import hashlib
 from typing import Any
 
 Json = dict[str, Any]
+NEVER = "1970-01-01T00:00:00Z"
 GOING = ("PENDING", "RUNNING", "CANCELING")
 
 
@@ -39,7 +40,7 @@ class Fate:
     terminated: str = "FAILED"
 
 
-def advance(run: Json, now: int) -> None:
+def advance(run: Json, now: str) -> None:
     """Lets a run go on by one step."""
     fate: Fate = run["_fate"]
     if run["state"] not in GOING:
@@ -83,7 +84,7 @@ def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str,
     return found
 
 
-def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: int) -> list[Json]:
+def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: str) -> list[Json]:
     """Returns a run's nodes, when so many of the tasks with these names have ended well."""
     fate, ended = run["_fate"], run["state"] not in GOING
     states = dict.fromkeys(names[:done], "SUCCEEDED")
@@ -111,7 +112,7 @@ def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done:
             "display_name": name,
             "create_time": run["created_at"],
             "start_time": run["created_at"],
-            "end_time": 0 if state == "RUNNING" else now,
+            "end_time": NEVER if state == "RUNNING" else now,
             "state": state,
             "child_tasks": [{"pod_name": f"{run['_workflow']}-{_number(run, f'{key}/executor')}"}] * (key in states),
         }
