@@ -85,11 +85,10 @@ class Connection:
                 raise UsageError(f"{self.host} leads to https: write https:// in --host")
             asks_for_password = answer.status_code == 200 and Page(answer).login_form is not None
             statuses.append(401 if asks_for_password else answer.status_code)
-        for status in statuses:
+        where = f"{urlsplit(roots[0]).path}{HEALTH}"
+        for status in sorted(statuses):
             if status in (401, 403) or 300 <= status < 400:
                 raise self._signed_out("", status)
-        where = f"{urlsplit(roots[0]).path}{HEALTH}"
-        for status in statuses:
             if status in TRANSIENT:
                 raise PipelineError(f"{self.host} fails: it answers {status} at {where}")
         raise UsageError(f"{self.host} is no Kubeflow Pipelines: it does not answer at {where}; check --host")
@@ -119,7 +118,7 @@ class Connection:
             method: The method.
             *values: Its arguments.
             repeat: Whether it may be done twice: what fails in between is tried again only then.
-            **named: Its named arguments.
+            **named: More of them.
 
         Raises:
             NotFoundError, ConflictError: 404, 409.

@@ -113,11 +113,10 @@ def explain(host: str, error: Exception) -> PipelineError:
         return UsageError(f"--host {host} is no address ({reason})")
     if "certificate verify failed" in reason:
         why = reason.partition("certificate verify failed:")[2].partition("(")[0].strip(" .") or "it is not trusted"
-        advice = "give its authority with --ca-cert FILE"
-        if "expired" in why:
-            advice = "it must be renewed"
-        elif "mismatch" in why:
-            advice = "use the name in --host that it is for"
+        remedies = {"expired": "it must be renewed", "mismatch": "use the name in --host that it is for"}
+        advice = next(
+            (text for word, text in remedies.items() if word in why), "give its authority with --ca-cert FILE"
+        )
         return UsageError(f"{where}: its certificate can't be verified ({why}): {advice}")
     if re.search("Name or service not known|nodename nor servname|No address associated", reason):
         return UsageError(f"{where}: there is no such host; check --host {host}")

@@ -34,8 +34,7 @@ class Progress:
     Attributes:
         state: Its state, as KFP calls it.
         canceled: Whether someone has asked for its end.
-        seconds: How long it has run, or did.
-        all_steps: The names of all steps, in the order in which they are shown.
+        all_steps: In the order in which they are shown.
         steps: State and seconds (None where unknown) of the steps that have begun, by their names.
         gate_passed: Whether the gate let the model pass; None where that is not known yet.
         jobs: What each step runs as: names that its pod may have, or of its jobs.
@@ -114,7 +113,7 @@ def follow(
         run_id: The run's id.
         url: Where people see it.
         timeout: Seconds to wait at most; None for no limit.
-        server: Who is asked, for messages.
+        server: Who is asked, as the user knows it.
         stream: Where to show it.
 
     Returns:
@@ -135,12 +134,11 @@ def follow(
             progress = _watch(read, display, server, timeout)
     except KeyboardInterrupt:
         raise StoppedWaitingError(f"the run goes on: {comes_back}", facts) from None
-    except NoRunError as error:
-        raise NoRunError(str(error), {"run_id": run_id}) from None
     except PipelineError as error:
         # Who may not ask now may have asked before.
+        hint = "" if isinstance(error, NoRunError) else f"; the run may go on: {comes_back}"
         kind = UsageError if isinstance(error, UsageError) else PipelineError
-        raise kind(f"{error}; the run may go on: {comes_back}", {"run_id": run_id}) from None
+        raise kind(f"{error}{hint}", {"run_id": run_id}) from None
     if progress is None:
         raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
     return _outcome(progress, url, log_of, stream)
@@ -153,14 +151,12 @@ def _watch(read: Callable[[], Progress], display: Display, server: str, timeout:
     while True:
         try:
             progress = read()
-        except UsageError:
-            raise
         except PipelineError as error:
+            if isinstance(error, UsageError) or (away_since and time.monotonic() - away_since > PATIENCE_SECONDS):
+                raise
             if away_since is None:
                 away_since = time.monotonic()
                 display.note(f"{error}; trying on for {PATIENCE_SECONDS / 60:.0f} minutes")
-            if time.monotonic() - away_since > PATIENCE_SECONDS:
-                raise
         else:
             if away_since is not None:
                 away_since = None
@@ -175,17 +171,13 @@ def _watch(read: Callable[[], Progress], display: Display, server: str, timeout:
 
 
 def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str], stream: TextIO) -> dict[str, Any]:
-    facts = {
-        "run_id": progress.run_id,
-        "name": progress.name,
-        "url": url,
-        "state": "CANCELED" if progress.canceled else progress.state,
-        "seconds": progress.seconds,
-        "steps": {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()},
-    }
-    if progress.canceled:
+    state = "CANCELED" if progress.canceled else progress.state
+    steps = {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()}
+    facts: dict[str, Any] = {"run_id": progress.run_id, "name": progress.name, "url": url, "state": state}
+    facts |= {"seconds": progress.seconds, "steps": steps}
+    if state == "CANCELED":
         raise PipelineError(f"the run was canceled: {url}", facts)
-    if progress.state != "SUCCEEDED":
+    if state != "SUCCEEDED":
         failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
         if failed and (log := log_of(progress, failed)):
             print(f"the end of {failed}'s log:\n{log}", file=stream)
