@@ -1,5 +1,6 @@
 """The connection to Google Cloud: which project and region, and who asks."""
 
+import difflib
 import logging
 import re
 import sys
@@ -112,14 +113,9 @@ class Connection(Api):
         return AuthorizedSession(self.credentials)
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Asks an API of which no client library is installed, and returns what it answers in JSON; see `call`.
+        """Asks an API of which no client library is installed, as in "iam", for a path; posts, where there is a body.
 
-        Args:
-            doing: What is done, for messages.
-            service: The API's name, as in "iam".
-            path: The path, percent-encoded.
-            body: What to post, for JSON; None to get.
-            **query: The query.
+        Returns what it answers in JSON; see `call`.
         """
         from google.api_core.exceptions import from_http_response
 
@@ -165,8 +161,6 @@ def connect(settings: Settings) -> Connection:
 
 def check_region(region: str) -> None:
     """Raises UsageError where Vertex AI is not in a region."""
-    import difflib
-
     from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
 
     if region not in SUPPORTED_REGIONS:

@@ -54,7 +54,7 @@ def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: d
     settings, version = connection.settings, version_name(ir)
     return aiplatform_v1.PipelineJob(
         display_name=name or version,
-        pipeline_spec=yaml.safe_load(ir),
+        pipeline_spec=yaml.load(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)),  # noqa: S506, it is a safe one
         runtime_config={
             "gcs_output_directory": bucket_of(settings),
             "parameter_values": with_place(values, settings, connection.project),

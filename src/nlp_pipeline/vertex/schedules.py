@@ -45,13 +45,9 @@ ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(\S*)\s+)?(.*)", re.DOTALL)
 
 
 def read_cron(text: str) -> Cron:
-    """Reads a cron expression: six fields as for Kubeflow, of which the first must be 0, or five of Unix cron.
+    """Reads a cron expression as Kubeflow's is read, whose first field must be 0; a time zone may stand before it.
 
-    Both platforms read fields as github.com/robfig/cron does, so that they mean the same on both. Before them the time
-    zone may stand, as in `TZ=Europe/Berlin`; otherwise they are meant in UTC.
-
-    Raises:
-        UsageError: It is something else, or it never comes.
+    Both platforms read fields as github.com/robfig/cron does, so that they mean the same on both.
     """
     match = ZONED.fullmatch(text)
     zone, fields = match.groups("UTC") if match else ("UTC", text)
@@ -86,10 +82,9 @@ def list_schedules(connection: Connection, name: str | None = None) -> list[Any]
 
 def find_schedules(connection: Connection, name: str) -> list[Any]:
     """Returns the schedules of a name, oldest first; raises UsageError where there is none."""
-    every = list_schedules(connection)
-    own = [item for item in every if item.display_name == name]
+    own = list_schedules(connection, name)
     if not own:
-        raise unknown_schedule(name, {item.display_name for item in every})
+        raise unknown_schedule(name, {item.display_name for item in list_schedules(connection)})
     return own
 
 
@@ -283,7 +278,7 @@ def unschedule(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Removes a schedule, of which there must be one; runs that it has made go on."""
     connection = connect(settings)
     ids = [id_of(item) for item in find_schedules(connection, name)]
-    for schedule_id in ids if not dry_run else ():
+    for schedule_id in () if dry_run else ids:
         remove(connection, name, schedule_id)
     return {"name": name, "action": "removed", "dry_run": dry_run, "ids": ids}
 
@@ -296,11 +291,7 @@ def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
 
 
 def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
-    """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest.
-
-    Raises:
-        UsageError: There is none of this name, or it is over.
-    """
+    """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
     connection = connect(settings)
     newest = find_schedules(connection, name)[-1]
     if newest.state.name == COMPLETED:

@@ -46,10 +46,7 @@ class VertexSettings(Settings):
     serving_image: str = parameter(
         "",
         "The image that serves, of the Dockerfile's target torchserve; needed where deploy is true.",
-        matches(
-            r"|[A-Za-z0-9][\w./:@-]*",
-            "an image, as in us-central1-docker.pkg.dev/project/repository/torchserve:1",
-        ),
+        matches(r"|[A-Za-z0-9][\w./:@-]*", "an image, as in us-central1-docker.pkg.dev/project/images/torchserve:1"),
     )
     serving_machine_type: str = parameter("n1-standard-2", "Machine type that serves.", MACHINE)
     serving_accelerator: str = parameter("", "Its accelerator; empty for none.", ACCELERATOR)
@@ -85,21 +82,9 @@ class VertexSettings(Settings):
 
 
 def check_together(settings: VertexSettings, model_name: str, base_model: str, deploy: bool) -> None:
-    """Makes sure that what all platforms share is what Vertex AI takes.
-
-    Args:
-        settings: What is Vertex AI's own.
-        model_name: The model's name, and its endpoint's.
-        base_model: The encoder to fine-tune, which becomes an argument of a custom job.
-        deploy: Whether the release will be deployed.
-
-    Raises:
-        UsageError: It is not.
-    """
-    for name, value, (is_allowed, meaning) in (
-        ("model_name", model_name, MODEL_NAME),
-        ("base_model", base_model, BASE_MODEL),
-    ):
+    """Raises UsageError where a parameter that all platforms share is not what Vertex AI takes."""
+    shared = {"model_name": (model_name, *MODEL_NAME), "base_model": (base_model, *BASE_MODEL)}
+    for name, (value, is_allowed, meaning) in shared.items():
         if not is_allowed(value):
             raise UsageError(f"{name} is {value!r}: it must be {meaning}")
     if deploy and not settings.serving_image:

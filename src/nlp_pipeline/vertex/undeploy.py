@@ -19,10 +19,7 @@ from nlp_pipeline.vertex.steps.plan import find_endpoint, list_named, scale_traf
 def undeploy(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Takes a model's versions off its endpoint, and deletes the endpoint unless it has versions of other models.
 
-    Args:
-        settings: The settings.
-        values: The parameters that the user set: `model_name`, and `endpoint` where that is not of the same name.
-        dry_run: Whether to show only what would be done.
+    Of the parameters these count: `model_name`, and `endpoint` where that is not of the same name.
 
     Returns:
         `action` ("removed"), `dry_run`, `endpoint`, `undeployed` (models' versions by deployed models' ids), `deleted`

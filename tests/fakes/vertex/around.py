@@ -45,27 +45,22 @@ class Around:
         self.logs: dict[str, list[str]] = {}
 
     def need(self, permission: str) -> None:
-        """Makes sure that the user may do something."""
         if permission and permission not in self.granted:
             raise RefusedError(403, f"Permission '{permission}' denied on resource (or it may not exist).")
 
     def get_project(self, request: Request) -> Json:
-        """Reads the project."""
         return {"name": f"projects/{self.number}", "projectId": self.project, "state": self.state}
 
     def test_permissions(self, request: Request, **_: str) -> Json:
-        """Tells which of some permissions the user has."""
         asked = json.loads(request.body)["permissions"] if request.body else [value for _, value in request.query]
         return {"permissions": [one for one in asked if one in self.granted]}
 
     def list_services(self, request: Request) -> Json:
-        """Tells which APIs are enabled."""
         names = [value.rpartition("/")[2] for name, value in request.query if name == "names"]
         states = {name: "ENABLED" if name.partition(".")[0] in self.enabled else "DISABLED" for name in names}
         return {"services": [{"name": f"projects/1/services/{name}", "state": state} for name, state in states.items()]}
 
     def get_quota(self, request: Request, metric: str) -> Json:
-        """Tells a quota's limits."""
         metric = unquote(metric).rpartition("/")[2]
         buckets = []
         for name, limit in self.quotas.items():
@@ -78,13 +73,11 @@ class Around:
         return {"consumerQuotaLimits": [{"quotaBuckets": buckets}]}
 
     def get_account(self, request: Request, email: str) -> Json:
-        """Reads a service account."""
         if email not in self.accounts:
             raise RefusedError(404, f"Unknown service account: {email}")
         return {"email": email, **({"disabled": True} if self.accounts[email] else {})}
 
     def get_bucket(self, request: Request, bucket: str) -> Json:
-        """Reads a bucket."""
         if bucket not in self.buckets:
             raise RefusedError(404, "The specified bucket does not exist.")
         self.need("storage.buckets.get")
@@ -105,7 +98,6 @@ class Around:
         return {"items": items, **({"nextPageToken": str(start + 2)} if start + 2 < len(found) else {})}
 
     def read_object(self, request: Request, bucket: str, name: str) -> Response:
-        """Gives what lies in a bucket."""
         full = f"{bucket}/{unquote(name)}"
         content = self.objects[full]
         checksum = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
@@ -113,7 +105,6 @@ class Around:
         return Response(200, sent, [("X-Goog-Hash", f"crc32c={checksum}")])
 
     def get_image(self, request: Request, place: str, owner: str, repository: str, rest: str) -> Json:
-        """Tells whether an image is there."""
         image, _, version = rest.split("/")
         full = f"{place}/{owner}/{repository}/{unquote(image)}:{version}"
         if full not in self.tags:

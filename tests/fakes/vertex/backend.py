@@ -231,7 +231,6 @@ class Backend:
         return [*container["command"], *context.arguments(container["args"])], outputs
 
     def start(self, command: list[str], task: str) -> None:
-        """Runs a step's command line."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if done.returncode:
             raise FailedError(f"{task}: {done.stderr.strip().splitlines()[-1]}")

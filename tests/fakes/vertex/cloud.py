@@ -105,7 +105,6 @@ class Cloud:
 
     @property
     def url(self) -> str:
-        """Its address."""
         return self.host.url
 
     @property
@@ -123,11 +122,9 @@ class Cloud:
     def refuse(
         self, code: int, message: str = "no", times: int = 1, on: str = "", reason: str = "", **about: str
     ) -> None:
-        """Answers with an error of Google's."""
         self.say(lambda _: RefusedError(code, message, reason, about).response(), times, on)
 
     def drop(self, times: int = 1, on: str = "") -> None:
-        """Drops the connection."""
         self.say(lambda _: None, times, on)
 
     def lose_answer(self, on: str) -> None:
@@ -139,11 +136,9 @@ class Cloud:
         self.say(lose, 1, on)
 
     def say(self, make: Fault, times: int = 1, on: str = "") -> None:
-        """Answers in whatever way."""
         self._faults.append((re.compile(on), [times], make))
 
     def well_again(self) -> None:
-        """Lets nothing go wrong any more."""
         self._faults.clear()
 
     def _answer(self, request: Request) -> Response | None:

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ EMAIL = "ann@my-project.iam.gserviceaccount.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
+@cache
+def make_key() -> rsa.RSAPrivateKey:
+    """Returns a private key, which takes a while to make."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class Identity:
     """A service account that may sign in, with its private key; a key that is `revoked` is not taken any more."""
 
     def __init__(self) -> None:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        key = make_key()
         pem = serialization.Encoding.PEM
         self.private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
         self._public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -33,7 +40,6 @@ class Identity:
         path.write_text(json.dumps(key))
 
     def give_token(self, request: Request) -> Response:
-        """Answers a request for a token."""
         claims = self._claims(request.form.get("assertion", ""))
         if claims is None or claims["scope"] != SCOPE or self.revoked:
             return answer({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, 400)

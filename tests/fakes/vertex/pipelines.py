@@ -85,7 +85,6 @@ class Job:
         job.state = State.PIPELINE_STATE_PENDING
 
     def read(self) -> None:
-        """Lets time pass."""
         if self.job.end_time is not None:
             return
         self._reads += 1
@@ -169,7 +168,6 @@ class Pipelines:
         self.fate, self.wakes, self.page = Fate(), False, 100
 
     def create_job(self, request: Request) -> Json:
-        """Makes a job."""
         return as_json(self.make_job(read(aiplatform_v1.PipelineJob, request), dict(request.query)["pipelineJobId"]))
 
     def make_job(self, job: Any, run_id: str) -> Any:
@@ -191,12 +189,10 @@ class Pipelines:
         return as_json(job.job)
 
     def list_jobs(self, request: Request) -> Json:
-        """Lists jobs."""
         kind, found = aiplatform_v1.ListPipelineJobsRequest, [one.job for one in self.jobs.values()]
         return list_of(kind, request, found, "pipelineJobs", ("display_name", "schedule_name"), self.page)
 
     def create_schedule(self, request: Request) -> Json:
-        """Makes a schedule."""
         schedule = read(Schedule, request)
         self._check(schedule)
         schedule.name = f"{self._place}/schedules/{uuid.uuid4().int % 10**19}"
@@ -207,7 +203,6 @@ class Pipelines:
         return as_json(schedule)
 
     def list_schedules(self, request: Request) -> Json:
-        """Lists schedules."""
         kind, found = aiplatform_v1.ListSchedulesRequest, self.schedules.values()
         for one in found:
             zone, _, fields = one.cron.partition(" ")
@@ -233,7 +228,6 @@ class Pipelines:
         return as_json(changed)
 
     def delete_schedule(self, request: Request, name: str) -> Json:
-        """Removes a schedule."""
         full = self._find(self.schedules, f"schedules/{name}").name
 
         def remove() -> Any:
@@ -243,11 +237,9 @@ class Pipelines:
         return self._operations.begin(full, "delete schedule", remove)
 
     def pause_schedule(self, request: Request, name: str) -> Json:
-        """Lets a schedule rest."""
         return self._switch(name, Schedule.State.ACTIVE, Schedule.State.PAUSED)
 
     def resume_schedule(self, request: Request, name: str) -> Json:
-        """Lets it go on."""
         return self._switch(name, Schedule.State.PAUSED, Schedule.State.ACTIVE)
 
     def fire(self, schedule: Any, at: datetime | None = None) -> Any:

@@ -28,7 +28,6 @@ class RefusedError(Exception):
         self.code, self.message, self.reason, self.metadata = code, message, reason, metadata or {}
 
     def response(self) -> Response:
-        """Returns the answer."""
         error: Json = {"code": self.code, "message": self.message, "status": STATUS[self.code]}
         if self.reason:
             kind = "type.googleapis.com/google.rpc.ErrorInfo"
@@ -140,7 +139,6 @@ class Operations:
         return self.look(name)
 
     def look(self, name: str) -> Json:
-        """Returns how far an operation is."""
         left, what, do = self._begun[name]
         if left[0]:
             left[0] -= 1

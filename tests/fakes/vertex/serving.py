@@ -72,7 +72,6 @@ class Serving:
         return list_of(aiplatform_v1.ListModelsRequest, request, found, "models", ("display_name",), 100)
 
     def list_versions(self, request: Request, name: str) -> Json:
-        """Lists a model's versions."""
         found = self.models[f"{self._place}/models/{name}"]
         return list_of(aiplatform_v1.ListModelVersionsRequest, request, found, "models", (), 100)
 
@@ -106,16 +105,13 @@ class Serving:
         return as_json(wanted)
 
     def list_endpoints(self, request: Request) -> Json:
-        """Lists endpoints."""
         found = self.endpoints.values()
         return list_of(aiplatform_v1.ListEndpointsRequest, request, found, "endpoints", ("display_name",), 100)
 
     def get_endpoint(self, request: Request, name: str) -> Json:
-        """Reads an endpoint."""
         return as_json(self._find(name))
 
     def create_endpoint(self, request: Request) -> Json:
-        """Makes an endpoint."""
         endpoint = read(aiplatform_v1.Endpoint, request)
         endpoint.name = f"{self._place}/endpoints/{2000 + len(self.endpoints)}"
 
@@ -126,7 +122,6 @@ class Serving:
         return self._operations.begin(endpoint.name, "create endpoint", add)
 
     def update_endpoint(self, request: Request, name: str) -> Json:
-        """Changes an endpoint's traffic."""
         endpoint, wanted = self._find(name), read(aiplatform_v1.Endpoint, request)
         if dict(request.query)["updateMask"] != "trafficSplit":
             raise RefusedError(400, "Invalid update mask.")
@@ -134,7 +129,6 @@ class Serving:
         return as_json(endpoint)
 
     def delete_endpoint(self, request: Request, name: str) -> Json:
-        """Deletes an endpoint."""
         endpoint = self._find(name)
         if endpoint.deployed_models:
             raise RefusedError(400, f"Endpoint {endpoint.name} has deployed models.")
@@ -146,7 +140,6 @@ class Serving:
         return self._operations.begin(endpoint.name, "delete endpoint", remove)
 
     def deploy(self, request: Request, name: str) -> Json:
-        """Deploys a version to an endpoint."""
         endpoint, asked = self._find(name), read(aiplatform_v1.DeployModelRequest, request)
         _, version = self._version(asked.deployed_model.model)
         resources, split = asked.deployed_model.dedicated_resources, dict(asked.traffic_split)
@@ -211,7 +204,6 @@ class Serving:
             job.error, job.state = {"code": 13, "message": str(error)}, JobState.JOB_STATE_FAILED
 
     def get_job(self, request: Request, name: str) -> Json:
-        """Reads a custom job."""
         return as_json(self.jobs[f"{self._place}/customJobs/{name}"])
 
     def _version(self, full: str) -> tuple[list[Any], Any]:

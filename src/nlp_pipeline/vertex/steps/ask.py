@@ -24,21 +24,10 @@ BATCH, BATCH_BYTES = 10, 1_000_000
 def ask_version(
     api: Api, endpoint: Any, deployed: str, texts: list[str], timeout: float
 ) -> tuple[list[str], list[float]]:
-    """Asks a version for texts.
-
-    Args:
-        api: The API.
-        endpoint: The endpoint.
-        deployed: The deployed model's id.
-        texts: The texts.
-        timeout: Seconds within which it must have answered all of them.
+    """Asks a version, by its deployed model's id, for texts, all of which it must have answered in `timeout` seconds.
 
     Returns:
         The labels in the texts' order, and the milliseconds of each request that it answered.
-
-    Raises:
-        PipelineError: It answers with something else than predictions.
-        TimedOutError: It did not answer all of them in time.
     """
     until, problem = monotonic() + timeout, "only other versions answered"
     # An endpoint of its own network name can be asked nowhere else.

@@ -29,18 +29,13 @@ def check_endpoint(
         endpoint: The endpoint's resource name.
         version: The model's resource name with the new version, `...@VERSION`.
         former: The endpoint's traffic before the new version came, in percent by deployed models' ids.
-        predictions: What the offline model said: Parquet with text, label and predicted label.
-        rows: Ask for so many of them, spread evenly.
-        timeout: Seconds within which the new version must have answered all of them.
-        limits: How far its answers may differ from the offline model's.
+        predictions: Parquet with what the offline model said.
+        rows: How many of them the version is asked for.
+        timeout: Seconds within which it must have answered all of them.
+        limits: How far its answers may differ.
 
     Returns:
-        `endpoint`, `version`, `deployed_model` (its id), `rows`, `agreement`, `accuracy`, `offline_accuracy`, and
-        `p50_ms`, the median of the requests' milliseconds.
-
-    Raises:
-        RolledBackError: The version was not good, and the former one serves again.
-        PipelineError: Vertex AI failed.
+        What is known of the version, its answers and their milliseconds, for the run's metrics.
     """
     # A run that is cancelled ends its steps so; without this, the new version would stay where it is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run was cancelled"))

@@ -30,18 +30,7 @@ def plan_deployment(
 ) -> Plan:
     """Looks up the model and the endpoint, and plans how the release is deployed beside what serves already.
 
-    Args:
-        release: The release's address, gs://bucket/folder.
-        digest: Its digest.
-        project: The project.
-        location: The region.
-        model_name: The model's display name, and the endpoint's.
-        endpoint: Id or resource name of an existing endpoint; empty for the one with the model's name.
-        canary_percent: Share of the traffic, in percent, that the new version gets where others serve already.
-
-    Raises:
-        UsageError: What is there is not clear, or does not fit.
-        PipelineError: Vertex AI can't be asked.
+    `endpoint` is an id or a resource name; empty for the one with the model's display name.
     """
     if not release.startswith("gs://"):
         raise UsageError(f"the release lies at {release!r}: Vertex AI serves from Cloud Storage, gs://bucket/folder")
