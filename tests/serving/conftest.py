@@ -12,7 +12,8 @@ import pytest
 
 from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.handler import TextClassificationHandler
-from nlp_pipeline.steps.archive_model.archiving import archive_model
+from nlp_pipeline.steps.archive_model import archiving
+from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
@@ -25,6 +26,13 @@ REPORT = "<!doctype html>\n<html><body><h1>Evaluation</h1><!-- archive_model -->
 def made_release(model: Path, precision: str, model_name: str = "tiny") -> Path:
     """Returns a release of the model, made once a session; a volume of its own lies around it."""
     return Path(archived(model, model.parent / f"archived-{model_name}-{precision}", precision, model_name)["release"])
+
+
+@functools.cache
+def exported(model: Path) -> bytes:
+    """Returns a classifier in ONNX, exported once a session, as that takes seconds."""
+    export_model(model, model.parent / "exported.onnx")
+    return (model.parent / "exported.onnx").read_bytes()
 
 
 def archived(
@@ -56,18 +64,20 @@ def archived(
         {"metrics": '{"accuracy": 1.0}'},
         predicted=predicted or [label for _, label in rows],
     )
-    return archive_model(
-        model,
-        predictions,
-        folder / "release",
-        folder / "report.html",
-        settings=ArchiveSettings(precision=precision),
-        max_length=MAX_LENGTH,
-        min_agreement=0.97,
-        serving_gpus=serving_gpus,
-        trained={"base_model": "tiny-encoder", "source": "train.csv", "source_sha256": "ab12"},
-        run=run,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archiving, "export_model", lambda path, target: target.write_bytes(exported(path)))
+        return archiving.archive_model(
+            model,
+            predictions,
+            folder / "release",
+            folder / "report.html",
+            settings=ArchiveSettings(precision=precision),
+            max_length=MAX_LENGTH,
+            min_agreement=0.97,
+            serving_gpus=serving_gpus,
+            trained={"base_model": "tiny-encoder", "source": "train.csv", "source_sha256": "ab12"},
+            run=run,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ def configurations() -> dict[str, Any]:
         "bert, hidden states": t.BertConfig(output_hidden_states=True, **sizes),
         "distilbert": t.DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=2, **common),
         "roberta": t.RobertaConfig(max_position_embeddings=80, **sizes),
-        "xlm-roberta": t.XLMRobertaConfig(max_position_embeddings=80, **sizes),
         "albert": t.AlbertConfig(embedding_size=16, **sizes),
         "electra": t.ElectraConfig(embedding_size=16, **sizes),
         "mpnet": t.MPNetConfig(max_position_embeddings=80, **sizes),
