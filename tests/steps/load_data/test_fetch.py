@@ -1,6 +1,6 @@
 import gzip
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data import fetch
 from nlp_pipeline.steps.load_data.fetch import fetch_source, without_secrets
-from tests.fakes.s3 import S3Server, forget_environment, free_ports, s3_server
+from tests.fakes.s3 import forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
 CONTENT = b"text,label\n" + b"a film,1\n" * 10_000
@@ -36,9 +36,6 @@ def refusal(source: str, target: Path, kind: type[Exception], *secrets: str) -> 
     with pytest.raises(kind) as caught:
         fetch_source(source, target)
     return one_line(caught, kind, *secrets)
-
-
-# Paths
 
 
 def test_a_path_and_a_file_url(tmp_path: Path) -> None:
@@ -95,9 +92,6 @@ def test_a_name_that_tells_no_form_shows_before_the_download(tmp_path: Path, add
     assert "its name must end in" in refusal(address.format(tmp_path), tmp_path / "x", UsageError, "hunter2")
 
 
-# HTTP
-
-
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -114,18 +108,9 @@ def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    [
-        "",
-        "/x.csv",
-        "me:hunter2/x@host/x.csv",
-        "me:hunter2?x@host/x.csv",
-        "me:hunter2#@host/x.csv",
-        "[::1/x.csv",
-        "a b/x.csv",
-        "host/a\nb.csv",
-        "host:port/x.csv",
-    ],
-)
+    ["", "/x.csv", "me:hunter2/x@host/x.csv", "me:hunter2?x@host/x.csv", "me:hunter2#@host/x.csv", "[::1/x.csv",
+     "a b/x.csv", "host/a\nb.csv", "host:port/x.csv"],
+)  # fmt: skip
 def test_a_url_that_cannot_be_read(tmp_path: Path, rest: str) -> None:
     assert "has no host, or can't be read" in refusal(f"http://{rest}", tmp_path / "x", UsageError, "hunter2")
 
@@ -170,22 +155,13 @@ def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) ->
     [
         (Response(status=503), "/x.csv could not be downloaded (it answered 503)", PipelineError, 5),
         (cut(), "could not be downloaded (peer closed connection", PipelineError, 5),
-        *[
-            (Response(status=status), f"/x.csv answered {status} ", UsageError, 1)
-            for status in (400, 401, 403, 404, 410, 204, 304)
-        ],
+        *[(Response(status=status), f"/x.csv answered {status} ", UsageError, 1) for status in (403, 404, 204, 304)],
     ],
 )
 def test_what_fails_for_good(
-    tmp_path: Path,
-    serve: Serve,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    response: Response,
-    says: str,
-    kind: type[Exception],
-    attempts: int,
-) -> None:
+    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    response: Response, says: str, kind: type[Exception], attempts: int,
+) -> None:  # fmt: skip
     """No secret is shown: not by the errors, not by the log."""
     caplog.set_level(logging.INFO)  # as kfp sets it in a step
     url, requests = serve("/x.csv", *[response] * attempts)
@@ -216,9 +192,6 @@ def test_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Connection refused" in message and ": is AWS_ENDPOINT_URL right" in message
 
 
-# S3, as a server that a test can make fail
-
-
 @pytest.fixture
 def endpoint(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a server that plays an object store, for anonymous access."""
@@ -243,9 +216,6 @@ def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
     assert "write s3://bucket/key" in refusal(address, tmp_path / "x", UsageError, "hunter2")
 
 
-# Both
-
-
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
 def test_what_is_declared_packed_is_kept_as_it_is_sent(tmp_path: Path, serve: Serve, endpoint: str, name: str) -> None:
     packed = Response(gzip.compress(CONTENT), headers={"Content-Encoding": "gzip"})
@@ -255,64 +225,30 @@ def test_what_is_declared_packed_is_kept_as_it_is_sent(tmp_path: Path, serve: Se
             assert file.read() == CONTENT
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
-def test_a_disk_that_takes_no_more(serve: Serve, endpoint: str, scheme: str) -> None:
+def test_a_disk_that_takes_no_more(serve: Serve, endpoint: str) -> None:
     url, requests = serve("/bucket/x.csv", *[Response(CONTENT)] * 2)
-    address = url if scheme == "http" else "s3://bucket/x.csv"
-    assert "could not be written to /dev/full: No space left" in refusal(address, Path("/dev/full"), PipelineError)
-    assert len(requests) == 1
-
-
-# S3, the real thing
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        running.put("bucket", "folder/x.csv", CONTENT)
-        running.put("bucket", "ä ?#%41+.csv.gz", gzip.compress(CONTENT), Content_Encoding="gzip")
-        running.put("bucket", "large.csv", CONTENT * 150)  # several of SeaweedFS's chunks
-        yield running
-
-
-@pytest.fixture
-def store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, and its address and credentials in the environment."""
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
+    for address in (url, "s3://bucket/x.csv"):
+        assert "could not be written to /dev/full: No space left" in refusal(address, Path("/dev/full"), PipelineError)
+    assert len(requests) == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["folder/x.csv", "ä ?#%41+.csv.gz", "large.csv"])
-def test_real_s3(tmp_path: Path, store: S3Server, key: str) -> None:
-    source = fetch_source(f"s3://bucket/{key}", tmp_path / "x")
-    assert source.name == f"s3://bucket/{key}"
-    with source.open() as file:
-        assert file.read() == CONTENT * (150 if key == "large.csv" else 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("place", "code"), [("bucket/none\n.csv", "NoSuchKey"), ("nobucket/x.csv", "NoSuchBucket")])
-def test_real_s3_what_is_not_there(tmp_path: Path, store: S3Server, place: str, code: str) -> None:
-    message = refusal(f"s3://{place}", tmp_path / "x", UsageError)
-    says = f"is not there ({code}): check the bucket and the key"
-    assert message == f"{f's3://{place}'!r} at http://{store.address} {says}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("key", "secret", "code"),
-    [
-        ("test-key", "hunter2", "SignatureDoesNotMatch"),
-        ("no-key", "hunter2", "InvalidAccessKeyId"),
-        ("", "", "AccessDenied"),
-    ],
-)
-def test_real_s3_wrong_credentials(
-    tmp_path: Path, store: S3Server, monkeypatch: pytest.MonkeyPatch, key: str, secret: str, code: str
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    message = refusal("s3://bucket/folder/x.csv", tmp_path / "x", PipelineError, "hunter2", "test-secret")
-    assert f"was refused ({code}): check AWS_ACCESS_KEY_ID" in message
+def test_real_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        server.put("bucket", "ä ?#%41+.csv.gz", gzip.compress(CONTENT), Content_Encoding="gzip")
+        server.put("bucket", "folder/large.csv", CONTENT * 150)  # several of SeaweedFS's chunks
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for key, times in (("ä ?#%41+.csv.gz", 1), ("folder/large.csv", 150)):
+            source = fetch_source(f"s3://bucket/{key}", tmp_path / "x")
+            assert source.name == f"s3://bucket/{key}"
+            with source.open() as file:
+                assert file.read() == CONTENT * times
+        for place, code in (("bucket/none\n.csv", "NoSuchKey"), ("nobucket/x.csv", "NoSuchBucket")):
+            message = refusal(f"s3://{place}", tmp_path / "x", UsageError)
+            says = f"is not there ({code}): check the bucket and the key"
+            assert message == f"{f's3://{place}'!r} at http://{server.address} {says}"
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        message = refusal("s3://bucket/folder/large.csv", tmp_path / "x", PipelineError, "hunter2", "test-secret")
+        assert "was refused (SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID" in message

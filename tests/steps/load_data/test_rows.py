@@ -57,9 +57,6 @@ def problem(folder: Path, content: bytes | str, name: str = "x.csv", **options: 
     return message
 
 
-# Forms
-
-
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_form_plain_and_gzipped(tmp_path: Path, form: str) -> None:
     content = encode(ROWS, form)
@@ -93,9 +90,6 @@ def test_line_ends_and_line_numbers(tmp_path: Path, end: str) -> None:
     assert read(tmp_path, end.join(lines)) == [(3, "a", "1"), (6, f"b{end}{end}c", "0"), (9, "d", "1")]
     objects = ["", '{"text": "a", "label": 1}', "  ", '{"text": "b\\n\\nc", "label": 0}']
     assert read(tmp_path, end.join(objects), "x.ndjson") == [(2, "a", "1"), (4, "b\n\nc", "0")]
-
-
-# Cells
 
 
 def test_nul_bytes(tmp_path: Path) -> None:
@@ -141,19 +135,12 @@ def test_a_missing_key_is_a_missing_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        {"text": ["a"], "label": 1},
-        {"text": {}, "label": 1},
-        {"text": "a", "label": [1]},
-        {"text": "a", "label": {"b": 1}},
-        {"text": "a", "label": 0.5},
-        {"text": "a", "label": math.inf},
-    ],
+    ("text", "label"), [(["a"], 1), ({}, 1), ("a", [1]), ("a", {"b": 1}), ("a", 0.5), ("a", math.inf)]
 )
-def test_cells_of_a_wrong_type(tmp_path: Path, row: dict[str, Any]) -> None:
-    message = problem(tmp_path, '{"text": "a", "label": 1}\n' + json.dumps(row), "x.jsonl")
-    assert f"has in line 2 the text {row['text']!r} and the label {row['label']!r}: a text must be" in message
+def test_cells_of_a_wrong_type(tmp_path: Path, text: Any, label: Any) -> None:
+    row = json.dumps({"text": text, "label": label})
+    message = problem(tmp_path, '{"text": "a", "label": 1}\n' + row, "x.jsonl")
+    assert f"has in line 2 the text {text!r} and the label {label!r}: a text must be" in message
 
 
 def test_parquet_types(tmp_path: Path) -> None:
@@ -171,9 +158,6 @@ def test_parquet_of_many_batches(tmp_path: Path) -> None:
     assert read(tmp_path, encode(rows, "parquet"), "x.parquet") == [
         (number, text, label) for number, (text, label) in enumerate(rows, 1)
     ]
-
-
-# Columns
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
@@ -195,9 +179,6 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
     assert "'c19', ...: set" in message and "d" * 51 not in message
 
 
-# Files to refuse
-
-
 @pytest.mark.parametrize(
     ("content", "name", "says"),
     [
@@ -212,9 +193,9 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
         ('{"text": "a", "label": 1}', "x.csv", "has no column 'text'; its columns are '{\"text\": \"a\"'"),
         (parquet(text=["a"], label=["b"]), "x.csv", "is not utf-8"),
         (
-            "\n<HTML><body>Sign in",
+            "\n<HTML>Sign in",
             "x.jsonl",
-            "looks like an Excel sheet or a web page, as it begins with b'\\n<HTML><body>Sign in'",
+            "looks like an Excel sheet or a web page, as it begins with b'\\n<HTML>Sign in'",
         ),
         (b"PK\x03\x04\0\0", "x.csv", "looks like an Excel sheet"),
         ("%PDF-1.7", "x.csv", "begins with b'%PDF-1.7'"),
@@ -235,11 +216,7 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
         (codecs.BOM_UTF16_LE + b"t\0e\0x\0t", "x.csv", "is not utf-16-le (byte 0x74, "),
         (b"text,label\na,\xf0\x9f", "x.csv", "is not utf-8 (byte 0xf0"),
         (b"PAR1" + b"\0" * 100, "x.parquet", "is a broken Parquet file"),
-        (
-            parquet(text=pyarrow.array([b"\xff"]).view(pyarrow.string()), label=["1"]),
-            "x.parquet",
-            "is a broken Parquet",
-        ),
+        (parquet(text=pyarrow.array([b"\xff"]).view(pyarrow.string()), label=["1"]), "x.parquet", "is a broken Parq"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, content: bytes | str, name: str, says: str) -> None:
@@ -271,14 +248,11 @@ def test_a_broken_parquet_file(tmp_path: Path) -> None:
         assert "is a broken Parquet file" in problem(tmp_path, broken, "x.parquet")
 
 
-# Anything
-
-
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.jsonl", "x.jsonl.gz", "x.parquet"])
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8))
 def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[tuple[str, str]]) -> None:
     content = encode(rows, name.split(".")[1])
@@ -287,7 +261,7 @@ def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str,
     assert pairs(read(tmp_path_factory.getbasetemp(), content, name)) == expected
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(content=st.binary(max_size=200), name=st.sampled_from(["x.csv", "x.tsv", "x.jsonl", "x.parquet"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
     head = {"x.parquet": b"PAR1", "x.jsonl": b""}.get(name, b"text,label\n")
