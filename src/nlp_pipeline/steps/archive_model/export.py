@@ -103,16 +103,14 @@ def keep_first_token(model: Any) -> bool:
 
 
 def _first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
-    """Finds the nodes whose results a classifier needs for a text's first token only.
+    """Finds the nodes whose results a classifier needs for a text's first token only, and the tensors they read.
 
     A classifier reads the last layer's first token. All that lies between it and the last attention works on each
-    token for itself.
-
-    Returns:
-        The nodes, and the names of the tensors that they read, of which the first token is enough. Both are empty
-        where the classifier reads something else.
+    token for itself. Both are empty where the classifier reads something else.
     """
-    constants = _constants(graph)
+    import onnx
+
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     shapes = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in graph.value_info
@@ -134,17 +132,6 @@ def _first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
             nodes.append(node)
             first_only.add(name)
     return nodes, {name for node in nodes for name in node.input if name in whole} - first_only
-
-
-def _constants(graph: Any) -> dict[str, Any]:
-    """Returns a graph's constants as arrays."""
-    import onnx
-
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
-    return {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
 
 
 def _axis(node: Any, default: int) -> int:

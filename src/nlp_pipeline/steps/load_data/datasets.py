@@ -23,17 +23,11 @@ BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 24
 
 @dataclass
 class Dataset:
-    """What was written to a Parquet file of the string columns `text` and `label`.
+    """What was written to a Parquet file of the string columns `text` and `label`."""
 
-    Attributes:
-        labels: How many rows each label has.
-        lengths: The texts' lengths in characters, a `pyarrow.ChunkedArray`.
-        counts: `rows`, and what `Reader` counts of the source where one was read for this file.
-    """
-
-    labels: Counter[str]
-    lengths: Any
-    counts: dict[str, int]
+    labels: Counter[str]  # how many rows each has
+    lengths: Any  # the texts' lengths in characters, a pyarrow.ChunkedArray
+    counts: dict[str, int]  # `rows`, and what `Reader` counts of the source where one was read for this file
 
 
 class Reader:
@@ -41,19 +35,14 @@ class Reader:
 
     Two texts are the same where they are alike but for blanks around them. Python's hash has 64 bits: that among a
     million texts two that differ pass as the same happens once in 37 million times.
-
-    Attributes:
-        counts: How many rows are `bad`, which lack a text or a label; are `leaked`, whose texts are held out;
-            `duplicates`, whose texts stood before; and `conflicts`, where they had another label.
-        hashes: The hash of each good row's text, in order.
-        label_of: Each text's label by its hash, in order; "" where it stands with several.
     """
 
     def __init__(self, source: Source, settings: LoadSettings, held_out: Container[int] = ()) -> None:
         self.source, self.settings, self.held_out = source, settings, held_out
+        # Rows that lack a text or a label; whose text is held out, stood before, stood before with another label.
         self.counts = {"bad": 0, "leaked": 0, "duplicates": 0, "conflicts": 0}
-        self.hashes: list[int] = []
-        self.label_of: dict[int, str] = {}
+        self.hashes: list[int] = []  # of each good row's text, in order
+        self.label_of: dict[int, str] = {}  # each text's label by its hash, in order; "" where it has several
 
     def tables(self) -> Iterator[pyarrow.Table]:
         """Yields the good rows, a few at a time.

@@ -6,8 +6,6 @@ import gzip
 import io
 import json
 import re
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -26,12 +24,7 @@ Row = tuple[int, Any, Any]
 
 
 class Source:
-    """A file of rows.
-
-    Attributes:
-        path: Where it lies.
-        name: Its path or address as it may be shown and kept.
-        form: "csv", "tsv", "jsonl" or "parquet", as the end of its name says.
+    """A file of rows; its name, which may be shown and kept, ends in its form: csv, tsv, jsonl or parquet.
 
     Raises:
         UsageError: The end of its name says none.
@@ -192,14 +185,12 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 
 def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a Parquet file, a batch in memory at a time."""
-    # It is read from its end: a gzipped one must be unpacked to a file first.
-    with source.open() as opened, tempfile.TemporaryFile() as unpacked:
-        if isinstance(opened, gzip.GzipFile):
-            shutil.copyfileobj(opened, unpacked, 1 << 20)
-            opened = unpacked
+    with source.open() as opened:
+        # It is read from its end: a gzipped one, which is rare, must be unpacked first.
+        content = io.BytesIO(opened.read()) if isinstance(opened, gzip.GzipFile) else opened
         try:
             # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
-            file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20)
+            file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
             _find_columns(file.schema_arrow.names, columns)
             number = 0
             for batch in file.iter_batches(512, columns=columns):
