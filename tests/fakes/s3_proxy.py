@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server, that notes what is asked, cuts transfers, and lets them hang."""
+"""A proxy in front of an S3 server, that notes what is asked, and cuts and alters what comes."""
 
 import contextlib
 import http.client
@@ -19,28 +19,18 @@ class S3Proxy:
         url: Its address.
         gets: Path and Range of each request for an object.
         cuts: After how many bytes of their bodies the next transfers of objects break off.
-        hangs: After how many bytes the next transfer of an object hangs, until it is released; None for never.
-        hanging: Is set as soon as it hangs.
-        release: Ends the hanging.
         before: Is called before each request for an object is handed on.
         headers: More headers of the answers.
-        ignores_ranges: Whether all of an object is given whatever is asked for.
         flips: Whether the first byte of objects is another one.
-        whole: The first answers by paths, where ranges are ignored.
         renames: What stands for what else in listings.
     """
 
     url: str = ""
     gets: list[tuple[str, str]] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
-    hangs: int | None = None
-    hanging: threading.Event = field(default_factory=threading.Event)
-    release: threading.Event = field(default_factory=threading.Event)
     before: Callable[[], None] = lambda: None
     headers: dict[str, str] = field(default_factory=dict)
-    ignores_ranges: bool = False
     flips: bool = False
-    whole: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     renames: dict[bytes, bytes] = field(default_factory=dict)
 
 
@@ -59,8 +49,6 @@ class Handler(BaseHTTPRequestHandler):
             proxy.gets.append((self.path, self.headers.get("Range", "")))
             proxy.before()
         status, headers, body = self.answer()
-        if is_object and proxy.ignores_ranges:
-            status, headers, body = proxy.whole.setdefault(self.path, (status, headers, body))
         if is_object and proxy.flips and body:
             body = bytes([body[0] ^ 1]) + body[1:]
         for name, other in proxy.renames.items() if not is_object else ():
@@ -71,7 +59,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(header, value)
         self.send_header("Content-Length", headers["Content-Length"] if self.command == "HEAD" else str(len(body)))
         self.end_headers()
-        self.write(body, is_object)
+        if is_object and proxy.cuts:
+            body = body[: proxy.cuts.pop(0)]
+            self.close_connection = True
+        self.wfile.write(body)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -85,22 +76,6 @@ class Handler(BaseHTTPRequestHandler):
         body = answer.read()
         connection.close()
         return answer.status, dict(answer.getheaders()), body
-
-    def write(self, body: bytes, is_object: bool) -> None:
-        """Writes the body, or as much of it as is to come through."""
-        proxy = self.proxy
-        if is_object and proxy.hangs is not None:
-            at, proxy.hangs = proxy.hangs, None
-            with contextlib.suppress(OSError):
-                self.wfile.write(body[:at])
-                proxy.hanging.set()
-                proxy.release.wait(60)
-                self.wfile.write(body[at:])
-        elif is_object and proxy.cuts:
-            self.wfile.write(body[: proxy.cuts.pop(0)])
-            self.close_connection = True
-        else:
-            self.wfile.write(body)
 
     def log_message(self, format: str, *values: object) -> None:
         """Keeps quiet."""
@@ -119,7 +94,6 @@ def s3_proxy(address: str) -> Iterator[S3Proxy]:
     try:
         yield proxy
     finally:
-        proxy.release.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -1,13 +1,8 @@
 """`--download`: from a real S3 server, through a proxy that breaks transfers, of runs of a Kubeflow."""
 
-import errno
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +12,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.kubeflow.artifacts import download, open_store, parse_root, plan_files
+from nlp_pipeline.kubeflow.artifacts import download, parse_root, plan_files
 from nlp_pipeline.kubeflow.pipelines import get_experiment, start_run, upload_version
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.downloads import MIB, NOTES
@@ -29,7 +24,6 @@ from tests.kubeflow.test_pipelines import SMALL
 from tests.kubeflow.users import connected, settings_of
 
 pytestmark = pytest.mark.slow
-Json = dict[str, Any]
 SECRET = "test-secret"
 UUIDS = [f"{at}0000000-0000-4000-8000-00000000000{at}" for at in range(9)]
 BIG = random.Random(1).randbytes(3 * MIB)
@@ -40,11 +34,9 @@ FILES = {
     f"evaluate-model/{UUIDS[1]}/metrics": METRICS,
     KEY: BIG,
     f"train-model/{UUIDS[2]}/model/empty": b"",
-    f"archive-model/{UUIDS[3]}/release/model-store/tiny.mar": BIG[:1000],
     f"archive-model/{UUIDS[3]}/release/release.json": b"{}",
 }
 SHORT = {
-    "archive-model/release/model-store/tiny.mar": BIG[:1000],
     "archive-model/release/release.json": b"{}",
     "evaluate-model/metrics": METRICS,
     "evaluate-model/report": REPORT,
@@ -61,15 +53,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @dataclass
 class Scene:
-    """A run of a Kubeflow whose artifacts are in a real object store.
-
-    Attributes:
-        s3: The object store.
-        proxy: In front of it.
-        k: The Kubeflow.
-        run_id: The run.
-        target: Where to download to.
-    """
+    """A run of a Kubeflow whose artifacts are in a real object store, with a proxy in front of it."""
 
     s3: S3Server
     proxy: S3Proxy
@@ -82,17 +66,14 @@ class Scene:
         return f"v2/artifacts/x/{self.run_id}/"
 
     def settings(self, **changed: Any) -> Settings:
-        given = {"s3_endpoint": self.proxy.url, "s3_access_key": "test-key", "s3_secret_key": SECRET}
-        return settings_of(self.k, **given | changed)
+        keys = {"s3_endpoint": self.proxy.url, "s3_access_key": "test-key", "s3_secret_key": SECRET}
+        return settings_of(self.k, **keys | changed)
 
     def put(self, files: dict[str, bytes], prefix: str | None = None, bucket: str = "mlpipeline") -> None:
         for name, content in files.items():
             self.s3.put(bucket, f"{self.prefix if prefix is None else prefix}{name}", content)
 
-    def put_model(self, content: bytes) -> None:
-        self.put({KEY: content})
-
-    def download(self, dry_run: bool = False, **changed: Any) -> Json:
+    def download(self, dry_run: bool = False, **changed: Any) -> dict[str, Any]:
         return download(self.settings(**changed), self.run_id, self.target, dry_run)
 
     def files(self) -> dict[str, bytes]:
@@ -102,9 +83,9 @@ class Scene:
     @property
     def asked(self) -> list[str]:
         """The names and ranges of the objects that were asked for since this was read last."""
-        found = [f"{path.rpartition('/')[2]} {asked}".strip() for path, asked in self.proxy.gets]
+        asked = [f"{path.rpartition('/')[2]} {span}".strip() for path, span in self.proxy.gets]
         self.proxy.gets.clear()
-        return found
+        return asked
 
 
 def make_run(k: Kubeflow, **given: Any) -> str:
@@ -141,32 +122,32 @@ def test_all_of_it_once(scene: Scene, capsys: pytest.CaptureFixture[str]) -> Non
     scene.put(FILES)
     size = sum(map(len, FILES.values()))
     dry = scene.download(dry_run=True)
-    assert (dry["files"], dry["fetched_files"], dry["checked"]) == (6, 6, {})
+    assert (dry["files"], dry["fetched_files"], dry["checked"]) == (5, 5, {})
     assert not scene.target.parent.exists() and scene.asked == []
-    told = scene.download()
+    result = scene.download()
     assert scene.files() == SHORT
-    assert told.pop("state") in ("PENDING", "RUNNING", "SUCCEEDED")
-    assert told == {
+    assert result.pop("state") in ("PENDING", "RUNNING", "SUCCEEDED")
+    assert result == {
         "run_id": scene.run_id,
         "source": f"s3://mlpipeline/{scene.prefix}",
         "folder": str(scene.target),
-        **{"files": 6, "bytes": size, "fetched_files": 6, "fetched_bytes": size},
+        **{"files": 5, "bytes": size, "fetched_files": 5, "fetched_bytes": size},
         "artifacts": {
             "report": str(scene.target / "evaluate-model/report"),
             "metrics": str(scene.target / "evaluate-model/metrics"),
             "model": str(scene.target / "train-model/model"),
             "archive": str(scene.target / "archive-model/release"),
         },
-        **{"missing": [], "left_out": [], "checked": {"md5": 6}},
+        **{"missing": [], "left_out": [], "checked": {"md5": 5}},
     }
-    said = capsys.readouterr()
-    assert said.out == "" and f"{MODEL}: {len(BIG):,} bytes, checked by md5\n" in said.err
-    assert len(scene.asked) == 5  # nothing is asked of what is empty
+    printed = capsys.readouterr()
+    assert printed.out == "" and f"{MODEL}: {len(BIG):,} bytes, checked by md5\n" in printed.err
+    assert SECRET not in printed.err + str(result)
+    assert len(scene.asked) == 4  # nothing is asked of what is empty
     again = scene.download()
-    assert (again["fetched_files"], again["fetched_bytes"], again["checked"]) == (0, 0, {"md5": 6})
+    assert (again["fetched_files"], again["fetched_bytes"], again["checked"]) == (0, 0, {"md5": 5})
     (scene.target / NOTES).unlink()
-    assert scene.download()["checked"] == {"md5": 6} and scene.asked == []
-    assert SECRET not in said.err + str(told)
+    assert scene.download()["checked"] == {"md5": 5} and scene.asked == []
 
 
 def test_what_is_there_so_far(scene: Scene) -> None:
@@ -175,38 +156,28 @@ def test_what_is_there_so_far(scene: Scene) -> None:
     assert line.startswith(f"run {scene.run_id} has no artifacts (yet) below minio://mlpipeline/v2/artifacts at http:")
     assert line.endswith(": it is SUCCEEDED") and not scene.target.exists()
     scene.put({f"evaluate-model/{UUIDS[1]}/report": REPORT})
-    told = scene.download()
-    assert told["artifacts"] == {"report": str(scene.target / "evaluate-model/report")}
-    assert told["missing"] == ["metrics", "model", "archive"]
+    result = scene.download()
+    assert result["artifacts"] == {"report": str(scene.target / "evaluate-model/report")}
+    assert result["missing"] == ["metrics", "model", "archive"]
     scene.put(FILES)
-    assert scene.download()["fetched_files"] == 5 and scene.files() == SHORT
+    assert scene.download()["fetched_files"] == 4 and scene.files() == SHORT
+
+
+def test_no_such_run(scene: Scene) -> None:
+    for run_id, message in ((UUIDS[0], f"there is no run {UUIDS[0]}"), ("../../x", "'../../x' is no id of a run")):
+        scene.run_id = run_id
+        assert refused(scene.download) == f"{message}: --runs lists them"
 
 
 @pytest.mark.parametrize(
-    ("run_id", "message"),
-    [
-        (UUIDS[0], f"there is no run {UUIDS[0]}: --runs lists them"),
-        ("../../x", "'../../x' is no id of a run: --runs lists them"),
-    ],
+    ("root", "prefix"),
+    [("minio://mine/", ""), ("s3://mine/deep/er?region=x&endpoint=y:1&disableSSL=true", "deep/er/")],
 )
-def test_no_such_run(scene: Scene, run_id: str, message: str) -> None:
-    scene.run_id = run_id
-    assert refused(scene.download) == message
-
-
-@pytest.mark.parametrize(
-    ("root", "bucket", "prefix"),
-    [
-        ("minio://mine/", "mine", ""),
-        ("minio://mine/deep/er", "mine", "deep/er/"),
-        ("s3://mine/a?region=x&endpoint=y:1&disableSSL=true", "mine", "a/"),
-    ],
-)
-def test_the_runs_own_root_and_another_name(scene: Scene, root: str, bucket: str, prefix: str) -> None:
+def test_the_runs_own_root_and_another_name(scene: Scene, root: str, prefix: str) -> None:
     scene.k.api.records["runs"][scene.run_id]["runtime_config"] = {"pipeline_root": root}
-    scene.put({"evaluate-model/report": b"old layout"}, f"{prefix}other/{scene.run_id}/", bucket)
-    scene.put({"evaluate-model/report": b"of another run"}, f"{prefix}other/{UUIDS[0]}/", bucket)
-    assert scene.download()["source"] == f"s3://{bucket}/{prefix}other/{scene.run_id}/"
+    scene.put({"evaluate-model/report": b"old layout"}, f"{prefix}other/{scene.run_id}/", "mine")
+    scene.put({"evaluate-model/report": b"of another run"}, f"{prefix}other/{UUIDS[0]}/", "mine")
+    assert scene.download()["source"] == f"s3://mine/{prefix}other/{scene.run_id}/"
     assert scene.files() == {"evaluate-model/report": b"old layout"}
 
 
@@ -222,59 +193,42 @@ def test_where_each_namespace_has_its_own(scene: Scene) -> None:
 
 
 def test_a_broken_transfer_goes_on_where_it_ended(scene: Scene) -> None:
-    scene.put_model(BIG)
+    scene.put({KEY: BIG})
     scene.proxy.cuts = [MIB, MIB // 2]
     assert scene.download()["checked"] == {"md5": 1}
     rest = [f"model.safetensors bytes={MIB}-", f"model.safetensors bytes={MIB + MIB // 2}-"]
     assert scene.asked == ["model.safetensors", *rest] and scene.files() == {MODEL: BIG}
 
 
-def test_a_server_that_stays_away_and_the_same_command_again(scene: Scene) -> None:
-    scene.put_model(BIG)
+@pytest.mark.parametrize("altered", [False, True])
+def test_a_server_that_stays_away_and_the_same_command_again(scene: Scene, altered: bool) -> None:
+    scene.put({KEY: BIG})
     scene.proxy.cuts = [100_000] * 5
     line = refused(scene.download, PipelineError)
     assert line.startswith(f"fetching 's3://mlpipeline/{scene.prefix}train-model/") and "can't be reached" in line
     assert {name: len(content) for name, content in scene.files().items()} == {f"{MODEL}.part": 500_000}
     assert scene.asked
+    content = BIG[::-1] if altered else BIG
+    scene.put({KEY: content})
     scene.download()
-    assert scene.asked == ["model.safetensors bytes=500000-"] and scene.files() == {MODEL: BIG}
+    assert scene.asked == ["model.safetensors" if altered else "model.safetensors bytes=500000-"]
+    assert scene.files() == {MODEL: content}
 
 
-def test_killed_in_the_middle(scene: Scene) -> None:
-    scene.put_model(BIG)
-    scene.proxy.hangs = 2 * MIB
-    code = (
-        "import sys; from pathlib import Path; from nlp_pipeline.settings import Settings\n"
-        "from nlp_pipeline.kubeflow.artifacts import download\n"
-        "download(Settings(), sys.argv[1], Path(sys.argv[2]), False)\n"
-    )
-    names = {"HOST": scene.k.url, "S3_ENDPOINT": scene.proxy.url, "S3_ACCESS_KEY": "test-key", "S3_SECRET_KEY": SECRET}
-    environment = {**os.environ, **{f"NLP_PIPELINE_{name}": value for name, value in names.items()}}
-    process = subprocess.Popen([sys.executable, "-c", code, scene.run_id, str(scene.target)], env=environment)
-    try:
-        assert scene.proxy.hanging.wait(120)
-        part = scene.target / f"{MODEL}.part"
-        while not part.is_file() or part.stat().st_size < MIB:
-            assert process.poll() is None
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    scene.proxy.release.set()
-    done = part.stat().st_size
-    assert MIB <= done <= 2 * MIB and scene.asked
+def test_killed_before_a_whole_part_was_renamed(scene: Scene) -> None:
+    scene.put({KEY: BIG})
     scene.download()
-    assert scene.asked == [f"model.safetensors bytes={done}-"] and scene.files() == {MODEL: BIG}
-    # And as if it had been killed before the renaming.
-    (scene.target / MODEL).rename(part)
+    (scene.target / MODEL).rename(scene.target / f"{MODEL}.part")
     notes = json.loads((scene.target / NOTES).read_text())
     (scene.target / NOTES).write_text(json.dumps(notes | {"done": {}, "parts": {MODEL: notes["done"][MODEL][0]}}))
+    assert scene.asked
     scene.download()
     assert scene.asked == [] and scene.files() == {MODEL: BIG}
 
 
 @pytest.mark.parametrize("notes", ["", "[]", '{"x": 1}'])
 def test_notes_that_are_no_notes_and_a_part_of_which_nothing_is_known(scene: Scene, notes: str) -> None:
-    scene.put_model(BIG)
+    scene.put({KEY: BIG})
     (scene.target / MODEL).parent.mkdir(parents=True)
     (scene.target / f"{MODEL}.part").write_bytes(b"something else")
     (scene.target / NOTES).write_text(notes)
@@ -282,42 +236,30 @@ def test_notes_that_are_no_notes_and_a_part_of_which_nothing_is_known(scene: Sce
     assert scene.asked == ["model.safetensors"] and scene.files() == {MODEL: BIG}
 
 
-# Altered
+# Altered, or wrong
 
 
-def test_altered_after_a_part_was_fetched(scene: Scene) -> None:
-    scene.put_model(BIG)
-    scene.proxy.cuts = [100_000] * 5
-    refused(scene.download, PipelineError)
-    assert scene.asked
-    scene.put_model(BIG[::-1])
-    scene.download()
-    assert scene.asked == ["model.safetensors"] and scene.files() == {MODEL: BIG[::-1]}
-
-
-@pytest.mark.parametrize(("cuts", "at", "content"), [([], 1, BIG[:1000]), ([100_000], 2, BIG[::-1])])
-def test_altered_while_it_is_fetched(scene: Scene, cuts: list[int], at: int, content: bytes) -> None:
-    scene.put_model(BIG)
+@pytest.mark.parametrize("cuts", [[], [100_000]])
+def test_altered_while_it_is_fetched(scene: Scene, cuts: list[int]) -> None:
+    scene.put({KEY: BIG})
     scene.proxy.cuts = cuts
-    calls = []
 
     def alter() -> None:
-        calls.append(1)
-        if len(calls) == at:
-            scene.put_model(content)
+        if len(scene.proxy.gets) > len(cuts):
+            scene.put({KEY: BIG[::-1]})
 
     scene.proxy.before = alter
-    assert scene.download()["checked"] == {"md5": 1} and scene.files() == {MODEL: content}
+    line = refused(scene.download, PipelineError)
+    assert "has it altered meanwhile: the same command again fetches it anew" in line
+    scene.download()
+    assert scene.files() == {MODEL: BIG[::-1]}
 
 
-def test_altered_all_the_time_or_wrong(scene: Scene) -> None:
-    scene.put_model(BIG)
-    scene.proxy.before = lambda: scene.put_model(random.randbytes(10))
-    assert refused(scene.download, PipelineError).endswith("or was altered, 3 times: try later")
-    scene.proxy.before = lambda: None
+def test_what_comes_wrong_and_what_is_encrypted(scene: Scene) -> None:
+    scene.put({KEY: BIG})
     scene.proxy.flips = True
     line = refused(scene.download, PipelineError)
-    assert "came otherwise than its size and ETag say" in line and scene.files() == {}
+    assert "came otherwise than its size and ETag say: the same command" in line and scene.files() == {}
     # An ETag that is no MD5, as the content is encrypted.
     scene.proxy.headers = {"x-amz-server-side-encryption-aws-kms-key-id": "a-key"}
     assert scene.download()["checked"] == {"size": 1}
@@ -332,13 +274,6 @@ def test_altered_after_it_was_downloaded(scene: Scene) -> None:
     assert scene.asked and scene.download()["fetched_files"] == 2
     assert scene.asked == ["metrics", "report"]
     assert scene.files() == SHORT | {"evaluate-model/report": b"<HTML>"}
-
-
-def test_a_server_that_knows_no_ranges(scene: Scene) -> None:
-    scene.put_model(BIG)
-    scene.proxy.cuts, scene.proxy.ignores_ranges = [1000, 1000], True
-    scene.download()
-    assert scene.files() == {MODEL: BIG}
 
 
 def test_what_was_uploaded_in_parts(scene: Scene, tmp_path: Path) -> None:
@@ -371,7 +306,7 @@ def planned(*names: str) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("../x", "a/../../x", "a/..", "./x", "/etc/x", "a//b", "..\\x", "C:\\x", "C:x", "a/con", "a/NUL.txt"),
+        *("../x", "a/../../x", "a/..", "./x", "/etc/x", "a//b", "..\\x", "C:x", "a/con", "a/NUL.txt"),
         *("a\nb", "a\x00b", "a\x1b[2J", "a/\x9b", NOTES, f"{NOTES}.new", "..", "."),
     ],
 )
@@ -388,14 +323,14 @@ def test_ids_are_left_out_unless_there_are_several() -> None:
     assert planned("t/", "t/x/", "t/x/y") == (["t/x/y"], [])
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/evil", "C:evil", "%2E%2E/evil", "a%1Bb/evil"])
+@pytest.mark.parametrize("name", ["../../evil", "a%1Bb/evil"])
 def test_hostile_names_in_the_store(scene: Scene, capsys: pytest.CaptureFixture[str], name: str) -> None:
     scene.put({"GOOD": b"evil", "evaluate-model/report": REPORT})
     scene.proxy.renames = {b"GOOD": name.encode()}
-    told = scene.download()
-    assert scene.files() == {"evaluate-model/report": REPORT} and len(told["left_out"]) == 1
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert said.startswith("left out, as it can't be the name of a file: ") and "\x1b" not in said
+    result = scene.download()
+    assert scene.files() == {"evaluate-model/report": REPORT} and len(result["left_out"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert line.startswith("left out, as it can't be the name of a file: ") and "\x1b" not in line
     assert list(scene.target.parent.parent.rglob("*evil*")) == [] and scene.asked == ["report"]
 
 
@@ -408,29 +343,25 @@ def test_roots_that_are_none(root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         (
             {"s3_endpoint": "", "s3_access_key": "", "s3_secret_key": ""},
             "the object store is not known: set NLP_PIPELINE_S3_ENDPOINT, NLP_PIPELINE_S3_ACCESS_KEY, "
             "NLP_PIPELINE_S3_SECRET_KEY (keys: the namespace's Secret mlpipeline-minio-artifact has them; ",
         ),
-        ({"s3_secret_key": ""}, "set NLP_PIPELINE_S3_SECRET_KEY ("),
         ({"s3_secret_key": ""}, "kubectl -n kubeflow port-forward svc/minio-service 9000:9000"),
-        ({"s3_endpoint": "localhost:9000"}, "NLP_PIPELINE_S3_ENDPOINT is no address of an object store"),
         ({"s3_endpoint": f"http://test-key:{SECRET}@localhost"}, "NLP_PIPELINE_S3_ENDPOINT is no address"),
-        ({"s3_endpoint": "http://localhost/minio/x"}, "NLP_PIPELINE_S3_ENDPOINT is no address"),
         ({"s3_endpoint": "http://local_host:x"}, "is wrong: "),
         ({"s3_secret_key": f"{SECRET}\n"}, "NLP_PIPELINE_S3_SECRET_KEY has a blank, a line break"),
         ({"s3_region": "a b"}, "NLP_PIPELINE_S3_REGION has a blank"),
         ({"s3_secret_key": "wrong"}, "refuses (SignatureDoesNotMatch): check NLP_PIPELINE_S3_ACCESS_KEY and NLP_"),
-        ({"s3_access_key": "wrong"}, "refuses (InvalidAccessKeyId): check NLP_PIPELINE_S3_ACCESS_KEY and"),
         ({"ca_cert": "/none"}, "ca_cert=/none can't be read"),
     ],
 )
-def test_settings_that_are_wrong(scene: Scene, changed: Json, says: str) -> None:
+def test_settings_that_are_wrong(scene: Scene, changed: dict[str, Any], message: str) -> None:
     scene.put(FILES)
-    assert says in refused(lambda: scene.download(**changed))
+    assert message in refused(lambda: scene.download(**changed))
 
 
 def test_no_bucket_no_one_there_and_no_object_store(scene: Scene) -> None:
@@ -443,51 +374,20 @@ def test_no_bucket_no_one_there_and_no_object_store(scene: Scene) -> None:
     assert "(NoSuchBucket): is NLP_PIPELINE_S3_ENDPOINT that of this Kubeflow's object store?" in line
 
 
-def test_minio_is_not_installed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    line = "minio is not installed: pip install -c constraints.txt -e '.[deploy]'"
-    assert refused(lambda: open_store(scene.settings())) == line
-
-
-def test_a_folder_of_another_run_and_files_in_the_way(scene: Scene) -> None:
+def test_a_folder_of_another_run_files_in_the_way_and_no_room(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.put(FILES)
-    scene.download()
-    notes = json.loads((scene.target / NOTES).read_text())
-    (scene.target / NOTES).write_text(json.dumps(notes | {"run_id": "another"}))
-    assert refused(scene.download) == f"{scene.target} has artifacts of run another: name another folder with --to"
-    shutil.rmtree(scene.target)
     (scene.target / "evaluate-model").mkdir(parents=True)
+    (scene.target / NOTES).write_text(json.dumps({"run_id": "another"}))
+    assert refused(scene.download) == f"{scene.target} has artifacts of run another: name another folder with --to"
+    (scene.target / NOTES).unlink()
     (scene.target / "evaluate-model/report").write_text("mine")
-    assert scene.asked and "evaluate-model/report is in the way" in refused(scene.download)
-    assert scene.files() == {"evaluate-model/report": b"mine"} and scene.asked == []
+    assert "evaluate-model/report is in the way" in refused(scene.download)
+    assert scene.files() == {"evaluate-model/report": b"mine"}
+    shutil.rmtree(scene.target)
+    usage = shutil.disk_usage(scene.target.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert f"{scene.target} has room for 1,000 bytes, and 3,145,7" in refused(scene.download)
     shutil.rmtree(scene.target)
     scene.target.write_text("a file")
     assert refused(scene.download, PipelineError).startswith(f"{scene.target} can't be written (")
-
-
-def test_no_room_beforehand(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.put(FILES)
-    usage = shutil.disk_usage(scene.target.parent.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    assert f"{scene.target} has room for 1,000 bytes, and 3,146,7" in refused(scene.download)
     assert scene.asked == []
-
-
-def test_a_full_disk_and_the_same_command_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.put_model(BIG)
-    found = Path.open
-
-    def full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-        if mode == "ab":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return found(path, mode, *more, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        line = refused(scene.download, PipelineError)
-    assert line == (
-        f"{scene.target}/{MODEL}.part can't be written (No space left on device): the same command goes on where this "
-        "one ended"
-    )
-    scene.download()
-    assert scene.files() == {MODEL: BIG}

@@ -7,27 +7,24 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.kubeflow import doctor as module
 from nlp_pipeline.kubeflow.doctor import doctor
 from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
-from tests.fakes.httpd import Request, Response
 from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.kubernetes import api
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
 from tests.fakes.s3 import free_ports, s3_server
 from tests.fakes.tls import Authority
-from tests.kubeflow.test_connection import answering
 
-Json = dict[str, Any]
 ACCOUNT = "system:serviceaccount:team:default-editor"
-CLAIM: Json = {
+CLAIM: dict[str, Any] = {
     "kind": "PersistentVolumeClaim",
     "metadata": {"name": "nlp-pipeline"},
     "spec": {"accessModes": ["ReadWriteMany"]},
@@ -76,7 +73,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         assert not one.sent
 
 
-def examined(k: Kubeflow | None, values: Json | None = None, /, **changed: Any) -> dict[str, Check]:
+def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **changed: Any) -> dict[str, Check]:
     """Returns the doctor's checks by name, having made sure that each is a line without secrets."""
     given = {"namespace": "team", "token": TOKEN, "image": IMAGE, **({"host": k.url} if k else {})}
     checks = doctor(Settings.model_validate(given | changed), values or {})
@@ -121,21 +118,16 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "says"),
+    ("host", "detail"),
     [
         ("kubeflow.example.com", "--host kubeflow.example.com is no address"),
         ("https://ann:hunter2@kubeflow.example.com", "host: an address with a user name or a password"),
-        ("http://a b", "a b: there is no such host"),
+        (f"http://127.0.0.1:{free_ports(1)[0]}", "127.0.0.1:"),
     ],
 )
-def test_no_address(host: str, says: str) -> None:
-    found = examined(None, host=host)["server"]
-    assert found.ok is False and found.detail.startswith(says)
-
-
-def test_no_one_there() -> None:
-    found = examined(None, host=f"http://127.0.0.1:{free_ports(1)[0]}")
-    assert found["server"].ok is False and "can't be reached" in found["server"].detail
+def test_no_address_or_no_one_there(host: str, detail: str) -> None:
+    found = examined(None, host=host)
+    assert found["server"].ok is False and found["server"].detail.startswith(detail)
     assert found["clock"].detail == "the server does not answer"
 
 
@@ -151,15 +143,14 @@ def test_a_certificate_of_an_unknown_authority(ca: Authority) -> None:
 def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
     ann = {"token": "", "username": "ann@example.com"}
     with kubeflow("dex", users={"ann@example.com": "secret"}, namespaces={"ann@example.com": "team"}) as one:
-        for given in ({"token": "wrong"}, {"token": ""}, {**ann, "password": "x"}):
+        for given in ({"token": "wrong"}, {**ann, "password": "x"}):
             found = examined(one, **given)
             assert found["server"].ok and found["sign-in"].ok is False and found["namespace"].ok is None
         found = examined(one, **ann, password="secret")
         assert found["sign-in"].detail == "Kubeflow Pipelines answers as ann@example.com, by password"
         assert found["namespace"].ok
     with kubeflow("no kubeflow") as one:
-        found = examined(one)
-        assert found["server"].ok and "is no Kubeflow Pipelines" in found["sign-in"].detail
+        assert "is no Kubeflow Pipelines" in examined(one)["sign-in"].detail
 
 
 def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
@@ -181,20 +172,15 @@ def experiment_of(team: Kubeflow, state: str = "AVAILABLE") -> None:
     team.api._add("experiments", {"display_name": "nlp-pipeline", "storage_state": state}, "team")
 
 
-def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow, cluster: Cluster) -> None:
+def test_an_experiment_that_is_there_or_would_be_made_and_takes_runs_or_not(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team)["experiment"].detail == f"nlp-pipeline would be made; {ACCOUNT} may make runs there"
-    experiment_of(team)
-    assert examined(team)["experiment"].detail == f"nlp-pipeline is there; {ACCOUNT} may make runs there"
-    assert len(team.api.experiments) == 1
-
-
-def test_an_experiment_that_takes_no_runs(team: Kubeflow, cluster: Cluster) -> None:
     cluster.deny("create", "experiments")
     found = examined(team)["experiment"]
     assert (found.ok, found.remedy) == (False, "ask the owner of profile team for the role kubeflow-edit")
     assert found.detail.endswith(f"{ACCOUNT} may not create experiments in namespace team")
     experiment_of(team)
-    assert examined(team)["experiment"].ok
+    assert examined(team)["experiment"].detail == f"nlp-pipeline is there; {ACCOUNT} may make runs there"
+    assert len(team.api.experiments) == 1
     cluster.deny("create", "runs")
     assert examined(team)["experiment"].ok is False
     team.api.records["experiments"].clear()
@@ -211,8 +197,6 @@ def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster:
     team.sessions.tokens[other] = ACCOUNT
     found = examined(team, token=other)["experiment"]
     assert found.ok is None and f"and Kubernetes knows you as {ACCOUNT}" in found.detail
-    cluster.reviews_forbidden = True
-    assert examined(team)["experiment"].ok is None
 
 
 # Version, clock
@@ -222,7 +206,6 @@ def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster:
     ("health", "ok", "says"),
     [
         ({"tag_name": "2.17.0"}, True, "Kubeflow Pipelines 2.17.0, kfp 2."),
-        ({"tag_name": "v2.15.0-rc.1"}, True, "Kubeflow Pipelines v2.15.0-rc.1, kfp 2."),
         ({"apiServerTagName": "2.16.1", "apiServerReady": True}, True, "Kubeflow Pipelines 2.16.1, kfp 2."),
         ({"tag_name": "2.14.3"}, True, "before 2.15 a Secret must exist even where none is needed"),
         ({"tag_name": "1.8.22"}, False, "Kubeflow Pipelines 1.8.22, kfp 2."),
@@ -230,46 +213,36 @@ def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster:
         ({}, None, "the server tells 'nothing' for its version"),
     ],
 )
-def test_versions(team: Kubeflow, health: Json, ok: bool | None, says: str) -> None:
+def test_versions(team: Kubeflow, health: dict[str, Any], ok: bool | None, says: str) -> None:
     team.api.health = {"multi_user": True, **health}
     found = examined(team)["version"]
     assert found.ok is ok and says in found.detail and found.required
 
 
-@pytest.mark.parametrize(("skew", "says"), [(-90, "90 s behind"), (4000, "4000 s ahead of")])
-def test_a_clock_that_is_wrong(team: Kubeflow, monkeypatch: pytest.MonkeyPatch, skew: int, says: str) -> None:
-    class Clock:
-        @staticmethod
-        def time() -> float:
-            return round(time.time()) + skew
-
-    monkeypatch.setattr(module, "time", Clock)
+@pytest.mark.parametrize(
+    ("skew", "ok", "detail"),
+    [
+        (90, False, "s behind the server's"),
+        (-4000, False, "s ahead of the server's"),
+        (None, None, "the server tells no time"),
+    ],
+)
+def test_clocks(
+    team: Kubeflow, monkeypatch: pytest.MonkeyPatch, skew: int | None, ok: bool | None, detail: str
+) -> None:
+    date = "never" if skew is None else formatdate(time.time() + skew, usegmt=True)
+    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda self: date)
     found = examined(team)["clock"]
-    assert found.ok is False and not found.required and "timedatectl" in found.remedy
-    seconds, _, rest = says.partition(" ")
-    assert rest in found.detail and abs(int(found.detail.split()[4]) - int(seconds)) <= 20
-
-
-def test_a_server_that_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dateless(request: Request) -> Response:
-        return Response(200, "x", [("Date", "now")])
-
-    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda self: "never")
-    with answering(dateless) as host:
-        assert examined(None, host=host.url)["clock"].detail == "the server tells no time"
+    assert found.ok is ok and not found.required and found.detail.endswith(detail)
+    assert ("timedatectl" in found.remedy) is (ok is False)
 
 
 # The cluster
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "apiVersion: v1\nkind: Config\ncurrent-context: x\n", "a: [\n"])
-def test_kubeconfigs_that_are_none(team: Kubeflow, tmp_path: Path, text: str) -> None:
-    (tmp_path / "no-kubeconfig").write_text(text)
-    found = examined(team)
-    assert found["Kubernetes"].ok is None and found["claim"].ok is None
-
-
-def test_a_cluster_that_is_away(team: Kubeflow) -> None:
+def test_no_kubeconfig_and_a_cluster_that_is_away(team: Kubeflow, tmp_path: Path) -> None:
+    (tmp_path / "no-kubeconfig").write_text("a: [\n")
+    assert examined(team)["Kubernetes"].ok is None
     gone = Cluster("Knative", "team")
     gone.url = f"http://127.0.0.1:{free_ports(1)[0]}"
     gone.write_kubeconfig(os.environ["KUBECONFIG"], "team")
@@ -293,18 +266,15 @@ def test_a_cluster_that_refuses_or_does_not_tell_who_asks(team: Kubeflow, cluste
     ("changed", "ok", "says", "mode"),
     [
         ({}, True, "team/nlp-pipeline is Bound", True),
-        ({"status": {"phase": "Pending"}}, True, "team/nlp-pipeline is Pending", True),
         ({"status": {"phase": "Lost"}}, False, "team/nlp-pipeline has lost its volume", True),
         ({"spec": {"accessModes": ["ReadWriteOnce"]}}, True, "team/nlp-pipeline is Bound", False),
         ({"spec": {"accessModes": ["ReadOnlyMany"]}}, True, "team/nlp-pipeline is Bound", False),
         ({"spec": {}, "status": {}}, True, "team/nlp-pipeline is of unknown phase", None),
-        (
-            {"metadata": {"name": "nlp-pipeline", "deletionTimestamp": "2026-01-01T00:00:00Z"}},
-            *(False, "team/nlp-pipeline is being deleted", True),
-        ),
     ],
 )
-def test_claims(team: Kubeflow, cluster: Cluster, changed: Json, ok: bool, says: str, mode: bool | None) -> None:
+def test_claims(
+    team: Kubeflow, cluster: Cluster, changed: dict[str, Any], ok: bool, says: str, mode: bool | None
+) -> None:
     cluster.add(CLAIM | changed)
     found = examined(team)
     assert (found["claim"].ok, found["claim"].detail, found["access mode"].ok) == (ok, says, mode)
@@ -322,7 +292,7 @@ def test_a_claim_that_is_not_there_or_may_not_be_read(team: Kubeflow, cluster: C
     assert found["claim"].ok is None and "403" in found["claim"].detail and found["access mode"].ok is None
 
 
-def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster) -> None:
     team.api.health["tag_name"] = "2.14.3"
     found = examined(team)["Secrets"]
     assert (found.ok, found.detail) == (False, "Secret team/nlp-pipeline-s3 is not there")
@@ -336,8 +306,6 @@ def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster, monkeyp
     assert examined(team)["Secrets"].ok
     cluster.deny("get", "secrets")
     assert examined(team)["Secrets"].ok is None
-    monkeypatch.setenv("KUBECONFIG", "/none")
-    assert examined(team)["Secrets"].ok is None
 
 
 def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
@@ -350,7 +318,7 @@ def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
     assert missing(list(found.values())) == []
 
 
-def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team)["right to deploy"].detail == f"{ACCOUNT} may, in namespace team"
     cluster.deny("create", "inferenceservices")
     found = examined(team)["right to deploy"]
@@ -362,7 +330,6 @@ def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster, capsys: pytest.Ca
         f"{ACCOUNT} may not; the steps run as {runner}, of which it is not known: kubectl auth can-i create "
         f"inferenceservices -n team --as={runner}"
     )
-    assert capsys.readouterr().out == ""
 
 
 def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:
@@ -370,7 +337,6 @@ def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:
     cluster.remove("clusterservingruntimes", "kserve-torchserve")
     found = examined(team)["runtime"]
     assert found.ok is False and "--manifests --set namespace=team" in found.detail
-    assert examined(team, {"serving_runtime": "huggingface"})["runtime"].ok
     cluster.deny("get", "servingruntimes")
     assert examined(team)["runtime"].ok is None
 
@@ -407,23 +373,12 @@ def test_the_object_store(team: Kubeflow, alone: Kubeflow, tmp_path: Path) -> No
         assert found.detail.endswith("minio://mlpipeline/v2/artifacts")
 
 
-def test_no_object_store(team: Kubeflow) -> None:
-    found = examined(team)["object store"]
-    assert found.ok is None and found.detail == "NLP_PIPELINE_S3_ENDPOINT is not set; only --download needs it"
-    found = examined(team, s3_endpoint="http://localhost:9000")["object store"]
-    assert found.ok is False and found.detail.startswith("the object store is not known: set NLP_PIPELINE_S3_ACCESS")
-    address = f"http://127.0.0.1:{free_ports(1)[0]}"
-    found = examined(team, s3_endpoint=address, s3_access_key="a", s3_secret_key="hunter2")["object store"]
-    assert found.ok is False and "port-forward" in found.detail
-
-
 @pytest.mark.parametrize(
     ("image", "ok", "required", "says"),
     [
         ("", True, False, "none is set: each step installs"),
         (IMAGE, True, True, f"{IMAGE} is a sound name; whether nodes can pull it shows only there"),
         (f"nlp-pipeline@sha256:{'0' * 64}", True, True, "is a sound name"),
-        ("registry:5000/nlp-pipeline", False, False, "is whatever is newest when a pod starts"),
         ("nlp-pipeline:latest", False, False, "is whatever is newest when a pod starts"),
         ("NLP pipeline", False, True, "is no name of an image"),
     ],

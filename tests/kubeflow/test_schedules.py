@@ -370,7 +370,7 @@ def test_names_that_there_are_not(command: Any, nightly: Schedule, alone: Kubefl
 def test_a_dry_run_changes_nothing(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
     told = nightly(dry_run=True)
     assert (told["action"], told["dry_run"], told["id"], len(told["next"])) == ("created", True, None, 5)
-    assert alone.api.versions == alone.api.recurring_runs == [] and told["version_id"] == ""
+    assert alone.api.versions == alone.api.recurring_runs == [] and told["version_id"] is None
     made, since = nightly(), len(alone.api.requests)
     assert nightly(dry_run=True)["action"] == "unchanged"
     told = nightly(HOURLY, dry_run=True)

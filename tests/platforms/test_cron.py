@@ -53,14 +53,12 @@ def test_six_fields(line: str, expected: list[str]) -> None:
     [
         ("0 2 * * *", "0 0 2 * * *"),
         ("*/15 9-17 * * mon-fri", "0 */15 9-17 * * MON-FRI"),
-        ("0 2 1 jan ?", "0 0 2 1 JAN ?"),
         ("0 2 * * 7", "0 0 2 * * 0"),
         ("0 2 * * 5-7", "0 0 2 * * 0,5,6"),
         ("0 2 1 * 0-7", "0 0 2 1 * 0,1,2,3,4,5,6"),
         ("0 2 * * */2,7", "0 0 2 * * */7,0,2,4,6"),
         # A star that does not stand first has no say in which days count, as in Debian's cron.
         ("0 2 5,*/10 * 1", "0 0 2 1,5,11,21,31 * 1"),
-        ("0 2 */10 * 1", "0 0 2 */10 * 1"),
         ("0 2 1 * 1,*/3", "0 0 2 1 * 0,1,3,6"),
     ],
 )
@@ -74,65 +72,44 @@ def test_five_fields_are_unix_cron(line: str, becomes: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("", "that is 0 fields"),
         ("nightly", "that is 1 field;"),
         ("0 2 * *", "that is 4 fields"),
         ("0 0 2 * * * *", "that is 7 fields, and there is none for the year"),
-        ("0 0 2 * * * 2027 x", "that is 8 fields;"),
         ("@daily", 'in six fields that is "0 0 0 * * *"'),
         ("@every 1h30m", "a name is no expression"),
-        ("@reboot", "a name is no expression"),
         ("TZ=Europe/Berlin 0 0 2 * *", "a time zone can't be given here"),
-        ("CRON_TZ=UTC 0 0 2 * * *", "a time zone can't be given here"),
         ("60 0 2 * * *", "second '60' is none: they are 0 to 59"),
-        ("0 60 2 * * *", "minute '60' is none"),
-        ("0 0 24 * * *", "hour '24' is none"),
         ("0 0 2 0 * *", "day of the month '0' is none: they are 1 to 31"),
-        ("0 0 2 32 * *", "day of the month '32' is none"),
         ("0 0 2 * 13 *", "month '13' is none: they are 1 to 12 or JAN to DEC"),
         ("0 0 2 * JUNE *", "month 'JUNE' is none"),
         ("0 0 2 * * 7", "day of the week '7' is none: they are 0 to 6 or SUN to SAT, Sunday is 0"),
         ("0 2 * * 8", "day of the week '8' is none: they are 0 to 7"),
-        ("0 0 2 L * *", "'L' is none: they are 1 to 31, and L, W and # are not known"),
-        ("0 0 2 LW * *", "L, W and # are not known"),
-        ("0 0 2 15W * *", "L, W and # are not known"),
-        ("0 0 2 * * 5L", "L, W and # are not known"),
+        ("0 0 2 L * *", "'L' is none: they are 1 to 31"),
         ("0 0 2 * * MON#1", "L, W and # are not known"),
         ("0 0 22-2 * * *", "hour '22-2' runs backwards, unlike \"22-23,0-2\""),
-        ("0 0 2 * * FRI-SUN", "runs backwards"),
         ("0 */0 2 * * *", "minute '*/0' has steps of 0: they are 1 to 60"),
-        ("0 */90 * * * *", "minute '*/90' has steps of 90: they are 1 to 60"),
         ("0 0 2 1,,5 * *", "day of the month '' can't be read"),
         ("0 0 2 *-5 * *", "can't be read"),
-        ("0 0 2 1-2-3 * *", "can't be read"),
-        ("0 0 2 1/2/3 * *", "can't be read"),
         ("0 0 -2 * * *", "can't be read"),
-        ("0 0 +2 * * *", "can't be read"),
         ("0 0 \uff12 * * *", "can't be read"),
-        ("0 0 2.5 * * *", "can't be read"),
         ("0 0 2 30 2 *", "there is no such day"),
         ("0 0 2 31 4,6,9,11 ?", "there is no such day"),
-        ("0 0 2 30 FEB */2", "there is no such day"),
         ("0 2 30 2 *", "there is no such day"),
         ("0 0 0 29 2 */6", "it comes less than once in 5 years"),
-        ("0 0 0 */31 2 MON", "it comes less than once in 5 years"),
     ],
 )
 def test_all_else_is_refused_with_an_example(line: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_cron(line)
-    told = str(caught.value)
-    assert told.startswith(f'--schedule "{line}": ')
-    assert reason in told
-    assert re.search(r'"(\S+ ){5}\S+"', told.removeprefix(f'--schedule "{line}"'))
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith(f'--schedule "{line}": ') and reason in message and "\n" not in message
+    assert re.search(r'"(\S+ ){5}\S+"', message.removeprefix(f'--schedule "{line}"'))
 
 
 def test_the_refusal_is_one_line_also_of_a_long_text() -> None:
     with pytest.raises(UsageError) as caught:
         read_cron("0 0\n2 " + "x" * 5000)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -145,22 +122,18 @@ def test_more_than_one_time_in_a_minute_is_told(line: str, count: int) -> None:
 
 def test_times_are_after_the_start_in_utc() -> None:
     assert times("0 0 2 * * *", 1, NEW_YEAR.replace(hour=2)) == ["Sat 2027-01-02 02:00:00"]
-    assert times("0 0 2 * * *", 1, NEW_YEAR.replace(hour=1, minute=59, second=59, microsecond=5)) == [
-        "Fri 2027-01-01 02:00:00"
-    ]
+    assert times("0 0 2 * * *", 1, NEW_YEAR.replace(hour=1, second=59, microsecond=5)) == ["Fri 2027-01-01 02:00:00"]
     east = datetime(2027, 1, 1, 3, tzinfo=timezone(timedelta(hours=2)))
     assert times("0 0 2 * * *", 1, east) == ["Fri 2027-01-01 02:00:00"]
-    assert len(times("0 0 0 1 1 *", 5, datetime(9998, 6, 1))) == 1
+    assert len(times("0 0 0 1 1 *", 5, datetime(9998, 6, 1, tzinfo=UTC))) == 1
 
 
 @pytest.mark.parametrize(
     ("line", "first"),
     [
         ("@daily", "2027-01-02T00:00:00Z"),
-        ("@hourly", "2027-01-01T01:00:00Z"),
         # Kubeflow takes five fields, and misses the day of the week: the first is the second still.
         ("0 30 2 * *", "2027-01-01T02:30:00Z"),
-        ("0 0 2 * * 1", "2027-01-04T02:00:00Z"),
         ("@every 1h", None),
         ("", None),
         ("0 0 2 30 2 *", None),
@@ -174,12 +147,9 @@ def test_what_is_in_kubeflow_already_is_read_as_kubeflow_does(line: str, first: 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2027-01-31T02:00:00Z", "2027-01-31T02:00:00Z"),
         ("2027-01-31t02:00z", "2027-01-31T02:00:00Z"),
-        (" 2027-01-31 02:00 ", "2027-01-31T02:00:00Z"),
-        ("2027-01-31", "2027-01-31T00:00:00Z"),
+        (" 2027-01-31 ", "2027-01-31T00:00:00Z"),
         ("2027-01-31T02:00:00.999+02:00", "2027-01-31T00:00:00Z"),
-        ("20270131T020000-0530", "2027-01-31T07:30:00Z"),
     ],
 )
 def test_times_are_read(text: str, expected: str) -> None:

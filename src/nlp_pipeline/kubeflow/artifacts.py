@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,8 @@ FORWARD = (
 SECRET = "the namespace's Secret mlpipeline-minio-artifact has them"  # noqa: S105, the name of a Secret
 AMAZON = "https://s3.amazonaws.com"
 CHUNK = 1 << 18
-# How often an object may be altered, or come wrong, while it is downloaded.
-TRIES = 3
+ANEW = "the same command again fetches it anew"
 ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
-
-
-class AlteredError(Exception):
-    """The object is another one than it was when it was listed."""
 
 
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
@@ -99,9 +94,8 @@ class Store:
 
         Raises:
             NotFoundError: There is no such bucket or object.
-            UsageError: The object store refuses the keys, or the region is wrong.
+            UsageError: The object store refuses the keys, the region or the address is wrong.
             PipelineError: It can't be reached, or fails.
-            AlteredError: The object is no longer the one that was asked for.
         """
         import minio
         import urllib3
@@ -117,12 +111,11 @@ class Store:
             status = s3_status(error)
             if s3_transient(error) and status:
                 raise PipelineError(f"{where} answered {status} {ATTEMPTS} times: try later") from None
-            shown = f"status {status}" if status else "its answer can't be read"
-            raise UsageError(f"{where} is no object store ({shown}): check {ENDPOINT}") from None
+            answer = f"status {status}" if status else "its answer can't be read"
+            raise UsageError(f"{where} is no object store ({answer}): check {ENDPOINT}") from None
         except urllib3.exceptions.HTTPError as error:
             # urllib3 begins with the connection object.
-            text = " ".join(str(getattr(error, "reason", None) or error).split())
-            reason = re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", text) or type(error).__name__
+            reason = str(getattr(error, "reason", None) or error).rpartition(">: ")[2] or type(error).__name__
             raise PipelineError(
                 f"{where} can't be reached ({reason}): is {ENDPOINT} right? from outside of the cluster: {FORWARD}"
             ) from None
@@ -134,11 +127,11 @@ class Store:
         return objects
 
 
-def _refusal(where: str, code: str) -> Exception:
+def _refusal(where: str, code: str) -> PipelineError:
     if code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
         return NotFoundError(f"{where} has it not ({code}): is {ENDPOINT} that of this Kubeflow's object store?")
     if code in ("PreconditionFailed", "InvalidRange"):
-        return AlteredError()
+        return PipelineError(f"{where} has it altered meanwhile: {ANEW}")
     if code == "RequestTimeTooSkewed":
         return UsageError(f"{where} finds this machine's clock wrong: set it, as with timedatectl set-ntp true")
     if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
@@ -232,36 +225,21 @@ def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
 
 
 def _fetch(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> str:
-    """Fetches a file, tells how many of its bytes are there, and returns by what it was found right."""
-    address = repr(f"s3://{bucket}/{item.key}")
-    part = target.part(item)
-    for _ in range(TRIES):
-        try:
-            encrypted = store.call(f"fetching {address}", partial(_receive, store, bucket, item, target, show))
-        except AlteredError:
-            now = store.call(f"looking up {address}", partial(store.client.stat_object, bucket, item.key))
-            item = replace(item, size=now.size or 0, etag=(now.etag or "").strip('"'))
-            continue
-        how = check_content(part, item.size, item.etag)
-        if not how and encrypted and part.stat().st_size == item.size:
-            how = "size"  # the ETag is no MD5 where the key management service encrypts
-        if how:
-            target.accept(item, how)
-            return how
+    """Fetches a file, or the rest of it; see `platforms.downloads.Fetch`."""
+    address, part = repr(f"s3://{bucket}/{item.key}"), target.part(item)
+    encrypted = store.call(f"fetching {address}", partial(_receive, store, bucket, item, target, show))
+    how = check_content(part, item.size, item.etag)
+    if not how and encrypted and part.stat().st_size == item.size:
+        how = "size"
+    if not how:
         target.reject(item)
-    raise PipelineError(
-        f"{address} came otherwise than its size and ETag say, or was altered, {TRIES} times: try later"
-    )
+        raise PipelineError(f"{address} came otherwise than its size and ETag say: {ANEW}")
+    target.accept(item, how)
+    return how
 
 
 def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
-    """Receives what is missing of a file; returns whether it is encrypted so that its ETag tells nothing.
-
-    A server that knows no ranges makes it too long, so that it is thrown away and fetched from its start.
-
-    Raises:
-        AlteredError: The object is another one.
-    """
+    """Receives what is missing of a file; returns whether its ETag is no MD5, as a service with keys encrypts it."""
     offset = target.begin(item)
     if offset == item.size:
         show(item.size)
@@ -270,7 +248,7 @@ def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callab
     response = store.client.get_object(bucket, item.key, offset=offset, request_headers=headers)
     try:
         if response.headers.get("etag", "").strip('"') != item.etag:
-            raise AlteredError
+            raise _refusal(f"fetching {item.key!r}: {store.address}", "PreconditionFailed")
         with target.part(item).open("ab") as file:
             for chunk in response.stream(CHUNK, decode_content=False):
                 file.write(chunk)

@@ -203,15 +203,10 @@ class Doctor(Findings):
 
     def _may_make(self, resource: str) -> bool:
         """Asks Kubernetes, as Kubeflow Pipelines does, which itself tells only when something is made."""
-        from kubernetes import client
-
-        attributes = client.V1ResourceAttributes(
-            namespace=self.namespace, group="pipelines.kubeflow.org", resource=resource, verb="create"
-        )
-        spec = client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+        attributes = {"group": "pipelines.kubeflow.org", "resource": resource, "verb": "create"}
+        review = {"spec": {"resourceAttributes": {**attributes, "namespace": self.namespace}}}
         ask = api("AuthorizationV1Api").create_self_subject_access_review
-        answer = call("asking what is allowed", ask, client.V1SelfSubjectAccessReview(spec=spec))
-        return bool(answer.status.allowed)
+        return bool(call("asking what is allowed", ask, review).status.allowed)
 
     def _check_version(self) -> None:
         health = self._signed_in().health
@@ -242,14 +237,13 @@ class Doctor(Findings):
 
     def _check_cluster(self) -> None:
         cluster.connect()
-        from kubernetes import client
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         reviews = api("AuthenticationV1Api")
         where = reviews.api_client.configuration.host
         try:
-            review = reviews.create_self_subject_review(client.V1SelfSubjectReview(), _request_timeout=10)
+            review = reviews.create_self_subject_review({}, _request_timeout=10)
             self.account = review.status.user_info.username or ""
         except ApiException as error:
             if error.status == 401:

@@ -10,9 +10,8 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -63,7 +62,7 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
     connection = connect(settings)
     older = _of_name(recurring_runs(connection), timing.name)  # whether that is allowed shows before an upload
     former = older[-1] if older else None
-    ids = _find_ids(connection, ir) if dry_run else _make_ids(connection, ir)
+    ids = _find_ids(connection, ir, dry_run)
     wanted = _build(timing, ids, values, settings.service_account, former, now)
     kept, action = None, "replaced" if former else "created"
     notes = [timing.cron.note]
@@ -104,27 +103,24 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
     }
 
 
-def _make_ids(connection: Connection, ir: str) -> dict[str, str]:
-    """Returns the ids of the pipeline, its version and the experiment, which are made where they are not there."""
-    version = pipelines.upload_version(connection, ir)
+def _find_ids(connection: Connection, ir: str, dry_run: bool) -> dict[str, str | None]:
+    """Returns the ids of pipeline, version and experiment; what is not there is made, or None for a dry run."""
+    if dry_run:
+        pipeline = pipelines.find_pipeline(connection)
+        version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
+        experiment = pipelines.find_experiment(connection, connection.settings.experiment)
+        return {
+            "pipeline_id": pipeline and pipeline.pipeline_id,
+            "version_id": version and version.pipeline_version_id,
+            "experiment_id": experiment and experiment.experiment_id,
+        }
+    uploaded = pipelines.upload_version(connection, ir)
     experiment_id = pipelines.get_experiment(connection, connection.settings.experiment)
-    return {"pipeline_id": version.pipeline_id, "version_id": version.version_id, "experiment_id": experiment_id}
-
-
-def _find_ids(connection: Connection, ir: str) -> dict[str, str]:
-    """Returns the same ids, each empty where there is none yet."""
-    experiment = pipelines.find_experiment(connection, connection.settings.experiment)
-    pipeline = pipelines.find_pipeline(connection)
-    version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
-    return {
-        "pipeline_id": pipeline.pipeline_id if pipeline else "",
-        "version_id": version.pipeline_version_id if version else "",
-        "experiment_id": experiment.experiment_id if experiment else "",
-    }
+    return {"pipeline_id": uploaded.pipeline_id, "version_id": uploaded.version_id, "experiment_id": experiment_id}
 
 
 def _build(
-    timing: Timing, ids: dict[str, str], values: dict[str, Any], service_account: str, former: Any, now: datetime
+    timing: Timing, ids: dict[str, str | None], values: dict[str, Any], service_account: str, former: Any, now: datetime
 ) -> Any:
     """Returns a recurring run as it is wanted in the place of the newest one of its name, if any."""
     import kfp_server_api  # type: ignore[import-untyped]
@@ -236,24 +232,30 @@ def schedules(settings: Settings) -> list[dict[str, Any]]:
     none; `status` is "enabled", "paused" or "ended", and `version` the version's name, or else its id.
     """
     connection, now = connect(settings), datetime.now(UTC)
-    names: dict[tuple[str, str], str] = {}
-    items = sorted(recurring_runs(connection), key=lambda item: (item.display_name or "", _age(item)))
-    return [
-        {**_describe(item, now), **_version_of(connection, item, names), **_last_run(connection, item)}
-        for item in items
-    ]
+
+    @cache
+    def name_of(pipeline_id: str, version_id: str) -> str:
+        method = connection.pipelines.pipeline_service_get_pipeline_version
+        try:
+            return str(connection.call("reading a version", method, pipeline_id, version_id).display_name)
+        except (NotFoundError, UsageError):  # it was removed, or is another user's
+            return version_id
+
+    rows = []
+    for item in sorted(recurring_runs(connection), key=lambda item: (item.display_name or "", _age(item))):
+        source = item.pipeline_version_reference
+        pipeline_id, version_id = (source.pipeline_id, source.pipeline_version_id) if source else (None, None)
+        version = name_of(pipeline_id, version_id) if version_id else "the newest" if pipeline_id else None
+        ids = {"version": version, "pipeline_id": pipeline_id, "version_id": version_id}
+        rows.append({**_describe(item, now), **ids, **_last_run(connection, item)})
+    return rows
 
 
 def _describe(item: Any, now: datetime) -> dict[str, Any]:
     """Returns what a recurring run says of itself."""
     by_cron, by_interval = item.trigger and item.trigger.cron_schedule, item.trigger and item.trigger.periodic_schedule
     cron = by_cron.cron if by_cron else f"@every {by_interval.interval_second}s" if by_interval else None
-    trigger = by_cron or by_interval
-    # By the beginning of 1970 Kubeflow means none.
-    start, end = (
-        time if time is not None and time.timestamp() > 0 else None
-        for time in ((trigger.start_time, trigger.end_time) if trigger else (None, None))
-    )
+    start, end = _bound(by_cron or by_interval, "start_time"), _bound(by_cron or by_interval, "end_time")
     read = as_kubeflow_reads(cron or "")
     times = next_times(read, 1, max(now, start or now)) if read else []
     ended = end is not None and (end < now or (bool(times) and times[0] > end))
@@ -275,6 +277,12 @@ def _describe(item: Any, now: datetime) -> dict[str, Any]:
     }
 
 
+def _bound(trigger: Any, name: str) -> datetime | None:
+    # By the beginning of 1970 Kubeflow means none.
+    time: datetime | None = trigger and getattr(trigger, name)
+    return time if time is not None and time.timestamp() > 0 else None
+
+
 def as_kubeflow_reads(text: str) -> Cron | None:
     """Returns a schedule that is in Kubeflow already, as Kubeflow itself reads it; None where that can't be told.
 
@@ -285,20 +293,6 @@ def as_kubeflow_reads(text: str) -> Cron | None:
         return read_cron(" ".join([*fields, "*"] if len(fields) == 5 else fields))
     except UsageError:
         return None
-
-
-def _version_of(connection: Connection, item: Any, names: dict[tuple[str, str], str]) -> dict[str, Any]:
-    """Returns the pipeline's version that a recurring run runs; `names` are those that are known already."""
-    source = item.pipeline_version_reference
-    ids = ((source and source.pipeline_id) or "", (source and source.pipeline_version_id) or "")
-    if all(ids) and ids not in names:
-        get = connection.pipelines.pipeline_service_get_pipeline_version
-        try:
-            names[ids] = connection.call("reading a version", get, *ids).display_name
-        except (NotFoundError, UsageError):  # it was removed, or is another user's
-            names[ids] = ids[1]
-    newest = "the newest" if ids[0] else None
-    return {"version": names.get(ids, newest), "pipeline_id": ids[0] or None, "version_id": ids[1] or None}
 
 
 def _last_run(connection: Connection, item: Any) -> dict[str, Any]:
@@ -332,16 +326,14 @@ def pause(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
     connection = connect(settings)
     active = [item for item in _find_schedules(connection, name) if item.mode != PAUSED]
-    switch = connection.recurring_runs.recurring_run_service_disable_recurring_run
-    return _switch(connection, name, active, "paused", switch, dry_run)
+    return _switch(connection, name, active, "paused", dry_run)
 
 
 def resume(settings: Settings, name: str, dry_run: bool) -> dict[str, Any]:
     """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
     connection = connect(settings)
     resting = [item for item in _find_schedules(connection, name)[-1:] if item.mode == PAUSED]
-    switch = connection.recurring_runs.recurring_run_service_enable_recurring_run
-    return _switch(connection, name, resting, "resumed", switch, dry_run)
+    return _switch(connection, name, resting, "resumed", dry_run)
 
 
 def _find_schedules(connection: Connection, name: str) -> list[Any]:
@@ -353,11 +345,10 @@ def _find_schedules(connection: Connection, name: str) -> list[Any]:
     return items
 
 
-def _switch(
-    connection: Connection, name: str, items: list[Any], action: str, method: Callable[..., Any], dry_run: bool
-) -> dict[str, Any]:
-    ids = [item.recurring_run_id for item in items]
+def _switch(connection: Connection, name: str, items: list[Any], action: str, dry_run: bool) -> dict[str, Any]:
+    api, ids = connection.recurring_runs, [item.recurring_run_id for item in items]
+    pausing, resuming = api.recurring_run_service_disable_recurring_run, api.recurring_run_service_enable_recurring_run
     for recurring_run_id in ids if not dry_run else ():
-        connection.call(f"having {name!r} {action}", method, recurring_run_id)
+        connection.call(f"having {name!r} {action}", pausing if action == "paused" else resuming, recurring_run_id)
     missed = "if a time has passed meanwhile, Kubeflow starts a run at once"
     return report_switch(name, action, ids, dry_run, missed)

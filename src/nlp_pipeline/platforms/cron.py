@@ -28,7 +28,6 @@ DESCRIPTORS = {
     "@hourly": "0 0 * * * *",
 }
 ITEM = re.compile(r"(?P<first>[*?]|[a-z0-9]+)(?:-(?P<last>[a-z0-9]+))?(?:/(?P<step>[0-9]{1,4}))?", re.ASCII)
-QUARTZ = re.compile(r"[a-z0-9]*[0-9]l|l|lw|[0-9]+w|\w+#[0-9]+")
 # The controller looks no further than the end of the fifth year from now: what comes later hangs it.
 YEARS = 5
 
@@ -116,10 +115,9 @@ def _read_field(text: str, kind: _Field) -> tuple[set[int], bool]:
     values: set[int] = set()
     has_star = False
     for item in text.split(","):
-        quartz = ", and L, W and # are not known" if QUARTZ.fullmatch(item) else ""
         match = ITEM.fullmatch(item)
         if not match or (match["first"] in "*?" and match["last"]):
-            raise ValueError(f"{kind.name} {item.upper()!r} can't be read{quartz}")
+            raise ValueError(f"{kind.name} {item.upper()!r} can't be read: L, W and # are not known")
         step, steps = int(match["step"] or 1), kind.most + 1 - kind.least
         if not 1 <= step <= steps:
             raise ValueError(f"{kind.name} {item!r} has steps of {step}: they are 1 to {steps}")
@@ -127,8 +125,8 @@ def _read_field(text: str, kind: _Field) -> tuple[set[int], bool]:
             has_star = True
             first, last = kind.least, kind.most
         else:
-            first = _read_value(match["first"], kind, quartz)
-            last = _read_value(match["last"], kind, quartz) if match["last"] else kind.most if match["step"] else first
+            first = _read_value(match["first"], kind)
+            last = _read_value(match["last"], kind) if match["last"] else kind.most if match["step"] else first
         if first > last:
             split = f"{match['first']}-{kind.most},{kind.least}-{match['last']}".upper()
             raise ValueError(f'{kind.name} {item!r} runs backwards, unlike "{split}"')
@@ -136,14 +134,14 @@ def _read_field(text: str, kind: _Field) -> tuple[set[int], bool]:
     return values, has_star
 
 
-def _read_value(text: str, kind: _Field, hint: str) -> int:
+def _read_value(text: str, kind: _Field) -> int:
     if text in kind.names:
         return kind.least + kind.names.index(text)
     if text.isdecimal() and len(text) <= 4 and kind.least <= int(text) <= kind.most:
         return int(text)
     names = f" or {kind.names[0].upper()} to {kind.names[-1].upper()}" if kind.names else ""
     sunday = ", Sunday is 0" if text == "7" and kind == WEEK else ""
-    raise ValueError(f"{kind.name} {text.upper()!r} is none: they are {kind.least} to {kind.most}{names}{sunday}{hint}")
+    raise ValueError(f"{kind.name} {text.upper()!r} is none: they are {kind.least} to {kind.most}{names}{sunday}")
 
 
 def _from_unix(text: str, kind: _Field) -> str:

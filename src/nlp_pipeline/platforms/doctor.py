@@ -12,15 +12,7 @@ ASCII_MARKS = {True: "+", False: "x", None: "-"}
 
 @dataclass(frozen=True)
 class Check:
-    """What was found out.
-
-    Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be; None where that can't be known.
-        required: Whether a run can't go well without.
-        detail: What was found, or why it can't be known.
-        remedy: What to do where it is not as it should be.
-    """
+    """What was found out: `ok` is None where it can't be known, and `required` what a run can't go well without."""
 
     name: str
     ok: bool | None
@@ -31,13 +23,7 @@ class Check:
 
 @dataclass
 class Findings:
-    """What a doctor's checks find out and hand on to each other; each platform adds to it what it learns.
-
-    Attributes:
-        settings: The settings.
-        values: The pipeline's arguments, all of them.
-        checks: What was found out so far.
-    """
+    """What a doctor's checks find out and hand on to each other; `values` are all of the pipeline's arguments."""
 
     settings: Settings
     values: dict[str, Any]

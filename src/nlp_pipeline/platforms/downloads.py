@@ -121,6 +121,7 @@ class Target:
         return "" if how == "size" else how
 
 
+# Fetches a file, tells how many of its bytes are there, and returns by what it was found right.
 Fetch = Callable[[Item, Target, Callable[[int], None]], str]
 
 
@@ -134,16 +135,15 @@ def fetch_missing(
     Args:
         run_id: The run's id.
         items: The files.
-        left_out: What can't be a file here.
+        left_out: The keys of what can't be a file here.
         folder: The folder.
-        fetch: Fetches a file, tells how many of its bytes are there, and returns by what it was found right.
+        fetch: See `Fetch`.
         dry_run: Whether to tell only what would be fetched.
 
     Returns:
-        `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call fetched; of a
-        dry run what it would fetch), `artifacts` (paths by kind: report, metrics, model, archive), `missing` (the kinds
-        that there are not), `left_out` (keys that can't be names of files), and `checked` (how many files were found
-        right by "md5", "md5 of parts" and "size").
+        `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call fetched, or
+        would), `artifacts` (paths by kind), `missing` (the kinds that there are not), `left_out`, and `checked` (how
+        many files were found right by "md5", "md5 of parts" and "size").
 
     Raises:
         UsageError: The folder is another run's, a file is in the way, or there is no room.
