@@ -52,19 +52,19 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 def k() -> Iterator[Kubeflow]:
     """A Kubeflow of several users behind oauth2-proxy, in which Ann has the namespace "team"."""
-    with team() as one:
-        yield one
+    with team() as k:
+        yield k
 
 
 @pytest.fixture
 def alone() -> Iterator[Kubeflow]:
     """KFP on its own: a single user, no sign-in."""
-    with kubeflow() as one:
-        yield one
+    with kubeflow() as k:
+        yield k
 
 
 @pytest.fixture(params=["several users", "one user"])
 def either(request: pytest.FixtureRequest) -> Iterator[Kubeflow]:
     """Each of both."""
-    with team() if request.param == "several users" else kubeflow() as one:
-        yield one
+    with team() if request.param == "several users" else kubeflow() as k:
+        yield k

@@ -1,7 +1,7 @@
 """`--submit` and `--upload`: versions by content, experiments and runs, each made once, whatever goes wrong."""
 
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ def run_of(k: Kubeflow, values: dict[str, Any] = VALUES, **given: Any) -> dict[s
 
 def counts(k: Kubeflow) -> dict[str, int]:
     """Returns how many there are of each."""
-    made = [one for one in k.api.experiments if one["display_name"] != "Default"]
-    all_of = (k.api.pipelines, k.api.versions, made, k.api.runs)
-    return dict(zip(POSTS, map(len, all_of), strict=True))
+    experiments = [item for item in k.api.experiments if item["display_name"] != "Default"]
+    return dict(zip(POSTS, map(len, (k.api.pipelines, k.api.versions, experiments, k.api.runs)), strict=True))
 
 
 def test_the_first_submit_makes_all(either: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +118,12 @@ def test_where_it_can_not_be_known_whether_it_was_done_that_is_said(k: Kubeflow)
 @pytest.mark.parametrize("what", ["pipelines", "versions", "experiments"])
 def test_someone_else_makes_the_same_meanwhile(what: str, either: Kubeflow) -> None:
     hold = either.faults.hold(POSTS[what])
-    thread = threading.Thread(target=run_of, args=(either,))
-    thread.start()
-    assert hold.reached.wait(60)
-    run_of(either)
-    hold.release()
-    thread.join(60)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run_of, either)
+        assert hold.reached.wait(60)
+        run_of(either)
+        hold.release()
+        first.result(60)
     assert counts(either) == {**ONE_OF_EACH, "runs": 2}
 
 
