@@ -10,6 +10,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from typing import ClassVar
 from urllib.parse import urlencode
 
 from tests.fakes.httpd import Request, Response, page, redirect
@@ -76,10 +77,6 @@ class Dex:
     callback: str = ""
     _requests: dict[str, str] = dataclasses.field(default_factory=dict)
     _users: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def start(self, state: str, cookie: tuple[str, str]) -> Response:
-        """Sends a user here, as a gateway does."""
-        return redirect(f"/dex/auth?{urlencode({'state': state, 'scope': 'openid'})}", headers=[cookie])
 
     def redeem(self, code: str) -> str:
         """Returns the user of a code, which is good for once; nothing for an unknown one."""
@@ -151,33 +148,35 @@ class OAuth2Proxy:
     secure: bool
     unauthenticated: str = "page"
     api_routes: bool = True
+    callback = "/oauth2/callback"
+    csrf = "oauth2_proxy_kubeflow_csrf"
+    # A session with its tokens doesn't fit into one cookie.
+    cookies: ClassVar = {"oauth2_proxy_kubeflow_0": 3800, "oauth2_proxy_kubeflow_1": 1400}
 
     def __post_init__(self) -> None:
-        self.dex.callback = "/oauth2/callback"
+        self.dex.callback = self.callback
 
     def answer(self, request: Request) -> Response:
         query = dict(request.query)
         if request.path.startswith("/dex/"):
             return self.dex.answer(request)
         if request.path == "/oauth2/start":
-            return self._start(query.get("rd", "/"))
-        if request.path == "/oauth2/callback":
-            return self._callback(request, query)
+            return self.start(query.get("rd", "/"))
+        if request.path == self.callback:
+            return self.finish(request, query)
         if "authorization" in request.headers:
             # Istio checks tokens itself; such requests never see oauth2-proxy.
             user = self.sessions.of_bearer(request)
             return self.upstream(request, user) if user else Response(401, "Jwt verification fails", PLAIN)
-        # A session with its tokens doesn't fit into one cookie.
-        key = "".join(request.cookies.get(f"oauth2_proxy_kubeflow_{at}", "") for at in range(2))
-        user = self.sessions.user(key)
-        return self.upstream(request, user) if user else self._refuse(request)
+        user = self.sessions.user("".join(request.cookies.get(name, "") for name in self.cookies))
+        return self.upstream(request, user) if user else self.refuse(request)
 
-    def _refuse(self, request: Request) -> Response:
+    def refuse(self, request: Request) -> Response:
         accepted = request.headers.get("accept", "")
         if "application/json" in accepted or (self.api_routes and "/apis/" in request.target):
             return Response(401, "{}", [("Content-Type", "application/json")])
         if self.unauthenticated == "direct":
-            return self._start(request.target)
+            return self.start(request.target)
         if self.unauthenticated == "redirect":
             return redirect(f"/oauth2/start?{urlencode({'rd': request.target})}")
         return page(
@@ -187,49 +186,38 @@ class OAuth2Proxy:
             403,
         )
 
-    def _start(self, back: str) -> Response:
+    def start(self, back: str) -> Response:
         nonce = secrets.token_urlsafe(32)
-        return self.dex.start(f"{nonce}:{back}", self._cookie("csrf", nonce, 900))
+        target = f"/dex/auth?{urlencode({'state': f'{nonce}:{back}', 'scope': 'openid'})}"
+        return redirect(target, headers=[self._cookie(self.csrf, nonce, 900)])
 
-    def _callback(self, request: Request, query: dict[str, str]) -> Response:
+    def finish(self, request: Request, query: dict[str, str]) -> Response:
         nonce, _, back = query["state"].partition(":")
         user = self.dex.redeem(query["code"])
-        if request.cookies.get("oauth2_proxy_kubeflow_csrf") != nonce or not user:
+        if request.cookies.get(self.csrf) != nonce or not user:
             return page("Login Failed: Unable to find a valid CSRF token. Please try again.", 403)
-        session = self.sessions.open(user, 5200)
-        cookies = [self._cookie(str(at), part, 86400) for at, part in enumerate((session[:3800], session[3800:]))]
-        return redirect(back, headers=[self._cookie("csrf", "", 0), *cookies])
+        key = self.sessions.open(user, sum(self.cookies.values()))
+        headers = [self._cookie(self.csrf, "", 0)]
+        for name, length in self.cookies.items():
+            headers.append(self._cookie(name, key[:length], 86400))
+            key = key[length:]
+        return redirect(back, headers=headers)
 
     def _cookie(self, name: str, value: str, age: int) -> tuple[str, str]:
-        return _cookie(f"oauth2_proxy_kubeflow_{name}", value, age, self.secure)
+        """Returns the header that sets a cookie; with an age of 0 it takes it away."""
+        secure = "; Secure" if self.secure else ""
+        return "Set-Cookie", f"{name}={value}; Path=/; Max-Age={age}; HttpOnly{secure}"
 
 
-class AuthService:
-    """Arrikto's oidc-authservice in front of Dex: Kubeflow until 1.8."""
+class AuthService(OAuth2Proxy):
+    """Arrikto's oidc-authservice in front of Dex: Kubeflow until 1.8. Whoever is unknown is sent to Dex."""
 
-    def __init__(self, upstream: Upstream, sessions: Sessions, dex: Dex, secure: bool) -> None:
-        self._upstream, self._sessions, self._dex, self._secure = upstream, sessions, dex, secure
-        self._states: dict[str, str] = {}
-        dex.callback = "/login/oidc"
+    callback = "/login/oidc"
+    csrf = "oidc_state_csrf"
+    cookies: ClassVar = {"authservice_session": 64}
 
-    def answer(self, request: Request) -> Response:
-        if request.path.startswith("/dex/"):
-            return self._dex.answer(request)
-        if request.path == "/login/oidc":
-            return self._callback(request, dict(request.query))
-        user = self._sessions.of_bearer(request) or self._sessions.user(request.cookies.get("authservice_session", ""))
-        if user:
-            return self._upstream(request, user)
-        state = secrets.token_urlsafe(32)
-        self._states[state] = request.path
-        return self._dex.start(state, _cookie("oidc_state_csrf", state, 1200, self._secure))
-
-    def _callback(self, request: Request, query: dict[str, str]) -> Response:
-        user = self._dex.redeem(query["code"])
-        if request.cookies.get("oidc_state_csrf") != query["state"] or not user:
-            return Response(400, "CSRF check failed.", PLAIN)
-        cookie = _cookie("authservice_session", self._sessions.open(user, 64), 86400, self._secure)
-        return redirect(self._states.pop(query["state"]), headers=[cookie])
+    def refuse(self, request: Request) -> Response:
+        return self.start(request.path)
 
 
 def unknown_sign_in(request: Request) -> Response:
@@ -240,8 +228,3 @@ def unknown_sign_in(request: Request) -> Response:
         '<h1>Example Corporation</h1><form method="post" action="/sso/verify"><input name="employee_number">'
         '<input name="one_time_code"><input type="hidden" name="token" value="1f3a"><button>Next</button></form>'
     )
-
-
-def _cookie(name: str, value: str, age: int, secure: bool) -> tuple[str, str]:
-    """Returns the header that sets a cookie; with an age of 0 it takes it away."""
-    return "Set-Cookie", f"{name}={value}; Path=/; Max-Age={age}; HttpOnly{'; Secure' if secure else ''}"
