@@ -44,25 +44,20 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
 
 def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
     """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1."""
-    rows = len(truth)
+
+    def share_of_equal(labels: list[str], others: list[str]) -> float:
+        return sum(label == other for label, other in zip(labels, others, strict=True)) / len(truth)
+
     return {
-        "rows": rows,
-        "agreement": sum(one == other for one, other in zip(served, offline, strict=True)) / rows,
-        "accuracy": sum(one == other for one, other in zip(served, truth, strict=True)) / rows,
-        "offline_accuracy": sum(one == other for one, other in zip(offline, truth, strict=True)) / rows,
+        "rows": len(truth),
+        "agreement": share_of_equal(served, offline),
+        "accuracy": share_of_equal(served, truth),
+        "offline_accuracy": share_of_equal(offline, truth),
     }
 
 
 def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> None:
-    """Makes sure that a served model is as good as the offline one.
-
-    Args:
-        compared: What `compare_answers` returned.
-        limits: How far it may differ.
-
-    Raises:
-        PipelineError: It is not.
-    """
+    """Raises a PipelineError where, by what `compare_answers` returned, a served model is worse than it may be."""
     if compared["agreement"] < limits.min_agreement:
         raise PipelineError(
             f"the served model gives the offline model's label on {compared['agreement']:.4f} of {compared['rows']} "

@@ -23,27 +23,25 @@ def is_number(value: Any) -> bool:
 
 
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
-    """Returns the `label` and the `score` of a prediction.
+    """Returns the `label` and the `score` of a prediction; ValueError where it has none.
 
     Args:
         prediction: The archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by
             class ids, `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None).
         labels: The labels in the order of their ids; where there are none, ids stay.
-
-    Raises:
-        ValueError: It is neither.
     """
     if isinstance(prediction, dict) and prediction.keys() >= {"label", "score"}:
         if isinstance(prediction["label"], str) and is_number(prediction["score"]):
             return {"label": prediction["label"], "score": prediction["score"]}
         raise ValueError("the label is no text, or the score no number")
+    score = None
     if isinstance(prediction, dict) and prediction and all(map(is_number, prediction.values())):
-        best = max(prediction, key=lambda key: prediction[key])
-        number, score = int(best), float(prediction[best])
+        class_id, score = max(prediction.items(), key=lambda item: item[1])
     elif isinstance(prediction, int) and not isinstance(prediction, bool):
-        number, score = prediction, None
+        class_id = prediction
     else:
         raise ValueError("neither a label and a score nor class ids")
+    number = int(class_id)
     if number < 0 or (labels and number >= len(labels)):
         raise ValueError(f"class id {number}, and the model has {len(labels)} classes")
     return {"label": labels[number] if labels else str(number), "score": score}
@@ -71,10 +69,10 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
         response = client.post(url, content=body, headers={"Content-Type": "application/json"})
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UnreachableError(f"{url} can't be reached: {str(error) or type(error).__name__}") from None
-    shown = " ".join(response.text[:300].split())
+    excerpt = " ".join(response.text[:300].split())
     if response.status_code != 200:
         kind = UnreachableError if response.status_code in (404, 502, 503, 504) else PipelineError
-        raise kind(f"{url} answered {response.status_code}{shown and ': '}{shown}")
+        raise kind(f"{url} answered {response.status_code}{excerpt and ': '}{excerpt}")
     problem = ""
     try:
         predictions = response.json()["predictions"]
@@ -85,7 +83,7 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
     except (TypeError, KeyError):
         pass
     wanted = f"a label and a score for each of {len(instances)} texts"
-    raise PipelineError(f"{url} did not answer with {wanted}{problem}: {shown}")
+    raise PipelineError(f"{url} did not answer with {wanted}{problem}: {excerpt}")
 
 
 def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
@@ -103,13 +101,13 @@ def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[fl
         PipelineError: A request failed; see `ask`.
     """
 
-    def ask_one(text: str) -> tuple[str, float]:
-        began = time.perf_counter()
+    def timed_label(text: str) -> tuple[str, float]:
+        start = time.perf_counter()
         label = ask(client, url, [text], [])[0]["label"]
-        return label, time.perf_counter() - began
+        return label, time.perf_counter() - start
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     # Proxies of the environment are for other machines.
     with httpx.Client(timeout=60, trust_env=False) as client, ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(ask_one, texts))
-    return [label for label, _ in answers], [seconds for _, seconds in answers], time.perf_counter() - began
+        answers = list(pool.map(timed_label, texts))
+    return [label for label, _ in answers], [seconds for _, seconds in answers], time.perf_counter() - start

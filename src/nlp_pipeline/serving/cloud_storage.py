@@ -1,8 +1,9 @@
 """Downloads a release from Cloud Storage: Vertex AI names a folder there, and leaves the reading to the container."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.release import RECORD, Release, hash_files, parse_record
@@ -24,11 +25,22 @@ def download_release(uri: str, folder: Path) -> Release:
     Raises:
         PipelineError: There is no release, it can't be read, or a file is not the one that was sealed.
     """
+    import google.cloud.storage as storage
+
     match = re.fullmatch("gs://([^/]+)(?:/(.*?))?/*", uri, re.DOTALL)
     if not match:
         raise PipelineError(f"AIP_STORAGE_URI is {uri!r}: it must be a release's folder, as in gs://bucket/folder")
-    bucket, prefix = open_bucket(match[1]), f"{match[2]}/" if match[2] else ""
-    download(bucket, f"{prefix}{RECORD}", folder / RECORD)
+    prefix = f"{match[2]}/" if match[2] else ""
+    with explained_errors(f"gs://{match[1]}"):
+        bucket = storage.Client(project=None).bucket(match[1])
+
+    def download(name: str) -> None:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with explained_errors(f"gs://{match[1]}/{prefix}{name}"):
+            bucket.blob(prefix + name).download_to_filename(str(target))
+
+    download(RECORD)
     release = parse_record((folder / RECORD).read_bytes())
     if release is None:
         raise PipelineError(f"{uri}/{RECORD} is not the record of a release: upload the release again")
@@ -38,61 +50,38 @@ def download_release(uri: str, folder: Path) -> Release:
     if outside or not {"config/config.properties", archive} <= set(needed):
         raise PipelineError(f"{uri}/{RECORD} does not name what serving needs, such as {archive}")
     for name in needed:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        download(bucket, f"{prefix}{name}", folder / name)
+        download(name)
     for name, digest in hash_files(folder).items():
         if digest != release.files[name]:
             raise PipelineError(f"{uri} is spoilt: {name} is altered; upload the release again")
     return release
 
 
-def open_bucket(name: str) -> Any:
-    """Returns the `google.cloud.storage.Bucket` of a name; nothing is asked yet.
+@contextlib.contextmanager
+def explained_errors(address: str) -> Iterator[None]:
+    """Makes one line of what Google's client raises inside, after it has tried again for two minutes where that helps.
 
     Args:
-        name: The bucket's name.
-
-    Raises:
-        PipelineError: There are no credentials, or no bucket can have that name.
-    """
-    import google.cloud.storage as storage
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        return storage.Client(project=None).bucket(name)
-    except (GoogleAuthError, ValueError) as error:
-        raise PipelineError(f"gs://{name} can't be read: {one_line(error)}") from None
-
-
-def download(bucket: Any, name: str, target: Path) -> None:
-    """Downloads an object, trying again for two minutes where that may help.
-
-    Args:
-        bucket: The `google.cloud.storage.Bucket`.
-        name: The object's name.
-        target: The file to write.
-
-    Raises:
-        PipelineError: It is not there, can't be read, or did not arrive whole.
+        address: What is asked for, `gs://bucket/object`.
     """
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption
 
-    address = f"gs://{bucket.name}/{name}"
     try:
-        bucket.blob(name).download_to_filename(str(target))
+        yield
     except NotFound:
-        raise PipelineError(
-            f"{address} is not there: the Model's artifactUri must be the folder of a whole release"
-        ) from None
+        problem = "is not there: the Model's artifactUri must be the folder of a whole release"
     except Forbidden as error:
         advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
-        raise PipelineError(f"{address} may not be read: {advice}; {one_line(error)}") from None
+        problem = f"may not be read: {advice}; {one_line(error)}"
     except DataCorruption:
-        raise PipelineError(f"{address} arrived with another checksum than Cloud Storage names: try again") from None
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise PipelineError(f"{address} can't be read: {one_line(error)}") from None
+        problem = "arrived with another checksum than Cloud Storage names: try again"
+    except (GoogleAPIError, GoogleAuthError, ValueError) as error:  # of a name that no bucket can have
+        problem = f"can't be read: {one_line(error)}"
+    else:
+        return
+    raise PipelineError(f"{address} {problem}")
 
 
 def one_line(error: Exception) -> str:

@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def predict_address(endpoint: str, model_name: str | None) -> str:
@@ -54,8 +57,8 @@ def predict_at(
     hooks = {"response": [responses.append]}
     try:
         # Proxies of the environment are for other machines.
-        here = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
-        with httpx.Client(timeout=60, trust_env=not here, headers=headers, event_hooks=hooks) as client:
+        is_local = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
+        with httpx.Client(timeout=60, trust_env=not is_local, headers=headers, event_hooks=hooks) as client:
             answers = ask(client, address, texts, list(labels))
     except PipelineError as error:
         advice = advise(responses[-1], headers or {}) if responses else ""
@@ -63,22 +66,17 @@ def predict_at(
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the address, or the environment's proxies
         raise PipelineError(f"{address} can't be asked: {error}") from None
     # What a command line holds need not be UTF-8, and what is printed must be.
-    shown = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-    return [{"text": text, **answer} for text, answer in zip(shown, answers, strict=True)]
+    printable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return [{"text": text, **answer} for text, answer in zip(printable, answers, strict=True)]
 
 
-def advise(response: Any, headers: dict[str, str]) -> str:
-    """Returns what to do about an answer that is not the model's but of what stands before it; empty where it is not.
-
-    Args:
-        response: The `httpx.Response`.
-        headers: The headers that were sent besides httpx's own.
-    """
+def advise(response: "httpx.Response", headers: dict[str, str]) -> str:
+    """Returns what to do about an answer that is not the model's but of what stands before it; empty where it is."""
     from nlp_pipeline.settings import SIGN_IN
 
     if response.status_code in (401, 403) or response.is_redirect:
-        signed = headers.keys() & {"Authorization", "Cookie"}
-        return f"; {SIGN_IN} is not taken: set it anew" if signed else f"; sign in: set {SIGN_IN}"
+        is_signed_in = headers.keys() & {"Authorization", "Cookie"}
+        return f"; {SIGN_IN} is not taken: set it anew" if is_signed_in else f"; sign in: set {SIGN_IN}"
     if response.status_code == 404 and not response.content and "Host" not in headers:
         return "; if it is a gateway, set NLP_PIPELINE_ENDPOINT_HOST to the model's host name, by which it finds it"
     return ""

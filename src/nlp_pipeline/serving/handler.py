@@ -24,6 +24,7 @@ CHUNK = 32  # texts a model call on a GPU; a request may hold any number
 CHARACTERS = 8  # a token, generously: so much of a long text is looked at first
 SEND = 'send {"instances": ["a text", ...]} as application/json'
 WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # ONNX Runtime's fused forms of these take five times as long as their parts, and half as long again.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion"]
 
@@ -41,30 +42,27 @@ def usable_cpus() -> int:
         return cpus
 
 
+def choose_provider(precision: str, available: list[str]) -> tuple[str, str]:
+    """Returns the execution provider that an "int8" or "fp32" model runs by, of those available, and the reason."""
+    if CUDA not in available:
+        return CPU, "this onnxruntime knows no GPU"
+    if precision == "int8":
+        return CPU, "the archive is in int8, which is for CPUs; a GPU takes fp32"
+    return CUDA, "this onnxruntime knows a GPU, and the archive is in fp32"
+
+
 def is_request(row: Any) -> bool:
     """Says whether TorchServe handed over a whole request, not KServe's envelope a bare instance of one.
 
     TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form by their names.
     """
-    if not isinstance(row, dict):
-        return False
-    data = row.get("data")
-    return (
-        "body" in row
-        or (isinstance(data, dict) and "instances" in data)
-        or any(isinstance(value, (bytes, bytearray)) for value in row.values())
+    return isinstance(row, dict) and (
+        "body" in row or any(isinstance(value, (bytes, bytearray, dict)) for value in row.values())
     )
 
 
 def instances_of(body: Any) -> list[Any]:
-    """Returns the instances of a request's body.
-
-    Args:
-        body: The body: parsed JSON, or the bytes or text of it.
-
-    Raises:
-        ValueError: The body is no JSON object with a list of instances.
-    """
+    """Returns the instances of a body, parsed JSON or the bytes or text of it; ValueError where it has no list."""
     if isinstance(body, (bytes, bytearray, str)):
         try:
             body = json.loads(body)
@@ -77,44 +75,18 @@ def instances_of(body: Any) -> list[Any]:
 
 
 def text_of(instance: Any, number: int) -> str:
-    """Returns the text of an instance: `"text"`, `{"data": "text"}` or `{"text": "text"}`.
-
-    Args:
-        instance: The instance.
-        number: Its number in the request, from 0.
-
-    Raises:
-        ValueError: It is none of the three.
-    """
-    text = instance
+    """Returns the text of an instance: `"text"`, `{"data": "text"}` or `{"text": "text"}`; ValueError for others."""
     if isinstance(instance, dict):
-        text = instance["data"] if "data" in instance else instance.get("text")
-    if isinstance(text, (bytes, bytearray)):
-        text = bytes(text).decode("utf-8", "replace")
-    if not isinstance(text, str):
+        instance = instance["data"] if "data" in instance else instance.get("text")
+    if not isinstance(instance, str):
         raise ValueError(f'instance {number} is neither a text nor an object with a text as "data" or "text"')
     # JSON can hold half a surrogate pair, which no tokenizer takes.
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return instance.encode("utf-8", "replace").decode("utf-8")
 
 
 def last_word(encoding: Any) -> int:
     """Returns the number of the last word, as the tokenizer counts them, that has a token in an encoding."""
     return max((word for word in encoding.word_ids if word is not None), default=-1)
-
-
-def choose_provider(precision: str, available: list[str]) -> tuple[str, str]:
-    """Returns the execution provider that a model runs by, and the reason.
-
-    Args:
-        precision: The number format of the archive's weights: "int8" or "fp32".
-        available: What onnxruntime.get_available_providers returns.
-    """
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    if cuda not in available:
-        return cpu, "this onnxruntime knows no GPU"
-    if precision == "int8":
-        return cpu, "the archive is in int8, which is for CPUs; a GPU takes fp32"
-    return cuda, "this onnxruntime knows a GPU, and the archive is in fp32"
 
 
 class TextClassificationHandler:
@@ -143,46 +115,33 @@ class TextClassificationHandler:
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
         provider, reason = choose_provider(settings["precision"], onnxruntime.get_available_providers())
-        if provider != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+        if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # CUDA's libraries, which may lie in pip's nvidia packages
         cpus = usable_cpus()
-        self.together = self.load(folder / "model.onnx", provider, cpus)
+        self.together = self.load(folder, provider, cpus)
         if provider not in self.together.get_providers():
-            provider, reason = "CPUExecutionProvider", "the GPU can't be used: see ONNX Runtime's lines above"
-        self.on_gpu = provider == "CUDAExecutionProvider"
-        self.single = self.together if self.on_gpu or cpus == 1 else self.load(folder / "model.onnx", provider, 1)
+            provider, reason = CPU, "the GPU can't be used: see ONNX Runtime's lines above"
+        self.on_gpu = provider == CUDA
+        self.single = self.together if self.on_gpu or cpus == 1 else self.load(folder, CPU, 1)
         self.pool = ThreadPoolExecutor(cpus)
         self.inputs = [value.name for value in self.together.get_inputs()]
         self.classify(WARM_UP)
         self.classify(WARM_UP[:1])
         logger.info("%d labels, %s (%s), %d CPUs", len(self.labels), provider, reason, cpus)
 
-    def load(self, path: Path, provider: str, threads: int) -> Any:
-        """Returns an `onnxruntime.InferenceSession`.
-
-        Args:
-            path: The ONNX file.
-            provider: The execution provider; what it can't do runs on the CPU.
-            threads: The threads that a call is spread over.
-        """
+    def load(self, folder: Path, provider: str, threads: int) -> Any:
+        """Returns an `onnxruntime.InferenceSession` of the model, whose calls are spread over some threads."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         return onnxruntime.InferenceSession(
-            str(path),
+            str(folder / "model.onnx"),
             options,
-            providers=list(dict.fromkeys([provider, "CPUExecutionProvider"])),
+            providers=[CPU] if provider == CPU else [provider, CPU],  # what a GPU can't do runs on the CPU
             disabled_optimizers=SLOW_FUSIONS,
         )
 
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
-        """Classifies texts.
-
-        Args:
-            texts: Any number of texts.
-
-        Returns:
-            For each text, in order, its `label` and its `score`, the probability of that label.
-        """
+        """Returns for each text, in order, its `label` and its `score`, the probability of that label."""
         if len(texts) == 1:
             rows = [self.probabilities([self.encode(texts[0])], self.together)[0]]
         elif self.on_gpu:
@@ -206,14 +165,7 @@ class TextClassificationHandler:
         return self.tokenizer.encode(text)
 
     def classify_in_chunks(self, encodings: list[Any]) -> list[Any]:
-        """Runs the model on texts that share calls with texts of like length: less padding to compute.
-
-        Args:
-            encodings: What the tokenizer made of the texts.
-
-        Returns:
-            An array of probabilities for each text, in order.
-        """
+        """Returns the probabilities of texts that share calls with texts of like length: less padding to compute."""
         order = sorted(range(len(encodings)), key=lambda at: len(encodings[at].ids))
         rows: dict[int, Any] = {}
         for start in range(0, len(order), CHUNK):
@@ -222,15 +174,7 @@ class TextClassificationHandler:
         return [rows[at] for at in range(len(encodings))]
 
     def probabilities(self, encodings: list[Any], session: Any) -> Any:
-        """Runs the model.
-
-        Args:
-            encodings: What the tokenizer made of some texts.
-            session: The session to run it by.
-
-        Returns:
-            An array of shape (texts, classes); the rows sum to 1.
-        """
+        """Runs the model; returns an array of shape (texts, classes), whose rows sum to 1."""
         longest = max(len(encoding.ids) for encoding in encodings)
 
         def padded(rows: list[list[int]], padding: int = 0) -> Any:
@@ -248,11 +192,9 @@ class TextClassificationHandler:
     def handle(self, data: list[Any], context: Any) -> list[Any]:
         """Answers a batch of requests, each for itself.
 
-        Without KServe's envelope, `data` holds a request each, with its body under "body" or "data". With the
-        envelope (`TS_SERVICE_ENVELOPE=kserve`), it holds the bare instances of one request.
-
         Args:
-            data: The requests, or the instances of one request.
+            data: The requests, each with its body under "body" or "data"; or the bare instances of one request, where
+                KServe's envelope unpacked it (`TS_SERVICE_ENVELOPE=kserve`).
             context: TorchServe's context.
 
         Returns:
@@ -262,23 +204,19 @@ class TextClassificationHandler:
         if not isinstance(data, list) or not data:  # the envelope's; it can't answer an empty list with an empty list
             context.set_response_status(400, "Bad Request", 0)
             return [{"error": f'"instances" is no list with a text in it; {SEND}'}]
-        answers: list[Any] = [None] * len(data)
-        texts: list[str] = []
-        counts: dict[int, int] = {}  # of each row's texts
         bare = [not is_request(row) for row in data]
+        answers: list[dict[str, Any]] = []
         for at, row in enumerate(data):
             try:
                 instances = {at: row} if bare[at] else dict(enumerate(instances_of(row.get("body", row.get("data")))))
-                found = [text_of(instance, number) for number, instance in instances.items()]
+                answers.append({"predictions": [text_of(instance, number) for number, instance in instances.items()]})
             except ValueError as error:
-                answers[at] = {"error": str(error)}
+                answers.append({"error": str(error)})
                 # With the envelope there may be more instances than requests, all of them the first request's.
                 context.set_response_status(400, "Bad Request", min(at, len(context.request_ids) - 1))
-            else:
-                counts[at] = len(found)
-                texts += found
-        predictions = iter(self.classify(texts))
-        for at, count in counts.items():
-            found_here = [next(predictions) for _ in range(count)]
-            answers[at] = found_here[0] if bare[at] else {"predictions": found_here}
+        predictions = iter(self.classify([text for answer in answers for text in answer.get("predictions", [])]))
+        for at, answer in enumerate(answers):
+            if "predictions" in answer:
+                answer["predictions"] = [next(predictions) for _ in answer["predictions"]]
+                answers[at] = answer["predictions"][0] if bare[at] else answer
         return answers

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import os
 import socket
-import time
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ def find_release(volume: Path, model_name: str | None) -> Path:
     Raises:
         UsageError: There is none.
     """
-    found = [volume / model_name / "latest.json"] if model_name else volume.glob("*/latest.json")
-    pointers = [path for path in found if path.is_file()]
+    candidates = [volume / model_name / "latest.json"] if model_name else volume.glob("*/latest.json")
+    pointers = [path for path in candidates if path.is_file()]
     if not pointers:
         raise UsageError(
             f"no release of {model_name or 'any model'} in {volume}: make one with --local, or name one "
@@ -39,7 +40,7 @@ def find_release(volume: Path, model_name: str | None) -> Path:
 
 
 @contextlib.contextmanager
-def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, Any]]:
+def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serves a release with TorchServe while inside.
 
     Args:
@@ -55,37 +56,23 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
         PipelineError: The server did not start; the end of its log goes to stderr.
     """
     name = verify(release).model_name
-    if port:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise UsageError(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise UsageError(
+            f"port {port} can't be used ({os.strerror(error.errno or 0)}): choose another with --port"
+        ) from None
     with serving(release, name, port, timeout) as server:
         yield server.address, server.process
 
 
 def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """Serves a release just long enough to ask it for texts.
-
-    Args:
-        release: The release's folder.
-        texts: The texts.
-
-    Returns:
-        For each text, in order: `text`, `label`, `score`.
-    """
+    """Serves a release just long enough to ask it for texts; returns what `predict_at` does."""
     with served(release) as (address, _):
         return predict_at(address, texts)
 
 
-def wait_for_end(process: Any) -> None:
-    """Waits until a server ends by itself, which it should not.
-
-    Raises:
-        PipelineError: It has ended.
-    """
-    while process.poll() is None:
-        time.sleep(0.5)
-    raise PipelineError(f"TorchServe has ended by itself, with status {process.returncode}: start it again")
+def wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """Waits until a server ends by itself, which it should not: then it raises a PipelineError."""
+    status = process.wait()
+    raise PipelineError(f"TorchServe has ended by itself, with status {status}: start it again")

@@ -2,21 +2,17 @@
 
 `python -m nlp_pipeline.serving.runtime [RELEASE]` becomes TorchServe: no process stands between, and so a SIGTERM
 reaches it. Without RELEASE it serves what AIP_STORAGE_URI names (Vertex AI sets it), else /mnt/models (KServe's mount).
-`python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe, tells whether MODEL is loaded: KServe runs
-it by the `ServingRuntime`. Vertex AI could by a `healthProbe` of the Model's container specification; but the pipeline
-hands that on in an artifact of type google.UnmanagedContainerModel, whose schema has none.
+`python -m nlp_pipeline.serving.runtime --ready MODEL`, the readiness probe of the `ServingRuntime`, tells whether MODEL
+is loaded.
 
-No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 and "Healthy" as
-soon as it listens, 14 seconds before a slow model was loaded, and on and on where a model could not be loaded; it is a
-500 only when TorchServe has given up, which takes five minutes (`maxRetryTimeoutInSec`). GET /v1/models/NAME,
-/v2/health/ready and /v2/models/NAME/ready are a 404, before and after. GET /v1/models/NAME:predict waits while the
-model loads, and then is a 400, for want of instances; a probe that is a prediction would stand in line with the others
-and take a busy server out of traffic. The management address does tell, the state of each worker, and is for localhost
-only.
+No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 as soon as it
+listens, 14 seconds before a slow model was loaded, and for five minutes where a model could not be loaded. GET
+/v1/models/NAME and /v2/models/NAME/ready are a 404, before and after. A probe that is a prediction would stand in line
+with the others and take a busy server out of traffic. The management address tells, and is for localhost only.
 
-Where a platform asks /ping nevertheless, as Vertex AI does, traffic comes early. No
-request is lost by that: it waits while the model loads (seen: 11 seconds), and is answered then. Of a model that can't
-be loaded, users would get a 500.
+Vertex AI asks /ping nevertheless (the artifact by which the pipeline hands over the Model's container has no field for
+a probe by command), so traffic comes early. No request is lost by that: it waits while the model loads (seen: 11
+seconds), and is answered then. Of a model that can't be loaded, users would get a 500.
 """
 
 import os
@@ -56,13 +52,10 @@ LOGGING = """\
 
 
 def chosen_ports(environment: Mapping[str, str]) -> list[int]:
-    """Returns the ports, in the order of `PORTS`.
+    """Returns the ports, in the order of `PORTS`; UsageError where one is no number.
 
     Args:
         environment: The environment, which may change them; AIP_HTTP_PORT is Vertex AI's word for the first.
-
-    Raises:
-        UsageError: One is no number.
     """
     ports = []
     for name, port in PORTS.items():
@@ -99,19 +92,12 @@ def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]
 
 
 def check_ready(model_name: str) -> str:
-    """Returns why a model is not ready; nothing where all of its workers have loaded it.
-
-    Args:
-        model_name: The model's name, which is the InferenceService's too.
-
-    Raises:
-        UsageError: A port is no number.
-    """
+    """Returns why a model, named as the InferenceService, is not ready; nothing where all of its workers are."""
     states = worker_states(f"http://127.0.0.1:{chosen_ports(os.environ)[1]}", model_name)
     if set(states) == {"READY"}:
         return ""
-    found = f"its workers are {', '.join(states)}" if states else "TorchServe does not list it, or does not answer"
-    return f"model {model_name!r} is not loaded: {found}; the log of the container tells more"
+    reason = f"its workers are {', '.join(states)}" if states else "TorchServe does not list it, or does not answer"
+    return f"model {model_name!r} is not loaded: {reason}; the log of the container tells more"
 
 
 def fetch_release(uri: str) -> Path:
@@ -128,8 +114,8 @@ def fetch_release(uri: str) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="release-"))
     try:
-        model_name = download_release(uri, folder).model_name
-        wanted, route = f"/v1/models/{model_name}:predict", os.environ.get("AIP_PREDICT_ROUTE", "")
+        wanted = f"/v1/models/{download_release(uri, folder).model_name}:predict"
+        route = os.environ.get("AIP_PREDICT_ROUTE", wanted)
         if route not in ("", wanted):
             raise UsageError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")
     except BaseException:
@@ -139,15 +125,7 @@ def fetch_release(uri: str) -> Path:
 
 
 def serve(release: Path, ports: list[int]) -> None:
-    """Becomes TorchServe on a release.
-
-    Args:
-        release: The release's folder, an absolute path.
-        ports: See `chosen_ports`.
-
-    Raises:
-        PipelineError: It can't: the message tells why.
-    """
+    """Becomes TorchServe on a release's folder, an absolute path; PipelineError where it can't."""
     config = release_config(release, "0.0.0.0", ports)  # noqa: S104, a container's
     # The only folder that is written to, in TMPDIR: the release and all else may be read-only.
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
@@ -166,9 +144,8 @@ def main() -> None:
         if arguments[:1] == ["--ready"] and len(arguments) == 2:
             sys.exit(check_ready(arguments[1]) or 0)
         ports = chosen_ports(os.environ)
-        fetched = uri and not arguments
-        release = fetch_release(uri) if fetched else Path(arguments[0] if arguments else RELEASE).absolute()
-        serve(release, ports)
+        release = Path(arguments[0] if arguments else RELEASE).absolute()
+        serve(fetch_release(uri) if uri and not arguments else release, ports)
     except (PipelineError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -21,19 +21,16 @@ def free_ports(count: int) -> list[int]:
     """Returns TCP ports of localhost that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(free.getsockname()[1]) for free in sockets]
+        return [free.getsockname()[1] for free in sockets]
 
 
 def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
-    """Returns a release's own `config.properties`, changed for where it is served.
+    """Returns a release's own `config.properties`, changed for where it is served, and with no pip install at start.
 
     Args:
         release: The release's folder.
         host: Where requests are taken; only localhost may manage the server.
         ports: Five ports: inference, management, metrics, and gRPC's two.
-
-    Returns:
-        The configuration, with the release's own archive and no pip install at start.
 
     Raises:
         UsageError: The release has no `config.properties`.
@@ -43,17 +40,16 @@ def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{path} can't be read ({error.strerror}): is {release} a whole release?") from None
-    changed = {
+    config = dict(line.split("=", 1) for line in lines if "=" in line) | {
         "inference_address": f"http://{host}:{ports[0]}",
         "management_address": f"http://127.0.0.1:{ports[1]}",
         "metrics_address": f"http://{host}:{ports[2]}",
-        "grpc_inference_port": ports[3],
-        "grpc_management_port": ports[4],
-        "model_store": release / "model-store",
+        "grpc_inference_port": str(ports[3]),
+        "grpc_management_port": str(ports[4]),
+        "model_store": str(release / "model-store"),
         "install_py_dep_per_model": "false",
     }
-    own = dict(line.split("=", 1) for line in lines if "=" in line)
-    return "".join(f"{key}={value}\n" for key, value in {**own, **changed}.items())
+    return "".join(f"{key}={value}\n" for key, value in config.items())
 
 
 def server_environment(folder: Path) -> dict[str, str]:
@@ -76,15 +72,14 @@ def server_environment(folder: Path) -> dict[str, str]:
     # TorchServe keeps its pid file in the temporary folder and its logs in the working folder: two servers that share
     # either get in each other's way.
     temporary, logs = folder / "tmp", folder / "logs"
-    for path in (temporary, logs):
-        path.mkdir()
+    temporary.mkdir()
+    logs.mkdir()
     if len(os.fsencode(temporary / ".ts.sock.9000")) > 103:  # of 108 on Linux, 104 on macOS
         raise UsageError(f"{folder} is too long a path for TorchServe's sockets: set TMPDIR to a shorter folder")
     # Configuration that is meant for other servers, and ranks that torchrun sets, would alter this one.
     ranks = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TS_") and name not in ranks}
-    return {
-        **kept,
+    return kept | {
         "JAVA_HOME": java_home,
         "LC_ALL": "C.UTF-8",  # in the locale C, Java finds no file with an é in its path
         "TMPDIR": str(temporary),
@@ -114,26 +109,25 @@ def group_members(group: int) -> list[int]:
     """Returns the ids of the processes of a group that still run."""
     import psutil
 
-    found = []
+    members = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             # The first process of a container may be slow to bury the dead.
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+                members.append(process.pid)
+    return members
 
 
 class TorchServe:
-    """A server of one model, which is started when this is made.
+    """A server of one model, which is started, and not yet ready, when this is made.
 
     Attributes:
         process: Its first process, which leads a group.
         address: The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`.
-        management: The address at which it is managed.
     """
 
     def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
-        """Starts the server; it is not ready yet when this returns.
+        """Starts the server.
 
         Args:
             release: The release's folder, an absolute path.
@@ -194,10 +188,9 @@ class TorchServe:
         return "\n".join([line for line in lines if "ACCESS_LOG" not in line and "TS_METRICS" not in line][-count:])
 
     def stop(self) -> None:
-        """Ends all of the server's processes, and waits until they are gone.
+        """Kills all of the server's processes, and waits until they are gone.
 
-        They are killed: there is nothing to save, as a server's folder goes with it, and asked to end, TorchServe
-        takes seconds, in which it starts a worker anew.
+        There is nothing to save, and asked to end, TorchServe takes seconds, in which it starts a worker anew.
         """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
