@@ -1,7 +1,6 @@
 """Releases of the tiny model, made by the step itself, and what serves and asks them."""
 
 import functools
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -48,10 +47,8 @@ def archived(
     Args:
         model: A classifier of "0" and "4".
         folder: The folder.
-        precision: The parameter.
-        model_name: The parameter.
+        precision: A parameter, as `model_name` and `serving_gpus` are.
         predicted: What the offline model said of `make_rows(100, seed=21)`; by default what is right.
-        serving_gpus: The parameter.
     """
     run = Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume"))
     assert run.folder
@@ -112,31 +109,28 @@ def make_context(requests: int, folder: Path | str = "") -> Any:
     return context
 
 
+def before_it_loads(statement: str) -> Callable[[bytes], bytes]:
+    """Returns a change of the handler's source: what it does before it loads its model."""
+    first = b"        folder = Path("
+    return lambda source: source.replace(first, f"        {statement}\n".encode() + first, 1)
+
+
 def changed_release(
     release: Path,
     target: Path,
     files: dict[str, Callable[[bytes], bytes] | None] | None = None,
-    settings: dict[str, int] | None = None,
 ) -> Path:
-    """Copies a release and seals it, with changed files of its archive (None leaves one out), settings of its model."""
+    """Copies a release and seals it, with changed files of its archive (None leaves one out)."""
     shutil.copytree(release, target)
     archive = next(target.glob("model-store/*.mar"))
     with zipfile.ZipFile(archive) as former:
         content = {name: former.read(name) for name in former.namelist()}
     for name, change in (files or {}).items():
-        if change is None:
-            del content[name]
-        else:
-            content[name] = change(content[name])
+        former_content = content.pop(name)
+        if change is not None:
+            content[name] = change(former_content)
     with zipfile.ZipFile(archive, "w") as new:
         for name, data in content.items():
             new.writestr(name, data)
-    config = target / "config" / "config.properties"
-    text = config.read_text()
-    for key, value in (settings or {}).items():
-        head, _, tail = text.partition(f'"{key}":')
-        text = f'{head}"{key}":{value}{tail.lstrip("0123456789")}'
-    config.write_text(text)
-    json.loads(text.partition("model_snapshot=")[2])
     seal(target, verify(release))
     return target

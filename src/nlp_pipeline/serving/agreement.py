@@ -20,17 +20,10 @@ class AgreementLimits(Settings):
 
 
 def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
-    """Reads predictions, or a number of them that are spread evenly.
-
-    Args:
-        path: Parquet with the columns text, label and predicted.
-        count: How many rows; 0 for all.
-
-    Returns:
-        The three columns.
+    """Reads so many rows, spread evenly, or all for 0, of Parquet with the columns text, label and predicted.
 
     Raises:
-        PipelineError: There are no rows.
+        PipelineError: There are none.
     """
     import pyarrow.parquet
 

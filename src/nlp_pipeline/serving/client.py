@@ -4,6 +4,7 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 """
 
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,31 +18,30 @@ class UnreachableError(PipelineError, ConnectionError):
     """There is no way to the model; this may pass while a route comes up."""
 
 
-def is_number(value: Any) -> bool:
-    """Says whether a value is a number; JSON as Python reads it has NaN, infinity and integers beyond every float."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+def finite(value: Any) -> float:
+    """Returns a number; ValueError where it is NaN or infinite, which JSON as Python reads it can be."""
+    if not math.isfinite(value):
+        raise ValueError(f"the score is {value}")
+    return float(value)
 
 
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
-    """Returns the `label` and the `score` of a prediction; ValueError where it has none.
+    """Returns the `label` and the `score` of a prediction; ValueError or TypeError where it has none.
 
     Args:
         prediction: The archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by
             class ids, `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None).
         labels: The labels in the order of their ids; where there are none, ids stay.
     """
-    if isinstance(prediction, dict) and prediction.keys() >= {"label", "score"}:
-        if isinstance(prediction["label"], str) and is_number(prediction["score"]):
-            return {"label": prediction["label"], "score": prediction["score"]}
-        raise ValueError("the label is no text, or the score no number")
-    score = None
-    if isinstance(prediction, dict) and prediction and all(map(is_number, prediction.values())):
-        class_id, score = max(prediction.items(), key=lambda item: item[1])
-    elif isinstance(prediction, int) and not isinstance(prediction, bool):
-        class_id = prediction
-    else:
+    if isinstance(prediction, int):
+        number, score = prediction, None
+    elif not isinstance(prediction, dict):
         raise ValueError("neither a label and a score nor class ids")
-    number = int(class_id)
+    elif prediction.keys() >= {"label", "score"}:
+        return {"label": str(prediction["label"]), "score": finite(prediction["score"])}
+    else:
+        best = max(prediction, key=prediction.__getitem__)
+        number, score = int(best), finite(prediction[best])
     if number < 0 or (labels and number >= len(labels)):
         raise ValueError(f"class id {number}, and the model has {len(labels)} classes")
     return {"label": labels[number] if labels else str(number), "score": score}
@@ -57,7 +57,7 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
         labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
 
     Returns:
-        A prediction for each instance, in order: its `label` and its `score`.
+        For each instance, in order, its `label` and its `score`.
 
     Raises:
         UnreachableError: The server can't be reached, or there is no way to the model (404, 502, 503, 504).
@@ -73,32 +73,26 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
     if response.status_code != 200:
         kind = UnreachableError if response.status_code in (404, 502, 503, 504) else PipelineError
         raise kind(f"{url} answered {response.status_code}{excerpt and ': '}{excerpt}")
-    problem = ""
     try:
         predictions = response.json()["predictions"]
-        if len(predictions) == len(instances):
-            return [read_prediction(prediction, labels) for prediction in predictions]
-    except ValueError as error:
-        problem = f" ({error})"
-    except (TypeError, KeyError):
-        pass
-    wanted = f"a label and a score for each of {len(instances)} texts"
-    raise PipelineError(f"{url} did not answer with {wanted}{problem}: {excerpt}")
+        if len(predictions) != len(instances):
+            raise ValueError(f"{len(predictions)} predictions")
+        return [read_prediction(prediction, labels) for prediction in predictions]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        wanted = f"a label and a score for each of {len(instances)} texts"
+        raise PipelineError(f"{url} did not answer with {wanted} ({error}): {excerpt}") from None
 
 
 def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
     """Asks a server on this machine for texts, one a request.
 
     Args:
-        url: The model's address, `http://host:port/v1/models/<name>:predict`.
+        url: The model's address; for what may go wrong, see `ask`.
         texts: The texts.
         clients: How many requests are under way at once.
 
     Returns:
         The labels in the texts' order; each request's seconds; the seconds of all of them together.
-
-    Raises:
-        PipelineError: A request failed; see `ask`.
     """
 
     def timed_label(text: str) -> tuple[str, float]:

@@ -13,14 +13,10 @@ SERVED = ("config/", "model-store/")
 
 
 def download_release(uri: str, folder: Path) -> Release:
-    """Downloads what serving needs of a release, and holds each file against the release's record.
+    """Downloads what serving needs of a release into an empty folder, and holds each file against the release's record.
 
     The credentials are Application Default Credentials; a server that STORAGE_EMULATOR_HOST names is asked without.
     Files go to the disk piece by piece, whatever their size.
-
-    Args:
-        uri: The release's folder, `gs://bucket/folder`.
-        folder: An empty folder. Where this returns, it holds release.json, config/ and model-store/.
 
     Raises:
         PipelineError: There is no release, it can't be read, or a file is not the one that was sealed.
@@ -59,31 +55,22 @@ def download_release(uri: str, folder: Path) -> Release:
 
 @contextlib.contextmanager
 def explained_errors(address: str) -> Iterator[None]:
-    """Makes one line of what Google's client raises inside, after it has tried again for two minutes where that helps.
-
-    Args:
-        address: What is asked for, `gs://bucket/object`.
-    """
+    """Makes one line of what Google's client raises inside, where trying again for two minutes did not help."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption
 
     try:
         yield
-    except NotFound:
-        problem = "is not there: the Model's artifactUri must be the folder of a whole release"
-    except Forbidden as error:
-        advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
-        problem = f"may not be read: {advice}; {one_line(error)}"
-    except DataCorruption:
-        problem = "arrived with another checksum than Cloud Storage names: try again"
-    except (GoogleAPIError, GoogleAuthError, ValueError) as error:  # of a name that no bucket can have
-        problem = f"can't be read: {one_line(error)}"
-    else:
-        return
-    raise PipelineError(f"{address} {problem}")
-
-
-def one_line(error: Exception) -> str:
-    """Returns what an error says, in one line that is not too long."""
-    return " ".join(str(error).split())[:300]
+    except (GoogleAPIError, GoogleAuthError, DataCorruption, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, NotFound):
+            problem = "is not there: the Model's artifactUri must be the folder of a whole release"
+        elif isinstance(error, Forbidden):
+            advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
+            problem = f"may not be read: {advice}; {reason}"
+        elif isinstance(error, DataCorruption):
+            problem = "arrived with another checksum than Cloud Storage names: try again"
+        else:  # a ValueError is of a name that no bucket can have
+            problem = f"can't be read: {reason}"
+        raise PipelineError(f"{address} {problem}") from None

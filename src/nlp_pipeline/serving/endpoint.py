@@ -2,24 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 
-if TYPE_CHECKING:
-    import httpx
-
 
 def predict_address(endpoint: str, model_name: str | None) -> str:
-    """Completes what `--endpoint` was given to the address of a model.
-
-    Args:
-        endpoint: A whole address, which ends in `:predict`, or the server's, as in `http://host:8080`.
-        model_name: The model's name, which the latter needs.
-
-    Raises:
-        UsageError: It is no address, or the name is missing.
-    """
+    """Completes what `--endpoint` was given, a model's whole address or the server's; UsageError where it can't."""
     if not re.match(r"https?://[^/]", endpoint):
         raise UsageError(f"--endpoint {endpoint!r} is no address: write http://host:port or https://host")
     if endpoint.endswith(":predict"):
@@ -70,7 +59,7 @@ def predict_at(
     return [{"text": text, **answer} for text, answer in zip(printable, answers, strict=True)]
 
 
-def advise(response: "httpx.Response", headers: dict[str, str]) -> str:
+def advise(response: Any, headers: dict[str, str]) -> str:
     """Returns what to do about an answer that is not the model's but of what stands before it; empty where it is."""
     from nlp_pipeline.settings import SIGN_IN
 

@@ -4,8 +4,6 @@ It runs where the archive runs, also in KServe's stock TorchServe image (Python 
 nothing but numpy, onnxruntime and tokenizers, and it is one file with one class, as TorchServe wants it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -25,6 +23,8 @@ CHARACTERS = 8  # a token, generously: so much of a long text is looked at first
 SEND = 'send {"instances": ["a text", ...]} as application/json'
 WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# The model's inputs, by what the tokenizer calls them.
+COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 # ONNX Runtime's fused forms of these take five times as long as their parts, and half as long again.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion"]
 
@@ -40,25 +40,6 @@ def usable_cpus() -> int:
         return max(1, min(cpus, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or its quota is "max"
         return cpus
-
-
-def choose_provider(precision: str, available: list[str]) -> tuple[str, str]:
-    """Returns the execution provider that an "int8" or "fp32" model runs by, of those available, and the reason."""
-    if CUDA not in available:
-        return CPU, "this onnxruntime knows no GPU"
-    if precision == "int8":
-        return CPU, "the archive is in int8, which is for CPUs; a GPU takes fp32"
-    return CUDA, "this onnxruntime knows a GPU, and the archive is in fp32"
-
-
-def is_request(row: Any) -> bool:
-    """Says whether TorchServe handed over a whole request, not KServe's envelope a bare instance of one.
-
-    TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form by their names.
-    """
-    return isinstance(row, dict) and (
-        "body" in row or any(isinstance(value, (bytes, bytearray, dict)) for value in row.values())
-    )
 
 
 def instances_of(body: Any) -> list[Any]:
@@ -101,21 +82,21 @@ class TextClassificationHandler:
     """
 
     def initialize(self, context: Any) -> None:
-        """Loads the model and answers two texts with it, so that the first request is not the slow one.
-
-        Args:
-            context: TorchServe's context; `system_properties["model_dir"]` is the unpacked archive.
-        """
+        """Loads the model and answers two texts with it, so that the first request is not the slow one."""
         folder = Path(context.system_properties["model_dir"])
         settings = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
-        self.labels: list[str] = settings["labels"]
-        self.max_length: int = settings["max_length"]
-        self.pad_token_id: int = settings["pad_token_id"]
+        self.labels = settings["labels"]
+        self.max_length = settings["max_length"]
+        self.pad_token_id = settings["pad_token_id"]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
-        provider, reason = choose_provider(settings["precision"], onnxruntime.get_available_providers())
-        if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+        provider, reason = CUDA, "it is in fp32, and this onnxruntime knows a GPU"
+        if CUDA not in onnxruntime.get_available_providers():
+            provider, reason = CPU, "this onnxruntime knows no GPU"
+        elif settings["precision"] == "int8":
+            provider, reason = CPU, "int8 is for CPUs; a GPU takes fp32"
+        elif hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # CUDA's libraries, which may lie in pip's nvidia packages
         cpus = usable_cpus()
         self.together = self.load(folder, provider, cpus)
@@ -124,7 +105,6 @@ class TextClassificationHandler:
         self.on_gpu = provider == CUDA
         self.single = self.together if self.on_gpu or cpus == 1 else self.load(folder, CPU, 1)
         self.pool = ThreadPoolExecutor(cpus)
-        self.inputs = [value.name for value in self.together.get_inputs()]
         self.classify(WARM_UP)
         self.classify(WARM_UP[:1])
         logger.info("%d labels, %s (%s), %d CPUs", len(self.labels), provider, reason, cpus)
@@ -142,12 +122,11 @@ class TextClassificationHandler:
 
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
         """Returns for each text, in order, its `label` and its `score`, the probability of that label."""
-        if len(texts) == 1:
-            rows = [self.probabilities([self.encode(texts[0])], self.together)[0]]
-        elif self.on_gpu:
+        if self.on_gpu:
             rows = self.classify_in_chunks([self.encode(text) for text in texts])
         else:
-            rows = list(self.pool.map(lambda text: self.probabilities([self.encode(text)], self.single)[0], texts))
+            apply, session = (self.pool.map, self.single) if len(texts) > 1 else (map, self.together)
+            rows = list(apply(lambda text: self.probabilities([self.encode(text)], session)[0], texts))
         best = [int(row.argmax()) for row in rows]
         return [{"label": self.labels[at], "score": float(row[at])} for at, row in zip(best, rows)]
 
@@ -157,66 +136,50 @@ class TextClassificationHandler:
         Of a long text it looks at the beginning first: words do not change what comes before them. The last one it
         sees there may be cut itself, such as a run of spaces.
         """
-        end = text.rfind(" ", 0, CHARACTERS * self.max_length) if len(text) > CHARACTERS * self.max_length else -1
-        if end > 0:
-            encoding = self.tokenizer.encode(text[:end])
+        beginning = text[: CHARACTERS * self.max_length]
+        if beginning != text:
+            encoding = self.tokenizer.encode(beginning.rpartition(" ")[0])
             if encoding.overflowing and last_word(encoding) < last_word(encoding.overflowing[-1]):
                 return encoding
         return self.tokenizer.encode(text)
 
     def classify_in_chunks(self, encodings: list[Any]) -> list[Any]:
         """Returns the probabilities of texts that share calls with texts of like length: less padding to compute."""
-        order = sorted(range(len(encodings)), key=lambda at: len(encodings[at].ids))
-        rows: dict[int, Any] = {}
-        for start in range(0, len(order), CHUNK):
-            chunk = order[start : start + CHUNK]
-            rows.update(zip(chunk, self.probabilities([encodings[at] for at in chunk], self.together)))
-        return [rows[at] for at in range(len(encodings))]
+        order = sorted(range(len(encodings)), key=lambda at: len(encodings[at]))
+        chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+        rows = [row for chunk in chunks for row in self.probabilities([encodings[at] for at in chunk], self.together)]
+        return [row for _, row in sorted(zip(order, rows))]
 
     def probabilities(self, encodings: list[Any], session: Any) -> Any:
         """Runs the model; returns an array of shape (texts, classes), whose rows sum to 1."""
-        longest = max(len(encoding.ids) for encoding in encodings)
-
-        def padded(rows: list[list[int]], padding: int = 0) -> Any:
-            return np.array([row + [padding] * (longest - len(row)) for row in rows], dtype=np.int64)
-
+        longest = max(map(len, encodings))
+        for encoding in encodings:
+            encoding.pad(longest, pad_id=self.pad_token_id)
         columns = {
-            "input_ids": padded([encoding.ids for encoding in encodings], self.pad_token_id),
-            "attention_mask": padded([encoding.attention_mask for encoding in encodings]),
-            "token_type_ids": padded([encoding.type_ids for encoding in encodings]),
+            column.name: np.array([getattr(encoding, COLUMNS[column.name]) for encoding in encodings], dtype=np.int64)
+            for column in session.get_inputs()
         }
-        logits = session.run(None, {name: columns[name] for name in self.inputs})[0].astype(np.float64)
+        logits = session.run(None, columns)[0].astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def handle(self, data: list[Any], context: Any) -> list[Any]:
-        """Answers a batch of requests, each for itself.
+        """Answers each request of a batch: `{"predictions": [...]}`, or `{"error": "a sentence"}` and the status 400.
 
-        Args:
-            data: The requests, each with its body under "body" or "data"; or the bare instances of one request, where
-                KServe's envelope unpacked it (`TS_SERVICE_ENVELOPE=kserve`).
-            context: TorchServe's context.
-
-        Returns:
-            An answer for each element of `data`: `{"predictions": [...]}` for a request, `{"label", "score"}` for a
-            bare instance, `{"error": "a sentence"}` and the status 400 for one that is malformed.
+        TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form under their names.
         """
-        if not isinstance(data, list) or not data:  # the envelope's; it can't answer an empty list with an empty list
-            context.set_response_status(400, "Bad Request", 0)
-            return [{"error": f'"instances" is no list with a text in it; {SEND}'}]
-        bare = [not is_request(row) for row in data]
         answers: list[dict[str, Any]] = []
         for at, row in enumerate(data):
             try:
-                instances = {at: row} if bare[at] else dict(enumerate(instances_of(row.get("body", row.get("data")))))
-                answers.append({"predictions": [text_of(instance, number) for number, instance in instances.items()]})
+                instances = instances_of(row.get("body", row.get("data")))
+                answers.append(
+                    {"predictions": [text_of(instance, number) for number, instance in enumerate(instances)]}
+                )
             except ValueError as error:
                 answers.append({"error": str(error)})
-                # With the envelope there may be more instances than requests, all of them the first request's.
-                context.set_response_status(400, "Bad Request", min(at, len(context.request_ids) - 1))
+                context.set_response_status(400, "Bad Request", at)
         predictions = iter(self.classify([text for answer in answers for text in answer.get("predictions", [])]))
-        for at, answer in enumerate(answers):
+        for answer in answers:
             if "predictions" in answer:
                 answer["predictions"] = [next(predictions) for _ in answer["predictions"]]
-                answers[at] = answer["predictions"][0] if bare[at] else answer
         return answers

@@ -16,15 +16,7 @@ from nlp_pipeline.serving.torchserve import serving
 
 
 def find_release(volume: Path, model_name: str | None) -> Path:
-    """Returns the release that passed validation last.
-
-    Args:
-        volume: The volume, or the folder in its place.
-        model_name: The model; None where the volume holds one model only, or the one validated last is meant.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Returns the release on a volume that passed validation last, of a model or of any; UsageError without one."""
     candidates = [volume / model_name / "latest.json"] if model_name else volume.glob("*/latest.json")
     pointers = [path for path in candidates if path.is_file()]
     if not pointers:
@@ -41,19 +33,11 @@ def find_release(volume: Path, model_name: str | None) -> Path:
 
 @contextlib.contextmanager
 def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Serves a release with TorchServe while inside.
-
-    Args:
-        release: The release's folder.
-        port: The port; 0 for any that is free.
-        timeout: Seconds until it must be ready.
-
-    Yields:
-        The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`, and the server's process.
+    """Serves a release while inside, as `serving` does; yields the model's address and the server's process.
 
     Raises:
         UsageError: The folder is no whole release, or the port is taken.
-        PipelineError: The server did not start; the end of its log goes to stderr.
+        PipelineError: The server did not start.
     """
     name = verify(release).model_name
     try:

@@ -6,17 +6,13 @@ reaches it. Without RELEASE it serves what AIP_STORAGE_URI names (Vertex AI sets
 is loaded.
 
 No address that a probe could ask by HTTP tells that. TorchServe 0.12 was seen to answer /ping with 200 as soon as it
-listens, 14 seconds before a slow model was loaded, and for five minutes where a model could not be loaded. GET
-/v1/models/NAME and /v2/models/NAME/ready are a 404, before and after. A probe that is a prediction would stand in line
-with the others and take a busy server out of traffic. The management address tells, and is for localhost only.
-
-Vertex AI asks /ping nevertheless (the artifact by which the pipeline hands over the Model's container has no field for
-a probe by command), so traffic comes early. No request is lost by that: it waits while the model loads (seen: 11
-seconds), and is answered then. Of a model that can't be loaded, users would get a 500.
+listens, 14 seconds before a slow model was loaded, and for five minutes where a model could not be loaded; other
+addresses are a 404 before and after, and a prediction would stand in line with the others and take a busy server out
+of traffic. The management address tells, and is for localhost only. Vertex AI asks /ping nevertheless (what hands the
+Model's container over has no field for a probe by command): early requests wait (seen: 11 seconds), and none is lost.
 """
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,8 +22,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.serving.torchserve import release_config, server_environment, worker_states
 
 RELEASE = "/mnt/models"
-# The readiness probe, but for the model's name.
-READY = ["python", "-m", "nlp_pipeline.serving.runtime", "--ready"]
+READY = ["python", "-m", "nlp_pipeline.serving.runtime", "--ready"]  # and the model's name
 # Ports by the environment variables that change them. Kubernetes itself sets variables that end in _PORT.
 PORTS = {
     "PORT_INFERENCE": 8080,
@@ -52,13 +47,10 @@ LOGGING = """\
 
 
 def chosen_ports(environment: Mapping[str, str]) -> list[int]:
-    """Returns the ports, in the order of `PORTS`; UsageError where one is no number.
-
-    Args:
-        environment: The environment, which may change them; AIP_HTTP_PORT is Vertex AI's word for the first.
-    """
+    """Returns the ports as the environment has them, in the order of `PORTS`; UsageError where one is no number."""
     ports = []
     for name, port in PORTS.items():
+        # Vertex AI has a name of its own for the first.
         source = "AIP_HTTP_PORT" if name == "PORT_INFERENCE" and "AIP_HTTP_PORT" in environment else name
         text = environment.get(source, str(port))
         if not text.isdecimal():
@@ -68,20 +60,14 @@ def chosen_ports(environment: Mapping[str, str]) -> list[int]:
 
 
 def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]:
-    """Returns the command by which TorchServe's own launcher starts the server, to stay between it and any signal.
-
-    Args:
-        folder: The server's folder, with config.properties and log4j2.xml.
-        java_home: The Java runtime.
-        model_store: The folder with the archive.
-    """
+    """Returns the command by which TorchServe's own launcher starts the server, to stay between it and any signal."""
     import ts  # type: ignore[import-untyped]
 
     packages = Path(ts.__file__).resolve().parents[1]
     return [
         f"{java_home}/bin/java",
         f"-Dmodel_server_home={packages}",
-        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        f"-Djava.io.tmpdir={folder}",
         f"-Dlog4j.configurationFile=file://{folder}/log4j2.xml",
         *("-cp", f"{packages}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
         *("--python", sys.executable),
@@ -93,7 +79,7 @@ def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]
 
 def check_ready(model_name: str) -> str:
     """Returns why a model, named as the InferenceService, is not ready; nothing where all of its workers are."""
-    states = worker_states(f"http://127.0.0.1:{chosen_ports(os.environ)[1]}", model_name)
+    states = worker_states(chosen_ports(os.environ)[1], model_name)
     if set(states) == {"READY"}:
         return ""
     reason = f"its workers are {', '.join(states)}" if states else "TorchServe does not list it, or does not answer"
@@ -101,26 +87,15 @@ def check_ready(model_name: str) -> str:
 
 
 def fetch_release(uri: str) -> Path:
-    """Downloads the release of a Model of Vertex AI into a new folder, which is returned.
-
-    Args:
-        uri: AIP_STORAGE_URI: where Vertex AI has copied what the Model's artifactUri names.
-
-    Raises:
-        PipelineError: There is no whole release, or predictions are to be asked where TorchServe has none.
-    """
+    """Downloads the release that AIP_STORAGE_URI names, where Vertex AI has copied it, into a new folder."""
     # KServe's pods have no use for Google's client.
     from nlp_pipeline.serving.cloud_storage import download_release
 
     folder = Path(tempfile.mkdtemp(prefix="release-"))
-    try:
-        wanted = f"/v1/models/{download_release(uri, folder).model_name}:predict"
-        route = os.environ.get("AIP_PREDICT_ROUTE", wanted)
-        if route not in ("", wanted):
-            raise UsageError(f"AIP_PREDICT_ROUTE is {route!r}: the Model's predictRoute must be {wanted}")
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+    served = f"/v1/models/{download_release(uri, folder).model_name}:predict"
+    asked = os.environ.get("AIP_PREDICT_ROUTE") or served
+    if asked != served:
+        raise UsageError(f"AIP_PREDICT_ROUTE is {asked!r}: the Model's predictRoute must be {served}")
     return folder
 
 

