@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,10 +19,13 @@ from nlp_pipeline.errors import PipelineError, TimedOutError, UsageError
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns TCP ports of localhost that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [free.getsockname()[1] for free in sockets]
+    """Returns TCP ports of localhost that are free now; no others' connection gets one meanwhile, as from 32768 on."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(20000, 32000)  # whatever seed a training has set
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
 
 
 def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
