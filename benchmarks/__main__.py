@@ -72,14 +72,7 @@ def run_topic(topic: str, args: argparse.Namespace) -> list[dict[str, Any]] | No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, and writes the results.
-
-    Args:
-        arguments: The command line; sys.argv's where None.
-
-    Returns:
-        0, or 1 where a topic failed.
-    """
+    """Measures, prints, and writes the results; returns 0, or 1 where a topic failed."""
     args = make_parser().parse_args(arguments)
     topics = chosen_topics(args)
     found: dict[str, list[dict[str, Any]]] = {}

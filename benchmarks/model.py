@@ -65,20 +65,17 @@ def texts_of_length(kind: str, count: int) -> list[str]:
 def kept(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
     """Returns a folder of build/benchmarks/, made where it is not there, whole or not at all.
 
-    Args:
-        kind: What it is, the first part of its name.
-        key: All that determines it, as JSON values; its digest is the rest of the name.
-        make: Fills an empty folder.
+    Its name is the kind, and the digest of all that determines it, the key.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = BUILD / f"{kind}-{digest}"
     if not folder.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            make(made)
-            made.rename(folder)
+            complete = Path(scratch, "complete")
+            complete.mkdir()
+            make(complete)
+            complete.rename(folder)
     return folder
 
 
@@ -96,14 +93,7 @@ def trained_model(quick: bool) -> Path:
 
 
 def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict[str, Any]:
-    """Fine-tunes the demo's encoder as `train_model` does, and saves it; returns the facts that the step hands on.
-
-    Args:
-        folder: Where the model is saved.
-        rows: The rows to train on.
-        seed: Seed of the new head, the order of rows and dropout.
-        settings: The fields of `TrainSettings`, but for the encoder.
-    """
+    """Fine-tunes the demo's encoder as `train_model` does, and saves it; returns the facts that the step hands on."""
     import pyarrow
     import pyarrow.parquet
 

@@ -46,11 +46,7 @@ class Timed:
 
 
 def handler_parts(archive: Path, texts: list[str]) -> dict[str, float]:
-    """Times the parts of the archive's handler in this process, with no server, a text a request.
-
-    Returns:
-        The medians, in milliseconds, of `tokenizer`, `model` and `rest of the handler`.
-    """
+    """Returns the median milliseconds of the handler's parts in this process, with no server, a text a request."""
     import onnxruntime
     from tokenizers import Tokenizer
 

@@ -34,13 +34,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe(topics: dict[str, list[dict[str, Any]]], seconds: dict[str, float], quick: bool) -> dict[str, Any]:
-    """Returns the results as they are written.
-
-    Args:
-        topics: The records of each topic's figures.
-        seconds: How long each topic took.
-        quick: Whether they were taken the quick way.
-    """
+    """Returns the results as they are written: the records of each topic's figures, and how long each topic took."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     return {
         "machine": machine(),
@@ -54,10 +48,7 @@ def describe(topics: dict[str, list[dict[str, Any]]], seconds: dict[str, float],
 
 
 def write(results: dict[str, Any], path: Path) -> None:
-    """Writes results, and the chart beside them.
-
-    Topics of an earlier run stay, where it ran on the same machine with the same versions.
-    """
+    """Writes results and the chart beside them; topics of a run on the same machine with the same versions stay."""
     if path.exists():
         former = json.loads(path.read_text(encoding="utf-8"))
         if all(former.get(key) == results[key] for key in ("machine", "versions", "quick")):

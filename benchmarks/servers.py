@@ -14,14 +14,7 @@ from nlp_pipeline.serving.torchserve import TorchServe, group_members
 
 
 class Server:
-    """A server on a release, booted where it is entered as a context, and ended where that is left.
-
-    Attributes:
-        seconds: From its start to the model's being ready.
-
-    Raises:
-        PipelineError: It did not get ready; the message has the end of its log.
-    """
+    """A server on a release, booted where it is entered as a context, in `seconds`, and ended where that is left."""
 
     def __init__(self, release: Path, folder: Path) -> None:
         self.release, self.folder = release, folder
@@ -30,14 +23,12 @@ class Server:
         """Boots the server and stops it as soon as it is ready."""
         self.folder.mkdir(parents=True)
         began = time.monotonic()
-        with contextlib.ExitStack() as failed:
-            self.server = TorchServe(self.release.absolute(), NAME, self.folder.absolute())
-            failed.callback(self.server.stop)
-            try:
-                self.server.wait_until_ready(120)
-            except PipelineError as error:
-                raise PipelineError(f"{error}; the end of its log: {self.server.log_tail(1)}") from None
-            failed.pop_all()
+        self.server = TorchServe(self.release.absolute(), NAME, self.folder.absolute())
+        try:
+            self.server.wait_until_ready(120)
+        except (PipelineError, KeyboardInterrupt) as error:
+            self.server.stop()
+            raise PipelineError(f"{error}; the end of its log: {self.server.log_tail(1)}") from None
         self.seconds = time.monotonic() - began
         self.signal(signal.SIGSTOP)
         return self

@@ -71,12 +71,7 @@ def ask(server: Server, point: Point, folder: Path, quick: bool) -> Sample:
 
 
 def figures_of(point: Point, samples: dict[str, list[Sample]]) -> list[Figure]:
-    """Returns a point's figures: requests/s and latencies, with the errors in their details.
-
-    Args:
-        point: What was asked for.
-        samples: By who was asked, what the load generator told, round by round.
-    """
+    """Returns a point's figures: requests/s and latencies of the samples' rounds, with the errors in their details."""
     usual = (point.texts, point.instances) == ("reviews", 1)
     aimed = {1: "p50", 32: "requests/s"}.get(point.clients) if usual else None
     errors = {who: [one["errors"] for one in each if one["errors"]] for who, each in samples.items()}

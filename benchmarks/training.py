@@ -44,17 +44,9 @@ def sample(who: str, options: dict[str, Any], rows: int, held_out: int) -> tuple
 def rounds(
     max_length: int, rows: dict[str, int], held_out: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Takes the samples in turn, each side in a process of its own, which waits while the other trains.
+    """Returns rows a second and accuracies of each side, taken in turn, each in a process of its own.
 
     The n-th round of both has the same seed, which the new head, the order of rows and dropout depend on.
-
-    Args:
-        max_length: Tokens at which a text is cut.
-        rows: How many to train on, for each side.
-        held_out: How many to ask for.
-
-    Returns:
-        Rows a second, and accuracies, of each side.
     """
     spawn = multiprocessing.get_context("spawn")
     speed: Samples = {who: [] for who in rows}

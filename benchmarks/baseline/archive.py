@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,25 +14,12 @@ FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config
 
 
 def baseline_config(config: str) -> str:
-    """Returns our release's config.properties with one worker that answers one request at a time, whatever ours has.
-
-    Args:
-        config: Our config.properties.
-    """
-    lines = []
-    for line in config.splitlines():
-        if line.startswith("model_snapshot="):
-            snapshot = json.loads(line.split("=", 1)[1])
-            for versions in snapshot["models"].values():
-                for settings in versions.values():
-                    settings.update(minWorkers=1, maxWorkers=1, batchSize=1, maxBatchDelay=1)
-            line = f"model_snapshot={json.dumps(snapshot)}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    """Returns our release's config.properties with one worker that answers one request at a time, whatever ours has."""
+    return re.sub(r'"(minWorkers|maxWorkers|batchSize|maxBatchDelay)": ?\d+', r'"\1":1', config)
 
 
 def build(model: Path, folder: Path, model_name: str, config: str, dtype: str, max_length: int) -> None:
-    """Builds config/ and model-store/ as a release has them, with the baseline's handler.
+    """Builds config/ and model-store/ as a release with our config.properties has them, with the baseline's handler.
 
     Args:
         model: The model as save_pretrained writes it.
@@ -40,9 +28,6 @@ def build(model: Path, folder: Path, model_name: str, config: str, dtype: str, m
         config: Our release's config.properties.
         dtype: "float32" or "bfloat16".
         max_length: Tokens at which a text is cut.
-
-    Raises:
-        RuntimeError: torch-model-archiver failed.
     """
     (folder / "config").mkdir()
     (folder / "model-store").mkdir()

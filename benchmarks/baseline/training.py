@@ -9,18 +9,7 @@ import transformers
 
 
 def train(folder: Path, rows: list[tuple[str, str]], encoder: str, labels: list[str], options: dict[str, Any]) -> float:
-    """Fine-tunes an encoder on all rows.
-
-    Args:
-        folder: Where the model is saved.
-        rows: Texts and labels.
-        encoder: The encoder's folder.
-        labels: The label names in the order of their ids.
-        options: `epochs`, `batch_size`, `max_length`, `learning_rate`, `weight_decay`, `warmup_share`, `seed`.
-
-    Returns:
-        Rows trained on per second.
-    """
+    """Fine-tunes an encoder on texts and labels, and saves it to a folder; returns rows trained on per second."""
     transformers.set_seed(options["seed"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=len(labels))
