@@ -1,47 +1,41 @@
-"""Scenes in which releases are deployed."""
+"""Time that passes at once, and the scenes in which releases are deployed."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.scene import Scene, answering, set_up
+from tests.deploy.scene import Clock, Scene, set_up
 from tests.deploy.site import Site, deployment_site
-from tests.fakes.kubernetes.httpd import serving
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[tuple[str, str]]:
-    """Addresses of a model server that answers right, and of one that gives each label for the other one."""
-    with serving(answering(True)) as good, serving(answering(False)) as wrong:
-        yield good, wrong
+@pytest.fixture(autouse=True)
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What is waited is over at once, in this process; and no HTTP client reads the machine's certificates anew."""
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    return Clock(monkeypatch)
 
 
 @pytest.fixture(params=["Knative", "Standard"])
 def scene(
-    request: pytest.FixtureRequest, servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> Iterator[Scene]:
     """A scene in each deployment mode."""
-    with set_up(request.param, tmp_path, monkeypatch, *servers) as one:
-        yield one
+    with set_up(request.param, tmp_path, monkeypatch, clock) as made:
+        yield made
 
 
 @pytest.fixture
-def knative(servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def knative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Scene]:
     """A scene in deployment mode Knative."""
-    with set_up("Knative", tmp_path, monkeypatch, *servers) as one:
-        yield one
+    with set_up("Knative", tmp_path, monkeypatch, clock) as made:
+        yield made
 
 
 @pytest.fixture
-def standard(servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """A scene in deployment mode Standard."""
-    with set_up("Standard", tmp_path, monkeypatch, *servers) as one:
-        yield one
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
-    """A cluster in which nothing is deployed, for the command line."""
-    with deployment_site(tmp_path, monkeypatch, capsys) as one:
-        yield one
+def site(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Site]:
+    """A cluster in which nothing is deployed, for the command line; on Knative where a test does not ask otherwise."""
+    with deployment_site(tmp_path, monkeypatch, capsys, getattr(request, "param", "Knative")) as made:
+        yield made

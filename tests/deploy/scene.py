@@ -1,13 +1,12 @@
-"""What the tests of the deployment share: an emulated cluster, the servers behind its pods, and who asks them.
+"""What the tests of the deployment share: an emulated cluster, what answers for its pods, who asks, and the time.
 
-Releases are named by a letter: "a" stands for the digest aaaaaaaaaaaaaaaa. What becomes of its pods, and which server
-answers for them, the scene's cluster is told beforehand. Waits are short, and those of the code under test too.
+Releases are named by a letter: "a" stands for the digest aaaaaaaaaaaaaaaa. What becomes of its pods, and what answers
+for them, the scene's cluster is told beforehand.
 """
 
 import contextlib
 import copy
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from nlp_pipeline.deploy import cluster as calls
@@ -25,31 +23,54 @@ from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.release import Release, seal
 from nlp_pipeline.volume import Run
+from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.admission import admit
 from tests.fakes.kubernetes.emulator import Cluster, Fate, Mode, emulated_cluster
-from tests.fakes.kubernetes.httpd import Answer
 
 Json = dict[str, Any]
 NAME = "tiny"
 STOP = "serving.kserve.io/stop"
 LABELS = ["0", "4"]
 HOSTS = {"Knative": "tiny.team.example.com", "Standard": "tiny-team.example.com"}
-ROWS = {"text": ["good", "bad"] * 3, "label": ["4", "0"] * 3, "predicted": ["4", "0"] * 3}
-DEFAULTS: Json = {"volume_claim": "data", "canary_minutes": 0.005, "deploy_timeout": 30}
+ROWS = {"text": ["superb", "awful"] * 3, "label": ["4", "0"] * 3, "predicted": ["4", "0"] * 3}
 
 
-def answering(right: bool) -> Callable[[str, str, dict[str, str], bytes], Answer]:
-    """Returns how a model server answers: "4" where a text is good, or the other way round."""
-
-    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        found = [{"label": LABELS[("good" in text) == right], "score": 0.75} for text in json.loads(body)["instances"]]
-        return 200, {"Content-Type": "application/json"}, json.dumps({"predictions": found}).encode()
-
-    return answer
+def predict(request: Request) -> Response:
+    """Answers as the archive does: "4" where a text is superb."""
+    return _answer(request, LABELS)
 
 
-# One for all: each new one reads the machine's certificates.
-USER = httpx.Client(timeout=30, trust_env=False, verify=False)
+def predict_wrongly(request: Request) -> Response:
+    """Gives each label for the other one."""
+    return _answer(request, LABELS[::-1])
+
+
+def _answer(request: Request, labels: list[str]) -> Response:
+    texts = [str(text) for text in json.loads(request.body)["instances"]]
+    predictions = [{"label": labels["superb" in text], "score": 0.75} for text in texts]
+    return Response(200, json.dumps({"predictions": predictions}), [("Content-Type", "application/json")])
+
+
+class Clock:
+    """Waits are over at once, and deadlines come as if they had lasted.
+
+    Attributes:
+        waits: The seconds of each wait.
+        before_wait: Called before each wait, when not None.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits: list[float] = []
+        self.before_wait: Callable[[], None] | None = None
+        monotonic = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + sum(self.waits))
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Takes the place of `time.sleep`."""
+        if self.before_wait:
+            self.before_wait()
+        self.waits.append(seconds)
 
 
 class Killed(BaseException):
@@ -67,22 +88,22 @@ def make_release(folder: Path, content: str = "a", **record: Any) -> Path:
     return folder
 
 
+FAILURES = {
+    "wrong": Fate(backend=predict_wrongly),
+    "ModelLoadFailed": Fate(failure="ModelLoadFailed", message="no such file: model.onnx"),
+    "InvalidSpec": Fate(failure="InvalidSpec", message="no such volume"),
+    "never ready": Fate(failure="never ready"),
+    "no way": Fate(unready_answers=10**9),
+}
+
+
 @dataclass
 class Scene:
-    """A cluster in which releases are deployed.
-
-    Attributes:
-        cluster: The cluster.
-        mode: Its deployment mode.
-        good: Address of a server that answers right.
-        wrong: Address of one that answers wrongly.
-        flawed: Whether the server was meant to refuse some of what was sent.
-    """
+    """A cluster in which releases are deployed; `flawed` where the server was meant to refuse what was sent."""
 
     cluster: Cluster
     mode: Mode
-    good: str
-    wrong: str
+    clock: Clock
     flawed: bool = False
 
     @property
@@ -93,7 +114,7 @@ class Scene:
     @property
     def live(self) -> Json:
         """The InferenceService; no time passes."""
-        return self.cluster.service(NAME)
+        return self.cluster.after(NAME)
 
     @property
     def service(self) -> InferenceService:
@@ -101,7 +122,14 @@ class Scene:
         return InferenceService(self.live)
 
     @property
+    def percent(self) -> int | None:
+        """The share of the traffic that is asked for."""
+        percent: int | None = self.service.predictor.get("canaryTrafficPercent")
+        return percent
+
+    @property
     def is_there(self) -> bool:
+        """Whether there is an InferenceService."""
         return self.cluster.has(NAME)
 
     @property
@@ -111,14 +139,20 @@ class Scene:
 
     def target(self, **changed: Any) -> Target:
         """Returns where a release is deployed, with settings or attributes of the target that are changed."""
-        own = {item.name for item in fields(Target)}
-        settings = {key: value for key, value in changed.items() if key not in (*own, "run_id", "model_name")}
-        short = {"poll_seconds": 0.01, "route_seconds": 30.0, "labels": LABELS}
+        known = {item.name for item in fields(Target)}
+        settings = {key: value for key, value in changed.items() if key not in (*known, "run_id", "model_name")}
+        defaults = {"volume_claim": "data", "deploy_timeout": 60, "gateway": self.cluster.gateway_url}
         return Target(
-            settings=DeploySettings(**{**DEFAULTS, "gateway": self.cluster.gateway_url, **settings}),
+            settings=DeploySettings(**{**defaults, **settings}),
             run=Run(model_name=changed.get("model_name", NAME), run_id=changed.get("run_id", "run"), volume_path=""),
-            **{**short, **{key: value for key, value in changed.items() if key in own}},
+            **{"labels": LABELS, **{key: value for key, value in changed.items() if key in known}},
         )
+
+    def wanted(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
+        """Returns the object of a release, and the target, as `prepare` would have them."""
+        self.cluster.fates.setdefault(letter * 16, Fate(backend=predict))
+        release = Release(digest=letter * 16, labels=LABELS, metrics={"accuracy": 1.0}, model_name=NAME)
+        return prepare(release, None, self.target(**changed))
 
     def deploy(self, letter: str, fate: Fate | None = None, **changed: Any) -> Outcome:
         """Deploys a release; its pods answer right where no fate is given them."""
@@ -126,23 +160,46 @@ class Scene:
             self.cluster.fates[letter * 16] = fate
         return deploy(*self.wanted(letter, **changed), ROWS)
 
-    def wanted(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
-        """Returns the object of a release, and the target, as `prepare` would have them."""
-        self.cluster.fates.setdefault(letter * 16, Fate(backend=self.good))
-        release = Release(digest=letter * 16, labels=LABELS, metrics={"accuracy": 1.0}, model_name=NAME)
-        return prepare(release, None, self.target(**changed))
-
     def fails(self, letter: str, kind: str, **changed: Any) -> Outcome:
         """Deploys a release that fails in a way of `FAILURES`."""
-        fate = copy.deepcopy(FAILURES[kind])
-        fate.backend = self.wrong if kind == "wrong" else self.good
-        timeout = {"deploy_timeout": 1} if kind == "never ready" else {}
-        return self.deploy(letter, fate, **timeout, **changed)
+        return self.deploy(letter, copy.deepcopy(FAILURES[kind]), **changed)
+
+    def edit(self, change: Callable[[Json], object]) -> None:
+        """Changes the live InferenceService as `kubectl edit` does."""
+        from kubernetes import client
+
+        api, place = client.CustomObjectsApi(), ("serving.kserve.io", "v1beta1", "team", "inferenceservices", NAME)
+        body = self.live
+        change(body)
+        api.replace_namespaced_custom_object(*place, body)
+
+    def stop(self) -> None:
+        """Stops the InferenceService as a user does."""
+        self.edit(lambda live: live["metadata"]["annotations"].update({STOP: "true"}))
+        self.cluster.after(NAME, 4)
+
+    def add_foreign(self, fate: Fate) -> Json:
+        """Puts an InferenceService there as the pipeline's first version made them; returns what is its own."""
+        self.cluster.fates[""] = fate
+        predictor = {"serviceAccountName": "sa", "pytorch": {"storageUri": "pvc://old/model", "args": ["--a"]}}
+        metadata = {"name": NAME, "labels": {"team": "search"}, "annotations": {"example.com/a": "b"}}
+        self.cluster.add({"kind": "InferenceService", "metadata": metadata, "spec": {"predictor": predictor}})
+        self.cluster.after(NAME, 6)
+        return self.others()
+
+    def others(self) -> Json:
+        """Returns what is on the live object that is not this project's own note."""
+        service = self.service
+        kept = {key: value for key, value in service.annotations.items() if not key.startswith("nlp-pipeline/")}
+        # Without the tag, the revision could not be waited for before it has traffic.
+        kept.pop("serving.kserve.io/enable-tag-routing", None)
+        return {"labels": service.labels, "annotations": kept, "spec": service.body["spec"]}
 
     def ask(self) -> int:
         """Asks by the host that everyone uses, and returns the status of the answer."""
-        url = f"{self.cluster.gateway_url}/v1/models/{NAME}:predict"
-        return USER.post(url, json={"instances": ["good"]}, headers={"Host": self.host}).status_code
+        body = json.dumps({"instances": ["superb"]}).encode()
+        request = Request("POST", f"/v1/models/{NAME}:predict", {"host": self.host}, body)
+        return self.cluster.answer_ingress(request).status
 
     def shares(self, requests: int = 20) -> dict[str, int]:
         """Returns how many requests of so many each release answers, by its letter."""
@@ -153,21 +210,15 @@ class Scene:
 
     @contextlib.contextmanager
     def users(self) -> Iterator[list[int]]:
-        """Asks by the host that everyone uses all along, and gives the statuses of the answers."""
+        """Asks by the host that everyone uses after each request to the API server; gives the answers' statuses."""
         statuses: list[int] = []
-        over = threading.Event()
 
         def ask() -> None:
-            while not over.wait(0.002):
-                statuses.append(self.ask())
+            statuses.append(self.ask())
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
-            yield statuses
-        finally:
-            over.set()
-            thread.join()
+        self.cluster.watchers.append(ask)
+        yield statuses
+        self.cluster.watchers.remove(ask)
 
     def answered(self, since: int = 0) -> set[str]:
         """Returns the releases that answered by the host that everyone uses, by their letters."""
@@ -175,87 +226,49 @@ class Scene:
 
     def formers(self) -> list[str]:
         """Returns the letters of the releases that are noted on the live object as the former ones."""
-        return [one.restore(NAME, "team").release[:1] for one in self.service.formers]
+        return [former.restore(NAME, "team").release[:1] for former in self.service.formers]
 
     def is_settled(self, letter: str) -> bool:
-        """Tells whether a release is live, all requests go to it, and nothing is left of its deployment."""
-        live = self.service
-        return (
-            live.release == letter * 16
-            and "canaryTrafficPercent" not in live.predictor
-            and self.shares() == {letter: 20}
-        )
+        """Says whether a release is live, all requests go to it, and nothing is left of its deployment."""
+        return self.service.release == letter * 16 and self.percent is None and self.shares() == {letter: 20}
 
+    @contextlib.contextmanager
+    def killed(self, when: Callable[[], bool]) -> Iterator[None]:
+        """Kills what runs inside, the next time it waits, once something is the case."""
 
-FAILURES = {
-    "wrong": Fate(),
-    "ModelLoadFailed": Fate(failure="ModelLoadFailed", message="no such file: model.onnx"),
-    "InvalidSpec": Fate(failure="InvalidSpec", message="no such volume"),
-    "never ready": Fate(failure="never ready"),
-    "no way": Fate(unready_answers=10**9),
-}
+        def die() -> None:
+            if when():
+                raise Killed
+
+        self.clock.before_wait = die
+        with pytest.raises(Killed):
+            yield
+        self.clock.before_wait = None
+
+    @contextlib.contextmanager
+    def meanwhile(self, when: Callable[[], bool], do: Callable[[], object]) -> Iterator[None]:
+        """Does something once while what runs inside waits, as soon as something is the case."""
+
+        def act() -> None:
+            if when():
+                self.clock.before_wait = None
+                do()
+
+        self.clock.before_wait = act
+        yield
+        assert self.clock.before_wait is None
 
 
 @contextlib.contextmanager
-def set_up(mode: Mode, folder: Path, monkeypatch: pytest.MonkeyPatch, good: str, wrong: str) -> Iterator[Scene]:
+def set_up(mode: Mode, folder: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Scene]:
     """Starts a cluster with a volume's claim in it, to which the environment's kubeconfig points."""
+    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+    monkeypatch.setenv("NO_PROXY", "*")
     with emulated_cluster(mode) as cluster:
         cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}})
         cluster.write_kubeconfig(folder / "kubeconfig", cluster.namespace)
-        monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-        monkeypatch.setenv("NO_PROXY", "*")
-        scene = Scene(cluster, mode, good, wrong)
         calls.connect()
+        scene = Scene(cluster, mode, clock)
         yield scene
         for _, _, body in [] if scene.flawed else cluster.sent:
             admit(body, None, mode)
-
-
-@contextlib.contextmanager
-def killed(monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool]) -> Iterator[None]:
-    """Kills what runs inside, the next time it waits, once something is the case."""
-    sleep = time.sleep
-
-    def sleep_or_die(seconds: float) -> None:
-        if threading.current_thread() is threading.main_thread() and when():
-            raise Killed
-        sleep(min(seconds, 0.02))
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(time, "sleep", sleep_or_die)
-        yield
-
-
-@contextlib.contextmanager
-def meanwhile(monkeypatch: pytest.MonkeyPatch, when: Callable[[], bool], do: Callable[[], None]) -> Iterator[None]:
-    """Does something once while what runs inside waits, as soon as something is the case."""
-    sleep = time.sleep
-    done: list[bool] = []
-
-    def sleep_and_do(seconds: float) -> None:
-        if threading.current_thread() is threading.main_thread() and not done and when():
-            done.append(True)
-            do()
-        sleep(min(seconds, 0.02))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", sleep_and_do)
-        yield
-    assert done
-
-
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Lets no time be waited, and returns the list of the seconds that were to be."""
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    return waits
-
-
-def edit(scene: Scene, change: Callable[[Json], None]) -> None:
-    """Changes the live InferenceService as `kubectl edit` does."""
-    from kubernetes import client
-
-    api, place = client.CustomObjectsApi(), ("serving.kserve.io", "v1beta1", "team", "inferenceservices", NAME)
-    body = scene.live
-    change(body)
-    api.replace_namespaced_custom_object(*place, body)

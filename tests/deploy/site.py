@@ -1,9 +1,8 @@
-"""Where deployments from the command line are tested: an emulated cluster, releases, and a model server."""
+"""Where deployments from the command line are tested: an emulated cluster, releases, and what answers for them."""
 
 import contextlib
 import json
 import shlex
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,15 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.release import verify
 from nlp_pipeline.settings import settings
 from tests.conftest import write_parquet
-from tests.deploy.scene import make_release
+from tests.deploy.scene import make_release, predict
 from tests.fakes.kubernetes.emulator import Cluster, Fate, Mode, emulated_cluster
-from tests.fakes.kubernetes.httpd import Answer, serving
 from tests.fakes.s3 import forget_environment
 
 Json = dict[str, Any]
-HOST = "tiny.team.example.com"
 
 
 @dataclass
-class Said:
+class Result:
     """What a command answered."""
 
     code: int
@@ -35,8 +32,8 @@ class Said:
     @property
     def json(self) -> Json:
         """What is on stdout, which must be one JSON document."""
-        found: Json = json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-        return found
+        document: Json = json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        return document
 
     @property
     def error(self) -> str:
@@ -48,45 +45,43 @@ class Said:
 
 @dataclass
 class Site:
-    """A cluster whose kubeconfig is in use, and a volume with releases.
-
-    Attributes:
-        cluster: The cluster.
-        capsys: Takes what commands print.
-        volume: The volume's folder.
-    """
+    """A cluster whose kubeconfig is in use, and a volume with releases; `capsys` takes what commands print."""
 
     cluster: Cluster
     capsys: pytest.CaptureFixture[str]
     volume: Path
 
-    def __call__(self, line: str, *more: str) -> Said:
+    def __call__(self, line: str) -> Result:
         """Runs a command."""
         self.capsys.readouterr()
-        code = main([*shlex.split(line), *more])
-        said = self.capsys.readouterr()
-        return Said(code, said.out, said.err)
+        code = main(shlex.split(line))
+        printed = self.capsys.readouterr()
+        return Result(code, printed.out, printed.err)
 
-    def deploy(self, release: Path | str, line: str = "") -> Said:
+    @property
+    def gateway(self) -> str:
+        return f"--set gateway={self.cluster.gateway_url}"
+
+    def deploy(self, release: Path | str, line: str = "") -> Result:
         """Deploys a release, through the gateway, from the claim that holds the volume."""
         place = "" if "://" in str(release) or "model_store" in line else "--set volume_claim=models"
-        return self(f"--deploy --release {release} {place} --set gateway={self.cluster.gateway_url} {line}")
+        return self(f"--deploy --release {release} {place} {self.gateway} {line}")
 
-    def rollback(self, line: str = "") -> Said:
+    def rollback(self, line: str = "") -> Result:
         """Rolls back."""
-        return self(f"--rollback --set model_name=tiny --set gateway={self.cluster.gateway_url} {line}")
+        return self(f"--rollback --set model_name=tiny {self.gateway} {line}")
 
-    def undeploy(self, line: str = "") -> Said:
+    def undeploy(self, line: str = "") -> Result:
         """Removes the InferenceService."""
         return self(f"--undeploy --set model_name=tiny {line}")
 
-    def predict(self, line: str) -> Said:
+    def predict(self, line: str) -> Result:
         """Asks what is deployed."""
-        return self(f"--set model_name=tiny --set gateway={self.cluster.gateway_url} --deployed --predict {line}")
+        return self(f"--set model_name=tiny {self.gateway} --deployed --predict {line}")
 
-    def release(self, content: str, fate: Fate | None = None, **record: Any) -> Path:
+    def release(self, content: str, fate: Fate | None = None) -> Path:
         """Makes a release of the model `tiny`, and says what becomes of its pods."""
-        folder = make_release(self.volume / "tiny" / "releases" / "new", content, **record)
+        folder = make_release(self.volume / "tiny" / "releases" / "new", content)
         digest = verify(folder).digest
         if fate is not None:
             self.cluster.fates[digest] = fate
@@ -109,34 +104,18 @@ class Site:
         return str(service["metadata"]["labels"].get("nlp-pipeline/release", ""))
 
 
-def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-    """Answers as the archive does: "4" where a text is superb."""
-    texts = [str(one) for one in json.loads(body)["instances"]]
-    predictions = [{"label": "4" if "superb" in text else "0", "score": 0.75} for text in texts]
-    return 200, {"Content-Type": "application/json"}, json.dumps({"predictions": predictions}).encode()
-
-
 @contextlib.contextmanager
 def deployment_site(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: Mode = "Knative"
 ) -> Iterator[Site]:
-    """Starts a cluster and a model server that answers for all releases, and ends both.
-
-    Args:
-        folder: The working folder.
-        monkeypatch: Sets the environment, and the seconds between two looks at the cluster.
-        capsys: Takes what commands print.
-        mode: The cluster's default deployment mode.
-    """
+    """Starts a cluster whose pods all answer, with the folder as the working folder, and ends it."""
     forget_environment(monkeypatch)
     for name in ("HOST", "TOKEN", "COOKIE"):
         monkeypatch.delenv(f"NLP_PIPELINE_ENDPOINT_{name}", raising=False)
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     monkeypatch.chdir(folder)
     settings.cache_clear()
-    with emulated_cluster(mode) as cluster, serving(answer) as backend:
-        cluster.default_fate.backend = backend
+    with emulated_cluster(mode) as cluster:
+        cluster.default_fate.backend = predict
         cluster.add({"kind": "PersistentVolumeClaim", "metadata": {"name": "models"}})
         cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
         cluster.write_kubeconfig(folder / "kubeconfig", cluster.namespace)

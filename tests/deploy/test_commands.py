@@ -1,27 +1,20 @@
 """`--deploy`, `--rollback`, `--undeploy` and `--predict --deployed`, against an emulated cluster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nlp_pipeline.settings import settings
-from tests.deploy.scene import HOSTS, LABELS
-from tests.deploy.site import Said, Site, answer, deployment_site
+from tests.deploy.scene import HOSTS, LABELS, Clock, predict
+from tests.deploy.site import Result, Site
+from tests.fakes.httpd import Host, Request, Response
 from tests.fakes.kubernetes.emulator import Fate
-from tests.fakes.kubernetes.httpd import Answer, serving
 from tests.fakes.s3 import free_ports
 
 HOST = HOSTS["Knative"]
 BROKEN = Fate(failure="ModelLoadFailed", message="no such file: model.onnx")
-
-
-@pytest.fixture
-def standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
-    """A cluster without Knative."""
-    with deployment_site(tmp_path, monkeypatch, capsys, "Standard") as one:
-        yield one
 
 
 # Deploying
@@ -30,12 +23,12 @@ def standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_a_folder_is_deployed_and_asked(site: Site) -> None:
     release = site.release("a")
     site.rows(site.volume / "tiny" / "runs" / "run-1" / "datasets" / "predictions.parquet")
-    said = site.deploy(release)
-    assert said.code == 0 and "agreement 1" in said.err and "error" not in said.err
-    shown = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    result = site.deploy(release)
+    assert result.code == 0 and "agreement 1" in result.err and "error" not in result.err
+    shown = dict(line.split(maxsplit=1) for line in result.out.splitlines())
     assert (shown["outcome"], shown["url"], shown["agreement"]) == ("deployed", f"http://{HOST}", "1")
     assert shown["storage_uri"] == f"pvc://models/tiny/releases/{release.name}" and site.serving() == release.name
-    notes = site.cluster.service("tiny")["metadata"]["annotations"]
+    notes = site.cluster.after("tiny")["metadata"]["annotations"]
     assert (notes["nlp-pipeline/run-id"], notes["nlp-pipeline/accuracy"]) == ("by hand", "0.9000")
     sent = site.written()
     assert site.deploy(release, "--json").json["outcome"] == "unchanged" and site.written() == sent
@@ -60,13 +53,13 @@ def test_what_is_deployed_is_asked(site: Site, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_first_deployment_that_fails(site: Site) -> None:
     release = site.release("a", BROKEN)
-    said = site.deploy(release, "--json")
-    assert said.code == 1 and "stopped: the model can't be loaded: ModelLoadFailed: no such file" in said.error
-    assert (said.json["outcome"], said.json["error"]) == ("stopped", said.error)
-    assert "condition PredictorReady: False" in said.err
+    result = site.deploy(release, "--json")
+    assert result.code == 1 and "stopped: the model can't be loaded: ModelLoadFailed: no such file" in result.error
+    assert (result.json["outcome"], result.json["error"]) == ("stopped", result.error)
+    assert "condition PredictorReady: False" in result.err
     assert site.predict("superb").error == "InferenceService team/tiny has no address: it is not ready"
-    said = site.deploy(release, "--set first_failure=delete")
-    assert said.code == 1 and "deleted (first_failure=delete)" in said.error and not site.cluster.has("tiny")
+    result = site.deploy(release, "--set first_failure=delete")
+    assert result.code == 1 and "deleted (first_failure=delete)" in result.error and not site.cluster.has("tiny")
     slow = site.deploy(site.release("b", Fate(ready_after=10**6)), "--set deploy_timeout=1 --json")
     assert (slow.code, slow.json["outcome"], slow.err.count("error: ")) == (4, "stopped", 1)
     assert "was not ready after 1 s" in slow.error
@@ -75,33 +68,27 @@ def test_a_first_deployment_that_fails(site: Site) -> None:
 def test_a_deployment_that_fails_is_rolled_back(site: Site) -> None:
     good, back = site.release("a"), "the former release {} has been put back and serves"
     site.deploy(good)
-    said = site.deploy(site.release("b", BROKEN), "--json")
-    assert (said.code, said.json["outcome"], said.json["release"]) == (5, "rolled back", good.name)
-    assert back.format(good.name) in said.error
+    result = site.deploy(site.release("b", BROKEN), "--json")
+    assert (result.code, result.json["outcome"], result.json["release"]) == (5, "rolled back", good.name)
+    assert back.format(good.name) in result.error
     rows = site.rows(Path.cwd() / "rows.parquet", ["0", "4", "0"])
-    said = site.deploy(site.release("c"), f"--rows {rows}")
-    assert (said.code, said.out, site.serving()) == (5, "", good.name)
-    assert "gives the offline model's label on 0.0000 of 3 rows; min_agreement is" in said.error
+    result = site.deploy(site.release("c"), f"--rows {rows}")
+    assert (result.code, result.out, site.serving()) == (5, "", good.name)
+    assert "gives the offline model's label on 0.0000 of 3 rows; min_agreement is" in result.error
 
 
-def test_a_canary_gets_its_share(site: Site) -> None:
-    site.deploy(site.release("a"))
-    new = site.release("b")
-    said = site.deploy(new, "--set canary_percent=20 --set canary_minutes=0.005")
-    assert said.code == 0 and "20% of the traffic go to it for 0.005 minutes" in said.err and site.serving() == new.name
-
-
-def test_a_cluster_without_knative(standard: Site) -> None:
-    first, second = standard.release("a"), standard.release("b")
-    shown = standard.deploy(first, "--json").json
+@pytest.mark.parametrize("site", ["Standard"], indirect=True)
+def test_a_cluster_without_knative(site: Site) -> None:
+    first, second = site.release("a"), site.release("b")
+    shown = site.deploy(first, "--json").json
     assert (shown["url"], shown["deployment_mode"]) == (f"http://{HOSTS['Standard']}", "Standard")
-    said = standard.deploy(second, "--set canary_percent=10")
-    assert said.code == 2 and "is in deployment mode Standard, where KServe can't do that" in said.error
-    assert standard.deploy(second).code == 0
-    assert standard.deploy(second, "--dry-run --json").json["difference"] == ""
-    assert (standard.deploy(standard.release("c", BROKEN)).code, standard.serving()) == (5, second.name)
-    assert (standard.rollback().code, standard.serving()) == (0, first.name)
-    assert standard.predict("superb").out == "4\t0.7500\tsuperb\n" and standard.undeploy().code == 0
+    result = site.deploy(second, "--set canary_percent=10")
+    assert result.code == 2 and "is in deployment mode Standard, where KServe can't do that" in result.error
+    assert site.deploy(second).code == 0
+    assert site.deploy(second, "--dry-run --json").json["difference"] == ""
+    assert (site.deploy(site.release("c", BROKEN)).code, site.serving()) == (5, second.name)
+    assert (site.rollback().code, site.serving()) == (0, first.name)
+    assert site.predict("superb").out == "4\t0.7500\tsuperb\n" and site.undeploy().code == 0
 
 
 def test_an_endpoint_that_can_not_be_asked_from_here(site: Site) -> None:
@@ -116,39 +103,40 @@ def test_an_endpoint_that_can_not_be_asked_from_here(site: Site) -> None:
 def test_secrets_reach_the_endpoint_and_nothing_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str | None, str | None]] = []
 
-    def signed(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        sent.append((headers.get("authorization"), headers.get("cookie")))
-        return answer(method, path, headers, body) if len(sent) < 5 else (401, {}, b"")
+    def signed(request: Request) -> Response:
+        sent.append((request.headers.get("authorization"), request.headers.get("cookie")))
+        return predict(request) if len(sent) < 5 else Response(401)
 
     for name, value in {"TOKEN": "token-S3CRET", "COOKIE": "session=S3CRET"}.items():
         monkeypatch.setenv(f"NLP_PIPELINE_ENDPOINT_{name}", value)
     settings.cache_clear()
-    with serving(signed) as backend:
-        said = [site.deploy(site.release("a", Fate(backend=backend)), "--json --debug")]
-        said += [site.predict("x --debug") for _ in range(4)]
-        said += [site.deploy(site.release("b", Fate(backend=backend)), "--json --debug"), site.rollback("--debug")]
-    assert [one.code for one in said] == [0, 0, 0, 1, 1, 1, 2]
-    assert said[5].err.endswith("; to sign in, set NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE\n")
-    assert "answered 401; NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE is not taken" in said[3].err
+    results = [site.deploy(site.release("a", Fate(backend=signed)), "--json --debug")]
+    results += [site.predict("x --debug") for _ in range(4)]
+    results += [site.deploy(site.release("b", Fate(backend=signed)), "--json --debug"), site.rollback("--debug")]
+    assert [result.code for result in results] == [0, 0, 0, 1, 1, 1, 2]
+    assert results[5].err.endswith("; to sign in, set NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE\n")
+    assert "answered 401; NLP_PIPELINE_ENDPOINT_TOKEN or NLP_PIPELINE_ENDPOINT_COOKIE is not taken" in results[3].err
     assert set(sent) == {("Bearer token-S3CRET", "session=S3CRET")}
-    everything = "".join(one.out + one.err for one in said) + str(site.cluster.sent)
+    everything = "".join(result.out + result.err for result in results) + str(site.cluster.sent)
     assert "S3CRET" not in everything and "a-token-of-the-emulated-cluster" not in everything
 
 
 def test_labels_are_noted_and_class_ids_read_by_them(site: Site) -> None:
     """The Hugging Face server answers with the ids of classes."""
 
-    def answer_ids(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        return 200, {}, b'{"predictions": [{"0": 0.125, "1": 0.875}]}'
+    def predict_ids(request: Request) -> Response:
+        return Response(200, b'{"predictions": [{"0": 0.125, "1": 0.875}]}')
 
-    with serving(answer_ids) as backend:
-        release = site.release("a", Fate(backend=backend))
-        shown = site.deploy(release, "--set serving_runtime=huggingface --json").json
-        assert shown["runtime"] == "kserve-huggingfaceserver"
-        assert site.predict("x").out == f"{LABELS[1]}\t0.8750\tx\n"
-        endpoint = f"--predict x --endpoint {backend} --set model_name=tiny"
-        assert site(endpoint).out == "1\t0.8750\tx\n"
-        assert site(f"{endpoint} --release {release}").out == f"{LABELS[1]}\t0.8750\tx\n"
+    backend = Host(predict_ids)
+    backend.start()
+    release = site.release("a", Fate(backend=predict_ids))
+    shown = site.deploy(release, "--set serving_runtime=huggingface --json").json
+    assert shown["runtime"] == "kserve-huggingfaceserver"
+    assert site.predict("x").out == f"{LABELS[1]}\t0.8750\tx\n"
+    endpoint = f"--predict x --endpoint {backend.url} --set model_name=tiny"
+    assert site(endpoint).out == "1\t0.8750\tx\n"
+    assert site(f"{endpoint} --release {release}").out == f"{LABELS[1]}\t0.8750\tx\n"
+    backend.stop()
 
 
 # The dry run
@@ -156,9 +144,9 @@ def test_labels_are_noted_and_class_ids_read_by_them(site: Site) -> None:
 
 def test_a_dry_run_shows_what_would_change(site: Site) -> None:
     first, second = site.release("a"), site.release("b")
-    said = site.deploy(first, "--dry-run")
-    assert said.code == 0 and "\n--- live\n+++ to be\n" in said.out and "\n+  name: tiny\n" in said.out
-    assert said.out.startswith("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n")
+    result = site.deploy(first, "--dry-run")
+    assert result.code == 0 and "\n--- live\n+++ to be\n" in result.out and "\n+  name: tiny\n" in result.out
+    assert result.out.startswith("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n")
     assert site.written() == [] and not site.cluster.has("tiny")
     site.deploy(first)
     site.deploy(second)
@@ -196,41 +184,41 @@ def test_a_rollback_done_twice_comes_back(site: Site) -> None:
     assert site.deploy(first, "--json").json["outcome"] == "unchanged"
     # And where it fails, the present release is put back.
     site.cluster.fates[second.name] = BROKEN
-    said = site.rollback()
-    assert said.code == 5 and f"the former release {first.name} has been put back and serves" in said.error
+    result = site.rollback()
+    assert result.code == 5 and f"the former release {first.name} has been put back and serves" in result.error
 
 
-def test_what_was_interrupted(site: Site) -> None:
+def test_what_was_interrupted(site: Site, clock: Clock) -> None:
     slow = Fate(backend=site.cluster.default_fate.backend)
     first, second = site.release("a", slow), site.release("b", Fate(ready_after=10**6))
     site.deploy(first)
-    interrupt(site, lambda: site.deploy(second))
-    assert "canaryTrafficPercent" in site.cluster.service("tiny")["spec"]["predictor"]
+    interrupt(site, clock, lambda: site.deploy(second))
+    assert "canaryTrafficPercent" in site.cluster.after("tiny")["spec"]["predictor"]
     assert (site.rollback().code, site.serving()) == (0, first.name)
     # There is no going back to itself.
     assert "has no former release noted on it" in site.rollback().error
     site.cluster.fates[second.name] = Fate(backend=slow.backend)
     site.deploy(second)
     slow.ready_after = 10**6
-    interrupt(site, site.rollback)
+    interrupt(site, clock, site.rollback)
     slow.ready_after = 0
     # It is resumed; the next one goes the other way.
     assert (site.rollback().code, site.serving()) == (0, first.name)
     assert (site.rollback().code, site.serving()) == (0, second.name)
 
 
-def interrupt(site: Site, command: Callable[[], Said]) -> None:
+def interrupt(site: Site, clock: Clock, command: Callable[[], Result]) -> None:
     """Presses Ctrl-C when a command that has sent its object looks at the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        before = site.written()
+    before = site.written()
 
-        def press(seconds: float) -> None:
-            if site.written() != before:
-                raise KeyboardInterrupt
+    def press() -> None:
+        if site.written() != before:
+            raise KeyboardInterrupt
 
-        patch.setattr("time.sleep", press)
-        said = command()
-    assert (said.code, said.out) == (130, "") and said.err.endswith(
+    clock.before_wait = press
+    result = command()
+    clock.before_wait = None
+    assert (result.code, result.out) == (130, "") and result.err.endswith(
         "what was begun in the cluster has not ended: the same command again takes it up\ninterrupted\n"
     )
 
@@ -305,17 +293,17 @@ def no_right(site: Site) -> None:
         (no_right, 2, "namespace team: may not get inferenceservices, create inferenceservices, delete inferenceser"),
     ],
 )
-@pytest.mark.parametrize("command", ["deploy", "rollback", "undeploy", "predict"])
+@pytest.mark.parametrize("command", ["deploy", "undeploy", "predict"])
 def test_refused(site: Site, command: str, prepare: Callable[[Site], None], code: int, says: str) -> None:
     prepare(site)
     arguments: tuple[Any, ...] = (site.release("a"),) if command == "deploy" else ("x",) if command == "predict" else ()
-    said: Said = getattr(site, command)(*arguments)
-    assert (said.code, said.out, site.written()) == (code, "", [])
+    result: Result = getattr(site, command)(*arguments)
+    assert (result.code, result.out, site.written()) == (code, "", [])
     if (command, prepare) == ("predict", no_right):
         says = "reading InferenceService team/tiny: 403: "
     elif prepare is no_right:
-        assert "--steps-account team/default-editor | kubectl apply" in said.error
-    assert said.error.startswith(says)
+        assert "--steps-account team/default-editor | kubectl apply" in result.error
+    assert result.error.startswith(says)
 
 
 @pytest.mark.parametrize(
@@ -330,14 +318,13 @@ def test_refused(site: Site, command: str, prepare: Callable[[Site], None], code
     ],
 )
 def test_wrong_parameters(site: Site, line: str, says: str) -> None:
-    said = site.deploy(site.release("a"), f"{line} --json")
-    assert said.code == 2 and says in said.json["error"] and "hunter2" not in said.err and site.cluster.sent == []
+    result = site.deploy(site.release("a"), f"{line} --json")
+    assert result.code == 2 and says in result.json["error"] and "hunter2" not in result.err and site.cluster.sent == []
 
 
 def test_hostile_secrets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_TOKEN", "S3CRET\n")
     settings.cache_clear()
-    said = site.predict("x")
-    assert (
-        said.error.startswith("NLP_PIPELINE_ENDPOINT_TOKEN has a blank, a line break or") and "S3CRET" not in said.err
-    )
+    result = site.predict("x")
+    assert result.error.startswith("NLP_PIPELINE_ENDPOINT_TOKEN has a blank, a line break or")
+    assert "S3CRET" not in result.err

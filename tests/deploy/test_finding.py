@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.deploy.site import Said, Site
+from tests.deploy.site import Result, Site
 from tests.fakes.s3 import S3Server, s3_server
 
 ADDRESS = "pvc://models/tiny/releases/0123456789abcdef"
@@ -31,10 +31,10 @@ def store(server: S3Server, monkeypatch: pytest.MonkeyPatch, site: Site) -> S3Se
     return server
 
 
-def refused(site: Site, said: Said, code: int, *parts: str) -> None:
+def refused(site: Site, result: Result, code: int, *parts: str) -> None:
     """Makes sure that a command was refused in one line, and the cluster left alone."""
-    assert (said.code, said.out, site.written()) == (code, "", [])
-    assert all(part in said.error for part in parts), said.error
+    assert (result.code, result.out, site.written()) == (code, "", [])
+    assert all(part in result.error for part in parts), result.error
 
 
 def test_folders_that_are_refused(site: Site) -> None:
@@ -46,9 +46,9 @@ def test_folders_that_are_refused(site: Site) -> None:
 
 
 def test_a_release_on_a_claim(site: Site) -> None:
-    said = site.deploy(f"{ADDRESS}/", "--json --set model_name=tiny --set volume_claim=models")
-    assert (said.code, said.json["storage_uri"], said.json["release"]) == (0, ADDRESS, "0123456789abcdef")
-    assert "no labelled rows to ask for" in said.err
+    result = site.deploy(f"{ADDRESS}/", "--json --set model_name=tiny --set volume_claim=models")
+    assert (result.code, result.json["storage_uri"], result.json["release"]) == (0, ADDRESS, "0123456789abcdef")
+    assert "no labelled rows to ask for" in result.err
 
 
 @pytest.mark.parametrize(
@@ -75,24 +75,24 @@ def test_through_an_object_store(site: Site, store: S3Server) -> None:
     line, address = "--set model_store=s3://models/of-a/", f"s3://models/of-a/tiny/releases/{release.name}"
     assert site.deploy(release, f"{line} --dry-run").code == 0
     assert list(store.client.list_objects("models", "of-a/", recursive=True)) == []
-    said = site.deploy(release, f"{line} --json")
-    assert said.json["storage_uri"] == address and f"{address}: sent 2 of 2 files" in said.err
-    assert site.cluster.service("tiny")["spec"]["predictor"]["serviceAccountName"] == "nlp-pipeline-serving"
+    result = site.deploy(release, f"{line} --json")
+    assert result.json["storage_uri"] == address and f"{address}: sent 2 of 2 files" in result.err
+    assert site.cluster.after("tiny")["spec"]["predictor"]["serviceAccountName"] == "nlp-pipeline-serving"
     # From elsewhere, where there is no such folder.
     shutil.rmtree(site.volume)
     assert site.deploy(f"{address}/", "--set model_store=s3://models/of-a --json").json["outcome"] == "unchanged"
-    assert json.loads(site.cluster.service("tiny")["metadata"]["annotations"]["nlp-pipeline/labels"]) == ["0", "4"]
+    assert json.loads(site.cluster.after("tiny")["metadata"]["annotations"]["nlp-pipeline/labels"]) == ["0", "4"]
 
 
 def test_no_credentials_and_no_account_to_upload_with(site: Site) -> None:
     release = site.release("a")
-    said = site.deploy(release, "--set model_store=s3://models")
+    result = site.deploy(release, "--set model_store=s3://models")
     refused(
-        site, said, 2, "AWS_SECRET_ACCESS_KEY must be set in the environment to upload to s3://models/tiny/releases/"
+        site, result, 2, "AWS_SECRET_ACCESS_KEY must be set in the environment to upload to s3://models/tiny/releases/"
     )
     site.cluster.remove("serviceaccounts", "nlp-pipeline-serving")
-    said = site.deploy(release, "--set model_store=s3://models")
-    refused(site, said, 2, "service_account=nlp-pipeline-serving: namespace team has no such ServiceAccount")
+    result = site.deploy(release, "--set model_store=s3://models")
+    refused(site, result, 2, "service_account=nlp-pipeline-serving: namespace team has no such ServiceAccount")
 
 
 @pytest.mark.slow
@@ -102,9 +102,9 @@ def test_addresses_at_which_there_is_nothing(site: Site, store: S3Server, monkey
     nowhere = "s3://no-such-bucket/tiny/releases/0123456789abcdef"
     refused(site, site.deploy(nowhere), 2, f"{nowhere}/release.json at {store.environment['AWS_ENDPOINT_URL']} is not")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
-    said = site.deploy(address)
-    refused(site, said, 1, f"{address}/release.json", "was refused (", "check AWS_ACCESS_KEY_ID and")
-    assert "S3CRET" not in said.err
+    result = site.deploy(address)
+    refused(site, result, 1, f"{address}/release.json", "was refused (", "check AWS_ACCESS_KEY_ID and")
+    assert "S3CRET" not in result.err
 
 
 RECORD = {"digest": "0123456789abcdef", "model_name": "tiny", "labels": ["0", "4"], "metrics": {"accuracy": 0.9}}
@@ -122,8 +122,8 @@ RECORD = {"digest": "0123456789abcdef", "model_name": "tiny", "labels": ["0", "4
 def test_a_spoilt_record_in_the_store(site: Site, store: S3Server, changes: dict[str, Any]) -> None:
     content = json.dumps({**RECORD, **changes}).encode()
     store.put("models", "spoilt/tiny/releases/0123456789abcdef/release.json", content)
-    said = site.deploy("s3://models/spoilt/tiny/releases/0123456789abcdef")
-    refused(site, said, 2, "has no sound release.json: was its upload finished?")
+    result = site.deploy("s3://models/spoilt/tiny/releases/0123456789abcdef")
+    refused(site, result, 2, "has no sound release.json: was its upload finished?")
 
 
 def test_rows(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

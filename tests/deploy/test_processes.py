@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows, write_parquet
 from tests.deploy.site import Site
+from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.emulator import Fate
 from tests.serving.conftest import made_release
 
@@ -22,18 +25,25 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def servers(model: Path) -> Iterator[dict[Path, str]]:
-    """Addresses of TorchServes by the releases that they serve."""
+    """Addresses of the models of TorchServes, by the releases that they serve."""
     with contextlib.ExitStack() as stack:
         releases = [made_release(model, precision) for precision in ("int8", "fp32")]
-        yield {one: stack.enter_context(served(one))[0].partition("/v1/")[0] for one in releases}
+        yield {release: stack.enter_context(served(release))[0] for release in releases}
 
 
 @pytest.fixture
 def releases(site: Site, servers: dict[Path, str]) -> list[Path]:
     """Two releases, whose pods are TorchServes."""
     for release, address in servers.items():
-        site.cluster.fates[release.name] = Fate(backend=address)
+        site.cluster.fates[release.name] = Fate(backend=partial(forward, address))
     return list(servers)
+
+
+def forward(address: str, request: Request) -> Response:
+    """Returns what a real server answers."""
+    headers = {"Content-Type": request.headers["content-type"]}
+    response = httpx.post(address, content=request.body, headers=headers, timeout=60)
+    return Response(response.status_code, response.content, [("Content-Type", response.headers["content-type"])])
 
 
 @contextlib.contextmanager
@@ -59,9 +69,9 @@ def test_as_a_user_types_it(site: Site, releases: list[Path], tmp_path: Path) ->
     rows = write_parquet(tmp_path / "rows.parquet", labelled, predicted=[label for _, label in labelled])
     place = ("--set", "volume_claim=models", "--set", f"gateway={site.cluster.gateway_url}")
     code, out, err = typed("--deploy", "--release", str(releases[0]), *place, "--rows", str(rows), "--json")
-    told = json.loads(out)
-    assert (code, told["outcome"], told["rows"], told["release"]) == (0, "deployed", 20, releases[0].name), err
-    assert told["agreement"] >= 0.9 and told["p50_ms"] > 0 and told["seconds_to_ready"] >= 2
+    report = json.loads(out)
+    assert (code, report["outcome"], report["rows"], report["release"]) == (0, "deployed", 20, releases[0].name), err
+    assert report["agreement"] >= 0.9 and report["p50_ms"] > 0 and report["seconds_to_ready"] >= 2
     assert "has been created; waiting for its pods" in err and "agreement" in err and "error" not in err
     # kserve would take --predict for its own.
     code, out, err = typed("--predict", "superb", "awful", "--deployed", "--set", "model_name=tiny", *place[2:])
@@ -94,8 +104,8 @@ def test_ctrl_c_while_it_waits(site: Site) -> None:
     assert (one.returncode, json.loads(out)) == (130, {"error": "interrupted"})
     assert err == ("what was begun in the cluster has not ended: the same command again takes it up\ninterrupted\n")
     fate.ready_after = 0
-    said = site.deploy(release, "--json")
-    assert (said.code, said.json["outcome"]) == (0, "deployed") and "whose deployment goes on" in said.err
+    result = site.deploy(release, "--json")
+    assert (result.code, result.json["outcome"]) == (0, "deployed") and "whose deployment goes on" in result.err
     assert site.serving() == release.name
 
 

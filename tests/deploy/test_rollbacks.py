@@ -6,17 +6,16 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.deploy import transaction
-from tests.deploy.scene import FAILURES, NAME, STOP, Scene, edit, meanwhile
+from tests.deploy.scene import FAILURES, NAME, Scene, predict
 from tests.fakes.kubernetes.emulator import Fate
 
-Json = dict[str, Any]
 REASONS = {
     "wrong": r"the served model gives the offline model's label on 0\.0000 of 6 rows; min_agreement is 0\.97: "
     r"try precision=fp32",
     "ModelLoadFailed": r"the model can't be loaded: (ModelLoadFailed: no such file: model\.onnx \(exit code 1\)|"
     r"pod tiny-predictor-\S+, kserve-container: CrashLoopBackOff: no such file: model\.onnx)",
     "InvalidSpec": r"the model can't be loaded: InvalidPredictorSpec: no such volume",
-    "never ready": r"InferenceService team/tiny was not ready after 1 s; its conditions, pods and newest events "
+    "never ready": r"InferenceService team/tiny was not ready after 60 s; its conditions, pods and newest events "
     r"stand above",
     "no way": r"http\S+/v1/models/tiny:predict answered 503 \(Host: \S+\), though it is ready: no way to the model",
 }
@@ -31,39 +30,20 @@ def pods(scene: Scene) -> int:
     return len(client.CoreV1Api().list_namespaced_pod("team").items)
 
 
-def others(scene: Scene) -> Json:
-    """Returns what is on the live object that is not this project's own note."""
-    service = scene.service
-    kept = {key: value for key, value in service.annotations.items() if not key.startswith("nlp-pipeline/")}
-    # Without the tag, the revision could not be waited for before it has traffic.
-    kept.pop("serving.kserve.io/enable-tag-routing", None)
-    return {"labels": service.labels, "annotations": kept, "spec": service.body["spec"]}
-
-
-def foreign(scene: Scene, fate: Fate) -> Json:
-    """Puts an InferenceService there as the pipeline's first version made them; returns it as it stands there."""
-    scene.cluster.fates[""] = fate
-    spec = {"predictor": {"serviceAccountName": "sa", "pytorch": {"storageUri": "pvc://old/model", "args": ["--a"]}}}
-    metadata = {"name": NAME, "labels": {"team": "search"}, "annotations": {"example.com/a": "b"}}
-    scene.cluster.add({"kind": "InferenceService", "metadata": metadata, "spec": spec})
-    scene.cluster.after(NAME, 6)
-    return others(scene)
-
-
 @pytest.mark.parametrize("kind", FAILURES)
 def test_the_former_release_is_put_back(scene: Scene, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     scene.deploy("a")
     before = len(scene.cluster.answered)
     with scene.users() as statuses:
-        done = scene.fails("b", kind, route_seconds=0.3)
-    assert (done.outcome, done.timed_out) == ("rolled back", kind == "never ready")
-    assert re.fullmatch(f"{REASONS[kind]}; {BACK}", done.reason)
+        outcome = scene.fails("b", kind)
+    assert (outcome.outcome, outcome.timed_out) == ("rolled back", kind == "never ready")
+    assert re.fullmatch(f"{REASONS[kind]}; {BACK}", outcome.reason)
     # Standard has no way to ask new pods before users do.
     if scene.mode == "Knative" or kind not in ("wrong", "no way"):
         assert scene.answered(before) == {"a"} and set(statuses) == {200}
     assert scene.is_settled("a") and scene.formers() == []
     output = capsys.readouterr().out
-    assert f"failed: {done.reason.removesuffix(f'; {BACK}')}" in output
+    assert f"failed: {outcome.reason.removesuffix(f'; {BACK}')}" in output
     if kind in ("never ready", "ModelLoadFailed", "InvalidSpec"):
         assert "  condition Ready: " in output and "  pod tiny-predictor-" in output
         assert ("  event tiny" in output) == (kind != "never ready")
@@ -86,13 +66,13 @@ def test_the_former_release_does_not_come_back_either(scene: Scene, kind: str) -
     scene.cluster.fates["a" * 16] = Fate(failure="ModelLoadFailed", message="gone")
     before = len(scene.cluster.answered)
     with scene.users() as statuses:
-        done = scene.fails("b", kind)
+        outcome = scene.fails("b", kind)
     if scene.mode == "Standard" and kind == "ModelLoadFailed":
         # The former pods were never ended, and are those of the former release.
-        assert done.outcome == "rolled back" and done.reason.endswith(BACK)
+        assert outcome.outcome == "rolled back" and outcome.reason.endswith(BACK)
     else:
         undone = r"and it could not be undone: the model can't be loaded: (ModelLoad|pod \S+, \S+: Crash)\S+: gone.*"
-        assert done.outcome == "failed" and re.fullmatch(f"{REASONS[kind]}; {undone}", done.reason)
+        assert outcome.outcome == "failed" and re.fullmatch(f"{REASONS[kind]}; {undone}", outcome.reason)
     # The pods of the former revision go on; on Standard they do where the new ones never were ready.
     if scene.mode == "Knative" or kind == "ModelLoadFailed":
         assert scene.answered(before) == {"a"} and set(statuses) == {200}
@@ -105,14 +85,14 @@ def test_the_former_release_does_not_come_back_either(scene: Scene, kind: str) -
 def test_a_first_deployment_fails(scene: Scene, kind: str, first_failure: str) -> None:
     # Started again before its controller has seen the stop, it would be judged by what was stopped.
     scene.cluster.lag = 3
-    done = scene.fails("a", kind, first_failure=first_failure, route_seconds=0.3)
+    outcome = scene.fails("a", kind, first_failure=first_failure)
     if first_failure == "stop":
         sentence = "there was none before, and it has been stopped: the object is there, without pods"
-        assert done.outcome == "stopped" and scene.service.is_stopped and pods(scene) == 0
+        assert outcome.outcome == "stopped" and scene.service.is_stopped and pods(scene) == 0
     else:
         sentence = r"there was none before, and it has been deleted \(first_failure=delete\)"
-        assert (done.outcome, done.service, scene.is_there) == ("deleted", None, False)
-    assert re.fullmatch(f"{REASONS[kind]}; {sentence}", done.reason)
+        assert (outcome.outcome, outcome.service, scene.is_there) == ("deleted", None, False)
+    assert re.fullmatch(f"{REASONS[kind]}; {sentence}", outcome.reason)
     before = len(scene.cluster.answered)
     assert scene.deploy("b").outcome == "deployed" and scene.answered(before) == {"b"}
     assert scene.is_settled("b") and scene.formers() == []
@@ -121,21 +101,20 @@ def test_a_first_deployment_fails(scene: Scene, kind: str, first_failure: str) -
 @pytest.mark.parametrize("kind", ["wrong", "ModelLoadFailed"])
 def test_a_former_one_that_was_stopped_is_stopped_again(scene: Scene, kind: str) -> None:
     scene.deploy("a")
-    edit(scene, lambda live: live["metadata"]["annotations"].update({STOP: "true"}))
-    scene.cluster.after(NAME, 4)
-    done = scene.fails("b", kind)
-    assert done.outcome == "rolled back"
-    assert done.reason.endswith(f"; the former release {'a' * 16} has been put back; it was stopped before too")
+    scene.stop()
+    outcome = scene.fails("b", kind)
+    assert outcome.outcome == "rolled back"
+    assert outcome.reason.endswith(f"; the former release {'a' * 16} has been put back; it was stopped before too")
     assert scene.service.release == "a" * 16 and scene.service.is_stopped
-    assert pods(scene) == 0 and "canaryTrafficPercent" not in scene.service.predictor
+    assert pods(scene) == 0 and scene.percent is None
 
 
 @pytest.mark.parametrize("kind", ["wrong", "ModelLoadFailed"])
 def test_a_former_one_that_never_was_ready(scene: Scene, kind: str) -> None:
-    before = foreign(scene, Fate(failure="ModelLoadFailed"))
-    done = scene.fails("b", kind)
-    assert done.outcome == "rolled back" and others(scene) == before
-    assert done.reason.endswith("; what stood there before has been put back; it was not ready before either")
+    before = scene.add_foreign(Fate(failure="ModelLoadFailed"))
+    outcome = scene.fails("b", kind)
+    assert outcome.outcome == "rolled back" and scene.others() == before
+    assert outcome.reason.endswith("; what stood there before has been put back; it was not ready before either")
     # What was found wrong does not go on answering in its place.
     scene.cluster.after(NAME, 8)
     assert scene.ask() in (404, 503)
@@ -145,20 +124,20 @@ def test_a_former_one_whose_last_change_was_not_ready(knative: Scene) -> None:
     """The revision before that change has the traffic, and keeps it."""
     knative.deploy("a")
     knative.cluster.fates["a" * 16] = Fate(failure="ModelLoadFailed")
-    edit(knative, lambda live: live["spec"]["predictor"].update(maxReplicas=9))
+    knative.edit(lambda live: live["spec"]["predictor"].update(maxReplicas=9))
     knative.cluster.after(NAME, 6)
     before = len(knative.cluster.answered)
     with knative.users() as statuses:
-        done = knative.fails("b", "wrong")
-    assert done.outcome == "rolled back"
-    assert "it was not ready before either, and so gets no traffic: canaryTrafficPercent stays 0" in done.reason
+        outcome = knative.fails("b", "wrong")
+    assert outcome.outcome == "rolled back"
+    assert "it was not ready before either, and so gets no traffic: canaryTrafficPercent stays 0" in outcome.reason
     assert knative.shares() == {"a": 20} and knative.answered(before) == {"a"} and set(statuses) == {200}
     assert knative.live["spec"]["predictor"]["maxReplicas"] == 9
     assert knative.deploy("c").outcome == "deployed" and knative.is_settled("c") and knative.formers() == ["a"]
 
 
 def test_one_that_this_project_did_not_make_is_updated(scene: Scene) -> None:
-    foreign(scene, Fate(backend=scene.good))
+    scene.add_foreign(Fate(backend=predict))
     with scene.users() as statuses:
         assert scene.deploy("b").outcome == "deployed"
     assert set(statuses) == {200} and scene.is_settled("b") and scene.formers() == [""]
@@ -167,46 +146,47 @@ def test_one_that_this_project_did_not_make_is_updated(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kind", ["wrong", "InvalidSpec"])
 def test_one_that_this_project_did_not_make_is_put_back_as_it_was(scene: Scene, kind: str) -> None:
-    before = foreign(scene, Fate(backend=scene.good))
+    before = scene.add_foreign(Fate(backend=predict))
     with scene.users() as statuses:
-        done = scene.fails("b", kind)
-    assert done.outcome == "rolled back"
-    assert re.fullmatch(f"{REASONS[kind]}; what stood there before has been put back and serves", done.reason)
+        outcome = scene.fails("b", kind)
+    assert outcome.outcome == "rolled back"
+    assert re.fullmatch(f"{REASONS[kind]}; what stood there before has been put back and serves", outcome.reason)
     if scene.mode == "Knative" or kind != "wrong":
         assert set(statuses) == {200}
-    assert others(scene) == before and scene.shares() == {"": 20}
+    assert scene.others() == before and scene.shares() == {"": 20}
     assert scene.deploy("c").outcome == "deployed" and scene.formers() == [""]
 
 
 def test_a_canary_by_hand_gets_its_share_back(knative: Scene) -> None:
-    foreign(knative, Fate(backend=knative.good))
-    edit(knative, lambda live: live["spec"]["predictor"].update(canaryTrafficPercent=20, maxReplicas=2))
-    former = [one["percent"] for one in knative.cluster.after(NAME, 6)["status"]["components"]["predictor"]["traffic"]]
-    done = knative.fails("b", "wrong")
-    assert former == [20, 80] and done.reason.endswith(" has been put back and serves")
+    knative.add_foreign(Fate(backend=predict))
+    knative.edit(lambda live: live["spec"]["predictor"].update(canaryTrafficPercent=20, maxReplicas=2))
+    former = [
+        item["percent"] for item in knative.cluster.after(NAME, 6)["status"]["components"]["predictor"]["traffic"]
+    ]
+    outcome = knative.fails("b", "wrong")
+    assert former == [20, 80] and outcome.reason.endswith(" has been put back and serves")
     traffic = knative.cluster.after(NAME, 4)["status"]["components"]["predictor"]["traffic"]
-    assert [one["percent"] for one in traffic] == [20, 80]
-    assert knative.live["spec"]["predictor"]["canaryTrafficPercent"] == 20
+    assert [item["percent"] for item in traffic] == [20, 80]
+    assert knative.percent == 20
 
 
 @pytest.mark.parametrize("moment", ["a tenth", "all"])
 def test_it_begins_to_fail_with_a_share_of_the_traffic(knative: Scene, moment: str) -> None:
     """A canary; and the last look by the address of everyone, when all was right by the tag."""
     knative.deploy("a")
-    fate, before = Fate(backend=knative.good), len(knative.cluster.answered)
+    fate, before = Fate(backend=predict), len(knative.cluster.answered)
 
     def has_share() -> bool:
-        share = knative.service.predictor.get("canaryTrafficPercent")
-        all_of_it = knative.service.release == "b" * 16 and share is None
-        return share == 10 and "b" in knative.answered(before) if moment == "a tenth" else all_of_it
-
-    def spoil() -> None:
-        fate.unready_answers = 10**9
+        if moment == "a tenth":
+            return knative.percent == 10 and "b" in knative.answered(before)
+        return knative.service.release == "b" * 16 and knative.percent is None
 
     canary = {"canary_percent": 10, "canary_minutes": 60} if moment == "a tenth" else {}
-    with pytest.MonkeyPatch.context() as patch, meanwhile(patch, has_share, spoil):
-        done = knative.deploy("b", fate, route_seconds=0.5, **canary)
-    assert done.outcome == "rolled back" and "no way to the model" in done.reason and done.reason.endswith(BACK)
+    with knative.meanwhile(has_share, lambda: setattr(fate, "unready_answers", 10**9)):
+        outcome = knative.deploy("b", fate, **canary)
+    assert (
+        outcome.outcome == "rolled back" and "no way to the model" in outcome.reason and outcome.reason.endswith(BACK)
+    )
     assert knative.is_settled("a") and knative.formers() == []
 
 
@@ -219,6 +199,6 @@ def test_a_mistake_of_ours_is_undone_too(knative: Scene) -> None:
             raise KeyError("url")
 
         patch.setattr(transaction, "check_answers", check_answers)
-        done = knative.deploy("b")
-    assert (done.outcome, done.reason) == ("rolled back", f"KeyError: 'url'; {BACK}")
+        outcome = knative.deploy("b")
+    assert (outcome.outcome, outcome.reason) == ("rolled back", f"KeyError: 'url'; {BACK}")
     assert knative.is_settled("a")

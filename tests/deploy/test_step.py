@@ -1,7 +1,6 @@
 """The step `deploy_model`: from a release on the volume to an endpoint that was asked, and what it writes down."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from nlp_pipeline.errors import PipelineError, RolledBackError, UsageError
 from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from tests.conftest import write_parquet
-from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release
+from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release, predict, predict_wrongly
+from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.emulator import Fate
-from tests.fakes.kubernetes.httpd import Answer, serving
 from tests.fakes.s3 import S3Server, forget_environment, s3_server
 from tests.steps.programs import run_step
 
@@ -35,13 +34,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         server.client.make_bucket("models")
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step looks every two seconds; these clusters are faster."""
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
 
 
 def digest_in(volume: Path) -> str:
@@ -64,7 +56,7 @@ def predictions(volume: Path) -> Path:
 
 def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
     """Runs the step, and returns the metadata of its two artifacts."""
-    scene.cluster.fates.setdefault(digest_in(volume), Fate(backend=scene.good))
+    scene.cluster.fates.setdefault(digest_in(volume), Fate(backend=predict))
     endpoint = dsl.Artifact(uri=str(volume.parent / "endpoint"))
     deployment = dsl.Metrics(uri=str(volume.parent / "deployment"))
     deploy_model.python_func(
@@ -110,7 +102,7 @@ def test_a_release_becomes_an_endpoint(scene: Scene, volume: Path, capsys: pytes
 
 def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> None:
     knative.deploy("b")
-    knative.cluster.fates[digest_in(volume)] = Fate(backend=knative.wrong)
+    knative.cluster.fates[digest_in(volume)] = Fate(backend=predict_wrongly)
     with pytest.raises(RolledBackError, match=r"^rolled back: the served model gives the offline model's [^\n]*$"):
         step(knative, volume)
     assert (written(volume)["outcome"], written(volume)["release"]) == ("rolled back", "b" * 16)
@@ -138,7 +130,7 @@ def test_a_step_that_is_refused_writes_nothing_down(knative: Scene, volume: Path
 @pytest.mark.slow
 def test_in_a_pod(knative: Scene, volume: Path, tmp_path: Path) -> None:
     digest = digest_in(volume)
-    knative.cluster.fates[digest] = Fate(backend=knative.good, ready_after=1)
+    knative.cluster.fates[digest] = Fate(backend=predict, ready_after=1)
     inputs: dict[str, tuple[Path, Json]] = {
         "release": (volume, {"digest": digest}),
         "predictions": (predictions(volume), {}),
@@ -183,18 +175,16 @@ def test_through_an_object_store(
 def test_the_hugging_face_server(knative: Scene, volume: Path, ids: list[str], outcome: str) -> None:
     """It answers with probabilities by class ids, here rightly or wrongly."""
 
-    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        ranks = [ids.index("4" if "good" in text else "0") for text in json.loads(body)["instances"]]
-        found = [{str(rank): 0.75, str(1 - rank): 0.25} for rank in ranks]
-        return 200, {"Content-Type": "application/json"}, json.dumps({"predictions": found}).encode()
+    def predict_ids(request: Request) -> Response:
+        ranks = [ids.index("4" if "superb" in text else "0") for text in json.loads(request.body)["instances"]]
+        return Response(200, json.dumps({"predictions": [{str(rank): 0.75, str(1 - rank): 0.25} for rank in ranks]}))
 
-    with serving(answer) as backend:
-        knative.cluster.fates[digest_in(volume)] = Fate(backend=backend)
-        if outcome == "stopped":
-            with pytest.raises(PipelineError, match=r"^stopped: the served model gives"):
-                step(knative, volume, serving_runtime="huggingface")
-        else:
-            assert step(knative, volume, serving_runtime="huggingface")[1]["accuracy"] == 1
+    knative.cluster.fates[digest_in(volume)] = Fate(backend=predict_ids)
+    if outcome == "stopped":
+        with pytest.raises(PipelineError, match=r"^stopped: the served model gives"):
+            step(knative, volume, serving_runtime="huggingface")
+    else:
+        assert step(knative, volume, serving_runtime="huggingface")[1]["accuracy"] == 1
     model = knative.live["spec"]["predictor"]["model"]
     assert model["modelFormat"] == {"name": "huggingface"} and model["runtime"] == "kserve-huggingfaceserver"
     assert model["storageUri"] == f"pvc://data/tiny/releases/{digest_in(volume)}/huggingface"

@@ -1,7 +1,7 @@
 """A Kubernetes cluster with KServe, emulated over HTTP, for the real clients of `kserve` and `kubernetes`.
 
     with emulated_cluster("Knative") as cluster:
-        cluster.fates["1f3a"] = Fate(backend="http://127.0.0.1:8080")
+        cluster.fates["1f3a"] = Fate(backend=answer)
         cluster.write_kubeconfig(path)
         KServeClient(config_file=path).create(...)
 
@@ -10,22 +10,20 @@ the sources say; what no test needs it does not know.
 
     api.py          requests, rights, what is stored, and what tests may set; admission.py: what is refused and added
     kserve.py       what is made of an InferenceService: revisions or ReplicaSets with their pods, routes, its status
-    gateway.py      predictions, by host name, to the real servers; httpd.py: servers on free ports
 """
 
 import contextlib
 import copy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.fakes.httpd import Host, Request, Response
 from tests.fakes.kubernetes.admission import default
 from tests.fakes.kubernetes.api import KINDS, TOKEN, Api
-from tests.fakes.kubernetes.gateway import Gateway
-from tests.fakes.kubernetes.httpd import Answer, serving
-from tests.fakes.kubernetes.kserve import Fate
+from tests.fakes.kubernetes.kserve import Fate, Revision
 
 __all__ = ["Cluster", "Fate", "emulated_cluster"]
 
@@ -40,14 +38,16 @@ class Cluster(Api):
         url: Address of the API server.
         gateway_url: Address of the ingress, which goes by the Host header.
         answered: Host, release and status of each request that the ingress had a route for.
+        watchers: Called after each request to the API server.
     """
 
     def __init__(self, mode: Mode, namespace: str) -> None:
         super().__init__(mode, namespace, user=f"system:serviceaccount:{namespace}:default-editor")
         self.url = self.gateway_url = ""
         self.answered: list[tuple[str, str, int]] = []
+        self.watchers: list[Callable[[], None]] = []
         self._lock = threading.RLock()
-        self.gateway = Gateway(self._lock, lambda: self.worlds.values(), self.answered)
+        self._credits: dict[tuple[str, ...], list[int]] = {}
         for kind, name in (
             ("ServiceAccount", "default"),
             ("ServiceAccount", "default-editor"),
@@ -56,15 +56,11 @@ class Cluster(Api):
         ):
             self.add({"kind": kind, "metadata": {"name": name}})
 
-    def add(self, found: Json) -> None:
-        """Puts an object into the cluster unchecked, as someone else has long done.
-
-        Args:
-            found: With `kind` and `metadata.name` at least; the namespace defaults to the cluster's own.
-        """
-        plural = next(plural for plural, known in KINDS.items() if known[0] == found["kind"])
+    def add(self, item: Json) -> None:
+        """Puts an object, with `kind` and `metadata.name` at least, into the cluster unchecked, as someone else."""
+        plural = next(plural for plural, known in KINDS.items() if known[0] == item["kind"])
         _, group, version = KINDS[plural]
-        whole = {"apiVersion": f"{group}/{version}".lstrip("/"), **copy.deepcopy(found)}
+        whole = {"apiVersion": f"{group}/{version}".lstrip("/"), **copy.deepcopy(item)}
         if not plural.startswith("cluster"):
             whole["metadata"].setdefault("namespace", self.namespace)
         with self._lock:
@@ -77,18 +73,14 @@ class Cluster(Api):
     def remove(self, plural: str, name: str) -> None:
         """Takes an object out of the cluster, in the cluster's own namespace or in none."""
         with self._lock:
-            found = self.objects.pop((plural, "" if plural.startswith("cluster") else self.namespace, name))
-            self.worlds.pop(found["metadata"].get("uid", ""), None)
+            item = self.objects.pop((plural, "" if plural.startswith("cluster") else self.namespace, name))
+            self.worlds.pop(item["metadata"].get("uid", ""), None)
 
     def has(self, name: str) -> bool:
-        """Tells whether there is an InferenceService."""
+        """Says whether there is an InferenceService."""
         return ("inferenceservices", self.namespace, name) in self.objects
 
-    def service(self, name: str) -> Json:
-        """Returns an InferenceService as it is stored; no time passes."""
-        return self.after(name, 0)
-
-    def after(self, name: str, ticks: int) -> Json:
+    def after(self, name: str, ticks: int = 0) -> Json:
         """Lets time pass for an InferenceService, and returns it."""
         with self._lock:
             for _ in range(ticks):
@@ -100,12 +92,7 @@ class Cluster(Api):
         self.denied.add((verb, plural))
 
     def write_kubeconfig(self, path: Path | str, namespace: str | None = None) -> None:
-        """Writes what the real clients read to find this cluster.
-
-        Args:
-            path: Of the file.
-            namespace: Of the context; None for a context that names none.
-        """
+        """Writes what the real clients read to find this cluster; without a namespace the context names none."""
         context = {"cluster": "emulated", "user": "default-editor", **({"namespace": namespace} if namespace else {})}
         config = {
             "apiVersion": "v1",
@@ -117,22 +104,57 @@ class Cluster(Api):
         }
         Path(path).write_text(json.dumps(config))
 
-    def answer_http(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
+    def answer_api(self, request: Request) -> Response:
         """Answers a request to the API server."""
         with self._lock:
-            status, said = self.answer(method, target, headers.get("authorization", ""), body)
-            content = said if isinstance(said, str) else json.dumps(said)
-        return status, {"Content-Type": "text/plain" if isinstance(said, str) else "application/json"}, content.encode()
+            token = request.headers.get("authorization", "")
+            status, answer = self.answer(request.method, request.target, token, request.body)
+            text = answer if isinstance(answer, str) else json.dumps(answer)
+        for watch in list(self.watchers):
+            watch()
+        return Response(status, text, [("Content-Type", "text/plain" if text is answer else "application/json")])
+
+    def answer_ingress(self, request: Request) -> Response:
+        """Answers a prediction as an Istio gateway does; a 404 with an empty body where there is no route."""
+        host = request.headers.get("host", "").partition(":")[0]
+        with self._lock:
+            revision = self._choose(host)
+            if revision is None:
+                return Response(404)
+            refused = revision.refused < revision.fate.unready_answers
+            revision.refused += refused
+        backend = revision.fate.backend
+        response = Response(revision.fate.unready_status if refused else 503)
+        if backend and not refused:
+            response = backend(request)
+        self.answered.append((host, revision.release, response.status))
+        return response
+
+    def _choose(self, host: str) -> Revision | None:
+        """Chooses in turn, so that of each hundred requests exactly as many as wanted go where they should."""
+        targets = next((routed for world in self.worlds.values() if (routed := world.routes().get(host))), None)
+        if targets is None:
+            return None
+        key = (host, *(f"{revision.name} {percent}" for revision, percent in targets))
+        credit = self._credits.setdefault(key, [0] * len(targets))
+        for at, (_, percent) in enumerate(targets):
+            credit[at] += percent
+        chosen = credit.index(max(credit))
+        credit[chosen] -= sum(percent for _, percent in targets)
+        return targets[chosen][0]
 
 
 @contextlib.contextmanager
 def emulated_cluster(mode: Mode = "Knative", namespace: str = "team") -> Iterator[Cluster]:
-    """Starts the API server and the ingress of a cluster, and ends both.
-
-    Args:
-        mode: The cluster's default deployment mode.
-        namespace: Its one namespace.
-    """
+    """Starts the API server and the ingress of a cluster with one namespace, and ends both."""
     cluster = Cluster(mode, namespace)
-    with serving(cluster.answer_http) as cluster.url, serving(cluster.gateway.answer) as cluster.gateway_url:
+    api, ingress = Host(cluster.answer_api), Host(cluster.answer_ingress)
+    api.start()
+    ingress.start()
+    cluster.url, cluster.gateway_url = api.url, ingress.url
+    try:
         yield cluster
+    finally:
+        api.stop()
+        ingress.stop()
+    assert not api.broken + ingress.broken

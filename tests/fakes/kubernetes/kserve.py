@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.admission import MODE
 
 Json = dict[str, Any]
@@ -27,7 +28,7 @@ class Fate:
         failure: ModelLoadFailed: the container crashes. InvalidSpec: the controller makes no pods of the object.
             never ready: the pods run, and don't get ready.
         message: The server's or the controller's reason of the failure.
-        backend: Address of the real server that answers for it; without one the gateway answers 503.
+        backend: What answers for it; without one the gateway answers 503.
         unready_answers: How many requests the gateway refuses though the pods are ready.
         unready_status: With which status: 503 or 404.
     """
@@ -35,7 +36,7 @@ class Fate:
     ready_after: int = 2
     failure: Literal["ModelLoadFailed", "InvalidSpec", "never ready"] | None = None
     message: str = "the model could not be loaded"
-    backend: str | None = None
+    backend: Callable[[Request], Response] | None = None
     unready_answers: int = 0
     unready_status: int = 503
 
