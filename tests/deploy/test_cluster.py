@@ -18,7 +18,7 @@ from nlp_pipeline.deploy.cluster import (
     own_namespace,
     read_service,
 )
-from nlp_pipeline.deploy.inference_service import make
+from nlp_pipeline.deploy.inference_service import InferenceService, make
 from nlp_pipeline.deploy.rollout import load_failure
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
@@ -161,9 +161,8 @@ def test_runtimes_that_are_hidden_and_the_projects_own(cluster: Cluster) -> None
     ],
 )
 def test_why_a_model_can_not_be_loaded(model: Json, says: str) -> None:
-    service = make("tiny", "team", {}, {}, {})
-    service.body["status"] = {"modelStatus": model}
-    assert load_failure(service) == says
+    body = {**make("tiny", "team", {}, {}, {}).body, "status": {"modelStatus": model}}
+    assert load_failure(InferenceService(body)) == says
 
 
 NOTES = {"nlp-pipeline/applied": "mark", "nlp-pipeline/run-id": "run"}

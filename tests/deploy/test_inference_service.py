@@ -47,7 +47,7 @@ def live(letter: str = "a", **changed: Any) -> InferenceService:
         "conditions": [{"type": "Ready", "status": "True"}],
         "components": {"predictor": {"latestCreatedRevision": "tiny-predictor-00003"}},
     }
-    return found
+    return InferenceService(found.body)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +174,11 @@ def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
     asked: Json = {"args": ["--a", "--b"], "serving_cpu": "0.5", "serving_memory": "2048Mi"}
     there, wanted = live(**asked), made(**asked)
     *path, last = field.split(".")
-    found = there.body
+    place = there.body
     for name in path:
-        found = found[name]
-    found[last] = value
-    assert there.serves(wanted) is same
+        place = place[name]
+    place[last] = value
+    assert InferenceService(there.body).serves(wanted) is same
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
 )
 def test_the_deployment_mode(annotated: str, status: str, standard: bool) -> None:
     service = make("x", "y", {}, {"serving.kserve.io/deploymentMode": annotated} if annotated else {}, {})
-    service.body["status"] = {"deploymentMode": status} if status else {}
-    assert service.is_standard is standard
+    body = {**service.body, "status": {"deploymentMode": status} if status else {}}
+    assert InferenceService(body).is_standard is standard
 
 
 def test_the_annotations_stay_small() -> None:

@@ -28,11 +28,7 @@ class NotThereError(UsageError):
 
 
 def connect() -> None:
-    """Finds the cluster that all calls go to: the pod's own, or that of the kubeconfig's current context.
-
-    Raises:
-        UsageError: There is neither.
-    """
+    """Finds the cluster that all calls go to: the pod's own, or that of the kubeconfig's current context."""
     from kubernetes import config
 
     try:
@@ -66,11 +62,11 @@ def own_namespace() -> str:
 
 
 def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple[int, ...] = (), **named: Any) -> Any:
-    """Calls the Kubernetes API; what may pass by itself is tried again.
+    """Calls a method of a client of `kubernetes`; what may pass by itself is tried again.
 
     Args:
         doing: What is done, for messages, as in "reading InferenceService x".
-        function: A method of a client of `kubernetes`.
+        function: The method.
         *values: Its arguments.
         expected: Statuses that are an answer, not an error: they are returned.
         **named: Its named arguments.
@@ -136,15 +132,14 @@ def read_service(name: str, namespace: str) -> InferenceService | None:
 def write_service(
     wanted: InferenceService, change: Callable[[InferenceService | None], Json], **options: str
 ) -> InferenceService:
-    """Creates or replaces an InferenceService; conflicts, which each write of its status makes, are tried again.
+    """Creates or replaces an InferenceService, and returns it as the server keeps it.
+
+    Conflicts, which each write of its status makes, are tried again.
 
     Args:
         wanted: The object that is meant.
         change: Gives what is to be sent, of the live object, or of None where there is none.
         **options: Of the API; `dry_run="All"` lets the server only check it.
-
-    Returns:
-        The object as the server keeps it.
     """
     doing = f"{'dry run of' if options else 'writing'} {wanted}"
 

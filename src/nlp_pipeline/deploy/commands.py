@@ -5,8 +5,8 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,13 +36,13 @@ BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
 
 
 def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_rows: int, dry_run: bool) -> Json:
-    """Deploys a release, as the step `deploy_model` does.
+    """Deploys a release, as the step `deploy_model` does, and asks it for so many rows.
 
     Args:
         release: See `find_release`.
         rows: See `find_rows`.
         values: The parameters that the user set.
-        endpoint_rows: For how many rows the endpoint is asked.
+        endpoint_rows: How many.
         dry_run: Whether to show only what would be sent.
 
     Returns:
@@ -57,8 +57,7 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
             return _difference(*prepare(record, folder, target))
         if not target.settings.gateway:
             _check_reachable(read_service(target.name, connect(target).namespace))
-        with _resumable():
-            return _report(deploy_release(record, folder, target, asked))
+        return _report(lambda: deploy_release(record, folder, target, asked))
 
 
 def rollback(values: dict[str, Any], dry_run: bool) -> Json:
@@ -69,12 +68,11 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
         target = replace(target, labels=_labels(wanted), settings=replace(target.settings, canary_percent=0))
         if dry_run:
             return _difference(wanted, target)
-        with _resumable():
-            # What was not made by this project may speak another protocol: it is not asked.
-            rows = ANY_TEXT if wanted.release else {}
-            if rows and not target.settings.gateway:
-                _check_reachable(live)
-            return _report(deploy_service(wanted, target, rows))
+        # What was not made by this project may speak another protocol: it is not asked.
+        rows = ANY_TEXT if wanted.release else {}
+        if rows and not target.settings.gateway:
+            _check_reachable(live)
+        return _report(lambda: deploy_service(wanted, target, rows))
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
@@ -84,7 +82,7 @@ def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
         if dry_run:
             return {"object": _without_passing(live).body, "difference": f"{live} would be deleted"}
         delete_service(live)
-        return _report(Outcome("deleted", service=live))
+        return Outcome("deleted", service=live).endpoint
 
 
 def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
@@ -97,15 +95,6 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
             raise PipelineError(f"{live} has no address: it is not ready")
         address, headers = address_of(live, False, target.settings.gateway)
         return predict_at(address, texts, _labels(live), {**headers, **target.headers})
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("what was begun in the cluster has not ended: the same command again takes it up", file=sys.stderr)
-        raise
 
 
 def _target(values: dict[str, Any]) -> Target:
@@ -183,7 +172,13 @@ def _difference(wanted: InferenceService, target: Target) -> Json:
     return {"object": _without_passing(wanted).body, "difference": "\n".join(lines)}
 
 
-def _report(outcome: Outcome) -> Json:
+def _report(deploying: Callable[[], Outcome]) -> Json:
+    """Deploys, and returns what `--json` prints."""
+    try:
+        outcome = deploying()
+    except KeyboardInterrupt:
+        print("what was begun in the cluster has not ended: the same command again takes it up", file=sys.stderr)
+        raise
     advice = ""
     if re.search(r" answered (302|401|403)\b", outcome.reason):
         advice = f"; to sign in, set {SIGN_IN}"

@@ -35,9 +35,6 @@ def deploy_published(
         limits: How far its answers may differ from the offline model's.
         predictions: What the offline model said: Parquet with text, label and predicted.
         endpoint_rows: For how many of these rows, spread evenly, the endpoint is asked.
-
-    Raises:
-        PipelineError: It was refused before anything was changed.
     """
     # What KServe will read, not the copy of it that came as an artifact.
     folder = Path(run.volume_path, run.model_name, "releases", digest)
@@ -60,15 +57,9 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
 
 
 def prepare(release: Release, folder: Path | None, target: Target) -> tuple[InferenceService, Target]:
-    """Makes sure that a release can be deployed, and changes nothing.
+    """Makes sure that a release, with its folder where it has one here, can be deployed; changes nothing.
 
-    Args:
-        release: The release.
-        folder: Its folder; None where it has none here.
-        target: Where and how it is deployed.
-
-    Returns:
-        Its InferenceService, and the target with what was found out.
+    Returns its InferenceService, and the target with what was found out.
     """
     if release.model_name != target.name:
         raise UsageError(

@@ -42,17 +42,10 @@ def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[s
 def ask_texts(
     service: InferenceService, newest: bool, target: Target, texts: list[str], seconds: float
 ) -> tuple[list[str], float]:
-    """Asks a live InferenceService for texts, one by one; while its route comes up, each is asked again.
+    """Asks a live InferenceService, or its newest revision, for texts, one by one.
 
-    Args:
-        service: The live object.
-        newest: Whether the newest revision is meant.
-        target: Where it is deployed.
-        texts: The texts.
-        seconds: Within these each must be answered.
-
-    Returns:
-        The labels in the texts' order, and the median of the requests' milliseconds.
+    While its route comes up, each is asked again, for so many seconds. Returns the labels in the texts' order, and the
+    median of the requests' milliseconds.
     """
     import httpx
     import tenacity
@@ -82,17 +75,10 @@ def ask_texts(
 
 
 def check_answers(service: InferenceService, newest: bool, target: Target, rows: Rows) -> dict[str, float]:
-    """Asks a live InferenceService for rows and holds its answers against the offline model's.
+    """Asks a live InferenceService, or its newest revision, and holds its answers against the offline model's.
 
-    Args:
-        service: The live object.
-        newest: Whether the newest revision is meant.
-        target: Where it is deployed.
-        rows: What it is asked for. Without labels, any of the model's labels is right; where it is empty, nothing is
-            asked.
-
-    Returns:
-        `p50_ms` and, where rows are labelled, `rows`, `agreement`, `accuracy`, `offline_accuracy`.
+    Where the rows are not labelled, any of the model's labels is right; where there are none, nothing is asked. Returns
+    `p50_ms` and, where rows are labelled, `rows`, `agreement`, `accuracy`, `offline_accuracy`.
     """
     if not rows:
         return {}

@@ -59,78 +59,42 @@ class Former:
         return make(name, namespace, self.labels, self.annotations | TAGGED, spec)
 
 
-@dataclass(frozen=True)
 class InferenceService:
-    """An InferenceService, live or to be sent; `body` is the object as Kubernetes has it."""
+    """An InferenceService, live or to be sent, and what is read off it.
 
-    body: Json
+    Attributes:
+        body: The object as Kubernetes has it.
+        predictor: What is asked for of its predictor.
+        status: Its status; empty before KServe has seen it.
+        component: What the status says of its predictor; on Knative also the revisions and their traffic.
+        release: The digest of the release that it serves; empty where it was not made by us.
+        is_standard: Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative.
+        is_ready: Whether KServe calls it ready, which on an update it also does while only the former pods are.
+        is_stopped: Whether it is stopped: it is there, without pods.
+    """
+
+    def __init__(self, body: Json) -> None:
+        self.body, metadata = body, body["metadata"]
+        self.name: str = metadata["name"]
+        self.namespace: str = metadata["namespace"]
+        self.labels: dict[str, str] = metadata.get("labels") or {}
+        self.annotations: dict[str, str] = metadata.get("annotations") or {}
+        self.predictor: Json = body["spec"].get("predictor", {})
+        self.status: Json = body.get("status", {})
+        self.component: Json = self.status.get("components", {}).get("predictor", {})
+        self.release = self.labels.get(f"{NOTES}release", "")
+        mode = self.status.get("deploymentMode") or self.annotations.get(MODE, "")
+        self.is_standard = mode in ("Standard", "RawDeployment")
+        conditions = self.status.get("conditions") or []
+        self.is_ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+        self.is_stopped = self.annotations.get(STOP, "").lower() == "true"
 
     def __str__(self) -> str:
         return f"InferenceService {self.namespace}/{self.name}"
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return str(self.body["metadata"]["name"])
-
-    @property
-    def namespace(self) -> str:
-        """Its namespace."""
-        return str(self.body["metadata"]["namespace"])
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Its labels."""
-        return self.body["metadata"].get("labels") or {}
-
-    @property
-    def annotations(self) -> dict[str, str]:
-        """Its annotations."""
-        return self.body["metadata"].get("annotations") or {}
-
-    @property
-    def predictor(self) -> Json:
-        """What is asked for of its predictor."""
-        predictor: Json = self.body["spec"]["predictor"]
-        return predictor
-
-    @property
-    def status(self) -> Json:
-        """Its status; empty before KServe has seen it."""
-        status: Json = self.body.get("status", {})
-        return status
-
-    @property
-    def component(self) -> Json:
-        """What the status says of its predictor; on Knative also the revisions and their traffic."""
-        component: Json = self.status.get("components", {}).get("predictor", {})
-        return component
-
     def note(self, name: str) -> str:
         """Returns one of our annotations; empty where there is none."""
         return self.annotations.get(f"{NOTES}{name}", "")
-
-    @property
-    def release(self) -> str:
-        """The digest of the release that it serves; empty where it was not made by us."""
-        return self.labels.get(f"{NOTES}release", "")
-
-    @property
-    def is_standard(self) -> bool:
-        """Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative."""
-        mode = self.status.get("deploymentMode") or self.annotations.get(MODE, "")
-        return mode in ("Standard", "RawDeployment")
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether KServe calls it ready, which on an update it also does while only the former pods are."""
-        conditions = self.status.get("conditions") or []
-        return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether it is stopped: it is there, without pods."""
-        return self.annotations.get(STOP, "").lower() == "true"
 
     @property
     def is_unfinished(self) -> bool:
@@ -203,16 +167,10 @@ def covers(live: Any, wanted: Any) -> bool:
 
 
 def successor(live: InferenceService | None, wanted: InferenceService, formers: list[Former]) -> Json:
-    """Returns what to send so that a wanted object takes the place of the live one.
+    """Returns what to send so that a wanted object, which can go back to the formers, takes the place of the live one.
 
-    Args:
-        live: The InferenceService as it is; None where there is none.
-        wanted: The object to be.
-        formers: What it can go back to.
-
-    Returns:
-        The wanted object with its notes and, as the mark of a deployment that has not ended, its share of the traffic:
-        none where something serves already.
+    It has its notes and, as the mark of a deployment that has not ended, its share of the traffic: none where something
+    serves already.
     """
     body = deepcopy(wanted.body)
     metadata = body["metadata"]

@@ -68,12 +68,16 @@ def manifests(needs: Needs) -> str:
     import yaml
 
     settings, namespace = needs.settings, needs.settings.namespace
-    objects = [_claim(settings.volume_claim)]
+    storage = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": CLAIM_SIZE}}}
+    objects = [_object("v1", "PersistentVolumeClaim", settings.volume_claim, spec=storage)]
     if needs.deploys:
         subject = _subject(needs.steps_account, namespace)
         if not namespace:
             raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")
-        objects += [_role(), _role_binding(subject)]
+        role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE_NAME}
+        rules = [{"apiGroups": [group], "resources": [name], "verbs": verbs} for (group, name), verbs in ACCESS.items()]
+        objects.append(_object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules))
+        objects.append(_object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject]))
         if settings.serving_runtime == "torchserve":
             objects.append(_serving_runtime(needs.runtime_image))
     if settings.model_store or needs.reads_s3:
@@ -91,21 +95,6 @@ def manifests(needs: Needs) -> str:
 
 def _object(version: str, kind: str, name: str, **content: object) -> Json:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **content}
-
-
-def _claim(name: str) -> Json:
-    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": CLAIM_SIZE}}}
-    return _object("v1", "PersistentVolumeClaim", name, spec=spec)
-
-
-def _role() -> Json:
-    rules = [{"apiGroups": [group], "resources": [name], "verbs": verbs} for (group, name), verbs in ACCESS.items()]
-    return _object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules)
-
-
-def _role_binding(subject: Json) -> Json:
-    role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE_NAME}
-    return _object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject])
 
 
 def _subject(account: str, namespace: str) -> Json:

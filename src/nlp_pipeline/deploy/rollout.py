@@ -24,13 +24,8 @@ PATIENCE = 8
 def send(wanted: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
     """Puts an object into the live one's place, with no traffic where something serves already.
 
-    Args:
-        wanted: The object.
-        formers: What it can go back to; None for the live object and its own formers.
-        **options: See `write_service`.
-
-    Returns:
-        The object as the server keeps it, without its share of the traffic.
+    It can go back to the formers; by default, to the live object and its own formers. Returns the object as the server
+    keeps it, without its share of the traffic.
     """
 
     def change(live: InferenceService | None) -> Json:
@@ -54,13 +49,13 @@ def read_own(wanted: InferenceService) -> InferenceService:
     return _require_own(read_service(wanted.name, wanted.namespace), wanted)
 
 
-def _change_own(wanted: InferenceService, change: Callable[[Json], object]) -> None:
+def _change_own(wanted: InferenceService, change: Callable[[InferenceService], object]) -> None:
     """Changes the live InferenceService's body in place and sends it."""
 
     def changed(live: InferenceService | None) -> Json:
-        body = _require_own(live, wanted).body
-        change(body)
-        return body
+        own = _require_own(live, wanted)
+        change(own)
+        return own.body
 
     write_service(wanted, changed)
 
@@ -68,18 +63,17 @@ def _change_own(wanted: InferenceService, change: Callable[[Json], object]) -> N
 def set_share(wanted: InferenceService, percent: int | None) -> None:
     """Gives the newest revision a share of the traffic; None for all of it, which also ends the deployment."""
 
-    def change(body: Json) -> None:
-        predictor = body["spec"]["predictor"]
-        predictor.pop(SHARE, None)
+    def change(live: InferenceService) -> None:
+        live.predictor.pop(SHARE, None)
         if percent is not None:
-            predictor[SHARE] = percent
+            live.predictor[SHARE] = percent
 
     _change_own(wanted, change)
 
 
 def stop(service: InferenceService, target: Target) -> None:
     """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
-    _change_own(service, lambda body: body["metadata"]["annotations"].update({STOP: "true"}))
+    _change_own(service, lambda live: live.annotations.update({STOP: "true"}))
     # Started again before it was seen, it would be judged by the status of what was to be stopped.
     poll(lambda: None if read_own(service).component else True, target.route_seconds, target.poll_seconds)
 
@@ -116,9 +110,7 @@ def _progress(service: InferenceService) -> tuple[bool, bool]:
 def wait_until_ready(wanted: InferenceService, target: Target) -> InferenceService:
     """Waits until the pods of an object that was sent are ready, and returns the live object.
 
-    Raises:
-        PipelineError: Its model can't be loaded; or it is not the live one any more.
-        TimedOutError: The time is over. In both cases conditions, pods and events have been printed.
+    Where its model can't be loaded, or the time is over, conditions, pods and events are printed.
     """
     failures, service = 0, wanted
 

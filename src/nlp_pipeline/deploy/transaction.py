@@ -21,7 +21,7 @@ from nlp_pipeline.deploy.rollout import (
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 
-NOTHING = InferenceService({"metadata": {"name": "", "namespace": ""}, "spec": {"predictor": {}}})
+NOTHING = InferenceService({"metadata": {"name": "", "namespace": ""}, "spec": {}})
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,7 @@ def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
     """Brings an InferenceService into the cluster, or leaves the cluster as it was.
 
     A process that is killed in between leaves an object whose deployment has not ended; the same call then resumes it.
-
-    Args:
-        wanted: The object.
-        target: Where and how it is deployed.
-        rows: What it must answer: see `check_answers`.
+    What the rows are for: see `check_answers`.
 
     Raises:
         PipelineError: It was refused before anything was changed.

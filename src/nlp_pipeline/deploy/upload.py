@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,26 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 @dataclass(frozen=True)
 class StoredRelease:
-    """The place of a release in an object store.
-
-    Attributes:
-        uri: s3://bucket/folder/model/releases/digest.
-        client: A `minio.Minio`.
-    """
+    """The place of a release in an object store: s3://bucket/folder/model/releases/digest, and a `minio.Minio`."""
 
     uri: str
     client: Any
 
     def _call(self, name: str, task: str, function: Callable[[str, str], Any]) -> Any:
-        """Calls something with the bucket and the key of one of the release's files, with retries."""
-        bucket, _, key = f"{self.uri}/{name}".removeprefix("s3://").partition("/")
-        return s3_call(partial(function, bucket, key), f"{self.uri}/{name} at {s3_endpoint()}", task)
-
-    def _find(self, name: str, function: Callable[[str, str], Any]) -> Any:
-        """Does the same, and returns None where the file is not there."""
+        """Calls something with the bucket and the key of one of the release's files; None where that is not there."""
         import minio
 
-        def find(*place: str) -> Any:
+        bucket, _, key = f"{self.uri}/{name}".removeprefix("s3://").partition("/")
+
+        def attempt() -> Any:
             try:
-                return function(*place)
+                return function(bucket, key)
             except minio.error.S3Error as error:
                 if error.code != "NoSuchKey":
                     raise
                 return None
 
-        return self._call(name, "read", find)
+        return s3_call(attempt, f"{self.uri}/{name} at {s3_endpoint()}", task)
 
     def record(self) -> Release | None:
         """Returns what its release.json says; None where there is none, or a spoilt one."""
@@ -53,13 +44,13 @@ class StoredRelease:
             with self.client.get_object(*place) as response:
                 return bytes(response.read())
 
-        return parse_record(self._find(RECORD, read) or b"")
+        return parse_record(self._call(RECORD, "read", read) or b"")
 
     def problems(self, folder: Path, release: Release) -> dict[str, str]:
         """Returns what is wrong with its files by their names; those that are as they should be are left out."""
         problems = {}
         for name, sha256 in release.files.items():
-            stat = self._find(name, self.client.stat_object)
+            stat = self._call(name, "read", self.client.stat_object)
             if stat is None:
                 problems[name] = "is missing"
             elif (stat.size, stat.metadata.get("x-amz-meta-sha256")) != ((folder / name).stat().st_size, sha256):
@@ -79,19 +70,8 @@ class StoredRelease:
 def upload(folder: Path, release: Release, uri: str) -> int:
     """Sends a release to an object store, release.json last; what is there already, as it should be, is not sent.
 
-    Each object carries the SHA-256 of its content as metadata, so that it can be checked without being read.
-
-    Args:
-        folder: The release's folder.
-        release: Its record.
-        uri: s3://bucket/folder/model/releases/digest.
-
-    Returns:
-        The number of bytes sent; 0 where the release was there.
-
-    Raises:
-        UsageError: There are no credentials, another release lies there, or there is no such bucket.
-        PipelineError: The object store can't be reached or refuses, or does not hold what was sent.
+    Each object carries the SHA-256 of its content as metadata, so that it can be checked without being read. Returns
+    the number of bytes sent.
     """
     missing = [name for name in CREDENTIALS if not os.environ.get(name)]
     if missing:
