@@ -78,7 +78,6 @@ class Killed(BaseException):
 
 
 def make_release(folder: Path, content: str = "a", **record: Any) -> Path:
-    """Makes a release of the model `tiny`, and returns its folder."""
     texts = {"model-store/tiny.mar": content, "huggingface/tokenizer.json": '{"normalizer": {"type": "Lowercase"}}'}
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +107,10 @@ class Scene:
 
     @property
     def host(self) -> str:
-        """The host by which everyone asks."""
         return HOSTS[self.mode]
 
     @property
     def live(self) -> Json:
-        """The InferenceService; no time passes."""
         return self.cluster.after(NAME)
 
     @property
@@ -123,18 +120,15 @@ class Scene:
 
     @property
     def percent(self) -> int | None:
-        """The share of the traffic that is asked for."""
         percent: int | None = self.service.predictor.get("canaryTrafficPercent")
         return percent
 
     @property
     def is_there(self) -> bool:
-        """Whether there is an InferenceService."""
         return self.cluster.has(NAME)
 
     @property
     def sent(self) -> list[Json]:
-        """What was sent to be kept."""
         return [body for _, dry_run, body in self.cluster.sent if not dry_run]
 
     def target(self, **changed: Any) -> Target:
@@ -196,7 +190,6 @@ class Scene:
         return {"labels": service.labels, "annotations": kept, "spec": service.body["spec"]}
 
     def ask(self) -> int:
-        """Asks by the host that everyone uses, and returns the status of the answer."""
         body = json.dumps({"instances": ["superb"]}).encode()
         request = Request("POST", f"/v1/models/{NAME}:predict", {"host": self.host}, body)
         return self.cluster.answer_ingress(request).status

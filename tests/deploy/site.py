@@ -52,7 +52,6 @@ class Site:
     volume: Path
 
     def __call__(self, line: str) -> Result:
-        """Runs a command."""
         self.capsys.readouterr()
         code = main(shlex.split(line))
         printed = self.capsys.readouterr()
@@ -68,15 +67,12 @@ class Site:
         return self(f"--deploy --release {release} {place} {self.gateway} {line}")
 
     def rollback(self, line: str = "") -> Result:
-        """Rolls back."""
         return self(f"--rollback --set model_name=tiny {self.gateway} {line}")
 
     def undeploy(self, line: str = "") -> Result:
-        """Removes the InferenceService."""
         return self(f"--undeploy --set model_name=tiny {line}")
 
     def predict(self, line: str) -> Result:
-        """Asks what is deployed."""
         return self(f"--set model_name=tiny {self.gateway} --deployed --predict {line}")
 
     def release(self, content: str, fate: Fate | None = None) -> Path:
@@ -88,7 +84,6 @@ class Site:
         return folder.rename(folder.with_name(digest))
 
     def rows(self, path: Path, predicted: list[str] | None = None) -> Path:
-        """Writes labelled rows."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [("superb", "4"), ("awful", "0"), ("a superb film", "4")]
         return write_parquet(path, rows, predicted=predicted or [label for _, label in rows])

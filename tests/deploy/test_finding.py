@@ -105,6 +105,9 @@ def test_addresses_at_which_there_is_nothing(site: Site, store: S3Server, monkey
     result = site.deploy(address)
     refused(site, result, 1, f"{address}/release.json", "was refused (", "check AWS_ACCESS_KEY_ID and")
     assert "S3CRET" not in result.err
+    result = site.deploy(site.release("a"), "--set model_store=s3://models/other")
+    refused(site, result, 1, "s3://models/other/tiny/releases/", "was refused (")
+    assert "S3CRET" not in result.err
 
 
 RECORD = {"digest": "0123456789abcdef", "model_name": "tiny", "labels": ["0", "4"], "metrics": {"accuracy": 0.9}}

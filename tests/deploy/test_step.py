@@ -1,7 +1,6 @@
 """The step `deploy_model`: from a release on the volume to an endpoint that was asked, and what it writes down."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.conftest import write_parquet
 from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release, predict, predict_wrongly
 from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.emulator import Fate
-from tests.fakes.s3 import S3Server, forget_environment, s3_server
 from tests.steps.programs import run_step
 
 Json = dict[str, Any]
@@ -27,13 +25,6 @@ def volume(tmp_path: Path) -> Path:
     folder = make_release(tmp_path / "volume" / NAME / "releases" / "new")
     folder.rename(folder.with_name(json.loads((folder / "release.json").read_text())["digest"]))
     return tmp_path / "volume"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        server.client.make_bucket("models")
-        yield server
 
 
 def digest_in(volume: Path) -> str:
@@ -109,12 +100,11 @@ def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> 
     assert knative.is_settled("b")
 
 
-@pytest.mark.parametrize(("first_failure", "outcome"), [("stop", "stopped"), ("delete", "deleted")])
-def test_a_first_step_that_fails(knative: Scene, volume: Path, first_failure: str, outcome: str) -> None:
+def test_a_first_step_that_fails(knative: Scene, volume: Path) -> None:
     knative.cluster.fates[digest_in(volume)] = Fate(failure="ModelLoadFailed")
-    with pytest.raises(PipelineError, match=rf"^{outcome}: the model can't be loaded: [^\n]*$"):
-        step(knative, volume, first_failure=first_failure)
-    assert (written(volume)["outcome"], written(volume)["name"]) == (outcome, "tiny" if outcome == "stopped" else "")
+    with pytest.raises(PipelineError, match=r"^deleted: the model can't be loaded: [^\n]*$"):
+        step(knative, volume, first_failure="delete")
+    assert (written(volume)["outcome"], written(volume)["name"]) == ("deleted", "")
     assert json.loads((volume / NAME / "runs" / "run" / "deployment.json").read_text()) == {}
 
 
@@ -138,37 +128,6 @@ def test_in_a_pod(knative: Scene, volume: Path, tmp_path: Path) -> None:
     run_step("deploy_model", tmp_path, parameters(knative, volume), inputs, ["endpoint", "deployment"])
     assert (written(volume)["outcome"], written(volume)["url"]) == ("deployed", f"http://{knative.host}")
     assert knative.service.release == digest and not knative.service.is_unfinished
-
-
-@pytest.mark.slow
-def test_through_an_object_store(
-    knative: Scene, volume: Path, store: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    forget_environment(monkeypatch)
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    # Nothing is uploaded for pods that could not read it.
-    with pytest.raises(UsageError, match=r"^service_account=nlp-pipeline-serving: "):
-        step(knative, volume, model_store="s3://models/served")
-    assert not list(store.client.list_objects("models", recursive=True))
-    knative.cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
-    endpoint, _ = step(knative, volume, model_store="s3://models/served")
-    keys = [one.object_name for one in store.client.list_objects("models", recursive=True)]
-    assert f"served/tiny/releases/{digest_in(volume)}/release.json" in keys
-    assert endpoint["storage_uri"] == f"s3://models/served/tiny/releases/{digest_in(volume)}"
-    predictor = knative.live["spec"]["predictor"]
-    assert predictor["serviceAccountName"] == "nlp-pipeline-serving"
-    assert predictor["model"]["storageUri"] == endpoint["storage_uri"]
-    assert step(knative, volume, model_store="s3://models/served")[0]["outcome"] == "unchanged"
-    # Credentials are never shown, wrong ones neither.
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, f"a-wrong-{name}")
-    with pytest.raises(PipelineError, match=r"^s3://models/other/[^\n]*$") as caught:
-        step(knative, volume, model_store="s3://models/other")
-    output = capsys.readouterr()
-    shown = output.out + output.err + str(caught.value) + json.dumps(knative.cluster.sent) + json.dumps(endpoint)
-    assert "is there already: nothing is sent" in output.out
-    assert not any(secret in shown for secret in (store.secret_key, store.access_key, "a-wrong-AWS"))
 
 
 @pytest.mark.parametrize(("ids", "outcome"), [(["0", "4"], "deployed"), (["4", "0"], "stopped")])

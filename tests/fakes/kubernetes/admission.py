@@ -28,13 +28,7 @@ LONGEST_ANNOTATIONS = 256 * 1024
 
 
 class Refusal(Exception):  # noqa: N818
-    """A request that is not served.
-
-    Args:
-        code: HTTP status.
-        reason: The reason in the `Status` object that is the answer.
-        message: Its message.
-    """
+    """A request that is not served: HTTP status, and reason and message of the `Status` object that is the answer."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -42,15 +36,12 @@ class Refusal(Exception):  # noqa: N818
 
 
 def admit(sent: Json, old: Json | None, mode: str) -> Json:
-    """Returns an object as it is to be stored.
+    """Returns an object as it is to be stored; raises where the API server or the webhook does not take it.
 
     Args:
         sent: As it was sent.
         old: What is stored under its name.
         mode: The cluster's default deployment mode.
-
-    Raises:
-        Refusal: The API server or the webhook does not take it.
     """
     kind, name = sent["kind"], sent["metadata"].get("name", "")
     for error in _validator(kind).iter_errors(sent) if SCHEMAS.is_dir() else ():

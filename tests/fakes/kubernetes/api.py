@@ -78,7 +78,6 @@ class Api:
     version: int = 0
 
     def put(self, plural: str, found: Json) -> None:
-        """Keeps an object under a new resourceVersion."""
         self.version += 1
         metadata = found["metadata"]
         metadata["resourceVersion"] = str(self.version)
@@ -99,13 +98,11 @@ class Api:
             self.put("inferenceservices", service)
 
     def find(self, plural: str, namespace: str, name: str) -> Json:
-        """Returns an object."""
         if (plural, namespace, name) not in self.objects:
             raise Refusal(404, "NotFound", f'{resource(plural)} "{name}" not found')
         return self.objects[plural, namespace, name]
 
     def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Json | str]:
-        """Returns the status and the body of the answer to a request."""
         try:
             if self.failures:
                 self.failures -= 1
@@ -211,5 +208,4 @@ class Api:
 
 
 def resource(plural: str) -> str:
-    """Returns how messages name a kind of objects."""
     return f"{plural}.{KINDS[plural][1]}".rstrip(".")

@@ -213,11 +213,9 @@ class World:
                 )
 
     def pods(self) -> list[Json]:
-        """Returns the pods as a kubelet would tell them."""
         return [pod for one in self.running() for pod in self.pods_of(one)]
 
     def pods_of(self, revision: Revision) -> list[Json]:
-        """Returns the pods of a revision."""
         state: Json = {"running": {}}
         if revision.failed:
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}
