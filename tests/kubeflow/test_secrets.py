@@ -33,9 +33,9 @@ ALL = {
 WAYS = {"token": (), "cookies": ("TOKEN",), "password": ("TOKEN", "COOKIES")}
 SOURCES = ("environment", ".env", "--config")
 FAILURES = ("none", "refused", "500", "dropped", "TLS", "other page", "unknown sign-in", "echo")
-# Each command with each failure, and these with each way and source, in turn.
-GIVEN = itertools.cycle(itertools.product(WAYS, SOURCES))
-CASES = [(*case, *next(GIVEN)) for case in itertools.product(COMMANDS, FAILURES)]
+# Each failure with each command, and these with each way, source and form of the output, in turn.
+TURNS = itertools.cycle(itertools.product(WAYS, SOURCES, [(), ("--json",)]))
+CASES = [(*case, *next(TURNS)) for case in itertools.product(FAILURES, COMMANDS)]
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +88,13 @@ def give(values: dict[str, str], source: str, monkeypatch: pytest.MonkeyPatch) -
     return [] if source == ".env" else ["--config", str(path)]
 
 
-@pytest.mark.parametrize(("command", "failure", "way", "source"), CASES, ids=str)
+@pytest.mark.parametrize(("failure", "command", "way", "source", "form"), CASES, ids=str)
 def test_no_secret_is_shown_or_left(
-    command: tuple[str, ...],
     failure: str,
+    command: tuple[str, ...],
     way: str,
     source: str,
+    form: tuple[str, ...],
     ca: Authority,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,15 +105,13 @@ def test_no_secret_is_shown_or_left(
     with failing(failure, ca) as k:
         values = {name: value for name, value in ALL.items() if name not in WAYS[way]}
         values |= {"HOST": k.url, "NAMESPACE": "team", "USERNAME": ANN, "S3_ENDPOINT": "http://127.0.0.1:9"}
-        argv = [*command, *give(values, source, monkeypatch), "--debug"]
-        for more in ([], ["--json"]):
-            code = main([*argv, *more])
-            said = capfd.readouterr()
-            seen = said.out + said.err + caplog.text
-            assert seen and "S3CRET" not in seen
-            assert not any(session[:40] in seen for session in k.sessions.users)
-            if failure != "none" and command != ("--print-config",):
-                assert code != 0
+        code = main([*command, *give(values, source, monkeypatch), "--debug", *form])
+        captured = capfd.readouterr()
+        output = captured.out + captured.err + caplog.text
+        assert output and "S3CRET" not in output
+        assert not any(session[:40] in output for session in k.sessions.users)
+        if failure != "none" and command != ("--print-config",):
+            assert code != 0
     for file in tmp_path.rglob("*"):
         if file.is_file() and file.name not in (".env", "my.conf"):
             assert b"S3CRET" not in file.read_bytes(), file
