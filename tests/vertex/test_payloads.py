@@ -44,32 +44,14 @@ GOOD: Json = {
     "endpoint_timeout": 600,
 }
 TEXTS = sorted(name for name, value in GOOD.items() if isinstance(value, str))
+SIGNS = [
+    *('"', '", "service_account": "x@y.z', "\\", "a\\", "\n", "n1-standard-8\n", "{}", "}}", "'", "\u2028", "\0", "é"),
+    *("{{$}}", "{{$.pipeline_job_uuid}}", "{{$.inputs.parameters['project']}}", "a" * 3000, " ", "../x", "a b"),
+]
 HOSTILE = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.text("azAZ09-._/:@", max_size=40),
-    st.sampled_from(
-        [
-            '"',
-            '", "service_account": "x@y.z',
-            "\\",
-            "a\\",
-            "\n",
-            "n1-standard-8\n",
-            "{{$}}",
-            "{{$.pipeline_job_uuid}}",
-            "{{$.inputs.parameters['project']}}",
-            "{}",
-            "}}",
-            "'",
-            "\u2028",
-            "\0",
-            "é",
-            "a" * 3000,
-            " ",
-            "../x",
-            "a b",
-        ]
-    ),
+    st.sampled_from(SIGNS),
 )
 
 

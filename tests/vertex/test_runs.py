@@ -99,14 +99,13 @@ def test_the_project_may_be_that_of_the_credentials(cloud: Cloud, run: Run, monk
     assert {"setting": "project", "value": "my-project", "from": "Google's environment"} in json.loads(out)
 
 
-@pytest.mark.parametrize("command", [("--submit",), ("--submit", "--wait"), ("--submit", "--json")])
 def test_a_dry_run_sends_nothing_and_needs_no_credentials(
-    command: tuple[str, ...], cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
-    code, out, err = run(*command, *TRAIN, "--dry-run")
+    code, out, err = run("--submit", "--wait", *TRAIN, "--dry-run")
     assert code == 0 and err == "" and cloud.requests == [] and cloud.tokens == 0
-    result = json.loads(out) if "--json" in command else facts_of(out)
+    result = facts_of(out)
     assert (result["project"], result["region"], result["bucket"]) == ("my-project", "us-central1", "gs://films/runs")
     assert result["version"].startswith("nlp-pipeline-")
 
@@ -234,18 +233,14 @@ def test_runs(cloud: Cloud, run: Run) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--set", "train_data="), "train_data is ''"),
-        (("--set", "epoch=1"), "did you mean 'epochs'?"),
         (("--set", 'train_machine_type=n1"standard'), "train_machine_type is 'n1\"standard': it must be a machine"),
         (("--set", "train_gpus=1"), "train_accelerator is '' and train_gpus 1: set both, or none of them"),
-        (("--set", "serving_image="), "serving_image is '': build the Dockerfile's target torchserve"),
         (("--set", "train_data=reviews.csv"), "steps on Vertex AI don't see the files of this machine"),
         (("--set", "train_data=https://u:S3CRET@h/x.csv"), "train_data holds a user or a password"),
         (("--project", "My Project"), "project is 'My Project': give the project's id, as in my-project"),
         (("--region", "Europe"), "region is 'Europe': give one, as in europe-west4"),
         (("--region", "nowhere-east1"), "Vertex AI is not in nowhere-east1"),
         (("--bucket", "films"), "bucket is 'films': write gs://bucket or gs://bucket/folder"),
-        (("--bucket", "gs://films/a?b"), "bucket is 'gs://films/a?b'"),
         (("--service-account", "robot"), "service_account is 'robot': on Vertex AI it is an e-mail address"),
         (("--experiment", "films & co"), "experiment is 'films & co': on Vertex AI it is a label"),
         (("--image", "No"), "--image 'No' is no name of an image"),
@@ -274,12 +269,11 @@ def test_what_has_no_sense_there_says_what_to_do(command: str, cloud: Cloud, run
     assert cloud.requests == []
 
 
-@pytest.mark.parametrize("json_too", [(), ("--json",)])
-def test_ctrl_c_leaves_the_run_running(json_too: tuple[str, ...], cloud: Cloud) -> None:
+def test_ctrl_c_leaves_the_run_running(cloud: Cloud) -> None:
     cloud.pipelines.fate = Fate(ends=None)
     # Google's own command line may leave warnings; nothing is on stderr that no one asked for.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(ROOT / "pipeline_v2.py"), "--submit", "--wait", *TRAIN, *json_too]
+    command = [sys.executable, str(ROOT / "pipeline_v2.py"), "--submit", "--wait", *TRAIN, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr and process.stdout
@@ -296,4 +290,4 @@ def test_ctrl_c_leaves_the_run_running(json_too: tuple[str, ...], cloud: Cloud) 
     assert process.returncode == 130 and len(lines) == 2
     assert err.splitlines()[-1] == f"interrupted; the run goes on: --wait {run_id} comes back to it"
     assert "Traceback" not in err and not any("cancel" in one for one in cloud.changes)
-    assert (json.loads(out)["run_id"] == run_id) if json_too else out == ""
+    assert json.loads(out)["run_id"] == run_id

@@ -161,42 +161,40 @@ def test_an_endpoint_that_is_named(cloud: Cloud, given: str) -> None:
     assert plan(cloud).endpoint == ENDPOINT
 
 
-def shared(cloud: Cloud) -> None:
-    cloud.serving.add_endpoint("6", "prices", {"1": (f"{PLACE}/models/8", "1", 100)})
-
-
-def two_endpoints(cloud: Cloud) -> None:
-    for number in ("5", "6"):
-        cloud.serving.add_endpoint(number, NAME, {})
-
-
-def two_models(cloud: Cloud) -> None:
+def add_twice(add: Callable[..., Any], *arguments: Any) -> None:
     for number in ("7", "8"):
-        cloud.serving.add_model(number, NAME, versions=1)
-
-
-def no_role(cloud: Cloud) -> None:
-    cloud.refuse(403, "Permission 'aiplatform.models.list' denied", times=9, on="models")
-
-
-def down(cloud: Cloud) -> None:
-    cloud.refuse(500, "An internal error has occurred", times=99)
+        add(number, NAME, *arguments)
 
 
 @pytest.mark.parametrize(
     ("around", "endpoint", "says"),
     [
-        (shared, "6", r"endpoint .*/6 serves other models too \(prices\): set endpoint to another one, or leave"),
+        (
+            lambda cloud: cloud.serving.add_endpoint("6", "prices", {"1": (f"{PLACE}/models/8", "1", 100)}),
+            *("6", r"endpoint .*/6 serves other models too \(prices\): set endpoint to another one, or leave"),
+        ),
         (lambda _: None, "6", r"endpoint '6' is not in projects/my-project/.*: leave it empty for the model's own"),
         (lambda _: None, f"projects/{PROJECT}/locations/europe-west4/endpoints/6", "and the region is us-central1"),
-        (two_endpoints, "", r"2 endpoints in .* are named 'reviews', with the ids 5, 6: set endpoint to one of them"),
-        (two_models, "", r"2 models in .* are named 'reviews', with the ids 7, 8: delete all but one, or set another"),
-        (no_role, "", r"listing models: .*'aiplatform.models.list' denied \(the run's service account needs"),
-        (down, "", r"listing models: .*An internal error has occurred"),
+        (
+            lambda cloud: add_twice(cloud.serving.add_endpoint, {}),
+            *("", r"2 endpoints in .* are named 'reviews', with the ids 7, 8: set endpoint to one of them"),
+        ),
+        (
+            lambda cloud: add_twice(cloud.serving.add_model, 1),
+            *("", r"2 models in .* are named 'reviews', with the ids 7, 8: delete all but one, or set another"),
+        ),
+        (
+            lambda cloud: cloud.refuse(403, "Permission 'aiplatform.models.list' denied", times=9, on="models"),
+            *("", r"listing models: .*'aiplatform.models.list' denied \(the run's service account needs"),
+        ),
+        (
+            lambda cloud: cloud.refuse(500, "An internal error has occurred", times=99),
+            *("", r"listing models: .*An internal error has occurred"),
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_line(
-    cloud: Cloud, around: Callable[[Cloud], None], endpoint: str, says: str
+    cloud: Cloud, around: Callable[[Cloud], Any], endpoint: str, says: str
 ) -> None:
     around(cloud)
     with pytest.raises(PipelineError, match=says) as caught:
