@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,13 +37,7 @@ FILES = {
     f"train-model/{UUIDS[2]}/model/empty": b"",
     f"archive-model/{UUIDS[3]}/release/release.json": b"{}",
 }
-SHORT = {
-    "archive-model/release/release.json": b"{}",
-    "evaluate-model/metrics": METRICS,
-    "evaluate-model/report": REPORT,
-    "train-model/model/empty": b"",
-    MODEL: BIG,
-}
+SHORT = {"/".join(part for part in key.split("/") if part not in UUIDS): content for key, content in FILES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +221,7 @@ def test_killed_before_a_whole_part_was_renamed(scene: Scene) -> None:
     assert scene.asked == [] and scene.files() == {MODEL: BIG}
 
 
-@pytest.mark.parametrize("notes", ["", "[]", '{"x": 1}'])
+@pytest.mark.parametrize("notes", ["", '{"x": 1}'])
 def test_notes_that_are_no_notes_and_a_part_of_which_nothing_is_known(scene: Scene, notes: str) -> None:
     scene.put({KEY: BIG})
     (scene.target / MODEL).parent.mkdir(parents=True)
@@ -323,10 +318,9 @@ def test_ids_are_left_out_unless_there_are_several() -> None:
     assert planned("t/", "t/x/", "t/x/y") == (["t/x/y"], [])
 
 
-@pytest.mark.parametrize("name", ["../../evil", "a%1Bb/evil"])
-def test_hostile_names_in_the_store(scene: Scene, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_hostile_names_in_the_store(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     scene.put({"GOOD": b"evil", "evaluate-model/report": REPORT})
-    scene.proxy.renames = {b"GOOD": name.encode()}
+    scene.proxy.renames = {b"GOOD": b"../%1Bb/evil"}
     result = scene.download()
     assert scene.files() == {"evaluate-model/report": REPORT} and len(result["left_out"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
@@ -334,9 +328,10 @@ def test_hostile_names_in_the_store(scene: Scene, capsys: pytest.CaptureFixture[
     assert list(scene.target.parent.parent.rglob("*evil*")) == [] and scene.asked == ["report"]
 
 
-@pytest.mark.parametrize("root", ["", "file:///x", "minio://", "s3:/x/y", "gs://bucket/x?secret=y"])
-def test_roots_that_are_none(root: str) -> None:
-    assert refused(lambda: parse_root(root)).endswith(": only minio:// and s3:// can be downloaded from")
+def test_roots_that_are_none() -> None:
+    for root in ("file:///x", "minio://", "gs://bucket/x?secret=y"):
+        line = refused(partial(parse_root, root))
+        assert line.endswith(": only minio:// and s3:// can be downloaded from") and "secret" not in line
 
 
 # Refusals
@@ -350,9 +345,7 @@ def test_roots_that_are_none(root: str) -> None:
             "the object store is not known: set NLP_PIPELINE_S3_ENDPOINT, NLP_PIPELINE_S3_ACCESS_KEY, "
             "NLP_PIPELINE_S3_SECRET_KEY (keys: the namespace's Secret mlpipeline-minio-artifact has them; ",
         ),
-        ({"s3_secret_key": ""}, "kubectl -n kubeflow port-forward svc/minio-service 9000:9000"),
         ({"s3_endpoint": f"http://test-key:{SECRET}@localhost"}, "NLP_PIPELINE_S3_ENDPOINT is no address"),
-        ({"s3_endpoint": "http://local_host:x"}, "is wrong: "),
         ({"s3_secret_key": f"{SECRET}\n"}, "NLP_PIPELINE_S3_SECRET_KEY has a blank, a line break"),
         ({"s3_region": "a b"}, "NLP_PIPELINE_S3_REGION has a blank"),
         ({"s3_secret_key": "wrong"}, "refuses (SignatureDoesNotMatch): check NLP_PIPELINE_S3_ACCESS_KEY and NLP_"),
@@ -364,7 +357,7 @@ def test_settings_that_are_wrong(scene: Scene, changed: dict[str, Any], message:
     assert message in refused(lambda: scene.download(**changed))
 
 
-def test_no_bucket_no_one_there_and_no_object_store(scene: Scene) -> None:
+def test_no_bucket_no_one_there_no_object_store_and_no_minio(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused(lambda: scene.download(s3_endpoint=f"http://127.0.0.1:{free_ports(1)[0]}"), PipelineError)
     assert "can't be reached (" in line and "Connection refused" in line and "port-forward" in line
     assert "0x" not in line
@@ -372,6 +365,8 @@ def test_no_bucket_no_one_there_and_no_object_store(scene: Scene) -> None:
     scene.k.api.records["runs"][scene.run_id]["runtime_config"] = {"pipeline_root": "minio://no-such-bucket/x"}
     line = refused(scene.download, NotFoundError)
     assert "(NoSuchBucket): is NLP_PIPELINE_S3_ENDPOINT that of this Kubeflow's object store?" in line
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert refused(scene.download) == "minio is not installed: pip install -c constraints.txt -e '.[deploy]'"
 
 
 def test_a_folder_of_another_run_files_in_the_way_and_no_room(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,6 @@ def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster:
     ("health", "ok", "says"),
     [
         ({"tag_name": "2.17.0"}, True, "Kubeflow Pipelines 2.17.0, kfp 2."),
-        ({"apiServerTagName": "2.16.1", "apiServerReady": True}, True, "Kubeflow Pipelines 2.16.1, kfp 2."),
         ({"tag_name": "2.14.3"}, True, "before 2.15 a Secret must exist even where none is needed"),
         ({"tag_name": "1.8.22"}, False, "Kubeflow Pipelines 1.8.22, kfp 2."),
         ({"tag_name": "unknown", "commit_sha": "1f" * 20}, None, "tells 'unknown', commit 1f1f1f1f1f1f for its vers"),

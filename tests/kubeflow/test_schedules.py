@@ -139,8 +139,10 @@ def test_replacing_goes_by_what_was_seen_not_by_the_clock(nightly: Schedule, alo
     assert len(set(made)) == 12 and ids_of(alone) == made[-1:]
 
 
-def test_one_made_by_hand_is_replaced(nightly: Schedule, alone: Kubeflow) -> None:
+def test_one_made_by_hand_is_replaced_also_on_another_page(nightly: Schedule, alone: Kubeflow) -> None:
     nightly(name="other")
+    for at in range(110):
+        made_by_hand(alone, f"other {at}")
     interval = {"periodic_schedule": {"interval_second": "60"}}
     by_hand = [made_by_hand(alone, trigger=interval), made_by_hand(alone)]
     first = nightly(HOURLY)
@@ -181,41 +183,32 @@ def test_where_it_is_not_made_the_former_one_stays(nightly: Schedule, alone: Kub
     assert ids_of(alone) == [first["id"]]
 
 
-def test_where_it_can_not_be_looked_at_the_former_one_stays(
+def test_what_is_not_seen_as_wanted_after_it_was_made_removes_nothing(
     nightly: Schedule, alone: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, create = nightly(), Connection.create
 
-    def create_and_fail(connection: Connection, *values: Any) -> Any:
-        alone.faults.fail(times=99, on="GET .*/recurringruns")
-        return create(connection, *values)
+    def lose(connection: Connection, *values: Any) -> None:
+        """Makes nothing."""
 
-    monkeypatch.setattr(Connection, "create", create_and_fail)
-    with pytest.raises(PipelineError, match="'nightly' was scheduled anew, and the former one is there, too"):
-        nightly(HOURLY)
-    monkeypatch.undo()
-    alone.faults.clear()
-    assert ids_of(alone)[:1] == [first["id"]] and len(ids_of(alone)) == 2
-
-
-def test_what_is_not_there_or_not_enabled_after_all_removes_nothing(
-    nightly: Schedule, alone: Kubeflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, create = nightly(), Connection.create
-    with monkeypatch.context() as patch:
-        patch.setattr(Connection, "create", lambda *_, **__: None)
-        with pytest.raises(PipelineError, match="Kubeflow took it, but it is not there; nothing was removed"):
-            nightly(HOURLY)
-    assert ids_of(alone) == [first["id"]]
-
-    def rest(connection: Connection, *values: Any) -> Any:
+    def disable(connection: Connection, *values: Any) -> None:
         made = create(connection, *values)
         connection.recurring_runs.recurring_run_service_disable_recurring_run(made.recurring_run_id)
 
-    monkeypatch.setattr(Connection, "create", rest)
-    with pytest.raises(PipelineError, match="but it is DISABLE, not ENABLE; nothing was removed"):
-        nightly(HOURLY)
-    assert [item["status"] for item in stored(alone)] == ["ENABLED", "DISABLED"]
+    def fail_then(connection: Connection, *values: Any) -> None:
+        create(connection, *values)
+        alone.faults.fail(times=99, on="GET .*/recurringruns")
+
+    for instead, cron, message in (
+        (lose, HOURLY, "Kubeflow took it, but it is not there; nothing was removed"),
+        (disable, HOURLY, "but it is DISABLE, not ENABLE; nothing was removed"),
+        (fail_then, NIGHTLY, "'nightly' was scheduled anew, and the former one is there, too"),
+    ):
+        monkeypatch.setattr(Connection, "create", instead)
+        with pytest.raises(PipelineError, match=message):
+            nightly(cron)
+    alone.faults.clear()
+    assert ids_of(alone)[0] == first["id"] and len(ids_of(alone)) == 3
 
 
 def test_a_lost_answer_leaves_one(nightly: Schedule, alone: Kubeflow) -> None:
@@ -260,14 +253,6 @@ def test_one_that_lost_says_so(nightly: Schedule, alone: Kubeflow, monkeypatch: 
     result = nightly()
     assert (result["action"], "at the same time" in result["note"]) == ("superseded", True)
     assert ids_of(alone) == [result["id"]]
-
-
-def test_more_than_a_page(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
-    mine = nightly()
-    for at in range(110):
-        made_by_hand(alone, f"other {at:03}")
-    assert nightly()["action"] == "unchanged" and nightly(HOURLY)["replaced"] == [mine["id"]]
-    assert [item["name"] for item in schedules(settings)] == ["nightly", *(f"other {at:03}" for at in range(110))]
 
 
 def test_the_list(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
@@ -378,7 +363,6 @@ def test_other_namespaces_are_left_alone() -> None:
         ({"values": {}}, "train_data is not set"),
         ({"max_concurrency": 0}, "--concurrency 0: Kubeflow allows 1 to 10 runs at once"),
         ({"name": "a\nb"}, "is no name"),
-        ({"cron": "0 2 * *"}, "that is 4 fields"),
         ({"start": "soon"}, "--start 'soon' is no time"),
         ({"start": "2099-01-02", "end": "2099-01-01T23:00Z"}, "--start 2099-01-02T00:00:00Z is not before --end 2099"),
         ({"end": "2026-01-01"}, "--end 2026-01-01T00:00:00Z is past: it is 2"),

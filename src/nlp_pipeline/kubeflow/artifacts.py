@@ -47,11 +47,6 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
 
     Returns:
         `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
-
-    Raises:
-        NotFoundError: It has no artifacts (yet).
-        UsageError: There is no such run, the settings are wrong or not enough, or the folder is another run's.
-        PipelineError: A file could not be fetched or written.
     """
     connection = connect(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
@@ -90,13 +85,7 @@ class Store:
     client: Any = field(repr=False)
 
     def call(self, doing: str, function: Callable[[], Any]) -> Any:
-        """Does something with the object store, each time from its start; what may pass by itself is tried again.
-
-        Raises:
-            NotFoundError: There is no such bucket or object.
-            UsageError: The object store refuses the keys, the region or the address is wrong.
-            PipelineError: It can't be reached, or fails.
-        """
+        """Does something with the object store, each time from its start; what may pass by itself is tried again."""
         import minio
         import urllib3
 
@@ -143,11 +132,7 @@ def _refusal(where: str, code: str) -> PipelineError:
 
 
 def open_store(settings: Settings, amazon: bool = False) -> Store:
-    """Returns the object store of the settings, where none is named perhaps Amazon's; nothing is sent yet.
-
-    Raises:
-        UsageError: The settings are wrong or not enough, or the `minio` package is not installed.
-    """
+    """Returns the object store of the settings, where none is named perhaps Amazon's; nothing is sent yet."""
     if importlib.util.find_spec("minio") is None:
         raise UsageError("minio is not installed: pip install -c constraints.txt -e '.[deploy]'")
     endpoint = settings.s3_endpoint or (AMAZON if amazon else "")
@@ -198,11 +183,7 @@ def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
     """Tells where each object of `minio`'s, whose key begins with a prefix, goes below the target folder.
 
     KFP puts an artifact at TASK/RANDOM ID/ARTIFACT, before 2.3 at TASK/ARTIFACT. The id is left out, unless a task has
-    several.
-
-    Returns:
-        The files, in the order of their paths; and the keys, as text to show, that are left out, as their names could
-        lead out of the folder or can't be names of files.
+    several. Keys are left out, and returned as text to show, whose names could lead out of the folder.
     """
     planned: list[tuple[Any, list[str], str]] = []
     ids: dict[str, set[str]] = {}

@@ -47,11 +47,7 @@ class UnknownError(PipelineError):
 
 
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
-    """Checks what a run on Kubeflow needs. Nothing is changed, and no failure keeps it from the other checks.
-
-    Raises:
-        UsageError: A parameter is not in its range.
-    """
+    """Checks what a run on Kubeflow needs. Nothing is changed, and no failure keeps it from the other checks."""
     from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 
     check_ranges(values)

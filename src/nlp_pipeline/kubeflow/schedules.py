@@ -51,7 +51,6 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
         UTC), `replaced` (the ids of those that were removed), `note`, and the arguments.
 
     Raises:
-        UsageError: An argument is wrong.
         PipelineError: Kubeflow refuses or fails. No schedule is lost: where a new one was made, and the former could
             not be removed, both are there, until the next call removes the former.
     """

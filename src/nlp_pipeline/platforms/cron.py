@@ -73,11 +73,7 @@ WEEK = FIELDS[-1]
 
 
 def read_cron(text: str) -> Cron:
-    """Reads a cron expression: six fields, the second first, or five of Unix cron.
-
-    Raises:
-        UsageError: It is something else, Kubeflow would refuse it or read it in another way, or it never comes.
-    """
+    """Reads six fields, the second first, or five of Unix cron; a UsageError says what is wrong with it."""
     parts = text.lower().split()
     became = len(parts) == 5
     try:

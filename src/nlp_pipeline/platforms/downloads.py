@@ -130,15 +130,8 @@ def fetch_missing(
 ) -> dict[str, Any]:
     """Fetches the files of a run that are not in a folder yet.
 
-    Each is fetched as NAME.part, checked against its size and ETag, and renamed.
-
-    Args:
-        run_id: The run's id.
-        items: The files.
-        left_out: The keys of what can't be a file here.
-        folder: The folder.
-        fetch: See `Fetch`.
-        dry_run: Whether to tell only what would be fetched.
+    Each is fetched as NAME.part, checked against its size and ETag, and renamed. `left_out` are the keys of what can't
+    be a file here.
 
     Returns:
         `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call fetched, or
@@ -147,7 +140,6 @@ def fetch_missing(
 
     Raises:
         UsageError: The folder is another run's, a file is in the way, or there is no room.
-        PipelineError: Files can't be beside each other, or one could not be fetched or written.
     """
     check_names(items)
     console = Console(file=sys.stderr, highlight=False)
@@ -233,10 +225,8 @@ def check_content(path: Path, size: int, etag: str) -> str:
     """Checks a file against the size and the ETag of its object.
 
     The ETag of what was uploaded at once is its MD5; of what was uploaded in parts it is made of the parts' MD5s, so
-    that it can be checked where the size of the parts can be guessed. Other ETags tell nothing of the content.
-
-    Returns:
-        By what it was found right: "md5", "md5 of parts" or "size"; empty where it is wrong.
+    that it can be checked where the size of the parts can be guessed. Other ETags tell nothing of the content. Returns
+    by what it was found right: "md5", "md5 of parts" or "size"; empty where it is wrong.
     """
     if path.stat().st_size != size:
         return ""

@@ -60,11 +60,7 @@ class ScheduleOptions:
     end: str | None = None
 
     def read(self, read_cron: Callable[[str], Cron], platform: str, now: datetime) -> Timing:
-        """Returns when the schedule is wanted, where it can be; `read_cron` reads the platform's expressions.
-
-        Raises:
-            UsageError: It can't be.
-        """
+        """Returns when the schedule is wanted, where it can be; `read_cron` reads the platform's expressions."""
         timing = Timing(
             name=self.name,
             cron=read_cron(self.cron),
@@ -98,11 +94,7 @@ def unknown_schedule(name: str, known: Iterable[str]) -> UsageError:
 
 
 def remove_older(name: str, action: str, kept: str, older: list[str], remove: Callable[[str], None]) -> None:
-    """Removes the older schedules of a name, by their ids; `action` is what became of the one that is kept.
-
-    Raises:
-        PipelineError: One could not be removed; both are there then.
-    """
+    """Removes the older schedules of a name, by their ids; `action` is what became of the one that is kept."""
     for at, item in enumerate(older):
         try:
             remove(item)
@@ -126,13 +118,7 @@ def report_switch(name: str, action: str, ids: list[str], dry_run: bool, note: s
 
 
 def read_time(text: str | None, flag: str) -> datetime | None:
-    """Returns a time of ISO 8601 in UTC, which is meant where it has no zone; None where there is none.
-
-    Kubeflow keeps no more than whole seconds.
-
-    Raises:
-        UsageError: It is no time; `flag` is what it was given as.
-    """
+    """Returns a time of ISO 8601 in whole seconds of UTC, which is meant where it has no zone; None for none."""
     if not text:
         return None
     try:
