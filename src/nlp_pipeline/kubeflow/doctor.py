@@ -23,6 +23,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.artifacts import open_store, parse_root, possible_roots
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.http import explain, http_client, read_host
+from nlp_pipeline.kubeflow.pipelines import find_experiment
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.doctor import Check, Findings
 from nlp_pipeline.settings import PREFIX, Settings
@@ -154,17 +155,14 @@ class Doctor(Findings):
             self.add("namespace", False, "this Kubeflow has several users, and no namespace is set", remedy)
             raise UnknownError("the namespace is not known")
         try:
-            listing = connection.experiments.experiment_service_list_experiments
-            experiments = list(connection.list_all("listing experiments", listing, "experiments", namespace=namespace))
+            experiment = find_experiment(connection, self.settings.experiment, fold=str.casefold)
         except PipelineError as error:
             remedy = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
             self.add("namespace", False, f"{namespace or 'Kubeflow'}: {error}", remedy)
             raise UnknownError("the namespace's experiments can't be listed") from None
         alone = "there is but one user, and none is needed"
         self.add("namespace", True, f"{namespace} may be used" if connection.multi_user else alone)
-        name = self.settings.experiment.casefold()
-        same = (experiment for experiment in experiments if (experiment.display_name or "").casefold() == name)
-        self._check_experiment(next(same, None), connection)
+        self._check_experiment(experiment, connection)
 
     def _check_experiment(self, experiment: Any, connection: Connection) -> None:
         name, user = self.settings.experiment, self._signed_in_as(connection)
@@ -174,11 +172,9 @@ class Doctor(Findings):
             self.add("experiment", False, f"{name} is archived, and takes no runs", remedy)
         elif not connection.multi_user:
             self.add("experiment", True, there)
-        elif not (user and self.account):
-            self.add("experiment", None, f"{there}; {LATER}")
-        elif user != self.account:
-            as_whom = f"you sign in as {user}, and Kubernetes knows you as {self.account}"
-            self.add("experiment", None, f"{there}; {as_whom}: {LATER}")
+        elif not user or user != self.account:
+            others = f"you sign in as {user}, and Kubernetes knows you as {self.account}: "
+            self.add("experiment", None, f"{there}; {others if user and self.account else ''}{LATER}")
         elif denied := [kind for kind in ("runs", "experiments")[: 1 if experiment else 2] if not self._may_make(kind)]:
             remedy = f"ask the owner of profile {self.namespace} for the role kubeflow-edit"
             may_not = f"{user} may not create {denied[0]} in namespace {self.namespace}"
@@ -249,9 +245,9 @@ class Doctor(Findings):
             # Kubernetes before 1.28 does not know the question, and it may be forbidden.
         except HTTPError as error:
             raise UnknownError(f"{where} can't be reached ({getattr(error, 'reason', error)})") from None
-        known = f", as {self.account}" if self.account else ""
-        other = "whether it is the cluster of this Kubeflow is for you to know"
-        self.add("Kubernetes", True, f"{where} answers{known}; {other}", required=False)
+        known = f"{where} answers{f', as {self.account}' if self.account else ''}"
+        detail = f"{known}; whether it is the cluster of this Kubeflow is for you to know"
+        self.add("Kubernetes", True, detail, required=False)
 
     def _check_claim(self) -> None:
         name, namespace = self.values["volume_claim"], self._known(self.namespace)

@@ -14,7 +14,7 @@ MOST_AT_ONCE = 10
 SHOWN, COUNTED = 5, 1000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Timing:
     """When a schedule is wanted: not before `start` (None for at once), not after `end` (None for never)."""
 
@@ -30,23 +30,6 @@ class Timing:
         times = next_times(self.cron, count, max(now, self.start or now))
         return [time for time in times if self.end is None or time <= self.end]
 
-    def check(self, platform: str, now: datetime) -> None:
-        """Raises a UsageError unless it can be; `platform` is who allows so many runs at once, for the message."""
-        if not self.name.strip() or not self.name.isprintable():
-            raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
-        if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
-            allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
-            raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
-        start, end = self.start and write_time(self.start), self.end and write_time(self.end)
-        if self.start and self.end and self.start >= self.end:
-            raise UsageError(f"--start {start} is not before --end {end}")
-        if self.end and self.end <= now:
-            raise UsageError(f"--end {end} is past: it is {write_time(now)}")
-        if not self.times(1, now):
-            after = f" after --start {start}" if self.start and self.start > now else ""
-            before = f" before --end {end}" if end else ""
-            raise UsageError(f'--schedule "{self.cron.expression}" never comes{after}{before}')
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
@@ -61,15 +44,21 @@ class ScheduleOptions:
 
     def read(self, read_cron: Callable[[str], Cron], platform: str, now: datetime) -> Timing:
         """Returns when the schedule is wanted, where it can be; `read_cron` reads the platform's expressions."""
-        timing = Timing(
-            name=self.name,
-            cron=read_cron(self.cron),
-            catch_up=self.catch_up,
-            max_concurrency=self.max_concurrency,
-            start=read_time(self.start, "--start"),
-            end=read_time(self.end, "--end"),
-        )
-        timing.check(platform, now)
+        if not self.name.strip() or not self.name.isprintable():
+            raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
+        if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
+            allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
+            raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
+        cron, start, end = read_cron(self.cron), read_time(self.start, "--start"), read_time(self.end, "--end")
+        if start and end and start >= end:
+            raise UsageError(f"--start {write_time(start)} is not before --end {write_time(end)}")
+        if end and end <= now:
+            raise UsageError(f"--end {write_time(end)} is past: it is {write_time(now)}")
+        timing = Timing(self.name, cron, self.catch_up, self.max_concurrency, start, end)
+        if not timing.times(1, now):
+            after = f" after --start {write_time(start)}" if start and start > now else ""
+            before = f" before --end {write_time(end)}" if end else ""
+            raise UsageError(f'--schedule "{cron.expression}" never comes{after}{before}')
         return timing
 
 
