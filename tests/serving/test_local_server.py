@@ -1,17 +1,14 @@
-"""`--serve` and `--predict`: which release, whom they ask, and that Ctrl-C leaves nothing running."""
+"""`--serve` and `--predict`: which release, and what is left where they or their server end early."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -83,28 +80,6 @@ def wait_for_java(process: subprocess.Popen[str]) -> list[psutil.Process]:
             return children
 
 
-def require_nothing_left(children: list[psutil.Process], temporary: Path) -> None:
-    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-    assert list(temporary.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_serve_ends_with_nothing_left(release: Path, tmp_path: Path) -> None:
-    [port] = free_ports(1)
-    with command("--serve", "--release", str(release), "--port", str(port), "--json", temporary=tmp_path) as process:
-        assert process.stdout is not None
-        printed: dict[str, Any] = json.loads(process.stdout.readline())
-        assert printed == {"release": str(release), "url": f"http://127.0.0.1:{port}/v1/models/tiny:predict"}
-        response = httpx.post(printed["url"], json={"instances": ["superb"]}, trust_env=False)
-        assert response.json()["predictions"][0]["label"] == "4"
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    require_nothing_left(children, tmp_path)
-    socket.create_server(("127.0.0.1", port)).close()
-
-
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_leaves_nothing(release: Path, tmp_path: Path) -> None:
     with command("--predict", "superb", "--release", str(release), temporary=tmp_path) as process:
@@ -112,7 +87,8 @@ def test_ctrl_c_while_it_starts_leaves_nothing(release: Path, tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "", "interrupted; nothing is left running\n")
-    require_nothing_left(children, tmp_path)
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

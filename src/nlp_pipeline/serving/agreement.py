@@ -20,11 +20,7 @@ class AgreementLimits(Settings):
 
 
 def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
-    """Reads so many rows, spread evenly, or all for 0, of Parquet with the columns text, label and predicted.
-
-    Raises:
-        PipelineError: There are none.
-    """
+    """Reads so many rows, spread evenly, or all for 0, of Parquet with the columns text, label and predicted."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])

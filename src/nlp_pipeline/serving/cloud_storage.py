@@ -17,9 +17,6 @@ def download_release(uri: str, folder: Path) -> Release:
 
     The credentials are Application Default Credentials; a server that STORAGE_EMULATOR_HOST names is asked without.
     Files go to the disk piece by piece, whatever their size.
-
-    Raises:
-        PipelineError: There is no release, it can't be read, or a file is not the one that was sealed.
     """
     import google.cloud.storage as storage
 

@@ -33,12 +33,7 @@ def find_release(volume: Path, model_name: str | None) -> Path:
 
 @contextlib.contextmanager
 def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Serves a release while inside, as `serving` does; yields the model's address and the server's process.
-
-    Raises:
-        UsageError: The folder is no whole release, or the port is taken.
-        PipelineError: The server did not start.
-    """
+    """Serves a whole release while inside, as `serving` does; yields the model's address and the server's process."""
     name = verify(release).model_name
     try:
         socket.create_server(("127.0.0.1", port)).close()

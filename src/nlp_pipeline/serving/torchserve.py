@@ -93,11 +93,8 @@ def group_members(group: int) -> list[int]:
 class TorchServe:
     """A server of one model, which is started, and not yet ready, when this is made.
 
-    It writes to an empty folder; both folders are absolute paths. Port 0 is any that is free.
-
-    Attributes:
-        process: Its first process, which leads a group.
-        address: The model's address, `http://127.0.0.1:<port>/v1/models/<name>:predict`.
+    It writes to an empty folder; both folders are absolute paths. Port 0 is any that is free. `process` is its first
+    process, which leads a group, and `address` the model's, `http://127.0.0.1:<port>/v1/models/<name>:predict`.
     """
 
     def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
