@@ -11,7 +11,7 @@ import pytest
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow import sign_in
 from nlp_pipeline.kubeflow.connection import Connection
-from nlp_pipeline.kubeflow.sign_in import Page
+from nlp_pipeline.kubeflow.sign_in import Form, Page
 from nlp_pipeline.settings import Settings
 from tests.fakes.httpd import Request, Response, page, redirect
 from tests.fakes.kfp import Kubeflow, kubeflow
@@ -268,7 +268,11 @@ def test_forms_with_their_fields_in_full() -> None:
         "<form><button name=approval value=approve>Grant</button></form>",
     )
     first, second = page.forms
-    assert page.title == "Dex" and page.links == ["https://host/oauth2/start?rd=%2F"] and page.login_form is first
+    assert (
+        page.title == "Dex"
+        and page.links == [Form("https://host/oauth2/start?rd=%2F", "GET")]
+        and page.login_form is first
+    )
     assert (first.action, first.method) == ("https://host/dex/login?a=1&b=2", "POST")
     assert first.fields == {"login": 'a"b', "password": "", "h": "1"}
     assert first.filled_in("ann", "pw") == {"login": "ann", "password": "pw", "h": "1"}

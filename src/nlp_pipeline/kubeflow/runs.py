@@ -31,7 +31,7 @@ def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
     connection = connect(settings)
 
     @cache
-    def name_of(doing: str, method: Callable[..., Any], *ids: str) -> str:
+    def name_of(doing: str, method: Callable[..., Any], *ids: str | None) -> str:
         try:
             return (all(ids) and connection.call(doing, method, *ids).display_name) or ""
         except NotFoundError:
@@ -51,19 +51,20 @@ def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
     rows = []
     for run in islice(listed, count):
         version = run.pipeline_version_reference
-        version_ids = (version.pipeline_id or "", version.pipeline_version_id or "") if version else ("",)
+        version_ids = (version.pipeline_id, version.pipeline_version_id) if version else (None,)
         # The server tells the beginning of 1970 of what never came.
         is_over = run.finished_at is not None and run.finished_at.timestamp() > 0
-        row = {
-            "id": run.run_id,
-            "name": run.display_name or "",
-            "state": run.state or "",
-            "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
-            "experiment": name_of("reading the experiment", get_experiment, run.experiment_id or ""),
-            "version": name_of("reading the pipeline's version", get_version, *version_ids),
-        }
-        rows.append(row)
+        rows.append(
+            {
+                "id": run.run_id,
+                "name": run.display_name or "",
+                "state": run.state or "",
+                "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
+                "experiment": name_of("reading the experiment", get_experiment, run.experiment_id),
+                "version": name_of("reading the pipeline's version", get_version, *version_ids),
+            }
+        )
     return rows
 
 

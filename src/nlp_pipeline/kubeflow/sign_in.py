@@ -170,13 +170,13 @@ class Form:
 
 
 class Page(HTMLParser):
-    """What a sign-in reads of an answer: its address, and in HTML the forms, the addresses of links, and the title."""
+    """What a sign-in reads of an answer: its address, and in HTML the forms, the links (as forms), and the title."""
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
         self.address = str(answer.url)
         self.forms: list[Form] = []
-        self.links: list[str] = []
+        self.links: list[Form] = []
         self.title = ""
         self._is_in_form = False
         if "html" in answer.headers.get("content-type", ""):
@@ -189,18 +189,16 @@ class Page(HTMLParser):
 
     @property
     def next_step(self) -> Form | None:
-        """Where a page leads that asks for no password, a link as a form without fields; None where it leads nowhere.
+        """Where a page leads that asks for no password; None where it leads nowhere.
 
         Known are the pages of oauth2-proxy ("Sign in with ..."), of Dex's choice of connectors, and of its approval.
         """
         for form in self.forms:
             if form.fields.get("approval") == "approve" or urlsplit(form.action).path.endswith("/oauth2/start"):
                 return form
-        for path in ("/auth/local", "/auth/ldap", "/oauth2/start"):
-            for link in self.links:
-                if urlsplit(link).path.endswith(path):
-                    return Form(link, "GET")
-        return None
+        known = ("/auth/local", "/auth/ldap", "/oauth2/start")
+        links = (link for path in known for link in self.links if urlsplit(link.action).path.endswith(path))
+        return next(links, None)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Notes forms, their fields, and links."""
@@ -214,7 +212,7 @@ class Page(HTMLParser):
             self.forms[-1].fields.setdefault(name, values.get("value", ""))
             self.forms[-1].types.setdefault(name, values.get("type", "text").lower())
         elif tag == "a" and "href" in values:
-            self.links.append(urljoin(self.address, values["href"]))
+            self.links.append(Form(urljoin(self.address, values["href"]), "GET"))
 
     def handle_endtag(self, tag: str) -> None:
         """Notes the end of a form."""
