@@ -7,6 +7,14 @@ import pytest
 
 from tests.deploy.scene import Clock, Scene, set_up
 from tests.deploy.site import Site, deployment_site
+from tests.fakes.s3 import S3Server, s3_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An object store."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

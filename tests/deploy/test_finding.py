@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.deploy.site import Result, Site
-from tests.fakes.s3 import S3Server, s3_server
+from tests.fakes.s3 import S3Server
 
 ADDRESS = "pvc://models/tiny/releases/0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        running.client.make_bucket("models")
-        yield running
 
 
 @pytest.fixture
@@ -28,6 +20,7 @@ def store(server: S3Server, monkeypatch: pytest.MonkeyPatch, site: Site) -> S3Se
     """The object store, which the environment names."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+    server.put("models", "ready", b"")
     return server
 
 

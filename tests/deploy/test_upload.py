@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +18,7 @@ from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, hash_files, seal, verify
 from nlp_pipeline.volume import Run
-from tests.fakes.s3 import S3Server, forget_environment, s3_server
+from tests.fakes.s3 import S3Server, forget_environment
 from tests.messages import one_line
 
 MIB = 2**20
@@ -123,12 +123,6 @@ class Store:
     def is_whole(self) -> bool:
         """Whether the release is there with all its files, and nothing else is."""
         return self.objects() == {name: (self.release / name).read_bytes() for name in NAMES}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
 
 
 @pytest.fixture
