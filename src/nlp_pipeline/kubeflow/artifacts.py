@@ -104,7 +104,8 @@ class Store:
             raise UsageError(f"{where} is no object store ({answer}): check {ENDPOINT}") from None
         except urllib3.exceptions.HTTPError as error:
             # urllib3 begins with the connection object.
-            reason = str(getattr(error, "reason", None) or error).rpartition(">: ")[2] or type(error).__name__
+            text = " ".join(str(getattr(error, "reason", None) or error).split())
+            reason = re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", text) or type(error).__name__
             raise PipelineError(
                 f"{where} can't be reached ({reason}): is {ENDPOINT} right? from outside of the cluster: {FORWARD}"
             ) from None
