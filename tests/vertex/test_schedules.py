@@ -330,7 +330,10 @@ def test_a_start_that_is_past(cloud: Cloud, run: Run) -> None:
     ("argv", "message"),
     [
         (("30 0 2 * * *",), "Vertex AI knows no seconds"),
-        ((NIGHTLY, "--catch-up"), "--catch-up: Vertex AI makes up for missed runs only where a schedule is resumed"),
+        (
+            (NIGHTLY, "--catch-up"),
+            "--catch-up: on Vertex AI missed runs are made up for only by resuming in the console",
+        ),
         ((NIGHTLY, "--concurrency", "0"), "--concurrency 0: Vertex AI allows 1 to 10 runs at once"),
         ((NIGHTLY, "--end", in_days(-1)), "is past: it is "),
         ((NIGHTLY, "--schedule-name", "x" * 129), "has 129 characters: Vertex AI takes 128 at most"),

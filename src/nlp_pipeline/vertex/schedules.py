@@ -38,7 +38,6 @@ from nlp_pipeline.vertex.runs import list_runs
 CONTENT, REQUEST = "nlp-pipeline-content", "nlp-pipeline-request"
 ACTIVE, PAUSED, COMPLETED = "ACTIVE", "PAUSED", "COMPLETED"
 STATUS = {ACTIVE: "enabled", PAUSED: "paused", COMPLETED: "ended"}
-LONGEST_NAME = 128
 # What is compared, and changed, besides what its runs are.
 FIELDS = ("cron", "max_concurrent_run_count", "max_concurrent_active_run_count")
 ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(\S*)\s+)?(.*)", re.DOTALL)
@@ -61,9 +60,9 @@ def read_cron(text: str) -> Cron:
     return replace(cron, expression=f"TZ={zone} {' '.join(cron.expression.split()[1:])}", zone=zone)
 
 
-def labels(schedule: Any) -> dict[str, str]:
-    """Returns the labels that a schedule gives its runs."""
-    return dict(schedule.create_pipeline_job_request.pipeline_job.labels)
+def label(schedule: Any, name: str) -> str:
+    """Returns a label that a schedule gives its runs; empty where there is none."""
+    return str(schedule.create_pipeline_job_request.pipeline_job.labels.get(name, ""))
 
 
 def id_of(schedule: Any) -> str:
@@ -105,12 +104,9 @@ def schedule(settings: Settings, options: ScheduleOptions, values: dict[str, Any
     """
     now, name = datetime.now(UTC), options.name
     if options.catch_up:
-        raise UsageError(
-            "--catch-up: Vertex AI makes up for missed runs only where a schedule is resumed in the console"
-        )
-    if len(name) > LONGEST_NAME:
-        too_long = f"{name[:20]}... has {len(name)} characters: Vertex AI takes {LONGEST_NAME} at most"
-        raise UsageError(f"--schedule-name {too_long}")
+        raise UsageError("--catch-up: on Vertex AI missed runs are made up for only by resuming in the console")
+    if len(name) > 128:
+        raise UsageError(f"--schedule-name {name[:20]}... has {len(name)} characters: Vertex AI takes 128 at most")
     check_parameters(values)
     timing = options.read(read_cron, "Vertex AI", now)
     connection = connect(settings)
@@ -178,17 +174,13 @@ def choose_action(former: Any, wanted: Any, now: datetime) -> str:
     if former.state.name == COMPLETED:
         return "replaced"
     is_same = all(getattr(former, name) == getattr(wanted, name) for name in FIELDS)
-    if is_same and labels(former).get(CONTENT) == labels(wanted)[CONTENT]:
+    if is_same and label(former, CONTENT) == label(wanted, CONTENT):
         return "unchanged"
     account, other = (item.create_pipeline_job_request.pipeline_job.service_account for item in (former, wanted))
-    starts_later = former.start_time is not None and former.start_time > now
-    loses = (
-        (former.end_time is not None and wanted.end_time is None)
-        or (starts_later and wanted.start_time is None)
-        or (account and not other)
-        or former.max_run_count
-    )
-    return "replaced" if loses else "updated"
+    loses_start = former.start_time and former.start_time > now and not wanted.start_time
+    loses_end = former.end_time and not wanted.end_time
+    is_lost = loses_start or loses_end or former.max_run_count or (account and not other)
+    return "replaced" if is_lost else "updated"
 
 
 def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> Any:
@@ -204,8 +196,8 @@ def carry_out(connection: Connection, wanted: Any, former: Any, action: str) -> 
         return connection.call(doing, service.update_schedule, request=update)
 
     def find() -> Any:
-        every = list_schedules(connection, wanted.display_name)
-        return next((item for item in every if labels(item).get(REQUEST) == labels(wanted)[REQUEST]), None)
+        own = list_schedules(connection, wanted.display_name)
+        return next((item for item in own if label(item, REQUEST) == label(wanted, REQUEST)), None)
 
     request = {"parent": connection.parent, "schedule": wanted}
     send = partial(connection.call, doing, service.create_schedule, repeat=False, request=request)
@@ -230,8 +222,8 @@ def describe(schedule: Any) -> dict[str, Any]:
     return {
         "cron": schedule.cron,
         "status": STATUS.get(schedule.state.name, schedule.state.name.lower()),
-        "version": labels(schedule).get(VERSION, ""),
-        "experiment": labels(schedule).get(EXPERIMENT, ""),
+        "version": label(schedule, VERSION),
+        "experiment": label(schedule, EXPERIMENT),
         "max_concurrency": schedule.max_concurrent_active_run_count or schedule.max_concurrent_run_count,
         "start": schedule.start_time and write_time(schedule.start_time),
         "end": schedule.end_time and write_time(schedule.end_time),
@@ -303,7 +295,7 @@ def switch(connection: Connection, name: str, changing: list[Any], action: str, 
     """Has schedules of a name "paused" or "resumed"; see `platforms.schedules.report_switch`."""
     service = connection.service("Schedule")
     method = service.pause_schedule if action == "paused" else service.resume_schedule
-    for item in changing if not dry_run else ():
+    for item in () if dry_run else changing:
         connection.call(f"having {name!r} {action}", method, name=item.name)
     missed = "runs that it has missed meanwhile are not made up for"
     return report_switch(name, action, [id_of(item) for item in changing], dry_run, missed)

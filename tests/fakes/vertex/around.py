@@ -13,22 +13,11 @@ from tests.fakes.vertex.rest import Json, RefusedError, Request, Response
 
 
 class Around:
-    """What is around Vertex AI in a project.
+    """What is around Vertex AI in a project; the user's permissions are `granted` on whatever.
 
-    Attributes:
-        project: The project's id.
-        number: Its number.
-        granted: The permissions that the user has, on whatever.
-        enabled: The names of the APIs that are enabled.
-        state: The project's state.
-        buckets: The buckets' locations.
-        objects: What lies in buckets, by `bucket/name`.
-        composed: The names of objects without an MD5.
-        spoilt: What comes otherwise than it is, as in `objects`.
-        accounts: The service accounts, and whether each is disabled.
-        quotas: Limits by `region/metric`; a region "" is any.
-        tags: The images that are there, as `place/project/repository/image:tag`.
-        logs: Lines by a job's id.
+    Objects stand by `bucket/name`: those that are `composed` have no MD5, those that are `spoilt` come otherwise than
+    they are. Quotas are limits by `region/metric`, where a region "" is any; accounts tell whether each is disabled;
+    tags are images as `place/project/repository/image:tag`; logs are lines by a job's id.
     """
 
     def __init__(self, project: str, number: str) -> None:

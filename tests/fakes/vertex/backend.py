@@ -50,12 +50,7 @@ class FailedError(Exception):
 
 
 class Context:
-    """What placeholders stand for: KFP's ExecutorInput, and what is known of the run.
-
-    Args:
-        executor_input: The ExecutorInput.
-        defaults: Names of the parameters that have the value that was compiled in.
-    """
+    """What placeholders stand for: KFP's ExecutorInput, which parameters have the compiled default, and the run."""
 
     def __init__(self, executor_input: Json, defaults: Set[str] = frozenset()) -> None:
         self._given, self._defaults = executor_input, defaults
@@ -100,11 +95,9 @@ def of_run(text: str) -> str:
 
 
 class Backend:
-    """A run of a compiled pipeline, which writes everything into a folder.
+    """A run of a compiled pipeline, which writes buckets into a folder.
 
-    Attributes:
-        done: The tasks that ran, groups among them, in order, with their inputs and outputs.
-        buckets: The folder with the buckets.
+    In `done` are the tasks that ran, groups among them, in order, with their inputs and outputs.
     """
 
     def __init__(self, ir: Json, folder: Path) -> None:
@@ -247,12 +240,7 @@ class Backend:
 
 
 def through(cloud_url: str, patch: Callable[..., None]) -> None:
-    """Leads Google's launchers, which know only their real address, to a stand-in.
-
-    Args:
-        cloud_url: The stand-in's address.
-        patch: Sets an attribute for the time of a test, as `monkeypatch.setattr` does.
-    """
+    """Leads Google's launchers, which know only their real address, to a stand-in, by `monkeypatch.setattr`."""
     real, send, default = f"https://{REGION}-aiplatform.googleapis.com", requests.Session.request, google.auth.default
 
     def redirected(session: Any, method: str, url: str, *arguments: Any, **named: Any) -> Any:

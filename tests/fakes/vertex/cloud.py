@@ -81,14 +81,7 @@ Fault = Callable[[Request], Response | None]
 
 
 class Cloud:
-    """A project in which all is there.
-
-    Attributes:
-        identity: Who may sign in.
-        operations, pipelines, serving, around: Its services.
-        requests: All requests but those for tokens.
-        tokens: How many requests for tokens there were.
-    """
+    """A project in which all is there; requests for tokens are only counted."""
 
     def __init__(self) -> None:
         self.identity, self.operations = Identity(), Operations()

@@ -146,19 +146,10 @@ class Job:
 
 
 class Pipelines:
-    """Pipeline jobs and schedules of one project and region.
+    """Pipeline jobs and schedules of a place, by name; `fate` is what becomes of jobs that are made from now on.
 
-    Args:
-        place: The beginning of their names, with the project's number.
-        clock: Tells the time; it goes on with each call.
-        operations: Where long-running operations are.
-
-    Attributes:
-        jobs: The jobs, by name, in the order in which they were made.
-        schedules: The schedules.
-        fate: What becomes of jobs that are made from now on.
-        wakes: Whether a paused schedule that is changed goes on, as no one says that it doesn't.
-        page: How many items a page has at most.
+    A paused schedule that is changed goes on if it `wakes`, as no one says that it doesn't. `page` is how many items a
+    page has at most.
     """
 
     def __init__(self, place: str, clock: Any, operations: Operations) -> None:

@@ -66,15 +66,9 @@ def read(kind: Any, request: Request) -> Any:
 
 
 def list_of(kind: Any, request: Request, found: Iterable[Any], name: str, fields: tuple[str, ...], most: int) -> Json:
-    """Answers a request for a list.
+    """Answers a request, of a kind, for a list of what was `found`, at most so many a page.
 
-    Args:
-        kind: The request's kind, with `filter`, `page_size`, `page_token`, `order_by` and maybe `read_mask`.
-        request: The request.
-        found: All of the messages.
-        name: The list's name in the answer.
-        fields: The fields that a filter may name: one comparison, or one question whether a field is there.
-        most: How many a page has at most.
+    A filter is one comparison of one of some `fields`, or one question whether a field is there.
     """
     asked = parse(kind, {name: value for name, value in request.query if name != "$alt"})
     chosen = list(found)
@@ -113,11 +107,10 @@ def check_mask(message: Any, paths: list[str]) -> Any:
 
 
 class Operations:
-    """Long-running operations: what each does is done when it has been asked for often enough.
+    """Long-running operations: each is done when it has been asked for so many times as `reads`.
 
-    Attributes:
-        reads: How often an operation is asked for before it is done.
-        failing: By what an operation does, what it ends with instead: a code of gRPC's and a message.
+    In `failing` stands by what an operation does, as in "undeploy 1", what it ends with instead: a code of gRPC's and a
+    message.
     """
 
     def __init__(self) -> None:
@@ -127,13 +120,7 @@ class Operations:
         self._done: dict[str, operations_pb2.Operation] = {}
 
     def begin(self, resource: str, what: str, do: Callable[[], Any]) -> Json:
-        """Begins one.
-
-        Args:
-            resource: The name of what it is about.
-            what: What it does, as in "undeploy 1".
-            do: Does it, and returns its result, a message.
-        """
+        """Begins an operation on a resource, which does what `do` does and has its result."""
         name = f"{resource}/operations/{len(self._begun) + 1}"
         self._begun[name] = ([self.reads], what, do)
         return self.look(name)

@@ -22,19 +22,10 @@ def good(instances: list[Any]) -> list[Any]:
 
 
 class Serving:
-    """Models, endpoints and custom jobs of one project and region.
+    """Models' versions, endpoints and custom jobs of a place, by name.
 
-    Args:
-        place: The beginning of their names, with the project's number.
-        clock: Tells the time.
-        operations: Where long-running operations are.
-
-    Attributes:
-        models: The versions of each model, by the model's name.
-        endpoints: The endpoints, by name.
-        versions: What a version answers to instances, or raises, by its number; others answer as `good` does.
-        jobs: The custom jobs, by name.
-        run_job: Runs a custom job; it failed where this raises an error.
+    What a version answers to instances, or raises, stands in `versions` by its number; others answer as `good` does. A
+    custom job fails where `run_job` raises an error.
     """
 
     def __init__(self, place: str, clock: Any, operations: Operations) -> None:
