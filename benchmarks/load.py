@@ -90,11 +90,10 @@ class Load:
         writer.close()
 
     async def run(self, warm_up: float, seconds: float) -> dict[str, Any]:
-        """Asks for a while, and tells of the answers that came in after so many seconds of warm-up.
+        """Asks for a while, and counts the answers that come in after so many seconds of warm-up.
 
-        Returns:
-            `requests` answered right and `errors` by kind; `requests_per_second`, `p50_ms` and `p99_ms` of those
-            answered right (None where there are none); `cpu_share`, this process's processor time a second.
+        The errors are counted by kind; latencies are those of requests answered right (None where there are none), and
+        `cpu_share` is this process's processor time a second.
         """
         asking = asyncio.gather(*(self.ask() for _ in range(self.clients)))
         await asyncio.wait({asking}, timeout=warm_up)

@@ -29,20 +29,13 @@ class Figure:
     """One thing measured: ours, and what it is held against.
 
     Attributes:
-        name: What was measured, such as "reviews, 32 clients".
-        unit: The samples' unit, such as "requests/s" or "ms".
         samples: The samples of `OURS`, first, and of each other by its name, such as "eager fp32". The n-th samples of
             all belong to the same round.
-        higher_is_better: Whether more is better, as with requests/s; false for seconds, memory, loss.
         targets: By the other's name, how many times better ours shall be, at least.
         limit: What the median of ours must not miss: the least where more is better, else the most.
         exact: Whether the samples are counts, not timings: then one is enough for a ratio.
         shown: Whether the table has it; one with a target or a limit is there anyway.
-        note: What a reader must know, a sentence or nothing.
         details: What else is worth keeping in results.json, as JSON values.
-
-    Raises:
-        ValueError: There are no samples, or some that are no numbers.
     """
 
     name: str

@@ -10,11 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> str:
-    """Runs Python with some arguments in a folder and returns what it printed.
-
-    Raises:
-        RuntimeError: It failed; the message has the last line that it wrote to stderr.
-    """
+    """Runs Python in a folder and returns what it printed; a RuntimeError has the last line of its stderr."""
     words = [str(word) for word in command]
     done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
