@@ -59,15 +59,9 @@ class Page(html.parser.HTMLParser):
 def result_of(labels: list[str], confusion: list[list[int]]) -> dict[str, Any]:
     """Returns a result of the shape that compute_metrics gives; the figures are made up."""
     return {
-        "rows": sum(map(sum, confusion)),
-        "accuracy": 0.75,
-        "macro_f1": 0.7,
-        "log_loss": 0.5,
-        "expected_calibration_error": 0.025,
-        "majority_label": labels[0],
-        "majority_accuracy": 0.6,
-        "majority_macro_f1": 0.3,
-        "majority_log_loss": 0.69,
+        "rows": sum(map(sum, confusion)), "accuracy": 0.75, "macro_f1": 0.7, "log_loss": 0.5,
+        "expected_calibration_error": 0.025, "majority_label": labels[0], "majority_accuracy": 0.6,
+        "majority_macro_f1": 0.3, "majority_log_loss": 0.69,
         "per_class": [
             {"label": label, "precision": 0.5, "recall": 0.5, "f1": at / len(labels), "support": sum(confusion[at])}
             for at, label in enumerate(labels)
@@ -77,7 +71,7 @@ def result_of(labels: list[str], confusion: list[list[int]]) -> dict[str, Any]:
             {"confidence": 0.7, "accuracy": 0.6, "rows": 10},
             {"confidence": 0.9, "accuracy": 0.95, "rows": 40},
         ],
-    }
+    }  # fmt: skip
 
 
 def render(confusion: list[list[int]], labels: list[str] | None = None, text: str = "so so", **changes: Any) -> str:
@@ -128,15 +122,10 @@ def test_hostile_names_and_texts_are_shown_as_text() -> None:
     page = render(EVERY, HOSTILE, HOSTILE[0])
     cells = {cell for row in Page(page).rows for cell in row}
     assert {*HOSTILE[:5], "L" * 600 + "…", f"{HOSTILE[0]} 2"} <= cells
-    # A name that runs from right to left does not turn what stands beside it.
+    # A long name does not stretch the matrix; one that runs from right to left does not turn what stands beside it.
+    assert Page(page).rows[5][-1] == "L" * 37 + "..."
     assert f'<td dir="auto">{HOSTILE[4].replace("&", "&amp;")}' in page
     assert "L" * 601 not in page and "x" * 601 not in render(TWO, text="x" * 9999)
-
-
-def test_long_names_do_not_stretch_the_matrix() -> None:
-    name = "L" * 999
-    rows = Page(render([[1, 0], [0, 1]], ["a", name])).rows
-    assert rows[5][1:] == ["a", "L" * 37 + "..."] and rows[7][0] == "L" * 37 + "..."
 
 
 def test_headline_figures_stand_beside_their_baselines() -> None:
@@ -157,7 +146,7 @@ def test_a_figure_no_better_than_its_baseline_is_told(key: str, value: float) ->
     assert render(TWO, **changes).count("no better") == 1
 
 
-@pytest.mark.parametrize("classes", [2, 14, 30])
+@pytest.mark.parametrize("classes", [2, 30])
 def test_confusion_matrix_has_counts_and_shares_of_the_true_class(classes: int) -> None:
     matrix = Page(render(many(classes))).rows[5:]
     assert matrix[0] == ["", *(f"class-{at}" for at in range(classes))]
@@ -166,7 +155,7 @@ def test_confusion_matrix_has_counts_and_shares_of_the_true_class(classes: int) 
     assert not any(matrix[1][2:])
 
 
-@pytest.mark.parametrize("classes", [31, 40, 1000])
+@pytest.mark.parametrize("classes", [31, 1000])
 def test_many_classes_get_the_most_confused_pairs_and_the_weakest_classes(classes: int) -> None:
     page = render(many(classes))
     rows = Page(page).rows

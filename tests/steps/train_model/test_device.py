@@ -67,9 +67,9 @@ def test_fast_dropout_is_dropout(dtype: torch.dtype) -> None:
     assert torch.equal(model.eval()(ones), ones)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.002, 0.25, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.25, 0.999, 1.0])
 def test_any_share_is_dropped_and_made_up_for(share: float) -> None:
-    numbers = torch.randn(400_003, generator=torch.Generator().manual_seed(0)) + 3
+    numbers = torch.randn(100_003, generator=torch.Generator().manual_seed(0)) + 3
     torch.manual_seed(1)
     out = fast_dropout(share)(numbers)
     kept = out != 0

@@ -32,7 +32,7 @@ def test_batches_are_of_like_length_and_in_no_order_but_the_seeds() -> None:
     batch_size=st.integers(1, 9),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_order(rows: int, longest: int, epochs: float, batch_size: int, seed: int) -> None:
     lengths = [random.Random(row).randint(2, longest) for row in range(rows)]
     order = training_order(lengths, epochs, batch_size, seed)

@@ -11,7 +11,7 @@ MARKER = "<!-- archive_model -->"
 HEAD = """\
 <!DOCTYPE html>
 <meta charset="utf-8">
-<style>* { font: 15px system-ui; text-align: start }</style>
+<style>body { font: 15px system-ui } th, td { padding: 4px 16px 4px 0; text-align: start }</style>
 """
 
 
