@@ -117,6 +117,7 @@ def test_ones_own_data_with_five_integer_classes_and_other_column_names(folder: 
         "evaluation.parquet", "predictions.parquet", "summary.md", "train.parquet"
     ]  # fmt: skip
     assert Path(result["report"]) == run / "report.html"
+    assert "Number format of the archive: int8" in (run / "report.html").read_text()
     release = Path(result["release"])
     assert Path(result["archive"]) == release / "model-store" / "stars.mar"
     record = json.loads((release / "release.json").read_text())

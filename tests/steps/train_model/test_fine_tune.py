@@ -1,13 +1,10 @@
 """The step as a whole: what it writes, what it says, and how it resumes."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +97,14 @@ def test_caps_hold_and_the_same_seed_gives_the_same_weights(folder: Path, encode
     assert (result["rows"], result["steps"]) == (32, 4)
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, "the step ended before it could be killed"
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def test_a_killed_step_resumes_from_its_checkpoint(folder: Path, encoder: Path, capfd: Any) -> None:
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(encoder)])
     try:
-        wait_for(lambda: any((folder / "tiny" / "checkpoints").glob("*/checkpoint-*/complete")), process)
+        while not any((folder / "tiny" / "checkpoints").glob("*/checkpoint-*/complete")):
+            assert process.poll() is None, "the step ended before it could be killed"
+            time.sleep(0.01)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     assert not (folder / "model").exists()
 
@@ -152,13 +143,6 @@ def test_a_training_that_diverges_says_so(folder: Path, encoder: Path) -> None:
         run_step(folder, base_model=str(folder / "huge"))
 
 
-def read_tokens(batch: Any) -> list[tuple[int, ...]]:
-    """Returns the tokens of a batch's texts, without what pads them."""
-    return [
-        tuple(ids[mask == 1].tolist()) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    ]
-
-
 def test_a_resumed_training_takes_the_next_rows_and_ends_as_an_unbroken_one(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,12 +154,16 @@ def test_a_resumed_training_takes_the_next_rows_and_ends_as_an_unbroken_one(
     monkeypatch.setattr("time.monotonic", iter(range(0, 1_000_000, 100)).__next__)  # long enough for checkpoints
     batches: list[list[tuple[int, ...]]] = []
 
+    def take_down(_: Any, __: Any, batch: Any) -> None:
+        texts = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        batches.append([tuple(ids[mask == 1].tolist()) for ids, mask in texts])
+
     def run() -> tuple[dict[str, Any], Any, int]:
         torch.manual_seed(1)
         model, tokenizer = load_base_model(str(encoder), labels, 32)
         rows = tokenise(tmp_path / "train.parquet", tokenizer, labels, settings, 1, str(tmp_path))
         batches.clear()
-        model.register_forward_pre_hook(lambda _, __, batch: batches.append(read_tokens(batch)), with_kwargs=True)
+        model.register_forward_pre_hook(take_down, with_kwargs=True)
         result = train(model, tokenizer, rows, settings, 1, device, tmp_path / "checkpoints")
         return {**model.state_dict()}, rows, result["resumed_from_step"]
 
