@@ -24,23 +24,9 @@ WORDS = {
     "4": ["superb", "brilliant", "moving"],
 }
 FILLER = [
-    "the",
-    "a",
-    "film",
-    "plot",
-    "was",
-    "and",
-    "actors",
-    "story",
-    "it",
-    "with",
-    "scene",
-    "music",
-    "of",
-    "in",
-    "very",
-    "long",
-]
+    "the", "a", "film", "plot", "was", "and", "actors", "story", "it", "with", "scene", "music", "of", "in",
+    "very", "long",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,13 @@
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from nlp_pipeline import docs
+from nlp_pipeline.cli import check_arguments, make_parser
+from nlp_pipeline.pipeline.parameters import parse_settings
 
 PAGES = [docs.ROOT / "README.md", docs.ROOT / "CONTRIBUTING.md", *sorted((docs.ROOT / "docs").glob("*.md"))]
 
@@ -49,6 +52,23 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for line in re.findall(r"(?:`|^)make ([^`#&\n]+)", text, re.M):
         for target in (word for word in line.split() if "=" not in word):
             assert f"\n{target}:" in makefile, target
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """Returns the arguments of each command line of the project's in a page's code, without what a shell adds."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"python pipeline_v2\.py (--[^`\n]*)", text)
+    cut = [re.split(r" [|>&]|\)$", re.sub(r"\$WHERE", "", line))[0] for line in lines]
+    return [shlex.split(line, comments=True) for line in cut]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_flags_and_parameters_of_a_pages_commands_go_together(page: Path) -> None:
+    for line in command_lines(page):
+        parser = make_parser()
+        arguments = parser.parse_args(line)
+        check_arguments(parser, arguments)
+        parse_settings(arguments.set, "vertex" if page.name == "vertex.md" or "vertex" in line else "kubeflow")
 
 
 def test_the_readme_is_short() -> None:

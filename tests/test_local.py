@@ -1,8 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nlp_pipeline.local import print_summary
+from nlp_pipeline.demo import SENTENCES
+from nlp_pipeline.local import example_texts, print_summary
+from tests.conftest import make_rows, write_parquet
 
 RESULT: dict[str, Any] = {
     "data": {"train": 1000, "evaluation": 100},
@@ -24,9 +27,9 @@ RESULT: dict[str, Any] = {
 
 def test_what_stands_in_square_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(RESULT)
-    shown = capsys.readouterr().out
-    assert "[/neg]" in shown and "see [/url] and [red]x[/red] yyy" in shown
-    assert "/v/m/runs/1/report.html" in shown
+    out = capsys.readouterr().out
+    assert "[/neg]" in out and "see [/url] and [red]x[/red] yyy" in out
+    assert "/v/m/runs/1/report.html" in out
 
 
 @pytest.mark.parametrize(
@@ -38,5 +41,13 @@ def test_what_stands_in_square_brackets_is_shown_as_it_is(capsys: pytest.Capture
 )
 def test_the_next_commands_name_the_release(release: str, serve: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary({**RESULT, "release": release.strip("'")})
-    shown = capsys.readouterr().out
-    assert serve in shown and f"--deploy --release {release} --set model_store=" in shown
+    out = capsys.readouterr().out
+    assert serve in out and f"--deploy --release {release} --set model_store=" in out
+
+
+def test_the_texts_to_show_are_the_demos_or_the_first_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    rows = make_rows(20)
+    write_parquet(tmp_path / "datasets" / "evaluation.parquet", rows)
+    assert example_texts({}, tmp_path) == SENTENCES
+    assert example_texts({"train_data": "x"}, tmp_path) == [text for text, _ in rows[:5]]

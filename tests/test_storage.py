@@ -22,15 +22,12 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_endpoint_is_amazons_unless_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert s3_endpoint() == "https://s3.amazonaws.com"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
-    assert s3_endpoint() == "http://store:9000"
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3:9000")
-    assert s3_endpoint() == "http://s3:9000"
+    for name, address in (("AWS_ENDPOINT_URL", "http://store:9000"), ("AWS_ENDPOINT_URL_S3", "http://s3:9000")):
+        monkeypatch.setenv(name, address)
+        assert s3_endpoint() == address
 
 
-@pytest.mark.parametrize(
-    "address", ["localhost:9000", "ftp://host", "http://me:hunter2@host", "http://host/a", "http://h:x"]
-)
+@pytest.mark.parametrize("address", ["host:9000", "ftp://host", "http://me:hunter2@host", "http://h/a", "http://h:x"])
 def test_a_wrong_endpoint(address: str) -> None:
     with pytest.raises(UsageError, match="AWS_ENDPOINT_URL") as caught:
         s3_client(address)
@@ -46,16 +43,16 @@ def test_half_the_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION"])
-@pytest.mark.parametrize("end", ["\n", " ", "\u2026"])
-def test_settings_with_odd_characters(monkeypatch: pytest.MonkeyPatch, name: str, end: str) -> None:
+def test_settings_with_odd_characters(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As a Secret has them that was made with `echo x | base64`: the HTTP client would show the whole signature."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter2")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "hunter2")
     s3_client("http://host")
-    monkeypatch.setenv(f"AWS_{name}", f"hunter2{end}")
-    with pytest.raises(UsageError, match=f"^AWS_{name} has a blank, a line break or another odd character") as caught:
-        s3_client("http://host")
-    one_line(caught, UsageError, "hunter2")
+    for end in ("\n", " ", "\u2026"):
+        monkeypatch.setenv(f"AWS_{name}", f"hunter2{end}")
+        with pytest.raises(UsageError, match=f"^AWS_{name} has a blank, a line break or another odd") as caught:
+            s3_client("http://host")
+        one_line(caught, UsageError, "hunter2")
 
 
 def refused(status: int, code: str) -> minio.error.S3Error:

@@ -12,22 +12,16 @@ def run_on(volume: Path | str, name: str = "model") -> Run:
     return Run(model_name=name, run_id="run", volume_path=str(volume))
 
 
-def test_a_runs_folder_is_made(tmp_path: Path) -> None:
+def test_a_runs_folder_is_made_where_the_volume_is(tmp_path: Path) -> None:
     run = run_on(tmp_path)
     for _ in range(2):
         run.prepare_folder()
         assert run.folder == tmp_path / "model" / "runs" / "run" and run.folder.is_dir()
-
-
-def test_a_volume_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is the claim mounted there"):
         run_on(tmp_path / "none").prepare_folder()
-
-
-def test_a_volume_that_cannot_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "model").touch()
+    (tmp_path / "other").touch()
     with pytest.raises(PipelineError, match="can't be made on the volume"):
-        run_on(tmp_path).prepare_folder()
+        run_on(tmp_path, "other").prepare_folder()
 
 
 def test_without_a_volume_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

