@@ -17,6 +17,8 @@ from typing import Any
 
 from nlp_pipeline import __version__, commands
 from nlp_pipeline.errors import PipelineError, StoppedWaitingError, UsageError
+from nlp_pipeline.pipeline.compiling import check_image
+from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
 from nlp_pipeline.platforms import PLATFORMS
 
 INTERRUPTED = 130
@@ -100,23 +102,17 @@ class Parser(argparse.ArgumentParser):
             self.platform_of[name] = platform
 
 
-def own_parameters(platform: str) -> list[Any]:
+def own_parameters(platform: str) -> list[Parameter]:
     """Returns the parameters of a platform's pipeline that Kubeflow's has not."""
-    from nlp_pipeline.pipeline.parameters import pipeline_parameters
-
     shared = pipeline_parameters().values()
     return [item for item in pipeline_parameters(platform).values() if item not in shared]
 
 
 def parameter_list() -> str:
     """Returns the pipeline's parameters with their defaults, as `--help` lists them."""
-    from nlp_pipeline.pipeline.parameters import pipeline_parameters
-
-    text = ""
+    text, both = "", list(pipeline_parameters().values())
     for title, parameters in {
-        "parameters, for --set, with their defaults (docs/parameters.md says what they are)": (
-            pipeline_parameters().values()
-        ),
+        "parameters, for --set, with their defaults (docs/parameters.md says what they are)": both,
         "parameters with --platform vertex, besides those that both have": own_parameters("vertex"),
     }.items():
         words = ", ".join(f"{item.name}={'' if item.default is None else item.default}" for item in parameters)
@@ -311,7 +307,6 @@ def find_conflict(arguments: argparse.Namespace, command: str) -> str:
 
 def add_settings(parser: Parser, arguments: argparse.Namespace) -> None:
     """Adds `settings`, and their `origins`, to the arguments; raises UsageError where a flag is another platform's."""
-    from nlp_pipeline.pipeline.compiling import check_image
     from nlp_pipeline.settings import Settings, load_settings
 
     flags = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
@@ -324,14 +319,7 @@ def add_settings(parser: Parser, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        argv: The arguments; those of the process where there are none.
-
-    Returns:
-        The exit code: see errors.py.
-    """
+    """Runs the command line, of the process or `argv`, and returns the exit code: see errors.py."""
     given = sys.argv[1:] if argv is None else argv
     facts: dict[str, Any] = {}
     try:
@@ -347,14 +335,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
     except KeyboardInterrupt:
         message, code = f"interrupted{what_is_left(given)}", INTERRUPTED
-    except PipelineError as error:
-        message, code, facts = f"error: {error}", error.exit_code, error.facts
-        show_traceback(given)
-    except Exception as error:  # noqa: BLE001, a mistake of ours, or something that no one has thought of
-        reason = " ".join(str(error).split())
-        message = f"error: unexpected {type(error).__name__}: {reason}; --debug shows where"
-        code = PipelineError.exit_code
-        show_traceback(given)
+    except Exception as error:  # noqa: BLE001, also a mistake of ours, or something that no one has thought of
+        if isinstance(error, PipelineError):
+            message, code, facts = f"error: {error}", error.exit_code, error.facts
+        else:
+            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+            message, code = f"error: {reason}; --debug shows where", PipelineError.exit_code
+        if "--debug" in given:
+            traceback.print_exc()
     print(message, file=sys.stderr)
     if "--json" in given:
         print(json.dumps({**facts, "error": message.removeprefix("error: ")}, indent=2, default=str))
@@ -377,9 +365,3 @@ def what_is_left(given: Sequence[str]) -> str:
         return "; see --runs and --schedules for what was done"
     # What is left in the cluster has been said, where something was sent.
     return "" if any(flag_of(name) in given for name in DEPLOYING) else "; nothing is left running"
-
-
-def show_traceback(given: Sequence[str]) -> None:
-    """Shows the traceback of the error that is being handled, where the arguments want it."""
-    if "--debug" in given:
-        traceback.print_exc()

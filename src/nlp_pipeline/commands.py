@@ -9,13 +9,26 @@ import getpass
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.pipeline import compiling
+from nlp_pipeline.pipeline.parameters import (
+    NAME,
+    GraphSettings,
+    check_ranges,
+    parse_settings,
+    pipeline_parameters,
+    refuse_passwords,
+)
 from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
+from nlp_pipeline.processes import nothing_left_running
+from nlp_pipeline.release import verify
+from nlp_pipeline.serving.endpoint import predict_address, predict_at
+from nlp_pipeline.serving.local_server import find_release, predict_with_release, served, wait_for_end
 
 # It returns its exit code, where that is not 0.
 Command = Callable[[argparse.Namespace], int | None]
@@ -23,8 +36,6 @@ Command = Callable[[argparse.Namespace], int | None]
 
 def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the pipeline's parameters that the user set."""
-    from nlp_pipeline.pipeline.parameters import parse_settings
-
     return parse_settings(arguments.set, arguments.settings.platform if arguments.settings else "kubeflow")
 
 
@@ -34,7 +45,6 @@ def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def local(arguments: argparse.Namespace) -> None:
     """`--local`."""
     from nlp_pipeline.local import print_summary, run_locally
-    from nlp_pipeline.processes import nothing_left_running
 
     values = parameters_of(arguments)
     with nothing_left_running():
@@ -48,7 +58,6 @@ def local(arguments: argparse.Namespace) -> None:
 def chosen_release(arguments: argparse.Namespace) -> Path:
     """Returns the release that `--release` names, or the one that was validated last."""
     from nlp_pipeline.local import OUTPUTS
-    from nlp_pipeline.serving.local_server import find_release
 
     values = parameters_of(arguments)
     if arguments.release is not None:
@@ -58,9 +67,6 @@ def chosen_release(arguments: argparse.Namespace) -> Path:
 
 def serve(arguments: argparse.Namespace) -> None:
     """`--serve`."""
-    from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.serving.local_server import served, wait_for_end
-
     release = chosen_release(arguments)
     with (
         contextlib.suppress(KeyboardInterrupt),  # which is how it is meant to end
@@ -81,15 +87,9 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """`--predict`: asks a deployed model, an endpoint, or a server that is booted for the question."""
-    from nlp_pipeline.processes import nothing_left_running
-    from nlp_pipeline.release import verify
-    from nlp_pipeline.serving.endpoint import predict_address, predict_at
-    from nlp_pipeline.serving.local_server import predict_with_release
-
     values = parameters_of(arguments)
     if arguments.deployed:
         from nlp_pipeline.deploy.commands import predict_deployed
-        from nlp_pipeline.pipeline.parameters import refuse_passwords
 
         refuse_passwords(values)
         predictions = predict_deployed(arguments.predict, values)
@@ -112,8 +112,6 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def compile_(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
-    from nlp_pipeline.pipeline import compiling
-
     if arguments.image is not None:
         compiling.check_image(arguments.image)
     targets = compiling.find_targets(arguments.platform, arguments.output)
@@ -140,25 +138,17 @@ def compile_(arguments: argparse.Namespace) -> None:
 
 
 def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
-    """Prints what runs of compiled files take, and returns it as JSON has it.
-
-    Raises:
-        PipelineError: It is more than a stock cluster can store.
-    """
-    from nlp_pipeline.pipeline.compiling import weigh_compiled
-
-    result: dict[str, dict[str, Any]] = {}
-    for platform, target in targets.items():
-        result[platform] = {}
-        for kind, budget in weigh_compiled(target, image, platform).items():
-            name = f"{target}{'' if kind == 'embedded' else ' with --image'}"
+    """Prints what runs of compiled files take, and returns it; PipelineError where a stock cluster can't store it."""
+    budgets = {platform: compiling.weigh_compiled(target, image, platform) for platform, target in targets.items()}
+    for platform, by_kind in budgets.items():
+        for kind, budget in by_kind.items():
+            name = f"{targets[platform]}{'' if kind == 'embedded' else ' with --image'}"
             print(f"{name}: {budget}", file=sys.stderr)
             if excess := budget.excess(embedded=kind == "embedded"):
                 raise PipelineError(
                     f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
                 )
-            result[platform][kind] = asdict(budget)
-    return result
+    return {name: {kind: asdict(budget) for kind, budget in by_kind.items()} for name, by_kind in budgets.items()}
 
 
 # On a platform
@@ -190,17 +180,13 @@ def submit(arguments: argparse.Namespace) -> None:
     if arguments.dry_run or not arguments.wait:
         return print_result(result, arguments.json)
     print(result["url"], file=sys.stderr)
-    follow(arguments, result["run_id"])
+    arguments.wait = result["run_id"]
+    wait(arguments)
 
 
 def wait(arguments: argparse.Namespace) -> None:
     """`--wait RUN_ID`."""
-    follow(arguments, arguments.wait)
-
-
-def follow(arguments: argparse.Namespace, run_id: str) -> None:
-    """Follows a run until it ends, and prints how it did."""
-    result = on_platform(arguments, "wait", run_id, arguments.timeout)
+    result = on_platform(arguments, "wait", arguments.wait, arguments.timeout)
     print_result(
         result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}, arguments.json
     )
@@ -213,7 +199,6 @@ def upload(arguments: argparse.Namespace) -> None:
 
 def schedule(arguments: argparse.Namespace) -> None:
     """`--schedule CRON`."""
-    from nlp_pipeline.pipeline.parameters import NAME
     from nlp_pipeline.platforms.schedules import ScheduleOptions
 
     options = ScheduleOptions(
@@ -262,10 +247,10 @@ def doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         print_checks(checks)
-    if names := missing(checks):
+    names = missing(checks)
+    if names:
         print(f"error: not ready for a run: {', '.join(names)}", file=sys.stderr)
-        return UsageError.exit_code
-    return 0
+    return UsageError.exit_code if names else 0
 
 
 def print_config(arguments: argparse.Namespace) -> None:
@@ -293,16 +278,15 @@ ON_VERTEX = {
 def change_deployment(arguments: argparse.Namespace) -> None:
     """`--deploy`, `--rollback` and `--undeploy`."""
     settings, command = arguments.settings, arguments.command
-    if settings.platform == "vertex" and command in ON_VERTEX:
-        raise UsageError(f"--{command}: {ON_VERTEX[command]}")
-    values = parameters_of(arguments)
     if settings.platform == "vertex":
         from nlp_pipeline.vertex.undeploy import undeploy
 
-        return print_result(undeploy(settings, values, arguments.dry_run), arguments.json)
+        if command in ON_VERTEX:
+            raise UsageError(f"--{command}: {ON_VERTEX[command]}")
+        return print_result(undeploy(settings, parameters_of(arguments), arguments.dry_run), arguments.json)
     from nlp_pipeline.deploy import commands
-    from nlp_pipeline.pipeline.parameters import GraphSettings, refuse_passwords
 
+    values = parameters_of(arguments)
     refuse_passwords(values)
     if command == "deploy":
         endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
@@ -319,19 +303,15 @@ def change_deployment(arguments: argparse.Namespace) -> None:
 
 def manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from dataclasses import fields
-
     from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, Needs
     from nlp_pipeline.deploy.manifests import manifests as make_manifests
     from nlp_pipeline.deploy.settings import DeploySettings
-    from nlp_pipeline.pipeline.compiling import check_image
     from nlp_pipeline.pipeline.kubeflow import S3_KEYS
-    from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
 
     values = parameters_of(arguments)
     check_ranges(values)
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
-    check_image(image, "--runtime-image")
+    compiling.check_image(image, "--runtime-image")
     values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
     needs = Needs(
         settings=DeploySettings(**{field.name: values[field.name] for field in fields(DeploySettings)}),

@@ -98,11 +98,7 @@ def make_folder(path: Path, name: str) -> None:
 
 
 def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume.
-
-    Raises:
-        UsageError: One is wrong, or a file is not there.
-    """
+    """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume."""
     arguments: dict[str, Any] = {**demo.TRAINING, "base_model": demo.encoder_folder()}
     if "train_data" not in values:
         if "evaluation_data" in values:
@@ -125,13 +121,9 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:
-    """Runs the pipeline with kfp.local, each step in a process of its own; the steps' artifacts go below `root`.
+    """Runs the pipeline with kfp.local, each step in a process of its own, with their artifacts below `root`.
 
-    Returns:
-        For each step that ran: the metadata of its artifacts by their names, and its parameters' values.
-
-    Raises:
-        PipelineError: A step failed.
+    Returns, for each step that ran, the metadata of its artifacts by their names, and its parameters' values.
     """
     from kfp import local
 
@@ -190,13 +182,9 @@ def python3_on_path() -> Iterator[None]:
 
 
 def check_outputs(outputs: dict[str, Any], min_accuracy: float) -> None:
-    """Makes sure that the gate was passed, and that all that stands behind it has run.
+    """Raises GateNotPassedError where the gate was not passed, and PipelineError where a step did not run.
 
     kfp.local can skip a condition's steps and yet report success.
-
-    Raises:
-        GateNotPassedError: The model is not good enough.
-        PipelineError: A step did not run.
     """
     if not outputs["gate"]["Output"]:
         metrics = outputs["evaluate_model"]["metrics"]
@@ -204,17 +192,16 @@ def check_outputs(outputs: dict[str, Any], min_accuracy: float) -> None:
             f"the gate is not passed: {shortfall(metrics, min_accuracy)}; nothing was archived. "
             f"The report says where it errs: {metrics['report']}"
         )
-    for step in STEPS:
-        if step not in outputs:
-            raise PipelineError(f"{step} did not run, though all before it did: run again with --debug")
+    if missing := [step for step in STEPS if step not in outputs]:
+        raise PipelineError(f"{missing[0]} did not run, though all before it did: run again with --debug")
 
 
 def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
     """Returns texts to show: the demo's sentences, or the first rows of one's own evaluation data."""
-    if "train_data" not in values:
-        return demo.SENTENCES
     import pyarrow.parquet
 
+    if "train_data" not in values:
+        return demo.SENTENCES
     file = pyarrow.parquet.ParquetFile(run_dir / "datasets" / "evaluation.parquet")
     return [str(text) for text in next(file.iter_batches(batch_size=5, columns=["text"]))["text"].to_pylist()]
 

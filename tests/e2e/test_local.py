@@ -250,7 +250,9 @@ def test_a_killed_training_goes_on_when_it_is_run_again_and_what_is_not_good_eno
 
 @pytest.mark.timeout(1800)  # a minute alone; training suffers much from others that compute
 def test_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS")  # this model is large enough for threads
+    # This model is large enough for threads; on a busy machine, those that wait must not take what others need.
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     code, out, err = finish(start(folder, "--local"))
     assert code == 0, err
     lines = [line.split() for line in out.splitlines()]
