@@ -9,7 +9,6 @@ import yaml
 from google.cloud import aiplatform_v1, aiplatform_v1beta1
 from google.protobuf import json_format
 from google_cloud_pipeline_components.container.preview.custom_job import remote_runner as job_runner
-from google_cloud_pipeline_components.container.v1.custom_job import remote_runner as former_job_runner
 from google_cloud_pipeline_components.container.v1.gcp_launcher.utils import json_util
 from google_cloud_pipeline_components.container.v1.model.upload_model import remote_runner as upload_runner
 from hypothesis import HealthCheck, given, settings
@@ -238,11 +237,3 @@ def test_a_custom_job_fits_a_command_line(backend: Backend, step: str) -> None:
     (pool,) = job_of(command).job_spec.worker_pool_specs
     for part in [*command, *pool.container_spec.command, *pool.container_spec.args]:
         assert len(part.encode()) < 131_072
-
-
-def test_why_custom_jobs_are_made_with_the_preview(backend: Backend) -> None:
-    """The launcher of `v1` hands a count that comes from a parameter on as a text, which the API's client refuses."""
-    command, _ = backend.command("comp-train-model", train(GOOD))
-    payload = former_job_runner.insert_system_labels_into_payload(argument(command, "--payload"))
-    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
-        aiplatform_v1.CustomJob(json_util.recursive_remove_empty(json.loads(payload)))

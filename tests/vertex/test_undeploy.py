@@ -53,14 +53,6 @@ def test_all_versions_are_undeployed_and_the_endpoint_deleted(cloud: Cloud, run:
     assert (again["left"], again["costs"]) == (LEFT, COSTS)
 
 
-def test_a_line_for_each_fact(cloud: Cloud, run: Run) -> None:
-    deployed(cloud)
-    code, out, err = run(*UNDEPLOY)
-    assert code == 0 and err == "project my-project, region us-central1, as ann@my-project.iam.gserviceaccount.com\n"
-    assert "undeployed        2: projects/123456789012/locations/us-central1/models/77@2\n" in out
-    assert f"left              1: {LEFT[0]}\n" in out and f"costs             {COSTS}\n" in out
-
-
 @pytest.mark.parametrize(
     ("others", "shares", "split"),
     [

@@ -21,7 +21,8 @@ PORT, HEALTH_ROUTE = 8080, "/ping"
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
 ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
 
-# The versions of these in `preview` have the machine's type and accelerator as inputs; those in `v1` don't.
+# Those of `preview` have the machine's type and accelerator as inputs; the launcher of `v1` hands a count that comes
+# from a parameter on as a text, which the API's client refuses.
 train_model_job = create_custom_training_job_from_component(train_model, env=ENVIRONMENT)
 evaluate_model_job = create_custom_training_job_from_component(evaluate_model, env=ENVIRONMENT)
 
