@@ -255,7 +255,7 @@ def test_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     code, out, err = finish(start(folder, "--local"))
     assert code == 0, err
-    lines = [line.split() for line in out.splitlines()]
+    lines = [line.split() for line in out.partition("\nnext:")[0].splitlines()]
     labels = [line[0] for line in lines if line[0:1] in (["positive"], ["negative"])]
     assert len(labels) == 5 and (labels[0], labels[3]) == ("positive", "negative")
     paths = {line[0]: folder / line[1] for line in lines if line[0:1] in (["report"], ["release"], ["datasets"])}
