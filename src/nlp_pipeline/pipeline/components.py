@@ -138,6 +138,7 @@ def validate_archive(
 def deploy_model(
     release: Input[Model],
     predictions: Input[Dataset],
+    deploy: bool,
     settings: DeploySettings,
     endpoint_rows: int,
     limits: AgreementLimits,
@@ -149,6 +150,9 @@ def deploy_model(
     import json
     from pathlib import Path
 
+    if not deploy:  # as a condition of the graph, this would be a DAG more: 31 KB of the workflow
+        print("deploy=false: the release is validated, and not deployed")
+        return
     from nlp_pipeline.deploy.deployment import deploy_published
 
     digest = str(release.metadata["digest"])

@@ -43,7 +43,7 @@ class Platform(Protocol):
         """Gives a task its name in the dashboard, its resources, and all else that it needs on the platform."""
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
-        """Adds what brings a release to an endpoint and checks it, after the step that must have succeeded before."""
+        """Adds what, with `deploy`, brings a release to an endpoint and checks it, after a step that must succeed."""
 
 
 def add_steps(platform: Platform, values: Values) -> None:
@@ -69,9 +69,7 @@ def add_steps(platform: Platform, values: Values) -> None:
 
         validated = validate_archive(release=release, predictions=predictions, **values.of(validate_archive))
         platform.configure_task(validated, "Validate archive", "2", "4Gi")
-
-        with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712
-            platform.deploy(values, validated, release=release, predictions=predictions)
+        platform.deploy(values, validated, release=release, predictions=predictions)
 
 
 def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], display_name: str, does: str) -> Any:

@@ -54,7 +54,7 @@ class Kubeflow:
             kubernetes.use_secret_as_env(task, self.values["hub_secret"], {key: key for key in HUB_KEYS}, optional=True)
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
-        """Adds the step that makes the release an InferenceService, asks it and gives it the traffic."""
+        """Adds the step that makes the release an InferenceService, asks it and gives it the traffic, with `deploy`."""
         task = deploy_model(**artifacts, **values.of(deploy_model)).after(validated)
         self.configure_task(task, "Deploy model", "500m", "2Gi")
 

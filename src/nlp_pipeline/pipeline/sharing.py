@@ -29,11 +29,10 @@ if not path.exists():
 # The program of all other steps. Single quotes: in the workflow, where this is JSON in JSON, a double quote takes four
 # bytes.
 TAKE = """\
-import bz2, hashlib, pathlib  # for kfp.dsl.executor_main
-path = pathlib.Path('PATH')
-code = path.read_bytes() if path.is_file() else b''
-if hashlib.sha256(code).hexdigest() != path.name:
-    raise SystemExit(f'error: {path} is missing or altered: start the run anew')
+import bz2, hashlib, sys
+path = 'PATH'
+code = open(path, 'rb').read()
+if hashlib.sha256(code).hexdigest() not in path: sys.exit(f'error: {path} was altered: start the run anew')
 exec(bz2.decompress(code))
 """
 

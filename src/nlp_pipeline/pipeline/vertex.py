@@ -54,6 +54,10 @@ class Vertex:
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
+        with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712, a comparison that kfp writes down
+            self._deploy(values, validated, **artifacts)
+
+    def _deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         inputs = self.checked.of(plan_vertex_deployment)
         planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
         self.configure_task(planned, "Plan deployment", "1", "2Gi")
