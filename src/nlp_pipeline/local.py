@@ -56,13 +56,14 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
     ):
         outputs = run_steps(arguments, Path(scratch) / "kfp", progress)
         check_outputs(outputs, arguments.get("min_accuracy", GateSettings.min_accuracy))
-        archived, run_dir = outputs["archive_model"]["release"], Path(outputs["load_data"]["train"]["run_dir"])
+        archived, report = outputs["archive_model"]["release"], outputs["evaluate_model"]["metrics"].pop("report")
+        run_dir = Path(report).parent
         progress.begin("serve")
         predictions = predict_with_release(Path(archived["release"]), texts or example_texts(values, run_dir))
         progress.end(succeeded=True)
     return {
         "run_dir": str(run_dir),
-        "report": outputs["evaluate_model"]["metrics"].pop("report"),
+        "report": report,
         **{name: archived[name] for name in ("release", "archive", "archive_bytes", "precision")},
         "datasets": str(run_dir / "datasets"),
         "log": str(log.absolute()),

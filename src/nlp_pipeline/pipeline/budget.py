@@ -31,8 +31,11 @@ from nlp_pipeline.pipeline.embedding import step_containers, step_name
 
 # Bytes that a workflow may have, uncompressed and compressed, and a template; Argo's limits are 1,048,576 and 131,072.
 UNCOMPRESSED, COMPRESSED, TEMPLATE = 1_000_000, 700_000, 100_000
-# Characters that the budget provides for: of each parameter that is a text, and of each artifact's metadata, as JSON.
-TEXT, METADATA = 200, 600
+# Characters that the budget provides for: of each parameter that is a text; and of the metadata of an artifact that
+# steps take, as JSON, by its name.
+TEXT = 200
+METADATA = {"train": 420, "evaluation": 330, "model": 580, "metrics": 550, "predictions": 10, "release": 600}
+METADATA_OF_OTHERS = 600
 # An image's name that is as long as most are, for the file as it would be with --image.
 IMAGE = f"registry.example.com:5000/team/nlp-pipeline@sha256:{'0' * 64}"
 
@@ -244,7 +247,10 @@ class Workflow:
         executor_input = {
             "inputs": {
                 "parameterValues": inputs,
-                "artifacts": {key: artifact(key, METADATA) for key in task.get("inputs", {}).get("artifacts", {})},
+                "artifacts": {
+                    key: artifact(key, METADATA.get(key, METADATA_OF_OTHERS))
+                    for key in task.get("inputs", {}).get("artifacts", {})
+                },
             },
             "outputs": {
                 "parameters": {key: {"outputFile": f"/kfp/outputs/{key}"} for key in outputs.get("parameters", {})},

@@ -43,7 +43,7 @@ def train_model(
 
     facts = fine_tune(train.path, model.path, settings, seed, run)
     source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
-    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **facts, **source)
+    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **source)
     training.metadata.update(facts)
 
 

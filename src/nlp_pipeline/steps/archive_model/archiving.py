@@ -68,7 +68,9 @@ def archive_model(
         labels = json.loads((packed / "serving.json").read_bytes())["labels"]
     precision = {"chosen": chosen, "reason": reason, "tried": trials}
     write_report(precision, report, run)
-    parameters = {"precision": settings.precision, "max_length": max_length, **trained}
+    facts = json.loads((model / "training.json").read_bytes())
+    del facts["loss_curve"]
+    parameters = {"precision": settings.precision, "max_length": max_length, **facts, **trained}
     record = Release(
         model_name=run.model_name,
         run_id=run.run_id,

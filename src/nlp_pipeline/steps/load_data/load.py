@@ -22,8 +22,8 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     `train` and `evaluation` become Parquet with the string columns `text` and `label`, `summary` Markdown.
 
     Returns:
-        Of the rows to train on, and of those to evaluate on: `rows`, `source`, `source_sha256`, `run_dir` (empty where
-        there is no volume); and `bad`, `leaked`, `duplicates` and `conflicts` where they have a source of their own.
+        Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and `bad`,
+        `leaked`, `duplicates` and `conflicts` where they have a source of their own.
 
     Raises:
         UsageError: There is no such source, or its rows can't be trained and evaluated on.
@@ -50,7 +50,7 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     run.keep(evaluation, "datasets/evaluation.parquet")
     run.keep(summary, "datasets/summary.md")
     return [
-        {**dataset.counts, "source": name, "source_sha256": digest, "run_dir": str(run.folder or "")}
+        {**dataset.counts, "source": name, "source_sha256": digest}
         for dataset, name, digest in zip(datasets, names, digests, strict=True)
     ]
 
