@@ -9,7 +9,9 @@ import yaml
 from nlp_pipeline import packages
 from nlp_pipeline.local import STEPS
 from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
 
@@ -21,8 +23,7 @@ def documents() -> list[dict[str, Any]]:
 
 def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
     pipeline = documents[0]
-    inner = [pipeline["components"][f"comp-condition-{number}"]["dag"]["tasks"] for number in (1, 2)]
-    return {**pipeline["root"]["dag"]["tasks"], **inner[0], **inner[1]}
+    return {**pipeline["root"]["dag"]["tasks"], **pipeline["components"]["comp-condition-1"]["dag"]["tasks"]}
 
 
 def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) -> None:
@@ -81,14 +82,22 @@ def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> No
     assert condition["dependentTasks"] == ["evaluate-model", "gate", "train-model"]
     assert condition["triggerPolicy"]["condition"].endswith("['pipelinechannel--gate-Output'] == true")
     inner = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]
-    assert sorted(inner) == ["archive-model", "condition-2", "validate-archive"]
+    assert sorted(inner) == ["archive-model", "deploy-model", "validate-archive"]
 
 
-def test_deploying_waits_for_the_validation_and_can_be_left_out(documents: list[dict[str, Any]]) -> None:
-    deploying = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]["condition-2"]
+def test_deploying_waits_for_the_validation_and_can_be_left_out(
+    documents: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploying = tasks(documents)["deploy-model"]
     assert deploying["dependentTasks"] == ["archive-model", "validate-archive"]
-    assert deploying["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--deploy'] == true"
-    assert list(documents[0]["components"]["comp-condition-2"]["dag"]["tasks"]) == ["deploy-model"]
+    assert deploying["inputs"]["parameters"]["deploy"] == {"componentInputParameter": "pipelinechannel--deploy"}
+    values = dict.fromkeys(deploy_model.component_spec.inputs) | {
+        name: parameter.default for name, parameter in pipeline_parameters().items()
+    }
+    inputs = {name: values[name] for name in deploy_model.component_spec.inputs}
+    run = {"run_id": "run", "volume_path": "/nowhere", "deploy": False, "endpoint": None, "deployment": None}
+    deploy_model.python_func(**inputs | run)
+    assert capsys.readouterr().out == "deploy=false: the release is validated, and not deployed\n"
 
 
 def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) -> None:
@@ -124,14 +133,13 @@ def test_no_component_describes_itself(documents: list[dict[str, Any]]) -> None:
         assert "description" not in json.dumps(component), name
 
 
-def test_what_the_platform_takes_from_parameters_reaches_the_steps_behind_conditions(
+def test_what_the_platform_takes_from_parameters_reaches_the_steps_behind_the_gate(
     documents: list[dict[str, Any]],
 ) -> None:
-    inner = {"exec-archive-model": 1, "exec-validate-archive": 1, "exec-deploy-model": 2}
+    inputs = documents[0]["components"]["comp-condition-1"]["inputDefinitions"]["parameters"]
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for executor, number in inner.items():
-        inputs = documents[0]["components"][f"comp-condition-{number}"]["inputDefinitions"]["parameters"]
-        for mount in executors[executor]["pvcMount"]:
+    for step in ("archive-model", "validate-archive", "deploy-model"):
+        for mount in executors[f"exec-{step}"]["pvcMount"]:
             assert mount["pvcNameParameter"]["componentInputParameter"] in inputs
-        for secret in executors[executor].get("secretAsEnv", []):
+        for secret in executors[f"exec-{step}"].get("secretAsEnv", []):
             assert secret["secretNameParameter"]["componentInputParameter"] in inputs
