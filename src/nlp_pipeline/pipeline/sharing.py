@@ -32,7 +32,7 @@ TAKE = """\
 import bz2, hashlib, sys
 path = 'PATH'
 code = open(path, 'rb').read()
-if hashlib.sha256(code).hexdigest() not in path: sys.exit(f'error: {path} was altered: start the run anew')
+if hashlib.sha256(code).hexdigest()[:32] not in path: sys.exit(f'error: {path} was altered: start the run anew')
 exec(bz2.decompress(code))
 """
 
@@ -45,7 +45,7 @@ def share_code(pipeline: dict[str, Any]) -> None:
     """
     containers = {step_name(container): container for container in step_containers(pipeline)}
     archive = pack({path: text for name in containers for path, text in FILES[name].items()}, PUT)
-    path = f"{VOLUME_PATH}/.code/{hashlib.sha256(archive).hexdigest()}"
+    path = f"{VOLUME_PATH}/.code/{hashlib.sha256(archive).hexdigest()[:32]}"
     programs = {True: carry(archive, f"path = '{path}'\n"), False: TAKE.replace("PATH", path)}
     (first,) = (name for name, task in pipeline["root"]["dag"]["tasks"].items() if not task.get("dependentTasks"))
     for name, container in containers.items():
