@@ -122,7 +122,7 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
     [
         ("kubeflow.example.com", "--host kubeflow.example.com is no address"),
         ("https://ann:hunter2@kubeflow.example.com", "host: an address with a user name or a password"),
-        (f"http://127.0.0.1:{free_ports(1)[0]}", "127.0.0.1:"),
+        pytest.param(f"http://127.0.0.1:{free_ports(1)[0]}", "127.0.0.1:", id="no one there"),
     ],
 )
 def test_no_address_or_no_one_there(host: str, detail: str) -> None:
