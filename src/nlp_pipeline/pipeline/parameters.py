@@ -9,7 +9,7 @@ from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import POSITIVE, Settings, matches, one_of, parameter
 from nlp_pipeline.serving.agreement import AgreementLimits
-from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
 from nlp_pipeline.steps.gate import GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings

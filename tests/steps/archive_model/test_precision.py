@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.steps.archive_model import archiving
-from nlp_pipeline.steps.archive_model.precision import candidates, choose_precision, try_archive
-from nlp_pipeline.steps.archive_model.report import MARKER, render_section
+from nlp_pipeline.steps.archive_model.precision import MARKER, candidates, choose_precision, render_section, try_archive
 from nlp_pipeline.steps.evaluate_model import report
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import make_rows

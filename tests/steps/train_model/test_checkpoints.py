@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.steps.train_model.checkpoints import checkpoint_folder, last_checkpoint
+from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, last_checkpoint
 from nlp_pipeline.volume import Run
 
 

@@ -12,9 +12,13 @@ from nlp_pipeline.release import Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
-from nlp_pipeline.steps.archive_model.precision import candidates, choose_precision, try_archive
-from nlp_pipeline.steps.archive_model.report import write_report
-from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.archive_model.precision import (
+    ArchiveSettings,
+    candidates,
+    choose_precision,
+    try_archive,
+    write_report,
+)
 from nlp_pipeline.volume import Run
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxruntime", "tokenizers"]

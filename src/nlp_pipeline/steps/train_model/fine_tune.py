@@ -12,11 +12,10 @@ import transformers
 
 from nlp_pipeline.labels import label_order
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
-from nlp_pipeline.steps.train_model.checkpoints import checkpoint_folder
 from nlp_pipeline.steps.train_model.device import choose_device
 from nlp_pipeline.steps.train_model.rows import tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
-from nlp_pipeline.steps.train_model.trainer import train
+from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, train
 from nlp_pipeline.volume import Run
 
 
