@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.volume import file_sha256
 
 RECORD = "release.json"
 
@@ -57,13 +58,8 @@ def parse_record(content: str | bytes) -> Release | None:
 
 def hash_files(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of each of a release's files but release.json, by its path in the release."""
-    hashes: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_dir():
-            with path.open("rb") as file:
-                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    hashes.pop(RECORD, None)
-    return hashes
+    paths = [path for path in sorted(folder.rglob("*")) if not path.is_dir() and path != folder / RECORD]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -100,22 +96,16 @@ def verify(folder: Path) -> Release:
         raise UsageError(
             f"{folder} can't be read ({error.strerror}: {error.filename}): may this user read it?"
         ) from None
-    if problem := _find_problem(release, files):
+    problem = ""
+    if release.digest != digest_of(files):
+        problem = f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(files)}"
+    if differing := release.files.items() ^ files.items():
+        name, _ = min(differing)
+        state = "is altered" if name in release.files else "does not belong to it"
+        problem = f"{name} {state if name in files else 'is missing'}"
+    if problem:
         raise UsageError(f"{folder} is spoilt: {problem}; choose another release, or make it anew")
     return release
-
-
-def _find_problem(release: Release, files: dict[str, str]) -> str:
-    for name in sorted({*release.files, *files}):
-        if name not in files:
-            return f"{name} is missing"
-        if name not in release.files:
-            return f"{name} does not belong to it"
-        if files[name] != release.files[name]:
-            return f"{name} is altered"
-    if release.digest != digest_of(files):
-        return f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(files)}"
-    return ""
 
 
 def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:

@@ -3,6 +3,7 @@
 Where there is no volume, nothing is written to it: the steps' artifacts are all that there is.
 """
 
+import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -78,6 +79,12 @@ def put(source: Path, target: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def file_sha256(path: str | Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_folder(source: Path, target: Path) -> None:

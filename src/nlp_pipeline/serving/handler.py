@@ -42,8 +42,11 @@ def usable_cpus() -> int:
         return cpus
 
 
-def instances_of(body: Any) -> list[Any]:
-    """Returns the instances of a body, parsed JSON or the bytes or text of it; ValueError where it has no list."""
+def texts_of(body: Any) -> list[str]:
+    """Returns the texts of a body, parsed JSON or the bytes or text of it; ValueError says what is wrong with it.
+
+    An instance is `"text"`, `{"data": "text"}` or `{"text": "text"}`.
+    """
     if isinstance(body, (bytes, bytearray, str)):
         try:
             body = json.loads(body)
@@ -52,17 +55,14 @@ def instances_of(body: Any) -> list[Any]:
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list):
         raise ValueError(f'the body has no list "instances"; {SEND}')
-    return instances
-
-
-def text_of(instance: Any, number: int) -> str:
-    """Returns the text of an instance: `"text"`, `{"data": "text"}` or `{"text": "text"}`; ValueError for others."""
-    if isinstance(instance, dict):
-        instance = instance["data"] if "data" in instance else instance.get("text")
-    if not isinstance(instance, str):
-        raise ValueError(f'instance {number} is neither a text nor an object with a text as "data" or "text"')
-    # JSON can hold half a surrogate pair, which no tokenizer takes.
-    return instance.encode("utf-8", "replace").decode("utf-8")
+    texts = []
+    for number, instance in enumerate(instances):
+        text = instance.get("data", instance.get("text")) if isinstance(instance, dict) else instance
+        if not isinstance(text, str):
+            raise ValueError(f'instance {number} is neither a text nor an object with a text as "data" or "text"')
+        # JSON can hold half a surrogate pair, which no tokenizer takes.
+        texts.append(text.encode("utf-8", "replace").decode("utf-8"))
+    return texts
 
 
 def last_word(encoding: Any) -> int:
@@ -171,15 +171,12 @@ class TextClassificationHandler:
         answers: list[dict[str, Any]] = []
         for at, row in enumerate(data):
             try:
-                instances = instances_of(row.get("body", row.get("data")))
-                answers.append(
-                    {"predictions": [text_of(instance, number) for number, instance in enumerate(instances)]}
-                )
+                answers.append({"predictions": texts_of(row.get("body", row.get("data")))})
             except ValueError as error:
                 answers.append({"error": str(error)})
                 context.set_response_status(400, "Bad Request", at)
-        predictions = iter(self.classify([text for answer in answers for text in answer.get("predictions", [])]))
-        for answer in answers:
-            if "predictions" in answer:
-                answer["predictions"] = [next(predictions) for _ in answer["predictions"]]
+        batches = [answer["predictions"] for answer in answers if "predictions" in answer]
+        predictions = iter(self.classify([text for texts in batches for text in texts]))
+        for texts in batches:
+            texts[:] = [next(predictions) for _ in texts]
         return answers

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -68,13 +67,14 @@ def server_environment(folder: Path) -> dict[str, str]:
 
 def worker_states(port: int, model_name: str) -> list[str]:
     """Returns the states of a model's workers, "READY" among others; nothing where the management port is silent."""
-    # Proxies of the environment are for other machines.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with opener.open(f"http://127.0.0.1:{port}/models/{model_name}", timeout=5) as answer:
-            return [worker["status"] for worker in json.load(answer)[0]["workers"]]
-    except (OSError, http.client.HTTPException, ValueError):
+        connection.request("GET", f"/models/{model_name}")
+        return [worker["status"] for worker in json.load(connection.getresponse())[0]["workers"]]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):  # where there is no model, no list is answered
         return []
+    finally:
+        connection.close()
 
 
 def group_members(group: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Nothing is served that was not asked, in the real server, for what the model says offline."""
 
 import json
-import tempfile
 import time
 from pathlib import Path
 
@@ -65,8 +64,7 @@ def validate_archive(
     print(", ".join(f"{name} {value:.4g}" for name, value in facts.items()), flush=True)
     require_agreement(compared, limits)
     if run.model_folder:
-        with tempfile.TemporaryDirectory() as folder:
-            latest = Path(folder, "latest.json")
-            latest.write_text(json.dumps({"digest": digest, "run_id": run.run_id}), encoding="utf-8")
-            put(latest, run.model_folder / latest.name)
+        latest = validation.with_name("latest.json")
+        latest.write_text(json.dumps({"digest": digest, "run_id": run.run_id}), encoding="utf-8")
+        put(latest, run.model_folder / latest.name)
     return facts

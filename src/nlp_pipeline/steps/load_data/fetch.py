@@ -62,16 +62,18 @@ def without_secrets(url: str) -> str:
     Raises:
         UsageError: It has no host, or can't be read; the message does not show it, as it may hold a password.
     """
-    match = re.fullmatch(
-        r"(\w+://)([^/?#]*@)?((\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\/?#]+)(:[0-9]{1,5})?)(/[^?#]*)?([?#].*)?", url
-    )
-    if not match or not url.isprintable():
-        scheme = url.partition("://")[0]
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if not parsed.host:
         raise UsageError(
-            f"an address that starts with {scheme}:// has no host, or can't be read: write "
-            f"{scheme}://host/reviews.csv, with '/', '?', '#' and '@' in a user or password percent-encoded"
+            "the source's address has no host, or can't be read: write it as in https://host/reviews.csv, with '/', "
+            "'?', '#' and '@' in a user or password percent-encoded"
         )
-    return f"{match[1]}{match[3]}{match[6] or '/'}"
+    return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 
 def _download_http(url: str, source: Source) -> Source:
@@ -98,7 +100,7 @@ def _download_http(url: str, source: Source) -> Source:
 
     try:
         fetch()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise PipelineError(f"{source.name} could not be downloaded ({reason}): is its host right, and up?") from None
     return source

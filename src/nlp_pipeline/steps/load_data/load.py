@@ -1,6 +1,5 @@
 """Loads labelled text, checks it, splits it and writes it as Parquet."""
 
-import hashlib
 import html
 import tempfile
 from collections import Counter
@@ -14,8 +13,9 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.labels import label_order
 from nlp_pipeline.steps.load_data.datasets import Dataset, write_datasets
 from nlp_pipeline.steps.load_data.fetch import fetch_source
+from nlp_pipeline.steps.load_data.rows import listed
 from nlp_pipeline.steps.load_data.settings import LoadSettings
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import Run, file_sha256
 
 MOST_LABELS = 100
 QUANTILES = [0, 0.25, 0.5, 0.75, 0.95, 1]
@@ -48,7 +48,7 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
             for name, address in (("train", settings.train_data), ("evaluation", settings.evaluation_data))
             if address.strip()
         ]
-        digests = [_digest(source.path) for source in sources]
+        digests = [file_sha256(source.path) for source in sources]
         datasets = write_datasets(sources, settings, [Path(train), Path(evaluation)], Path(folder, "rows"))
     names = [source.name for source in sources]
     if len(sources) == 1:
@@ -67,28 +67,18 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     ]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -> None:
     """Makes sure that there are classes to tell apart, and that all that is evaluated was trained."""
+    trained = listed(label_order(train))
     if len(train) < 2:
-        raise UsageError(f"{name!r} has one class only, {_listed(train)}: a classifier needs two or more")
+        raise UsageError(f"{name!r} has one class only, {trained}: a classifier needs two or more")
     if not evaluation:
         raise UsageError(f"{name!r} is too small to split: no class has two different texts; set evaluation_data")
     if unknown := evaluation.keys() - train.keys():
         raise UsageError(
-            f"evaluation has {len(unknown)} label(s) that training lacks: {_listed(unknown)}; training has "
-            f"{_listed(train)}: rename or remove them"
+            f"evaluation has {len(unknown)} label(s) that training lacks: {listed(label_order(unknown))}; training has "
+            f"{trained}: rename or remove them"
         )
-
-
-def _listed(labels: Iterable[str]) -> str:
-    """Returns the first labels, as errors show them."""
-    labels = label_order(labels)
-    return ", ".join(repr(label[:50]) for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
 
 
 def summarise(datasets: list[Dataset], names: list[str]) -> str:

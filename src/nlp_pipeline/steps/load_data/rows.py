@@ -52,9 +52,8 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
     line = 0
     try:
         with source.open() as file:
-            head = file.read(4096)
-        if not head:
-            raise ValueError("is empty")
+            if not (head := file.read(4096)):
+                raise ValueError("is empty")
         if NO_ROWS.match(head):
             raise ValueError(
                 f"looks like an Excel sheet or a web page, as it begins with {head[:20]!r}: save it as CSV"
@@ -110,14 +109,19 @@ def _clean_label(value: Any) -> str | None:
     return text and text.strip()
 
 
+def listed(names: Sequence[str]) -> str:
+    """Returns the first of some names, as messages show them."""
+    return ", ".join(repr(name[:50]) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+
+
 def _find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Returns where the columns stand, each of which must be there once."""
     for column in columns:
         if names.count(column) != 1:
             problem = "more than one" if column in names else "no"
-            listed = ", ".join(repr(name[:50]) for name in names[:20]) + (", ..." if len(names) > 20 else "")
             raise ValueError(
-                f"has {problem} column {column!r}; its columns are {listed or 'none'}: set text_column and label_column"
+                f"has {problem} column {column!r}; its columns are {listed(names) or 'none'}: set text_column and "
+                "label_column"
             )
     return [names.index(column) for column in columns]
 

@@ -1,6 +1,5 @@
 """The step itself: from labelled rows to a classifier."""
 
-import hashlib
 import json
 import tempfile
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from nlp_pipeline.steps.train_model.device import choose_device
 from nlp_pipeline.steps.train_model.rows import tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, train
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import Run, file_sha256
 
 
 def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed: int, run: Run) -> dict[str, Any]:
@@ -34,9 +33,7 @@ def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed
     labels = label_order(pyarrow.parquet.read_table(rows, columns=["label"])["label"].unique().to_pylist())
     device = choose_device()
     print(f"training on {device.device} in {device.dtype}: {device.reason}", flush=True)
-    with Path(rows).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    inputs = [digest, model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
+    inputs = [file_sha256(rows), model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
         transformers.set_seed(seed)
         network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length)
