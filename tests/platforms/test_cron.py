@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.kubeflow.schedules import as_kubeflow_reads
 from nlp_pipeline.platforms.cron import next_times, read_cron
 from nlp_pipeline.platforms.schedules import read_time, write_time
 from tests.fakes.kfp import robfig
@@ -126,22 +125,6 @@ def test_times_are_after_the_start_in_utc() -> None:
     east = datetime(2027, 1, 1, 3, tzinfo=timezone(timedelta(hours=2)))
     assert times("0 0 2 * * *", 1, east) == ["Fri 2027-01-01 02:00:00"]
     assert len(times("0 0 0 1 1 *", 5, datetime(9998, 6, 1, tzinfo=UTC))) == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "first"),
-    [
-        ("@daily", "2027-01-02T00:00:00Z"),
-        # Kubeflow takes five fields, and misses the day of the week: the first is the second still.
-        ("0 30 2 * *", "2027-01-01T02:30:00Z"),
-        ("@every 1h", None),
-        ("", None),
-        ("0 0 2 30 2 *", None),
-    ],
-)
-def test_what_is_in_kubeflow_already_is_read_as_kubeflow_does(line: str, first: str | None) -> None:
-    cron = as_kubeflow_reads(line)
-    assert (cron and write_time(next_times(cron, 1, NEW_YEAR)[0])) == first
 
 
 @pytest.mark.parametrize(

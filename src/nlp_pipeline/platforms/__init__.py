@@ -1,11 +1,11 @@
 """What the platforms that run the pipeline share: their verbs, and what these show. Neither knows the other.
 
-A platform is a package: `nlp_pipeline.kubeflow`, `nlp_pipeline.vertex`. Its modules have the same functions:
+A platform is a package: `nlp_pipeline.kubeflow`, `nlp_pipeline.vertex`. Its modules have the same functions, or,
+as the flow of schedules is the same on both, a class:
 
     pipelines   submit(settings, values, dry_run)    upload(settings, dry_run)
     runs        runs(settings, count)                wait(settings, run_id, timeout)
-    schedules   schedule(settings, options, values, dry_run)    schedules(settings)
-                unschedule, pause, resume(settings, name, dry_run)
+    schedules   Schedules(settings); see `platforms.schedules`
     artifacts   download(settings, run_id, folder, dry_run)
     doctor      doctor(settings, values)
 
@@ -30,5 +30,8 @@ VERBS = {
 
 def find_verb(platform: str, name: str) -> Callable[..., Any]:
     """Returns a platform's function for a verb, one of VERBS."""
-    verb: Callable[..., Any] = getattr(import_module(f"nlp_pipeline.{platform}.{VERBS[name]}"), name)
+    module = import_module(f"nlp_pipeline.{platform}.{VERBS[name]}")
+    if VERBS[name] == "schedules":
+        return lambda settings, *values: getattr(module.Schedules(settings), name)(*values)
+    verb: Callable[..., Any] = getattr(module, name)
     return verb

@@ -1,22 +1,28 @@
-"""What a schedule is on either platform: when it is wanted, whether that can be, and what is said of it."""
+"""Schedules on either platform: when one is desired, what is done for that, and what is reported of it."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.cron import Cron, next_times
+from nlp_pipeline.settings import Settings
 
 MOST_AT_ONCE = 10
-# How many of its next times are shown, and up to how many missed ones are counted.
-SHOWN, COUNTED = 5, 1000
+# How many of its next times are reported, and up to how many missed ones are counted.
+NEXT, COUNTED = 5, 1000
+ENABLED, PAUSED, ENDED = "enabled", "paused", "ended"
+# What a schedule's change is in messages while it is done, and when it is done.
+CHANGES = {"remove": ("removing", "removed"), "pause": ("pausing", "paused"), "resume": ("resuming", "resumed")}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When a schedule is wanted: not before `start` (None for at once), not after `end` (None for never)."""
+    """When a schedule is desired: not before `start` (None for at once), not after `end` (None for never)."""
 
     name: str
     cron: Cron
@@ -24,11 +30,29 @@ class Timing:
     max_concurrency: int
     start: datetime | None
     end: datetime | None
+    now: datetime
 
-    def times(self, count: int, now: datetime) -> list[datetime]:
+    @property
+    def later_start(self) -> datetime | None:
+        """The start; None where it is past."""
+        return self.start if self.start and self.start > self.now else None
+
+    def times(self, count: int) -> list[datetime]:
         """Returns the next times that it runs."""
-        times = next_times(self.cron, count, max(now, self.start or now))
+        times = next_times(self.cron, count, self.later_start or self.now)
         return [time for time in times if self.end is None or time <= self.end]
+
+    def note_of_start(self, replaces: bool) -> str:
+        """Returns what a start in the past means; empty where it is none."""
+        if self.start is None or self.later_start:
+            return ""
+        if not self.catch_up or replaces:
+            why = ", as it replaces a former one" if self.catch_up else ""
+            return f"its start is past, and runs since then are not made up for{why}"
+        missed = sum(time <= self.now for time in next_times(self.cron, COUNTED, self.start))
+        return (
+            f"its start is past: {'more than ' * (missed == COUNTED)}{missed} runs since then are made up for at once"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,68 +66,231 @@ class ScheduleOptions:
     start: str | None = None
     end: str | None = None
 
-    def read(self, read_cron: Callable[[str], Cron], platform: str, now: datetime) -> Timing:
-        """Returns when the schedule is wanted, where it can be; `read_cron` reads the platform's expressions."""
+    def read(self, read_cron: Callable[[str], Cron], platform: str) -> Timing:
+        """Returns when the schedule is desired, where it can be; `read_cron` reads the platform's expressions."""
         if not self.name.strip() or not self.name.isprintable():
             raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
         if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
             allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
             raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
         cron, start, end = read_cron(self.cron), read_time(self.start, "--start"), read_time(self.end, "--end")
+        timing = Timing(self.name, cron, self.catch_up, self.max_concurrency, start, end, datetime.now(UTC))
         if start and end and start >= end:
             raise UsageError(f"--start {write_time(start)} is not before --end {write_time(end)}")
-        if end and end <= now:
-            raise UsageError(f"--end {write_time(end)} is past: it is {write_time(now)}")
-        timing = Timing(self.name, cron, self.catch_up, self.max_concurrency, start, end)
-        if not timing.times(1, now):
-            after = f" after --start {write_time(start)}" if start and start > now else ""
+        if end and end <= timing.now:
+            raise UsageError(f"--end {write_time(end)} is past: it is {write_time(timing.now)}")
+        if not timing.times(1):
+            after = f" after --start {write_time(start)}" if start and timing.later_start else ""
             before = f" before --end {write_time(end)}" if end else ""
             raise UsageError(f'--schedule "{cron.expression}" never comes{after}{before}')
         return timing
 
 
-def note_of_start(timing: Timing, replaces: bool, now: datetime) -> str:
-    """Returns what a start in the past means; empty where it is none."""
-    if timing.start is None or timing.start > now:
-        return ""
-    if not timing.catch_up or replaces:
-        why = ", as it replaces a former one" if timing.catch_up else ""
-        return f"its start is past, and runs since then are not made up for{why}"
-    missed = sum(time <= now for time in next_times(timing.cron, COUNTED, timing.start))
-    return f"its start is past: {'more than ' * (missed == COUNTED)}{missed} runs since then are made up for at once"
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that there is.
+
+    Attributes:
+        status: "enabled", "paused" or "ended".
+        next: When it runs next; None where that can't be told.
+        content: The platform's own object.
+    """
+
+    name: str
+    id: str
+    status: str
+    created: datetime
+    next: datetime | None
+    content: Any
 
 
-def unknown_schedule(name: str, known: Iterable[str]) -> UsageError:
-    """Returns what to raise where there is no schedule of a name; those there are help to find the right one."""
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}{more}"
-    return UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
+class Schedules(ABC):
+    """The verbs, of which each platform's module `schedules` says how they are done there.
 
+    Attributes:
+        platform: Its name, for messages.
+        when_resumed: What becomes of the times that a paused schedule has missed.
+    """
 
-def remove_older(name: str, action: str, kept: str, older: list[str], remove: Callable[[str], None]) -> None:
-    """Removes the older schedules of a name, by their ids; `action` is what became of the one that is kept."""
-    for at, item in enumerate(older):
+    platform: ClassVar[str]
+    when_resumed: ClassVar[str]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    # What a platform does
+
+    @abstractmethod
+    def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
+        """Returns when a schedule is desired; raises UsageError where that, or its parameters, can't be."""
+
+    @abstractmethod
+    def list_schedules(self) -> list[Schedule]:
+        """Returns all schedules, of any pipeline, in an order on which all agree: oldest first."""
+
+    @abstractmethod
+    def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
+        """Returns the content of the desired schedule, not sent yet, in the place of a former content, if any."""
+
+    @abstractmethod
+    def choose_action(self, former: Any, desired: Any) -> str:
+        """Returns what becomes of the newest schedule of a name: "unchanged", "updated" or "replaced"."""
+
+    @abstractmethod
+    def send(self, desired: Any, former: Schedule | None) -> Schedule:
+        """Makes a schedule, once, or updates a former one; returns it."""
+
+    def look_again(self, made: Schedule, older: list[Schedule]) -> list[Schedule]:
+        """Returns those of a name after one was made, the newest last: others may have done so at the same time."""
+        return [*older, made]
+
+    @abstractmethod
+    def change(self, doing: str, verb: str, schedule: Schedule) -> None:
+        """Does what is one of CHANGES."""
+
+    @abstractmethod
+    def describe(self, content: Any) -> dict[str, Any]:
+        """Returns what a schedule says of itself."""
+
+    @abstractmethod
+    def look_up(self, schedule: Schedule) -> dict[str, Any]:
+        """Returns what else is to be listed: `last_run`, `last_state`, `last_time` (None where there is none), ..."""
+
+    # The same on each
+
+    def schedule(self, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+        """Schedules the pipeline: makes, updates or replaces the schedule of a name, where it is not as desired.
+
+        A schedule that was paused stays so.
+
+        Returns:
+            `action` ("created", "updated", "replaced", "unchanged", or "superseded" by another one who did this at the
+            same time), `became` (whether five fields became these), `next` (times in UTC), `replaced` (the ids of those
+            that were removed), `note`, and what the schedule is.
+
+        Raises:
+            UsageError: Something is wrong.
+            PipelineError: The platform refuses or fails. No schedule is lost: where a new one was made, and the former
+                could not be removed, both are there, until the next call removes the former.
+        """
+        timing = self.read(options, values)
+        older = self.named(timing.name)  # whether that is allowed shows before anything is made
+        former = older[-1] if older else None
+        desired = self.build(timing, values, former and former.content, dry_run)
+        action = self.choose_action(former.content, desired) if former else "created"
+        kept = older.pop() if action in ("unchanged", "updated") else None
+        paused = former is not None and former.status == PAUSED
+        notes = [
+            timing.cron.note,
+            timing.note_of_start(former is not None) if action != "unchanged" else "",
+            f"it was paused and stays so: --resume {timing.name}" if paused else "",
+            f"older ones of this name go: {len(older)}" if older and kept else "",
+        ]
+        if not dry_run:
+            made = kept if kept and action == "unchanged" else self.send(desired, kept)
+            older, kept = self._settle(made, older, action, paused)
+            if kept.id != made.id:
+                action = "superseded"
+                notes.append("another one of this name was made at the same time, and stays instead")
+        return {
+            "name": timing.name,
+            "action": action,
+            "dry_run": dry_run,
+            "id": kept and kept.id,
+            "status": PAUSED if paused else ENABLED,
+            "became": timing.cron.became,
+            "next": [] if paused else [write_time(time) for time in timing.times(NEXT)],
+            "replaced": [schedule.id for schedule in older],
+            "note": "; ".join(filter(None, notes)),
+            **self.describe(desired),
+            "start": timing.start and write_time(timing.start),
+            "end": timing.end and write_time(timing.end),
+        }
+
+    def _settle(
+        self, kept: Schedule, older: list[Schedule], action: str, paused: bool
+    ) -> tuple[list[Schedule], Schedule]:
+        """Removes the older schedules of a name; returns these, and the one that is kept."""
+        name, left = kept.name, older
         try:
-            remove(item)
+            if action in ("created", "replaced"):
+                *older, kept = self.look_again(kept, older)
+            if paused and kept.status != PAUSED:
+                self._change_one("pause", kept)
+            for at, schedule in enumerate(older):
+                left = older[at:]
+                self._change_one("remove", schedule)
         except PipelineError as error:
             done = "is as it was" if action == "unchanged" else "was scheduled anew"
-            left = "an older one of this name is there, too, until the same command is run again"
-            facts = {"id": kept, "left": older[at:]}
-            raise type(error)(f"{name!r} {done}, but {left}: {error}", facts) from None
+            more = "older ones of this name may be there, too, until the same command is run again"
+            facts = {"id": kept.id, "left": [schedule.id for schedule in left]}
+            raise type(error)(f"{name!r} {done}, but {more}: {error}", facts) from None
+        return older, kept
 
+    def schedules(self) -> list[dict[str, Any]]:
+        """Returns the schedules, of any pipeline, by name.
 
-def report_switch(name: str, action: str, ids: list[str], dry_run: bool, note: str) -> dict[str, Any]:
-    """Returns what is reported of schedules that were "paused" or "resumed"; `note` is for the latter."""
-    return {
-        "name": name,
-        "action": action if ids else "unchanged",
-        "dry_run": dry_run,
-        "ids": ids,
-        "status": "paused" if action == "paused" else "enabled",
-        "note": note if action == "resumed" and ids else "",
-    }
+        What can't be told, or is not there, is None: the `next` time, the last run, `start`, `end`.
+        """
+        return [
+            {
+                "name": schedule.name,
+                "id": schedule.id,
+                "status": schedule.status,
+                "next": schedule.next and write_time(schedule.next),
+                "created": write_time(schedule.created),
+                **self.describe(schedule.content),
+                **self.look_up(schedule),
+            }
+            for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)
+        ]
+
+    def unschedule(self, name: str, dry_run: bool) -> dict[str, Any]:
+        """Removes a schedule, of which there must be one; runs that it has made go on."""
+        return self._change("remove", name, self._find(name), dry_run)
+
+    def pause(self, name: str, dry_run: bool) -> dict[str, Any]:
+        """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
+        enabled = [schedule for schedule in self._find(name) if schedule.status == ENABLED]
+        report = self._change("pause", name, enabled, dry_run)
+        return {**report, "status": PAUSED, "note": ""}
+
+    def resume(self, name: str, dry_run: bool) -> dict[str, Any]:
+        """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
+        newest = self._find(name)[-1]
+        if newest.status == ENDED:
+            raise UsageError(f"schedule {name!r} is over: --schedule it anew, with another --end or none")
+        resting = [newest] if newest.status == PAUSED else []
+        report = self._change("resume", name, resting, dry_run)
+        return {**report, "status": ENABLED, "note": self.when_resumed if resting else ""}
+
+    def _change(self, verb: str, name: str, schedules: list[Schedule], dry_run: bool) -> dict[str, Any]:
+        for schedule in () if dry_run else schedules:
+            self._change_one(verb, schedule)
+        action = CHANGES[verb][1] if schedules else "unchanged"
+        return {"name": name, "action": action, "dry_run": dry_run, "ids": [schedule.id for schedule in schedules]}
+
+    def _change_one(self, verb: str, schedule: Schedule) -> None:
+        try:
+            self.change(f"{CHANGES[verb][0]} schedule {schedule.name!r}", verb, schedule)
+        except NotFoundError:
+            if verb != "remove":  # that it is gone already is fine
+                raise
+
+    def named(self, name: str) -> list[Schedule]:
+        """Returns the schedules of a name, oldest first."""
+        return [schedule for schedule in self.list_schedules() if schedule.name == name]
+
+    def _find(self, name: str) -> list[Schedule]:
+        """Returns the schedules of a name, oldest first; raises UsageError where there is none."""
+        every = self.list_schedules()
+        if schedules := [schedule for schedule in every if schedule.name == name]:
+            return schedules
+        names = sorted({schedule.name for schedule in every})
+        near = difflib.get_close_matches(name, names, n=1)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}{more}"
+        raise UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
 
 
 def read_time(text: str | None, flag: str) -> datetime | None:

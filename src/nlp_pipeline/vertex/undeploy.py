@@ -9,10 +9,11 @@ from typing import Any
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
 from nlp_pipeline.pipeline.parameters import check_ranges
+from nlp_pipeline.platforms.schedules import ENABLED
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.vertex.connection import Connection, connect
 from nlp_pipeline.vertex.pipelines import VERSION
-from nlp_pipeline.vertex.schedules import ACTIVE, label, list_schedules
+from nlp_pipeline.vertex.schedules import Schedules, label
 from nlp_pipeline.vertex.steps.plan import find_endpoint, list_named, scale_traffic
 
 
@@ -89,8 +90,9 @@ def what_is_left(connection: Connection, name: str, models: list[Any]) -> tuple[
         numbers = [version.version_id for version in connection.call("listing versions", listing, name=full)]
         delete = f"gcloud ai models delete {full.rpartition('/')[2]} {place}"
         left.append(f"model {name}, versions {', '.join(numbers)}: {delete}")
-    active = [item for item in list_schedules(connection) if item.state.name == ACTIVE and label(item, VERSION)]
-    left += [f"schedule {item.display_name}, which deploys anew: --unschedule {item.display_name}" for item in active]
+    schedules = Schedules(connection.settings).list_schedules()
+    active = [item for item in schedules if item.status == ENABLED and label(item.content, VERSION)]
+    left += [f"schedule {item.name}, which deploys anew: --unschedule {item.name}" for item in active]
     if bucket := connection.settings.bucket.rstrip("/"):
         left.append(f"what runs wrote below {bucket}: gcloud storage ls {bucket} shows it")
     else:
