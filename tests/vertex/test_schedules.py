@@ -88,7 +88,6 @@ def test_cron_as_it_is_sent(given: str, sent: str, became: bool) -> None:
         ("TZ=../etc 0 0 2 * * *", "there is no time zone '../etc'"),
         ("TZ= 0 0 2 * * *", "there is no time zone ''"),
         ("0 0 25 * * *", "hour '25' is none"),
-        ("@daily", 'in six fields that is "0 0 0 * * *"'),
     ],
 )
 def test_cron_that_is_refused(given: str, message: str) -> None:

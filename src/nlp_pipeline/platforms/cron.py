@@ -18,15 +18,6 @@ from cronsim import CronSim, CronSimError
 from nlp_pipeline.errors import UsageError
 
 EXAMPLE = 'write six fields, the second first, as in "0 0 2 * * *" (every night at two)'
-DESCRIPTORS = {
-    "@yearly": "0 0 0 1 1 *",
-    "@annually": "0 0 0 1 1 *",
-    "@monthly": "0 0 0 1 * *",
-    "@weekly": "0 0 0 * * 0",
-    "@daily": "0 0 0 * * *",
-    "@midnight": "0 0 0 * * *",
-    "@hourly": "0 0 * * * *",
-}
 ITEM = re.compile(r"(?P<first>[*?]|[a-z0-9]+)(?:-(?P<last>[a-z0-9]+))?(?:/(?P<step>[0-9]{1,4}))?", re.ASCII)
 # The controller looks no further than the end of the fifth year from now: what comes later hangs it.
 YEARS = 5
@@ -97,8 +88,7 @@ def refusal(text: str, what: str) -> UsageError:
 
 def _check_form(parts: list[str]) -> None:
     if parts and parts[0].startswith("@"):
-        plain = DESCRIPTORS.get(" ".join(parts))
-        raise ValueError(f'in six fields that is "{plain}"' if plain else "a name is no expression")
+        raise ValueError("a name is no expression")
     if any("=" in part for part in parts):
         raise ValueError("a time zone can't be given here, Kubeflow's is meant (UTC, if no one changed it)")
     if len(parts) not in (5, 6):

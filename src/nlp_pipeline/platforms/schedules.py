@@ -216,10 +216,10 @@ class Schedules(ABC):
             if action in ("created", "replaced"):
                 *older, kept = self.look_again(kept, older)
             if paused and kept.status != PAUSED:
-                self._change_one("pause", kept)
+                self._change("pause", kept)
             for at, schedule in enumerate(older):
                 left = older[at:]
-                self._change_one("remove", schedule)
+                self._change("remove", schedule)
         except PipelineError as error:
             done = "is as it was" if action == "unchanged" else "was scheduled anew"
             more = "older ones of this name may be there, too, until the same command is run again"
@@ -247,13 +247,12 @@ class Schedules(ABC):
 
     def unschedule(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Removes a schedule, of which there must be one; runs that it has made go on."""
-        return self._change("remove", name, self._find(name), dry_run)
+        return self._change_all("remove", name, self._find(name), dry_run)
 
     def pause(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
         enabled = [schedule for schedule in self._find(name) if schedule.status == ENABLED]
-        report = self._change("pause", name, enabled, dry_run)
-        return {**report, "status": PAUSED, "note": ""}
+        return {**self._change_all("pause", name, enabled, dry_run), "status": PAUSED, "note": ""}
 
     def resume(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Lets a schedule go on that rests; of several of this name, which a failure may have left, the newest."""
@@ -261,16 +260,16 @@ class Schedules(ABC):
         if newest.status == ENDED:
             raise UsageError(f"schedule {name!r} is over: --schedule it anew, with another --end or none")
         resting = [newest] if newest.status == PAUSED else []
-        report = self._change("resume", name, resting, dry_run)
-        return {**report, "status": ENABLED, "note": self.when_resumed if resting else ""}
+        note = self.when_resumed if resting else ""
+        return {**self._change_all("resume", name, resting, dry_run), "status": ENABLED, "note": note}
 
-    def _change(self, verb: str, name: str, schedules: list[Schedule], dry_run: bool) -> dict[str, Any]:
+    def _change_all(self, verb: str, name: str, schedules: list[Schedule], dry_run: bool) -> dict[str, Any]:
         for schedule in () if dry_run else schedules:
-            self._change_one(verb, schedule)
+            self._change(verb, schedule)
         action = CHANGES[verb][1] if schedules else "unchanged"
         return {"name": name, "action": action, "dry_run": dry_run, "ids": [schedule.id for schedule in schedules]}
 
-    def _change_one(self, verb: str, schedule: Schedule) -> None:
+    def _change(self, verb: str, schedule: Schedule) -> None:
         try:
             self.change(f"{CHANGES[verb][0]} schedule {schedule.name!r}", verb, schedule)
         except NotFoundError:
@@ -288,8 +287,7 @@ class Schedules(ABC):
             return schedules
         names = sorted({schedule.name for schedule in every})
         near = difflib.get_close_matches(name, names, n=1)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:10])}{more}"
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
         raise UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
 
 
