@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.platforms.downloads import MIB, Item, check_content, check_names, find_artifacts
+from nlp_pipeline.platforms.downloads import MIB, NOTES, Item, check_content, choose_files, find_artifacts
 
 BIG = random.Random(1).randbytes(3 * MIB)
 
@@ -42,7 +42,19 @@ def test_checking_content(tmp_path: Path, content: bytes, etag: str, how: str) -
 @pytest.mark.parametrize("names", [("t/a", "t/a/b"), ("t/a", "t/A"), ("t/a", "t/a.part"), ("T/a", "t/a/b")])
 def test_names_that_cannot_be_beside_each_other(names: tuple[str, ...]) -> None:
     with pytest.raises(PipelineError, match="download them apart"):
-        check_names([Item("", name, 1, "") for name in names])
+        choose_files([Item("", name, 1, "") for name in names])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x", "a/../../x", "a/..", "./x", "/etc/x", "a//b", "..\\x", "C:x", "a/con", "a/NUL.txt"),
+        *("a\nb", "a\x00b", "a\x1b[2J", "a/\x9b", NOTES, f"{NOTES}.new", "..", "."),
+    ],
+)
+def test_names_that_lead_elsewhere_are_left_out(name: str) -> None:
+    good, odd, folder = Item("y", "good/one", 1, ""), Item(name, name, 1, ""), Item("z", "good/", 0, "")
+    assert choose_files([odd, folder, good]) == ([good], [repr(name)])
 
 
 def test_the_kinds_that_people_want() -> None:

@@ -16,7 +16,7 @@ from nlp_pipeline.kubeflow.http import trusted
 from nlp_pipeline.kubeflow.runs import get_run
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.platforms.calls import NotFoundError
-from nlp_pipeline.platforms.downloads import ODD_NAME, Item, Target, check_content, fetch_missing
+from nlp_pipeline.platforms.downloads import ANEW, Item, Target, fetch_missing
 from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
 from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
 
@@ -35,7 +35,6 @@ FORWARD = (
 SECRET = "the namespace's Secret mlpipeline-minio-artifact has them"  # noqa: S105, the name of a Secret
 AMAZON = "https://s3.amazonaws.com"
 CHUNK = 1 << 18
-ANEW = "the same command again fetches it anew"
 ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
 
 
@@ -43,10 +42,7 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
     """Downloads a run's artifacts.
 
     A file that is there whole is not fetched again; one that is not whole is continued where it ended, unless its
-    object was altered meanwhile.
-
-    Returns:
-        `run_id`, `state` (of the run), `source` (where the files lie); and what `fetch_missing` returns.
+    object was altered meanwhile. Returns what `fetch_missing` does.
     """
     connection = connect(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
@@ -55,10 +51,9 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
     roots = possible_roots(run, connection.namespace if connection.multi_user else "")
     parse_root(roots[0])
     store = open_store(settings, amazon=roots[0].startswith("s3://"))
-    bucket, prefix, objects = _find_objects(store, run, roots)
-    items, left_out = plan_files(prefix, objects)
+    bucket, prefix, objects = _find_objects(store, run_id, roots)
     about = {"run_id": run_id, "state": run.state or "", "source": f"s3://{bucket}/{prefix}"}
-    return {**about, **fetch_missing(run_id, items, left_out, folder, partial(_fetch, store, bucket), dry_run)}
+    return fetch_missing(about, plan_files(prefix, objects), folder, partial(_receive, store, bucket), dry_run)
 
 
 def possible_roots(run: Any, namespace: str) -> list[str]:
@@ -152,24 +147,22 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
     return Store(endpoint.rstrip("/"), client)
 
 
-def _find_objects(store: Store, run: Any, roots: list[str]) -> tuple[str, str, list[Any]]:
+def _find_objects(store: Store, run_id: str, roots: list[str]) -> tuple[str, str, list[Any]]:
     """Finds a run's artifacts, below ROOT/PIPELINE/RUN ID/: the bucket, what their keys begin with, and the objects."""
     failures: list[PipelineError] = []
+    bucket = prefix = ""
     for root in roots:
         bucket, prefix = parse_root(root)
         try:
             for pipeline in _pipeline_folders(store, bucket, prefix):
-                folder = f"{pipeline}{run.run_id}/"
+                folder = f"{pipeline}{run_id}/"
                 if objects := store.list(bucket, folder, recursive=True):
                     return bucket, folder, objects
         except (NotFoundError, UsageError) as error:
             failures.append(error)  # a user may be allowed the namespace's own root alone
     if len(failures) == len(roots):
         raise failures[0]
-    raise NotFoundError(
-        f"run {run.run_id} has no artifacts (yet) below {' or '.join(root.partition('?')[0] for root in roots)} at "
-        f"{store.address}: it is {run.state or 'of unknown state'}"
-    )
+    return bucket, prefix, []
 
 
 def _pipeline_folders(store: Store, bucket: str, prefix: str) -> Iterator[str]:
@@ -180,48 +173,35 @@ def _pipeline_folders(store: Store, bucket: str, prefix: str) -> Iterator[str]:
             yield item.object_name
 
 
-def plan_files(prefix: str, objects: list[Any]) -> tuple[list[Item], list[str]]:
+def plan_files(prefix: str, objects: list[Any]) -> list[Item]:
     """Tells where each object of `minio`'s, whose key begins with a prefix, goes below the target folder.
 
     KFP puts an artifact at TASK/RANDOM ID/ARTIFACT, before 2.3 at TASK/ARTIFACT. The id is left out, unless a task has
-    several. Keys are left out, and returned as text to show, whose names could lead out of the folder.
+    several.
     """
     planned: list[tuple[Any, list[str], str]] = []
     ids: dict[str, set[str]] = {}
-    left_out = []
     for item in objects:
         parts = item.object_name.removeprefix(prefix).split("/")
-        if parts[-1] == "" and not item.size:  # what some clients make for a folder
-            continue
-        if any(ODD_NAME.fullmatch(part) for part in parts) or parts[0].startswith(".nlp-pipeline"):
-            left_out.append(repr(item.object_name))
-            continue
         own_id = parts[1] if len(parts) > 2 and UUID.fullmatch(parts[1]) else ""
         planned.append((item, parts, own_id))
-        ids.setdefault(parts[0], set()).add(own_id)
+        if parts[-1]:  # some clients make objects for folders
+            ids.setdefault(parts[0], set()).add(own_id)
     items = []
     for item, parts, own_id in planned:
-        short = [parts[0], *parts[2:]] if own_id and len(ids[parts[0]]) == 1 else parts
+        short = [parts[0], *parts[2:]] if own_id and ids.get(parts[0]) == {own_id} else parts
         items.append(Item(item.object_name, "/".join(short), item.size or 0, (item.etag or "").strip('"')))
-    return sorted(items, key=lambda item: item.path), left_out
-
-
-def _fetch(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> str:
-    """Fetches a file, or the rest of it; see `platforms.downloads.Fetch`."""
-    address, part = repr(f"s3://{bucket}/{item.key}"), target.part(item)
-    encrypted = store.call(f"fetching {address}", partial(_receive, store, bucket, item, target, show))
-    how = check_content(part, item.size, item.etag)
-    if not how and encrypted and part.stat().st_size == item.size:
-        how = "size"
-    if not how:
-        target.reject(item)
-        raise PipelineError(f"{address} came otherwise than its size and ETag say: {ANEW}")
-    target.accept(item, how)
-    return how
+    return items
 
 
 def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
-    """Receives what is missing of a file; returns whether its ETag is no MD5, as a service with keys encrypts it."""
+    """Receives what is missing of a file, trying again what may pass by itself; see `platforms.downloads.Receive`."""
+    receive = partial(_receive_rest, store, bucket, item, target, show)
+    encrypted: bool = store.call(f"fetching {f's3://{bucket}/{item.key}'!r}", receive)
+    return encrypted
+
+
+def _receive_rest(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
     offset = target.begin(item)
     if offset == item.size:
         show(item.size)

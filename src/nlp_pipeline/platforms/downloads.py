@@ -15,11 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms.calls import NotFoundError
 
 # Notes of what was downloaded, in the target folder.
 NOTES = ".nlp-pipeline-download.json"
-# Names of devices on Windows; a name with a colon may name another drive or stream there.
-ODD_NAME = re.compile(r"\.{0,2}|.*[\x00-\x1f\x7f-\x9f\\:].*|(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.I | re.S)
+# Ours, and names of devices on Windows; a name with a colon may name another drive or stream there.
+ODD_NAME = re.compile(
+    r"\.{0,2}|\.nlp-pipeline.*|.*[\x00-\x1f\x7f-\x9f\\:].*|(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.I | re.S
+)
+ANEW = "the same command again fetches it anew"
 # The artifacts that people want, and which task's output each is.
 KINDS = {
     "report": ("evaluate-model", "report"),
@@ -71,11 +75,10 @@ class Target:
 
     def keep_notes(self) -> None:
         """Writes the notes down."""
-        path = self.folder / NOTES
-        new = path.with_name(f"{NOTES}.new")
+        new = self.folder / f"{NOTES}.new"
         notes = {"run_id": self.run_id, "done": self.done, "parts": self.parts}
         new.write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        new.replace(path)
+        new.replace(self.folder / NOTES)
 
     def file(self, item: Item) -> Path:
         """Returns where a file goes."""
@@ -97,18 +100,18 @@ class Target:
         self.keep_notes()
         return size
 
-    def reject(self, item: Item) -> None:
-        """Throws away a part that came wrong."""
-        self.part(item).unlink()
+    def accept(self, item: Item, is_encrypted: bool) -> str:
+        """Takes a part for the whole file, and returns by what it was found right; or throws it away."""
+        part = self.part(item)
+        how = check_content(part, item.size, "" if is_encrypted else item.etag)
+        if how:
+            part.replace(self.file(item))
+            self.done[item.path] = [item.etag, item.size, how]
+        else:
+            part.unlink()
         self.parts.pop(item.path, None)
         self.keep_notes()
-
-    def accept(self, item: Item, how: str) -> None:
-        """Takes a part for the whole file, which was found right by what `how` names."""
-        self.part(item).replace(self.file(item))
-        self.parts.pop(item.path, None)
-        self.done[item.path] = [item.etag, item.size, how]
-        self.keep_notes()
+        return how
 
     def check(self, item: Item) -> str:
         """Returns by what a file that is there already is found right; empty where it is not there, or wrong."""
@@ -121,43 +124,55 @@ class Target:
         return "" if how == "size" else how
 
 
-# Fetches a file, tells how many of its bytes are there, and returns by what it was found right.
-Fetch = Callable[[Item, Target, Callable[[int], None]], str]
+# Receives a file as its part, and tells how many of its bytes are there; returns whether it was encrypted, so that its
+# ETag is no MD5.
+Receive = Callable[[Item, Target, Callable[[int], None]], bool]
 
 
 def fetch_missing(
-    run_id: str, items: list[Item], left_out: list[str], folder: Path, fetch: Fetch, dry_run: bool
+    about: dict[str, Any], objects: list[Item], folder: Path, receive: Receive, dry_run: bool
 ) -> dict[str, Any]:
     """Fetches the files of a run that are not in a folder yet.
 
-    Each is fetched as NAME.part, checked against its size and ETag, and renamed. `left_out` are the keys of what can't
-    be a file here.
+    Each is fetched as NAME.part, checked against its size and ETag, and renamed.
+
+    Args:
+        about: What is known of the run: `run_id`, `state`, `source` (where its files lie).
+        objects: What lies there; what can't be a file here is left out.
+        folder: Where they go.
+        receive: Receives one.
+        dry_run: Whether to do without.
 
     Returns:
-        `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call fetched, or
-        would), `artifacts` (paths by kind), `missing` (the kinds that there are not), `left_out`, and `checked` (how
-        many files were found right by "md5", "md5 of parts" and "size").
+        `about`, and `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call
+        fetched, or would), `artifacts` (paths by kind), `missing` (the kinds that there are not), `left_out` (keys),
+        and `checked` (how many files were found right by "md5", "md5 of parts" and "size").
 
     Raises:
+        NotFoundError: There are no files.
         UsageError: The folder is another run's, a file is in the way, or there is no room.
+        PipelineError: A file could not be fetched or written.
     """
-    check_names(items)
+    if not objects:
+        raise NotFoundError("run {run_id} has no artifacts (yet) in {source}: it is {state}".format(**about))
+    items, left_out = choose_files(objects)
     console = Console(file=sys.stderr, highlight=False)
     for key in left_out:
         console.print(f"left out, as it can't be the name of a file: {key}", markup=False, soft_wrap=True)
-    target = Target(folder, run_id)
+    target = Target(folder, about["run_id"])
     try:
         target.read_notes()
         checked = {item: target.check(item) for item in items}
         wanted = [item for item, how in checked.items() if not how]
         if wanted and not dry_run:
             _make_ready(target, wanted)
-            checked |= _fetch_all(fetch, wanted, target, console)
+            checked |= _fetch_all(receive, wanted, target, console)
     except OSError as error:
         where = f"{error.filename or folder} can't be written ({error.strerror or error})"
         raise PipelineError(f"{where}: the same command goes on where this one ended") from None
     artifacts = find_artifacts(items)
     return {
+        **about,
         "folder": str(folder),
         "files": len(items),
         "bytes": sum(item.size for item in items),
@@ -182,7 +197,7 @@ def _make_ready(target: Target, wanted: list[Item]) -> None:
         raise UsageError(f"{target.folder} has room for {free:,} bytes, and {needed:,} are to be fetched")
 
 
-def _fetch_all(fetch: Fetch, wanted: list[Item], target: Target, console: Console) -> dict[Item, str]:
+def _fetch_all(receive: Receive, wanted: list[Item], target: Target, console: Console) -> dict[Item, str]:
     """Returns by what each file was found right."""
     checked: dict[Item, str] = {}
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -195,19 +210,29 @@ def _fetch_all(fetch: Fetch, wanted: list[Item], target: Target, console: Consol
         for item in wanted:
             bar.update(task, description=item.path)
             target.file(item).parent.mkdir(parents=True, exist_ok=True)
-            checked[item] = fetch(item, target, show)
+            checked[item] = target.accept(item, receive(item, target, show))
+            if not checked[item]:
+                raise PipelineError(f"{item.key!r} came otherwise than its size and ETag say: {ANEW}")
             done = f"{item.path}: {item.size:,} bytes, checked by {checked[item]}"
             console.print(done, markup=False, soft_wrap=True)
     return checked
 
 
-def check_names(items: list[Item]) -> None:
-    """Raises a PipelineError unless all files can be there at once, also where the case of names does not matter."""
+def choose_files(objects: list[Item]) -> tuple[list[Item], list[str]]:
+    """Returns the objects that are files, by path, and the keys, as text to show, of those that can't be any here.
+
+    Raises:
+        PipelineError: Not all can be there at once, which counts also where the case of names does not matter.
+    """
+    files = [item for item in objects if item.size or not item.path.endswith("/")]  # some clients make such for folders
+    odd = [item for item in files if any(ODD_NAME.fullmatch(part) for part in item.path.split("/"))]
+    items = sorted({*files} - {*odd}, key=lambda item: item.path)
     paths = [PurePosixPath(item.path.casefold()) for item in items]
     taken = {other for path in paths for other in (*path.parents, path.with_name(f"{path.name}.part"))}
     for path, count in Counter(paths).items():
         if count > 1 or path in taken:
             raise PipelineError(f"the run's file '{path}' can't be beside another of them: download them apart")
+    return items, [repr(item.key) for item in odd]
 
 
 def find_artifacts(items: list[Item]) -> dict[str, str]:
