@@ -210,7 +210,7 @@ def test_parameters_of_all_types_arrive(either: Kubeflow) -> None:
         ({}, "train_data is not set: --set train_data=URL, or a path on the volume"),
         (
             {"train_data": "my.csv"},
-            "train_data=my.csv: pods don't see the files of this machine; give a URL, or a path",
+            "train_data=my.csv: the steps don't see this machine's files: give a URL, or a path",
         ),
         ({**VALUES, "evaluation_data": "./x.csv"}, "evaluation_data=./x.csv: pods don't see"),
     ],

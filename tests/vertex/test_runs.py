@@ -235,14 +235,17 @@ def test_runs(cloud: Cloud, run: Run) -> None:
     [
         (("--set", 'train_machine_type=n1"standard'), "train_machine_type is 'n1\"standard': it must be a machine"),
         (("--set", "train_gpus=1"), "train_accelerator is '' and train_gpus 1: set both, or none of them"),
-        (("--set", "train_data=reviews.csv"), "steps on Vertex AI don't see the files of this machine"),
+        (
+            ("--set", "train_data=reviews.csv"),
+            "train_data=reviews.csv: the steps don't see this machine's files: give a URL, or gs:",
+        ),
         (("--set", "train_data=https://u:S3CRET@h/x.csv"), "train_data holds a user or a password"),
-        (("--project", "My Project"), "project is 'My Project': give the project's id, as in my-project"),
-        (("--region", "Europe"), "region is 'Europe': give one, as in europe-west4"),
+        (("--project", "My Project"), "project is 'My Project': it must be a project's id, as in my-project"),
+        (("--region", "Europe"), "region is 'Europe': it must be a region, as in europe-west4"),
         (("--region", "nowhere-east1"), "Vertex AI is not in nowhere-east1"),
-        (("--bucket", "films"), "bucket is 'films': write gs://bucket or gs://bucket/folder"),
-        (("--service-account", "robot"), "service_account is 'robot': on Vertex AI it is an e-mail address"),
-        (("--experiment", "films & co"), "experiment is 'films & co': on Vertex AI it is a label"),
+        (("--bucket", "films"), "bucket is 'films': it must be a bucket or a folder in one"),
+        (("--service-account", "robot"), "service_account is 'robot': it must be an account, as in"),
+        (("--experiment", "films & co"), "experiment is 'films & co': it must be a label"),
         (("--image", "No"), "--image 'No' is no name of an image"),
         (("--host", "http://x"), "--host goes with --platform kubeflow, not with vertex"),
     ],
@@ -258,7 +261,7 @@ def test_wrong_values_are_said_before_anything_is_sent(
 
 def test_data_must_be_given(cloud: Cloud, run: Run) -> None:
     code, _, err = run("--submit", "--set", "deploy=false")
-    assert code == 2 and err == "error: train_data is not set: --set train_data=gs://bucket/reviews.csv\n"
+    assert code == 2 and err == "error: train_data is not set: --set train_data=URL, or gs://bucket/reviews.csv\n"
 
 
 @pytest.mark.parametrize("command", ["--upload", "--deploy", "--rollback"])

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, connect
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
-from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH, check_ranges, refuse_passwords
+from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH, check_run
 from nlp_pipeline.platforms.calls import ConflictError
 from nlp_pipeline.settings import Settings
 
@@ -31,17 +31,7 @@ class Version:
 
 def check_parameters(values: dict[str, Any]) -> None:
     """Makes sure that a run on Kubeflow can begin with these parameters; raises UsageError where it can't."""
-    refuse_passwords(values)
-    check_ranges(values)
-    if "train_data" not in values:
-        raise UsageError("train_data is not set: --set train_data=URL, or a path on the volume")
-    for name in ("train_data", "evaluation_data"):
-        source = str(values.get(name, ""))
-        if source and "://" not in source and not source.startswith("/"):
-            raise UsageError(
-                f"{name}={source}: pods don't see the files of this machine; give a URL, or a path on the volume, as "
-                f"in {VOLUME_PATH}/reviews.csv"
-            )
+    check_run(values, "kubeflow", "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
 
 
 def compiled(settings: Settings) -> str:

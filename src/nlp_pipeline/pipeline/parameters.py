@@ -124,6 +124,21 @@ def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str,
     return values
 
 
+def check_run(values: dict[str, Any], platform: str, paths: str, example: str) -> None:
+    """Raises UsageError where a run on a platform can't begin with these parameters.
+
+    `paths` is how the paths of files begin that its steps see; `example` is an address of data.
+    """
+    refuse_passwords(values)
+    check_ranges(values, platform)
+    if "train_data" not in values:
+        raise UsageError(f"train_data is not set: --set train_data=URL, or {example}")
+    for name in ("train_data", "evaluation_data"):
+        source = str(values.get(name, ""))
+        if source and "://" not in source and not source.startswith(paths):
+            raise UsageError(f"{name}={source}: the steps don't see this machine's files: give a URL, or {example}")
+
+
 def refuse_passwords(values: dict[str, Any]) -> None:
     """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
 

@@ -2,46 +2,38 @@
 
 import difflib
 import logging
-import re
 import sys
 import warnings
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.parameters import matches
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
 from nlp_pipeline.platforms.calls import ERRORS
 from nlp_pipeline.settings import PREFIX, Settings
+from nlp_pipeline.vertex.settings import ACCOUNT, LOCATION_NAME, PROJECT_NAME
 from nlp_pipeline.vertex.steps.api import SIGN_IN, Api, one_line
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-# What settings must look like, and what to say where they don't.
-FORMS = {
-    "project": (r"|([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+", "give the project's id, as in my-project"),
-    "region": (r"[a-z]+-[a-z]+[0-9]+", "give one, as in europe-west4"),
-    "bucket": (r"|gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[\w.+=@-]+)*/?", "write gs://bucket or gs://bucket/folder"),
-    "service_account": (
-        r"|[^@\s]+@[^@\s]+\.[^@\s]+",
-        "on Vertex AI it is an e-mail address, as in runs@my-project.iam.gserviceaccount.com",
-    ),
-    "experiment": (
-        r"[a-z0-9_-]{1,63}",
-        "on Vertex AI it is a label: lower-case letters, digits, hyphens, at most 63 characters",
-    ),
+BUCKET = r"|gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[\w.+=@-]+)*/?"
+ADDRESS = r"|https://.*|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?/?"
+# What settings may be, on Vertex AI.
+ALLOWED = {
+    "project": matches(f"|{PROJECT_NAME}", "a project's id, as in my-project"),
+    "region": matches(LOCATION_NAME, "a region, as in europe-west4"),
+    "bucket": matches(BUCKET, "a bucket or a folder in one, as in gs://bucket/folder"),
+    "service_account": ACCOUNT,
+    "experiment": matches("[a-z0-9_-]{1,63}", "a label: lower-case letters, digits, hyphens, at most 63 characters"),
+    "vertex_endpoint": matches(ADDRESS, "an address that begins with https://"),
 }
 
 
 def check_settings(settings: Settings) -> None:
     """Raises UsageError where a setting can't be what Google will be given."""
-    for name, (form, advice) in FORMS.items():
-        if not re.fullmatch(form, value := getattr(settings, name), re.ASCII):
-            raise UsageError(f"{name} is {value[:80]!r}: {advice}")
-    parts = urlsplit(settings.vertex_endpoint or "https://")
-    is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if parts.scheme != "https" and not is_here:
-        name = f"{PREFIX}VERTEX_ENDPOINT"
-        raise UsageError(f"{name} is {settings.vertex_endpoint!r}: it must be an address that begins with https://")
+    for name, (is_allowed, meaning) in ALLOWED.items():
+        if not is_allowed(value := getattr(settings, name)):
+            raise UsageError(f"{name} is {value[:80]!r}: it must be {meaning}")
 
 
 def bucket_of(settings: Settings) -> str:
@@ -105,24 +97,20 @@ class Connection(Api):
         options = {"api_endpoint": self.settings.vertex_endpoint.rstrip("/") or "https://storage.googleapis.com"}
         return storage.Client(self.project, self.credentials, client_options=options)
 
-    @cached_property
-    def session(self) -> Any:
-        """HTTP that is signed in, for APIs of which no client library is installed."""
-        from google.auth.transport.requests import AuthorizedSession
-
-        return AuthorizedSession(self.credentials)
-
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
         """Asks an API of which no client library is installed, as in "iam", for a path; posts, where there is a body.
 
         Returns what it answers in JSON; see `call`.
         """
         from google.api_core.exceptions import from_http_response
+        from google.auth.transport.requests import AuthorizedSession
+
+        host = self.settings.vertex_endpoint.rstrip("/") or f"https://{service}.googleapis.com"
+        method = "GET" if body is None else "POST"
 
         def send(timeout: float) -> Any:
-            host = self.settings.vertex_endpoint.rstrip("/") or f"https://{service}.googleapis.com"
-            method = "GET" if body is None else "POST"
-            answer = self.session.request(method, f"{host}{path}", json=body, params=query, timeout=timeout)
+            with AuthorizedSession(self.credentials) as session:
+                answer = session.request(method, f"{host}{path}", json=body, params=query, timeout=timeout)
             if answer.status_code >= 400:
                 raise from_http_response(answer)
             return answer.json()
@@ -134,14 +122,11 @@ class Connection(Api):
         name = bucket_of(self.settings).removeprefix("gs://").partition("/")[0]
         try:
             is_there = self.call(f"looking for bucket {name}", self.storage.bucket(name).exists, retry=None)
-        except UsageError as error:
-            # Who may write there need not be allowed to read what the bucket itself is.
-            if ": 403:" not in str(error):
-                raise
-        else:
-            if not is_there:
-                make = f"gcloud storage buckets create gs://{name} --project {self.project} --location {self.region}"
-                raise UsageError(f"there is no bucket {name}: {make}")
+        except UsageError:
+            return  # who may write there need not be allowed to look; what else is wrong the next request shows
+        if not is_there:
+            make = f"gcloud storage buckets create gs://{name} --project {self.project} --location {self.region}"
+            raise UsageError(f"there is no bucket {name}: {make}")
 
 
 _last: tuple[Settings, Connection] | None = None

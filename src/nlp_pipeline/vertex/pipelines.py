@@ -10,7 +10,7 @@ from typing import Any
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, version_name
-from nlp_pipeline.pipeline.parameters import check_ranges, refuse_passwords
+from nlp_pipeline.pipeline.parameters import check_run
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
 from nlp_pipeline.platforms.waiting import NoRunError
 from nlp_pipeline.settings import Settings
@@ -23,17 +23,7 @@ VERSION, EXPERIMENT = "nlp-pipeline-version", "nlp-pipeline-experiment"
 def check_parameters(values: dict[str, Any]) -> None:
     """Raises UsageError where a run on Vertex AI can't begin with these parameters."""
     check_vertex_installed()
-    refuse_passwords(values)
-    check_ranges(values, "vertex")
-    if "train_data" not in values:
-        raise UsageError("train_data is not set: --set train_data=gs://bucket/reviews.csv")
-    for name in ("train_data", "evaluation_data"):
-        source = str(values.get(name, ""))
-        if source and "://" not in source and not source.startswith("/gcs/"):
-            raise UsageError(
-                f"{name}={source}: steps on Vertex AI don't see the files of this machine; give gs://bucket/file, or "
-                "another URL"
-            )
+    check_run(values, "vertex", "/gcs/", "gs://bucket/reviews.csv")
 
 
 def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict[str, Any]:
