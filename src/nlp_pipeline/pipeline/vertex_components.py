@@ -13,21 +13,15 @@ from nlp_pipeline.vertex.settings import VertexSettings
 
 @component(packages.PREPARE_VERTEX)
 def prepare_vertex(model_name: str, base_model: str, deploy: bool, settings: VertexSettings) -> NamedTuple(  # type: ignore[valid-type]
-    "Prepared",
-    [
-        *[("model_name", str), ("train_accelerator", str), ("project", str), ("location", str), ("endpoint", str)],
-        *[("train_machine_type", str), ("job_service_account", str), ("serving_image", str)],
-        *[("serving_machine_type", str), ("serving_accelerator", str), ("serving_service_account", str)],
-    ],
+    "Prepared", [(name, str) for name in ("model_name", *VertexSettings.texts())]
 ):
     """Checks the parameters, and hands on the texts among them that go into requests to Vertex AI."""
     from nlp_pipeline.vertex.settings import check_together
 
     check_together(settings, model_name, base_model, deploy)
-    accelerator = settings.train_accelerator or "ACCELERATOR_TYPE_UNSPECIFIED"
-    names = ["project", "location", "endpoint", "train_machine_type", "job_service_account", "serving_image"]
-    names += ["serving_machine_type", "serving_accelerator", "serving_service_account"]
-    return (model_name, accelerator, *(getattr(settings, name) for name in names))
+    texts = {name: getattr(settings, name) for name in settings.texts()}
+    texts["train_accelerator"] = texts["train_accelerator"] or "ACCELERATOR_TYPE_UNSPECIFIED"
+    return (model_name, *texts.values())
 
 
 @component(packages.PLAN_VERTEX_DEPLOYMENT)
@@ -45,7 +39,8 @@ def plan_vertex_deployment(
     from nlp_pipeline.vertex.steps.plan import plan_deployment
 
     digest = release.metadata["digest"]
-    return plan_deployment(release.uri, digest, project, location, model_name, endpoint, canary_percent)
+    plan = plan_deployment(release.uri, digest, project, location, model_name, endpoint, canary_percent)
+    return tuple(plan.values())
 
 
 @component(packages.CHECK_VERTEX_ENDPOINT)

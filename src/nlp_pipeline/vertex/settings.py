@@ -5,7 +5,7 @@ follows would be read as fields. So each text that goes there is held against a 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import COUNT, MODEL_NAME, POSITIVE, Settings, matches, parameter
@@ -79,6 +79,11 @@ class VertexSettings(Settings):
                 raise UsageError(f"{use}_accelerator is {name!r} and {use}_gpus {count}: set both, or none of them")
         if self.max_replicas < self.min_replicas:
             raise UsageError(f"min_replicas is {self.min_replicas}, above max_replicas, {self.max_replicas}")
+
+    @classmethod
+    def texts(cls) -> list[str]:
+        """Returns the names of those that are texts."""
+        return [item.name for item in fields(cls) if item.type is str]
 
 
 def check_together(settings: VertexSettings, model_name: str, base_model: str, deploy: bool) -> None:

@@ -37,10 +37,12 @@ class Api:
         """Returns the client of one of Vertex AI's services, as in "Pipeline"; an address may be its own."""
         from google.cloud import aiplatform_v1
 
+        address = address or self._address
         if (name, address) not in self._services:
-            client, options = getattr(aiplatform_v1, f"{name}ServiceClient"), {"api_endpoint": address or self._address}
-            made = client(credentials=self.credentials, transport="rest", client_options=options)
-            self._services[name, address] = made
+            client, options = getattr(aiplatform_v1, f"{name}ServiceClient"), {"api_endpoint": address}
+            self._services[name, address] = client(
+                credentials=self.credentials, transport="rest", client_options=options
+            )
         return self._services[name, address]
 
     def call(self, doing: str, method: Callable[..., Any], repeat: bool = True, **arguments: Any) -> Any:
@@ -86,8 +88,11 @@ class Api:
             code = int(error.code or 0)
             # The library puts the request before the message, as in `GET http://x: no`.
             message = one_line(re.sub(r"^[A-Z]+ \S+: ", "", str(error.message)))
-            line = f"{code}: {'a page, not an answer' if message.startswith('<') else message}{self.advise(code)}"
-            return self.kinds.get(code, PipelineError)(f"{doing}: {line}")
+            message = "a page, not an answer" if message.startswith("<") else message
+            quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={self.project}"
+            too_much = f"; a quota is used up, or too much was asked at once: {quotas}"
+            advice = {401: f": {SIGN_IN}", 403: self.denied, 429: too_much}.get(code, "")
+            return self.kinds.get(code, PipelineError)(f"{doing}: {code}: {message}{advice}")
         if isinstance(cause, ParseError | requests.exceptions.JSONDecodeError):
             return PipelineError(f"{doing}: what answers is not Google's API; is a proxy in between?")
         if isinstance(cause, requests.exceptions.ReadTimeout):
@@ -105,12 +110,6 @@ class Api:
         if error.retryable:  # the library has tried again itself
             return PipelineError(f"{doing}: Google gives no token now ({reason})")
         return UsageError(f"{doing}: Google gives no token for these credentials ({reason}): {SIGN_IN}")
-
-    def advise(self, code: int) -> str:
-        """Returns what to do about an answer that says no, as the end of a line."""
-        quotas = f"https://console.cloud.google.com/iam-admin/quotas?project={self.project}"
-        too_much = f"; a quota is used up, or too much was asked at once: {quotas}"
-        return {401: f": {SIGN_IN}", 403: self.denied, 429: too_much}.get(code, "")
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -1,15 +1,27 @@
-"""`check_vertex_endpoint`: a new version is asked; it gets all of the traffic, or what was before comes back."""
+"""`check_vertex_endpoint`: a new version is asked; it gets all of the traffic, or what was before comes back.
+
+Which of the versions that share an endpoint answers a request is Vertex AI's choice, by their shares of the traffic.
+Each answer names the deployed model that gave it, so the same request is sent until the one that is meant has answered.
+"""
 
 import os
 import signal
 import sys
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError, RolledBackError
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Value
+
+from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError
 from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, require_agreement, spread_rows
 from nlp_pipeline.vertex.steps.api import Api
-from nlp_pipeline.vertex.steps.ask import ask_version
 from nlp_pipeline.vertex.steps.plan import scale_traffic
+
+# Between a failure and the next request; an answer of another version is no failure.
+WAIT_SECONDS = 2.0
+# Texts a request, and how much of each is sent: Vertex AI takes 1.5 MB a request, and JSON may have six bytes a sign.
+BATCH, LENGTH = 5, 48_000
 
 
 def check_endpoint(
@@ -58,9 +70,13 @@ def check_endpoint(
     except BaseException as error:  # noqa: BLE001 whatever it is, also that the run is cancelled
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RolledBackError(f"rolled back: {reason}; {roll_back(api, endpoint, new, former)}") from None
-    for item in live.deployed_models:
-        if item.id != new:
-            retire(api, endpoint, item)
+    try:
+        for item in live.deployed_models:
+            if item.id != new:
+                request = {"endpoint": endpoint, "deployed_model_id": item.id}
+                api.call(f"undeploying version {item.model_version_id}", service.undeploy_model, request=request)
+    except PipelineError as error:
+        raise PipelineError(f"the new version serves, but what served before still costs: {error}") from None
     try:
         merge = api.service("Model").merge_version_aliases
         api.call("making it the default version", merge, name=version, version_aliases=["default"])
@@ -81,6 +97,48 @@ def find_deployed(endpoint: Any, version: str) -> str:
     raise PipelineError(f"{version} is not deployed to {endpoint.name}: someone has undeployed it")
 
 
+def ask_version(
+    api: Api, endpoint: Any, deployed: str, texts: list[str], timeout: float
+) -> tuple[list[str], list[float]]:
+    """Asks a version, by its deployed model's id, for texts, all of which it must have answered in `timeout` seconds.
+
+    Returns the labels in the texts' order, and the milliseconds of each request that it answered.
+    """
+    until, problem = monotonic() + timeout, "only other versions answered"
+    # An endpoint of its own network name can be asked nowhere else.
+    predict = api.service("Prediction", endpoint.dedicated_endpoint_dns).predict
+    labels: list[str] = []
+    latencies: list[float] = []
+    while len(labels) < len(texts):
+        batch = [Value(string_value=text[:LENGTH]) for text in texts[len(labels) : len(labels) + BATCH]]
+        request = {"endpoint": endpoint.name, "instances": batch, "retry": None}
+        began, answer = perf_counter(), None
+        try:
+            answer = api.call("asking for predictions", predict, repeat=False, **request)
+        except PipelineError as error:
+            problem = str(error)  # which version failed is not known
+            sleep(WAIT_SECONDS)
+        if answer and answer.deployed_model_id == deployed:
+            latencies.append(1000 * (perf_counter() - began))
+            labels += read_labels(answer, len(batch))
+        elif monotonic() > until:
+            answered = f"{len(labels)} of {len(texts)} texts within {timeout:g} s"
+            raise TimedOutError(f"the new version answered {answered}: {problem}")
+    return labels, latencies
+
+
+def read_labels(answer: Any, count: int) -> list[str]:
+    """Returns the labels of an answer, which must be so many."""
+    predictions = MessageToDict(type(answer).pb(answer)).get("predictions", [])
+    try:
+        labels = [item["label"] for item in predictions if float(item["score"]) >= 0]
+    except (KeyError, TypeError, ValueError):
+        labels = []
+    if len(labels) != count:
+        raise PipelineError(f"the new version does not answer with a label and a score for each of {count} texts")
+    return labels
+
+
 def roll_back(api: Api, endpoint: str, new: str, former: dict[str, int]) -> str:
     """Gives the traffic back to the former versions and undeploys the new one, in one request; says what was done."""
     service = api.service("Endpoint")
@@ -94,14 +152,3 @@ def roll_back(api: Api, endpoint: str, new: str, former: dict[str, int]) -> str:
     if split:
         return "the new version has been undeployed, and the former one has all of the traffic again"
     return "it has been undeployed; nothing served before, and nothing serves now"
-
-
-def retire(api: Api, endpoint: str, item: Any) -> None:
-    """Undeploys a former version, which would cost money though no one asks it."""
-    request = {"endpoint": endpoint, "deployed_model_id": item.id}
-    try:
-        api.call(
-            f"undeploying version {item.model_version_id}", api.service("Endpoint").undeploy_model, request=request
-        )
-    except PipelineError as error:
-        raise PipelineError(f"the new version serves, but what served before still costs: {error}") from None

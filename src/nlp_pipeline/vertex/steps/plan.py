@@ -1,36 +1,30 @@
 """`plan_vertex_deployment`: what is there on Vertex AI already, and how a release comes beside it."""
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.vertex.steps.api import Api
 
 
-class Plan(NamedTuple):
-    """How a release becomes a version that gets a first share of the traffic; what is not there yet is empty.
-
-    A split has percents by deployed models' ids, as texts, which JSON takes for whole numbers too: parameters know no
-    integers inside of objects. The new version's id is "0".
-    """
-
-    artifact_uri: str
-    predict_route: str
-    labels: dict[str, str]
-    parent_model: str
-    parent_uri: str
-    endpoint: str
-    endpoint_uri: str
-    traffic_split: dict[str, str]
-    former_traffic: dict[str, str]
-
-
 def plan_deployment(
     release: str, digest: str, project: str, location: str, model_name: str, endpoint: str, canary_percent: int
-) -> Plan:
+) -> dict[str, Any]:
     """Looks up the model and the endpoint, and plans how the release is deployed beside what serves already.
 
-    `endpoint` is an id or a resource name; empty for the one with the model's display name.
+    Args:
+        release: Where it lies, below gs://.
+        digest: Its digest.
+        project: Where it is deployed.
+        location: The region.
+        model_name: The display name of the model.
+        endpoint: An id or a resource name; empty for the one with the model's display name.
+        canary_percent: Its first share of the traffic.
+
+    Returns:
+        The outputs of `plan_vertex_deployment`, in their order. What is not there yet is empty. A split has percents by
+        deployed models' ids, as texts, which JSON takes for whole numbers too: parameters know no integers inside of
+        objects. The new version's id is "0".
     """
     if not release.startswith("gs://"):
         raise UsageError(f"the release lies at {release!r}: Vertex AI serves from Cloud Storage, gs://bucket/folder")
@@ -53,17 +47,17 @@ def plan_deployment(
     split = {"0": 100 - sum(rest.values()), **rest}
     uri = f"https://{location}-aiplatform.googleapis.com/v1/"
     print(f"a version of {parent_model or 'a new model'}, at {name or 'a new endpoint'}, with the traffic {split}")
-    return Plan(
-        artifact_uri=release,
-        predict_route=f"/v1/models/{model_name}:predict",
-        labels={"nlp-pipeline-release": digest},
-        parent_model=parent_model,
-        parent_uri=uri + parent_model,
-        endpoint=name,
-        endpoint_uri=uri + name,
-        traffic_split={id: str(share) for id, share in split.items()},
-        former_traffic={id: str(share) for id, share in former.items()},
-    )
+    return {
+        "artifact_uri": release,
+        "predict_route": f"/v1/models/{model_name}:predict",
+        "labels": {"nlp-pipeline-release": digest},
+        "parent_model": parent_model,
+        "parent_uri": uri + parent_model,
+        "endpoint": name,
+        "endpoint_uri": uri + name,
+        "traffic_split": {id: str(share) for id, share in split.items()},
+        "former_traffic": {id: str(share) for id, share in former.items()},
+    }
 
 
 def list_named(api: Api, kind: str, name: str) -> list[Any]:
