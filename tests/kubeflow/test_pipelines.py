@@ -212,7 +212,7 @@ def test_parameters_of_all_types_arrive(either: Kubeflow) -> None:
             {"train_data": "my.csv"},
             "train_data=my.csv: the steps don't see this machine's files: give a URL, or a path",
         ),
-        ({**VALUES, "evaluation_data": "./x.csv"}, "evaluation_data=./x.csv: pods don't see"),
+        ({**VALUES, "evaluation_data": "./x.csv"}, "evaluation_data=./x.csv: the steps don't see"),
     ],
 )
 def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: Kubeflow) -> None:
