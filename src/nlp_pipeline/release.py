@@ -113,15 +113,7 @@ def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:
 
     It is first copied to `<model_folder>/staging/`, on the same volume but not under releases/, and made durable; then
     renamed. A process that is killed leaves a folder in staging/, which the next publication removes when it is an
-    hour old.
-
-    Args:
-        folder: The sealed release.
-        model_folder: The model's folder on the volume; None where there is no volume.
-        digest: The release's digest.
-
-    Returns:
-        The published folder; the sealed release itself where there is no volume.
+    hour old. Without a volume there is no `model_folder`, and the sealed release itself is returned.
     """
     if model_folder is None:
         return folder

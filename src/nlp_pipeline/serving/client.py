@@ -48,16 +48,13 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
 
 
 def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
-    """Sends instances to a model and returns its predictions.
+    """Sends instances to a model, and returns the `label` and the `score` of each, in order.
 
     Args:
         client: The client.
         url: The model's address, `http://host:port/v1/models/<name>:predict`.
         instances: Texts, or objects with a text as "data" or "text".
         labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
-
-    Returns:
-        For each instance, in order, its `label` and its `score`.
 
     Raises:
         UnreachableError: The server can't be reached, or there is no way to the model (404, 502, 503, 504).
@@ -84,12 +81,7 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
 
 
 def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
-    """Asks a server on this machine for texts, one a request.
-
-    Args:
-        url: The model's address; for what may go wrong, see `ask`.
-        texts: The texts.
-        clients: How many requests are under way at once.
+    """Asks a server on this machine for texts, one a request, so many at once; for what may go wrong, see `ask`.
 
     Returns:
         The labels in the texts' order; each request's seconds; the seconds of all of them together.

@@ -24,7 +24,7 @@ def predict_address(endpoint: str, model_name: str | None) -> str:
 def predict_at(
     address: str, texts: list[str], labels: Sequence[str] = (), headers: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Asks a served model for texts.
+    """Asks a served model for texts; a PipelineError says how to reach it where it can't be.
 
     Args:
         address: `http://host:port/v1/models/<name>:predict`.
@@ -34,9 +34,6 @@ def predict_at(
 
     Returns:
         For each text, in order: `text`, `label`, `score` (None where the server gives none).
-
-    Raises:
-        PipelineError: The endpoint can't be reached or does not answer as it should.
     """
     import httpx
 

@@ -30,10 +30,7 @@ def free_ports(count: int) -> list[int]:
 def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
     """Returns a release's own `config.properties`, changed for where it is served, and with no pip install at start.
 
-    Args:
-        release: The release's folder.
-        host: Where requests are taken; only localhost may manage the server.
-        ports: Those of inference, management, metrics, and gRPC's two.
+    Only localhost may manage the server. The ports are those of inference, management, metrics, and gRPC's two.
     """
     lines = (release / "config" / "config.properties").read_text(encoding="utf-8").splitlines()
     config = dict(line.split("=", 1) for line in lines if "=" in line) | {
@@ -153,13 +150,9 @@ class TorchServe:
 
 @contextlib.contextmanager
 def serving(release: Path, model_name: str, port: int = 0, timeout: float = 300) -> Iterator[TorchServe]:
-    """Serves a release while inside. Where that fails, the end of the server's log goes to stderr.
+    """Serves a release while inside; port 0 is any that is free, `timeout` the seconds until it must be ready.
 
-    Args:
-        release: The release's folder.
-        model_name: The model's name.
-        port: The inference port; 0 for any that is free.
-        timeout: Seconds until it must be ready; PipelineError where it is not.
+    Where it fails, the end of the server's log goes to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as folder:
         server = TorchServe(release.absolute(), model_name, Path(folder).absolute(), port)

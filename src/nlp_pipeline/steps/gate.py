@@ -26,12 +26,7 @@ def passes_gate(metrics: str | Path, settings: GateSettings) -> bool:
 
 
 def shortfall(metrics: dict[str, Any], min_accuracy: float) -> str:
-    """Returns what a model lacks: the floor, or the accuracy of always naming the most frequent class; empty if none.
-
-    Args:
-        metrics: `accuracy` and `majority_accuracy`, as `evaluate_model` measured them.
-        min_accuracy: The floor.
-    """
+    """Returns what a model lacks: the floor, or the accuracy of always naming the most frequent class."""
     accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
     if accuracy < min_accuracy:
         return f"accuracy {accuracy:.4f} is {min_accuracy - accuracy:.4f} below min_accuracy {min_accuracy}"

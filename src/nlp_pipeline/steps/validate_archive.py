@@ -13,12 +13,7 @@ from nlp_pipeline.volume import Run, put
 def ask_torchserve(
     release: Path, model_name: str, texts: list[str], timeout: float = 300
 ) -> tuple[list[str], dict[str, float]]:
-    """Boots TorchServe on a release, asks it for texts, and ends it.
-
-    Returns:
-        The labels in the texts' order; and `p50_ms` and `p99_ms` of one client's requests, `requests_per_second` of
-        eight clients, `seconds_to_ready`.
-    """
+    """Boots TorchServe on a release, and returns its labels of texts; latencies of one client, the rate of eight."""
     began = time.monotonic()
     with serving(release, model_name, timeout=timeout) as server:
         seconds_to_ready = time.monotonic() - began
@@ -42,17 +37,10 @@ def validate_archive(
     run: Run,
     validation: Path,
 ) -> dict[str, float]:
-    """Serves a release with TorchServe and holds its answers against the offline model's.
+    """Serves a release with TorchServe; a PipelineError where it does not answer as the offline model did.
 
-    A release that passes becomes the model's latest, which is what `--serve` takes.
-
-    It is asked for `validation_rows` of the predictions, spread evenly; 0 for all.
-
-    Returns:
-        What the JSON file `validation` holds: agreement, accuracy, latency in milliseconds, requests per second.
-
-    Raises:
-        PipelineError: The server did not start, or does not answer as the offline model does.
+    It is asked for `validation_rows` of the predictions, spread evenly; 0 for all. A release that passes becomes the
+    model's latest, which is what `--serve` takes. The JSON file `validation` gets what is returned.
     """
     run.prepare_folder()
     rows = spread_rows(predictions, validation_rows)

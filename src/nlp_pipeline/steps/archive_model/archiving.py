@@ -40,14 +40,8 @@ def archive_model(
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release.
 
     It tries the archive in each number format on evaluation rows and takes the fastest that answers as the model does.
-
-    The release is written to `folder`; `report` becomes a page on the number format, which the report in the run's
-    folder gets as a section. `trained`, how the model was trained, with its rows' `source` and `source_sha256`, goes
-    into the release's record.
-
-    Returns:
-        The `digest` of the release; the folder where it is published as `release`; its `archive`, and the size of that
-        as `archive_bytes`; the `precision` chosen.
+    `folder` becomes the release, `report` a page on the number format. `trained` goes into the release's record: how
+    the model was trained, with its rows' `source` and `source_sha256`.
     """
     import transformers
 

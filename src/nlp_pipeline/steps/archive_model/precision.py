@@ -46,15 +46,7 @@ def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
 
 
 def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
-    """Asks an archive's own handler for rows, as TorchServe would, and times it.
-
-    `folder` holds what goes into the archive; of the columns text, label and predicted, the last is what the offline
-    model said.
-
-    Returns:
-        What `compare_answers` returns; the `drop` of the accuracy; `texts_per_second`, all CPUs together; the
-        `megabytes` of the model.
-    """
+    """Asks an archive's own handler, in the folder that is to be packed, as TorchServe would, and times it."""
     spec = importlib.util.spec_from_file_location("archived_handler", folder / "handler.py")
     assert spec is not None and spec.loader is not None  # noqa: S101, the path ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -76,9 +68,7 @@ def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agreement: float) -> tuple[str, str]:
-    """Chooses the fastest number format that answers as the offline model does; where none does, fp32.
-
-    `trials` has what `try_archive` returned, by number format; both limits are fractions of 1.
+    """Chooses, by what `try_archive` returned, the fastest format that answers as the offline model; or else fp32.
 
     Returns:
         The number format, and the reason as a sentence.
@@ -97,10 +87,7 @@ def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agr
 
 
 def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
-    """Writes the page, and adds it to the report in the run's folder.
-
-    `precision` has what was `chosen`, the `reason`, and `tried`, which `choose_precision` knows as `trials`.
-    """
+    """Writes what was `chosen`, the `reason` and the `tried` as a page, and into the report in the run's folder."""
     section = render_section(precision)
     if run.folder and (report := run.folder / "report.html").is_file():
         page.write_text(report.read_text(encoding="utf-8").replace(MARKER, section), encoding="utf-8")
@@ -109,7 +96,7 @@ def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
 
 
 def render_section(precision: dict[str, Any]) -> str:
-    """Returns the section, in HTML."""
+    """Returns the page's section, in HTML."""
     tried = precision["tried"]
     rows = "".join(
         f"<tr><th>{name}<td>{trial['accuracy']:.4f}<td>{100 * trial['drop']:+.2f}<td>{trial['agreement']:.4f}"

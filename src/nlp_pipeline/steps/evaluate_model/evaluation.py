@@ -19,9 +19,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[str], list[list[int]]]:
     """Evaluates a classifier; the run's folder on the volume gets metrics, predictions and report too.
 
-    It reads `train_model`'s training.json beside the model. `metrics` becomes JSON of all that `compute_metrics`
-    returns; `predictions` Parquet with the columns text, label, predicted and its score, whose schema's metadata has,
-    as `metrics`, the JSON of those that are no lists.
+    `predictions` becomes Parquet with the columns text, label, predicted and its score; its schema's metadata has as
+    `metrics` the JSON of those metrics that are no lists.
 
     Returns:
         The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
@@ -54,11 +53,7 @@ def evaluate(
 
 
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
-    """Computes class probabilities of texts in float32: the reference that served models are held against.
-
-    Returns:
-        A float64 array of shape (texts, classes); the rows sum to 1.
-    """
+    """Computes class probabilities in float32, of shape (texts, classes): what served models must agree with."""
     import torch
     import transformers
 
@@ -84,19 +79,12 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
 
 
 def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> dict[str, Any]:
-    """Computes the figures of an evaluation.
+    """Computes figures from the ids of the rows' labels, and probabilities of shape (rows, classes).
 
-    The baseline gives the shares of the classes in the evaluation rows as its probabilities, and so always names the
-    most frequent class. The expected calibration error is that of Guo et al. 2017, "On Calibration of Modern Neural
-    Networks": the mean distance between a bin's confidence and accuracy, weighted by its rows.
-
-    `truth` has the id of each row's label; `probabilities` are of shape (rows, classes).
-
-    Returns:
-        `rows`; `accuracy`, `macro_f1`, `log_loss` and `expected_calibration_error`; `majority_label`,
-        `majority_accuracy`, `majority_macro_f1` and `majority_log_loss`; `per_class` (label, precision, recall, f1,
-        support); `confusion` (rows by true, columns by predicted class); `calibration` (confidence, accuracy and rows
-        of each bin that has rows). Macro F1 is the mean over the classes that occur, in truth or in predictions.
+    Those of the baseline, `majority_*`: its probabilities are the classes' shares in the evaluation rows, and so it
+    always names the most frequent class. The expected calibration error is that of Guo et al. 2017, "On Calibration of
+    Modern Neural Networks": the mean distance between a bin's confidence and accuracy, weighted by its rows. Macro F1
+    is the mean over the classes that occur, in truth or in predictions.
     """
     from sklearn import metrics
 

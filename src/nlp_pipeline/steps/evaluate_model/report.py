@@ -13,11 +13,8 @@ MOST_CLASSES = 30
 def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], columns: dict[str, list[Any]]) -> str:
     """Renders what is known of a model as a page without scripts and without anything fetched from elsewhere.
 
-    Args:
-        run: The run.
-        result: What `compute_metrics` returns.
-        trained: What `train_model`'s training.json holds.
-        columns: The evaluation rows' text, label, predicted label, and that label's score, in this order.
+    `result` is what `compute_metrics` returns, `trained` training.json; `columns` are the evaluation rows' text, label,
+    predicted label, and that label's score, in this order.
     """
     import jinja2
 

@@ -34,12 +34,8 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     `train` and `evaluation` become Parquet with the string columns `text` and `label`, `summary` Markdown.
 
     Returns:
-        Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and `bad`,
-        `leaked`, `duplicates` and `conflicts` where they have a source of their own.
-
-    Raises:
-        UsageError: There is no such source, or its rows can't be trained and evaluated on.
-        PipelineError: A download failed for good.
+        Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and what `Reader`
+        counts where they have a source of their own.
     """
     run.prepare_folder()
     with tempfile.TemporaryDirectory() as folder:

@@ -22,10 +22,7 @@ def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed
     """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
 
     The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
-    with the facts and the loss curve; the run's folder on the volume gets copies.
-
-    Returns:
-        The facts: loss, steps, samples per second, rows, parameters, device and more.
+    with the facts that are returned and the loss curve; the run's folder on the volume gets copies.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -14,11 +14,7 @@ from nlp_pipeline.steps.train_model.settings import TrainSettings
 def tokenise(
     path: str | Path, tokenizer: Any, labels: list[str], settings: TrainSettings, seed: int, cache: str
 ) -> Any:
-    """Reads and tokenises rows, which then lie in the folder `cache`, not in memory.
-
-    Returns:
-        A `datasets.Dataset` with the tokenizer's columns, `labels`, and `length` in tokens.
-    """
+    """Returns rows as a `datasets.Dataset`, which lies in the folder `cache`, not in memory."""
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_parquet(str(path), cache_dir=cache)
     if 0 < settings.max_train_rows < len(rows):

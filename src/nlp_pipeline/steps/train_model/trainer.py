@@ -51,14 +51,10 @@ def last_checkpoint(folder: Path) -> int:
 def train(
     model: Any, tokenizer: Any, rows: Any, settings: TrainSettings, seed: int, device: Device, folder: Path
 ) -> dict[str, Any]:
-    """Trains a model in place, from the folder's last complete checkpoint on.
+    """Trains a model in place, from the folder's last complete checkpoint on; returns facts and the loss curve.
 
     Up to ten checkpoints are written in the course of a training; the newest two are kept. The tokenizer pads each
-    batch to its longest row.
-
-    Returns:
-        `loss_curve` (pairs of step and loss), `train_loss` (the mean of its last tenth), `steps`, `resumed_from_step`
-        (0 for a training from the start) and `samples_per_second`.
+    batch to its longest row. `train_loss` is the mean of the loss curve's last tenth.
     """
     batch_size = settings.batch_size
     order = training_order(rows["length"][:], settings.epochs, batch_size, seed)
