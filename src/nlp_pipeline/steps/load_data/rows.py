@@ -17,8 +17,6 @@ import pyarrow.parquet
 
 from nlp_pipeline.errors import UsageError
 
-# How files begin that are often taken for rows: Excel sheets and zip files, web pages, PDF.
-NO_ROWS = re.compile(rb"\s*(PK\x03\x04|<!doctype html|<html|%PDF-)", re.IGNORECASE)
 # A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
 Row = tuple[int, Any, Any]
 
@@ -52,12 +50,8 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
     line = 0
     try:
         with source.open() as file:
-            if not (head := file.read(4096)):
+            if not file.read(1):
                 raise ValueError("is empty")
-        if NO_ROWS.match(head):
-            raise ValueError(
-                f"looks like an Excel sheet or a web page, as it begins with {head[:20]!r}: save it as CSV"
-            )
         for line, text, label in READERS[source.form](source, columns):
             try:
                 row = line, _clean_text(text), _clean_label(label)
@@ -161,12 +155,8 @@ def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
-    """Reads a JSON Lines file; blank lines are passed over.
-
-    A row may lack a key that others have; a key that none of the first rows has is a wrong name.
-    """
+    """Reads a JSON Lines file; blank lines are passed over. A row may lack a key, if another row has it."""
     keys: dict[str, None] = {}
-    missing = set(columns)
     with _open_text(source) as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
@@ -177,14 +167,9 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
                 raise ValueError(f"has in line {number} no JSON ({error}): each line must be one object") from None
             if not isinstance(row, dict):
                 raise ValueError(f"has in line {number} a JSON {type(row).__name__}: each line must be one object")
-            if missing:
-                keys.update(dict.fromkeys(row))
-                missing -= keys.keys()
-                if number >= 1000:
-                    _find_columns(list(keys), columns)
+            keys.update(dict.fromkeys(row))
             yield number, row.get(columns[0]), row.get(columns[1])
-    if missing and keys:
-        _find_columns(list(keys), columns)
+    _find_columns(list(keys), columns)
 
 
 def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
