@@ -237,13 +237,13 @@ def test_a_thousand_classes_with_long_names(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("", "'{}' is empty"),
-        ("text,label\n", "'{}': none of its 0 rows can be used: 0 lack"),
-        ("text,label\n,1\n", "'{}': 1 of 1 rows lack"),
+        ("text,label\n", "'{}': 0 of its 0 rows can be used: 0 lack"),
+        ("text,label\n,1\n", "'{}': 0 of its 1 rows can be used: 1 lack"),
         (
             "text,label\na,1\n,0\nb,0\n",
-            "'{}': 1 of 3 rows lack a text or a label, or have cells too many, the first at line 3;",
+            "'{}': 2 of its 3 rows can be used: 1 lack a text or a label, or have cells too many (lines [3];",
         ),
-        ("text,label\na,1\n" + ",0\n" * 9, " the first at line 3, 4, 5, 6, 7; max_bad_share allows 0.00%"),
+        ("text,label\na,1\n" + ",0\n" * 9, "(lines [3, 4, 5, 6, 7]; max_bad_share allows 0.00%)"),
         ("text,label\na,1\nb,1\n", "'{}' has one class only, '1'"),
         ("text,label\na,1\nb,0\n", "'{}' is too small to split"),
         ("text,label\na,1\na,0\n", "'{}' is too small to split"),
@@ -260,7 +260,7 @@ def test_data_to_refuse(tmp_path: Path, content: str, says: str) -> None:
 
 def test_evaluation_to_refuse(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [("a", "1"), ("b", "0")])
-    assert "none of its 2 rows can be used: 0 lack" in refused(tmp_path, train_data=train, evaluation_data=train)
+    assert "the texts of 2 stand in the evaluation data" in refused(tmp_path, train_data=train, evaluation_data=train)
     strange = write(tmp_path / "strange.jsonl", [("c", "1"), ("d", "positive")])
     message = refused(tmp_path, train_data=train, evaluation_data=strange)
     assert "evaluation has 1 label(s) that training lacks: 'positive'; training has '0', '1'" in message

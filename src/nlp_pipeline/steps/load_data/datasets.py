@@ -76,16 +76,11 @@ class Reader:
         good, bad = len(self.hashes), len(bad_lines)
         counts["bad"], counts["duplicates"] = bad, good - len(self.label_of)
         total = good + bad + counts["leaked"]
-        if bad > self.settings.max_bad_share * total:
+        if not good or bad > self.settings.max_bad_share * total:
             raise UsageError(
-                f"{self.source.name!r}: {bad} of {total} rows lack a text or a label, or have cells too many, the "
-                f"first at line {str(bad_lines[:5])[1:-1]}; max_bad_share allows {self.settings.max_bad_share:.2%}: "
-                "repair the rows"
-            )
-        if not good:
-            raise UsageError(
-                f"{self.source.name!r}: none of its {total} rows can be used: {bad} lack a text or a label, the texts "
-                f"of {counts['leaked']} stand in the evaluation data too"
+                f"{self.source.name!r}: {good} of its {total} rows can be used: {bad} lack a text or a label, or have "
+                f"cells too many (lines {bad_lines[:5]}; max_bad_share allows {self.settings.max_bad_share:.2%}), the "
+                f"texts of {counts['leaked']} stand in the evaluation data too"
             )
         yield pyarrow.table([texts, labels], SCHEMA)
 
