@@ -17,12 +17,7 @@ from nlp_pipeline.steps.gate import GateSettings, passes_gate
     ],
 )
 def test_gate(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    accuracy: float,
-    majority: float,
-    floor: float,
-    printed: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], accuracy: float, majority: float, floor: float, printed: str
 ) -> None:
     (tmp_path / "metrics").write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority}))
     assert passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=floor)) is printed.startswith("passed")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.steps.archive_model import archiving
-from nlp_pipeline.steps.archive_model.precision import MARKER, candidates, choose_precision, render_section, try_archive
+from nlp_pipeline.steps.archive_model.precision import MARKER, choose_precision, render_section, try_archive
 from nlp_pipeline.steps.evaluate_model import report
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import make_rows
@@ -61,18 +61,6 @@ def test_fp32_is_taken_even_where_it_is_no_better() -> None:
     assert choose_precision({"int8": measured(200, 0.5), "fp32": measured(100, 0.4, 0.1)}, 0.005, 0.97)[0] == "fp32"
     # Limits of 0 and 1 let pass what is the same.
     assert choose_precision({"int8": measured(200), "fp32": measured(100)}, 0.0, 1.0)[0] == "int8"
-
-
-@pytest.mark.parametrize(
-    ("precision", "serving_gpus", "names", "reason"),
-    [
-        ("auto", 0, ["int8", "fp32"], ""),
-        ("auto", 1, ["fp32"], "a GPU serves, and int8 of this kind is for CPUs"),
-        ("int8", 1, ["int8"], "precision=int8 was asked for"),
-    ],
-)
-def test_what_is_tried(precision: str, serving_gpus: int, names: list[str], reason: str) -> None:
-    assert candidates(precision, serving_gpus) == (names, reason)
 
 
 def test_an_archive_is_tried_by_its_own_handler(model: Path) -> None:

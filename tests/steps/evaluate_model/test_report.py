@@ -166,11 +166,6 @@ def test_many_classes_get_the_most_confused_pairs_and_the_weakest_classes(classe
     assert len(page) < 50_000
 
 
-def test_a_class_without_rows_is_no_weak_one() -> None:
-    rows = Page(render([[3, 0, 1], [0, 0, 0], [0, 0, 0]], ["a", "never", "guessed"])).rows
-    assert [row[0] for row in rows if len(row) == 5] == ["Class", "a"]
-
-
 def test_calibration_points_lie_where_their_values_are() -> None:
     first, second = Page(render(TWO)).all("circle")[:2]
     places = [float(one[key] or 0) for one in (first, second) for key in ("cx", "cy")]

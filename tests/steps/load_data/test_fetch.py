@@ -64,14 +64,6 @@ def test_a_path_to_no_file(tmp_path: Path, address: str, says: str) -> None:
     assert address.removeprefix("file://") in one_line(caught, UsageError)
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:  # the tests may run as root, who may read anything
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    assert "can't be read (Permission denied)" in refusal(str(tmp_path / "x.csv"), tmp_path / "unused", UsageError)
-
-
 @pytest.mark.parametrize("address", ["ftp://me:hunter2@host/x.csv", "htps://me:hunter2@host/x.csv", "://hunter2"])
 def test_an_unknown_scheme(tmp_path: Path, address: str) -> None:
     message = refusal(address, tmp_path / "x", UsageError, "hunter2")
@@ -196,18 +188,6 @@ def endpoint(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a server that plays an object store, for anonymous access."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", httpserver.url_for(""))
     return httpserver.url_for("")
-
-
-def s3_error(status: int, code: str) -> Response:
-    content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message></Error>"
-    return Response(content, status=status, content_type="application/xml")
-
-
-def test_s3_tries_again(tmp_path: Path, serve: Serve, endpoint: str) -> None:
-    failures = [s3_error(503, "SlowDown"), Response("<html>", status=502, content_type="text/html")]
-    _, requests = serve("/bucket/x.csv", *failures, cut(), Response(CONTENT))
-    assert fetch_source("s3://bucket/x.csv", tmp_path / "x").path.read_bytes() == CONTENT
-    assert len(requests) == 4
 
 
 @pytest.mark.parametrize("address", ["s3://", "s3:///x.csv", "s3://me:hunter2@bucket/x.csv", "s3://a/x.csv"])

@@ -72,16 +72,13 @@ def test_a_name_that_tells_no_form(name: str) -> None:
     assert repr(name) in one_line(caught, UsageError)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
-    content = encode(ROWS, form).decode().encode(encoding)
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    content = mark + encode(ROWS, form).decode().encode(encoding)
     assert pairs(read(tmp_path, content, f"x.{form}")) == ROWS
     assert pairs(read(tmp_path, gzip.compress(content), f"x.{form}.gz")) == ROWS
-
-
-def test_utf_16_in_the_other_byte_order(tmp_path: Path) -> None:
-    assert read(tmp_path, codecs.BOM_UTF16_BE + "text,label\nä,1\n".encode("utf-16-be")) == [(2, "ä", "1")]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -90,19 +87,6 @@ def test_line_ends_and_line_numbers(tmp_path: Path, end: str) -> None:
     assert read(tmp_path, end.join(lines)) == [(3, "a", "1"), (6, f"b{end}{end}c", "0"), (9, "d", "1")]
     objects = ["", '{"text": "a", "label": 1}', "  ", '{"text": "b\\n\\nc", "label": 0}']
     assert read(tmp_path, end.join(objects), "x.ndjson") == [(2, "a", "1"), (4, "b\n\nc", "0")]
-
-
-def test_nul_bytes(tmp_path: Path) -> None:
-    assert read(tmp_path, b"text,label\na\0b,1\0\n\0,\0\n") == [(2, "a\0b", "1\0"), (3, "\0", "\0")]
-    assert read(tmp_path, '{"text": "a\\u0000b", "label": "\\u0000"}', "x.jsonl") == [(1, "a\0b", "\0")]
-
-
-@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl"])
-def test_missing_and_blank_cells(tmp_path: Path, name: str) -> None:
-    cells = [("a", "1"), ("", "1"), ("b", ""), (" \t\u00a0", "1"), ("c", "  "), (" d ", " 0 ")]
-    assert pairs(read(tmp_path, encode(cells, name[2:]), name)) == [
-        ("a", "1"), (None, "1"), ("b", None), (None, "1"), ("c", None), (" d ", "0"),
-    ]  # fmt: skip
 
 
 def test_rows_with_cells_too_few_or_too_many(tmp_path: Path) -> None:
@@ -153,13 +137,6 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert "has in line 1 the text b'a'" in problem(tmp_path, parquet(text=[b"a"], label=[1]), "x.parquet")
 
 
-def test_parquet_of_many_batches(tmp_path: Path) -> None:
-    rows = [(f"text {number}", str(number % 3)) for number in range(2000)]
-    assert read(tmp_path, encode(rows, "parquet"), "x.parquet") == [
-        (number, text, label) for number, (text, label) in enumerate(rows, 1)
-    ]
-
-
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize(("columns", "missing"), [(("review", "label"), "review"), (("text", "Label"), "Label")])
 def test_a_missing_column(tmp_path: Path, form: str, columns: tuple[str, str], missing: str) -> None:
@@ -189,17 +166,13 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
         (parquet(text=["a"], label=["b"]), "x.csv", "is not utf-8"),
         ("\n<HTML>Sign in", "x.csv", "its columns are '<HTML>Sign in'"),
         ("text\tlabel\na\t1\n", "x.csv", "its columns are 'text\\tlabel'"),
-        ("text;label\na;1\n", "x.csv", "its columns are 'text;label'"),
-        ("text,label\na,1\n", "x.tsv", "its columns are 'text,label'"),
         ("text,label\na,1\n", "x.jsonl", "has in line 1 no JSON"),
-        (b'{"text": "a\0b", "label": 1}', "x.jsonl", "has in line 1 no JSON"),
         ('[{"text": "a", "label": 1}]', "x.jsonl", "has in line 1 a JSON list"),
         ('{"text": "a", "label": 1}\n3\n', "x.jsonl", "has in line 2 a JSON int"),
         ('{"text": "a", "label": 1}\n{"text":', "x.jsonl", "has in line 2 no JSON"),
         ('{"a": ' + "[" * 100_000, "x.jsonl", "has in line 1 no JSON"),
         ('{"text": "a", "label": ' + "1" * 5000 + "}", "x.jsonl", "has in line 1 no JSON"),
         ('text,label\na,1\n"b,0\nc,1\n', "x.csv", "has a row at line 3 that can't be read"),
-        ('text,label\na,1\n"b"c,0\n', "x.csv", "has a row at line 3 that can't be read"),
         (b"text,label\na,1\n\xe4,0\n", "x.csv", "is not utf-8 (byte 0xe4, shortly after line "),
         (b'{"text": "\xff", "label": 1}', "x.jsonl", "is not utf-8 (byte 0xff, shortly after line "),
         (codecs.BOM_UTF16_LE + b"t\0e\0x\0t", "x.csv", "is not utf-16-le (byte 0x74, "),
@@ -210,12 +183,6 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, content: bytes | str, name: str, says: str) -> None:
     assert says in problem(tmp_path, content, name)
-
-
-def test_an_error_in_the_encoding_shows_about_where(tmp_path: Path) -> None:
-    content = b"text,label\n" + b"some text,1\n" * 5000 + b"\xff,1\n"
-    line = int(problem(tmp_path, content).partition("after line ")[2].split(")")[0])
-    assert 4000 < line <= 5002
 
 
 def test_a_quote_left_open_does_not_fill_the_memory(tmp_path: Path) -> None:

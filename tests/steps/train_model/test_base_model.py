@@ -46,14 +46,9 @@ def test_what_is_trained_has_labels_float32_and_no_dropout_in_attention(
     ],
 )
 def test_a_model_that_can_not_be_used_is_named(
-    lacks: str,
-    base_model: str,
-    max_length: int,
-    message: str,
-    encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    lacks: str, base_model: str, max_length: int, message: str,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copytree(encoder, "copy", ignore=shutil.ignore_patterns(lacks))
     torch.save({}, "copy/pytorch_model.bin")
