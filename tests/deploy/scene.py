@@ -142,7 +142,7 @@ class Scene:
             **{"labels": LABELS, **{key: value for key, value in changed.items() if key in known}},
         )
 
-    def wanted(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
+    def desired(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
         """Returns the object of a release, and the target, as `prepare` would have them."""
         self.cluster.fates.setdefault(letter * 16, Fate(backend=predict))
         release = Release(digest=letter * 16, labels=LABELS, metrics={"accuracy": 1.0}, model_name=NAME)
@@ -152,7 +152,7 @@ class Scene:
         """Deploys a release; its pods answer right where no fate is given them."""
         if fate:
             self.cluster.fates[letter * 16] = fate
-        return deploy(*self.wanted(letter, **changed), ROWS)
+        return deploy(*self.desired(letter, **changed), ROWS)
 
     def fails(self, letter: str, kind: str, **changed: Any) -> Outcome:
         """Deploys a release that fails in a way of `FAILURES`."""

@@ -70,8 +70,8 @@ def test_arguments_of_the_hugging_face_server(
         (tmp_path / "huggingface" / "tokenizer_config.json").write_text(json.dumps(config))
     release = replace(RELEASE, parameters={"max_length": 128})
     args = ["--model_name=tiny", "--backend=huggingface", "--task=sequence_classification", "--return_probabilities"]
-    wanted = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]
-    assert server_args(release, tmp_path, "huggingface") == wanted
+    desired = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]
+    assert server_args(release, tmp_path, "huggingface") == desired
     assert server_args(release, None, "torchserve") == []
     with pytest.raises(UsageError, match=r"^serving_runtime=huggingface needs --release DIR"):
         server_args(release, None, "huggingface")
@@ -172,13 +172,13 @@ def test_the_same_request_is_known_again(changed: Json, same: bool) -> None:
 )
 def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
     asked: Json = {"args": ["--a", "--b"], "serving_cpu": "0.5", "serving_memory": "2048Mi"}
-    there, wanted = live(**asked), made(**asked)
+    there, desired = live(**asked), made(**asked)
     *path, last = field.split(".")
     place = there.body
     for name in path:
         place = place[name]
     place[last] = value
-    assert InferenceService(there.body).serves(wanted) is same
+    assert InferenceService(there.body).serves(desired) is same
 
 
 @pytest.mark.parametrize(

@@ -123,13 +123,13 @@ def test_deleted_in_between(scene: Scene, moment: str) -> None:
 def test_the_api_server_goes_for_good_and_comes_back(knative: Scene) -> None:
     knative.deploy("a")
     sent = len(knative.sent)
-    wanted, target = knative.wanted("b")
+    desired, target = knative.desired("b")
 
     def go() -> None:
         knative.cluster.failures = 10**9
 
     with knative.meanwhile(lambda: len(knative.sent) > sent, go):
-        outcome = deploy(wanted, target, ROWS)
+        outcome = deploy(desired, target, ROWS)
     reading = "reading InferenceService team/tiny: 503: the server is currently unable to handle the request"
     assert (outcome.outcome, outcome.service) == ("failed", None)
     assert outcome.reason == f"{reading}; and it could not be undone: {reading}"

@@ -130,28 +130,28 @@ def read_service(name: str, namespace: str) -> InferenceService | None:
 
 
 def write_service(
-    wanted: InferenceService, change: Callable[[InferenceService | None], Json], **options: str
+    desired: InferenceService, change: Callable[[InferenceService | None], Json], **options: str
 ) -> InferenceService:
     """Creates or replaces an InferenceService, and returns it as the server keeps it.
 
     Conflicts, which each write of its status makes, are tried again.
 
     Args:
-        wanted: The object that is meant.
+        desired: The object that is meant.
         change: Gives what is to be sent, of the live object, or of None where there is none.
         **options: Of the API; `dry_run="All"` lets the server only check it.
     """
-    doing = f"{'dry run of' if options else 'writing'} {wanted}"
+    doing = f"{'dry run of' if options else 'writing'} {desired}"
 
     def write() -> Any:
-        live = read_service(wanted.name, wanted.namespace)
-        verb, place = ("create", ()) if live is None else ("replace", (wanted.name,))
-        body = _call_services(doing, verb, wanted.namespace, *place, change(live), expected=(404, 409), **options)
+        live = read_service(desired.name, desired.namespace)
+        verb, place = ("create", ()) if live is None else ("replace", (desired.name,))
+        body = _call_services(doing, verb, desired.namespace, *place, change(live), expected=(404, 409), **options)
         return None if body in (404, 409) else body
 
     body = poll(write, 120, 0.2)
     if body is None:
-        raise PipelineError(f"{wanted} could not be changed for two minutes: something else keeps changing it")
+        raise PipelineError(f"{desired} could not be changed for two minutes: something else keeps changing it")
     return InferenceService(body)
 
 

@@ -64,15 +64,15 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
     """Goes back to the release that was deployed before; done twice, it comes back to this one. See `deploy`."""
     with redirect_stdout(sys.stderr):
         live, target = _find_live(values, to_change=True)
-        wanted = _choose_former(live).restore(live.name, live.namespace)
-        target = replace(target, labels=_labels(wanted), settings=replace(target.settings, canary_percent=0))
+        desired = _choose_former(live).restore(live.name, live.namespace)
+        target = replace(target, labels=_labels(desired), settings=replace(target.settings, canary_percent=0))
         if dry_run:
-            return _difference(wanted, target)
+            return _difference(desired, target)
         # What was not made by this project may speak another protocol: it is not asked.
-        rows = ANY_TEXT if wanted.release else {}
+        rows = ANY_TEXT if desired.release else {}
         if rows and not target.settings.gateway:
             _check_reachable(live)
-        return _report(lambda: deploy_service(wanted, target, rows))
+        return _report(lambda: deploy_service(desired, target, rows))
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
@@ -153,23 +153,23 @@ def _without_passing(service: InferenceService) -> InferenceService:
     return make(service.name, service.namespace, service.labels, annotations, service.body["spec"])
 
 
-def _difference(wanted: InferenceService, target: Target) -> Json:
+def _difference(desired: InferenceService, target: Target) -> Json:
     """Returns what a deployment would send, and how what the server would make of it differs from the live object."""
     import yaml
 
-    live = read_service(wanted.name, wanted.namespace)
-    if live is not None and live.serves(wanted):
+    live = read_service(desired.name, desired.namespace)
+    if live is not None and live.serves(desired):
         result = InferenceService(deepcopy(live.body))
         # The share of the traffic with which a deployment begins is gone when it ends.
         result.predictor.pop(SHARE, None)
     else:
-        result = send(wanted, dry_run="All")
+        result = send(desired, dry_run="All")
     check_mode(result, target.settings)
     before, after = [
         yaml.safe_dump(_without_passing(item).body).splitlines() if item else [] for item in (live, result)
     ]
     lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
-    return {"object": _without_passing(wanted).body, "difference": "\n".join(lines)}
+    return {"object": _without_passing(desired).body, "difference": "\n".join(lines)}
 
 
 def _report(deploying: Callable[[], Outcome]) -> Json:

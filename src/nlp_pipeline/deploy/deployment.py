@@ -44,13 +44,13 @@ def deploy_published(
 
 def deploy_release(release: Release, folder: Path | None, target: Target, rows: Rows) -> Outcome:
     """Deploys a release; for the arguments see `prepare`, and `transaction.deploy` for the rows."""
-    wanted, target = prepare(release, folder, target)
+    desired, target = prepare(release, folder, target)
     uri = target.uri_of(release)
     with explained_access(target.namespace):
         if folder and target.settings.model_store:
             upload(folder, release, uri)
         print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
-        outcome = deploy(wanted, target, rows)
+        outcome = deploy(desired, target, rows)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome

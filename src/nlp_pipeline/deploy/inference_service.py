@@ -101,17 +101,17 @@ class InferenceService:
         """Whether a deployment of ours was begun and has not ended: its release has not been found good."""
         return bool(self.note("applied") or self.note("former")) and SHARE in self.predictor
 
-    def matches(self, wanted: "InferenceService") -> bool:
+    def matches(self, desired: "InferenceService") -> bool:
         """Says whether it is what was sent.
 
         It must carry the mark of the same request, as a field that is not asked for any more would pass unseen else,
         and still be as it was asked for, as someone may have edited it since.
         """
-        return self.note("applied") == wanted.note("applied") and covers(self.body["spec"], wanted.body["spec"])
+        return self.note("applied") == desired.note("applied") and covers(self.body["spec"], desired.body["spec"])
 
-    def serves(self, wanted: "InferenceService") -> bool:
-        """Says whether it is what is wanted already, and not stopped."""
-        return not self.is_stopped and self.matches(wanted)
+    def serves(self, desired: "InferenceService") -> bool:
+        """Says whether it is what is desired already, and not stopped."""
+        return not self.is_stopped and self.matches(desired)
 
     def to_former(self) -> Former:
         """Returns what is kept of it to put it back."""
@@ -151,28 +151,30 @@ def make(
     )
 
 
-def covers(live: Any, wanted: Any) -> bool:
-    """Says whether all that is wanted is so in the live object, which has defaults besides."""
+def covers(live: Any, desired: Any) -> bool:
+    """Says whether all that is desired is so in the live object, which has defaults besides."""
     from kubernetes.utils import parse_quantity
 
-    if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(key in live and covers(live[key], value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(live, list) and len(live) == len(wanted) and all(map(covers, live, wanted))
+    if isinstance(desired, dict):
+        return isinstance(live, dict) and all(
+            key in live and covers(live[key], value) for key, value in desired.items()
+        )
+    if isinstance(desired, list):
+        return isinstance(live, list) and len(live) == len(desired) and all(map(covers, live, desired))
     try:
         # KServe's webhook writes quantities in their shortest form: 500m for 0.5.
-        return bool(live == wanted or parse_quantity(live) == parse_quantity(wanted))
+        return bool(live == desired or parse_quantity(live) == parse_quantity(desired))
     except (ValueError, TypeError):
         return False
 
 
-def successor(live: InferenceService | None, wanted: InferenceService, formers: list[Former]) -> Json:
-    """Returns what to send so that a wanted object, which can go back to the formers, takes the place of the live one.
+def successor(live: InferenceService | None, desired: InferenceService, formers: list[Former]) -> Json:
+    """Returns what to send so that a desired object, which can go back to the formers, takes the place of the live one.
 
     It has its notes and, as the mark of a deployment that has not ended, its share of the traffic: none where something
     serves already.
     """
-    body = deepcopy(wanted.body)
+    body = deepcopy(desired.body)
     metadata = body["metadata"]
     is_serving = live is not None and not live.is_stopped
     if live is not None:

@@ -21,7 +21,7 @@ from nlp_pipeline.errors import PipelineError, TimedOutError
 PATIENCE = 8
 
 
-def send(wanted: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
+def send(desired: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
     """Puts an object into the live one's place, with no traffic where something serves already.
 
     It can go back to the formers; by default, to the live object and its own formers. Returns the object as the server
@@ -29,38 +29,38 @@ def send(wanted: InferenceService, formers: list[Former] | None = None, **option
     """
 
     def change(live: InferenceService | None) -> Json:
-        return successor(live, wanted, formers_after(live) if formers is None else formers)
+        return successor(live, desired, formers_after(live) if formers is None else formers)
 
-    sent = write_service(wanted, change, **options)
+    sent = write_service(desired, change, **options)
     sent.predictor.pop(SHARE, None)
     return sent
 
 
-def _require_own(live: InferenceService | None, wanted: InferenceService) -> InferenceService:
+def _require_own(live: InferenceService | None, desired: InferenceService) -> InferenceService:
     if live is None:
-        raise PipelineError(f"{wanted} has been deleted meanwhile")
-    if not live.matches(wanted):
-        raise PipelineError(f"another deployment has taken the place of this one in {wanted} meanwhile")
+        raise PipelineError(f"{desired} has been deleted meanwhile")
+    if not live.matches(desired):
+        raise PipelineError(f"another deployment has taken the place of this one in {desired} meanwhile")
     return live
 
 
-def read_own(wanted: InferenceService) -> InferenceService:
+def read_own(desired: InferenceService) -> InferenceService:
     """Returns the live InferenceService, which must still be the one that was sent."""
-    return _require_own(read_service(wanted.name, wanted.namespace), wanted)
+    return _require_own(read_service(desired.name, desired.namespace), desired)
 
 
-def _change_own(wanted: InferenceService, change: Callable[[InferenceService], object]) -> None:
+def _change_own(desired: InferenceService, change: Callable[[InferenceService], object]) -> None:
     """Changes the live InferenceService's body in place and sends it."""
 
     def changed(live: InferenceService | None) -> Json:
-        own = _require_own(live, wanted)
+        own = _require_own(live, desired)
         change(own)
         return own.body
 
-    write_service(wanted, changed)
+    write_service(desired, changed)
 
 
-def set_share(wanted: InferenceService, percent: int | None) -> None:
+def set_share(desired: InferenceService, percent: int | None) -> None:
     """Gives the newest revision a share of the traffic; None for all of it, which also ends the deployment."""
 
     def change(live: InferenceService) -> None:
@@ -68,7 +68,7 @@ def set_share(wanted: InferenceService, percent: int | None) -> None:
         if percent is not None:
             live.predictor[SHARE] = percent
 
-    _change_own(wanted, change)
+    _change_own(desired, change)
 
 
 def stop(service: InferenceService, target: Target) -> None:
@@ -107,16 +107,16 @@ def _progress(service: InferenceService) -> tuple[bool, bool]:
     return is_new, is_new and service.is_ready and component.get("latestReadyRevision") == newest and newest in tagged
 
 
-def wait_until_ready(wanted: InferenceService, target: Target) -> InferenceService:
+def wait_until_ready(desired: InferenceService, target: Target) -> InferenceService:
     """Waits until the pods of an object that was sent are ready, and returns the live object.
 
     Where its model can't be loaded, or the time is over, conditions, pods and events are printed.
     """
-    failures, service = 0, wanted
+    failures, service = 0, desired
 
     def look() -> InferenceService | None:
         nonlocal failures, service
-        service = read_own(wanted)
+        service = read_own(desired)
         is_current, is_ready = _progress(service)
         if is_ready:
             return service
@@ -134,7 +134,7 @@ def wait_until_ready(wanted: InferenceService, target: Target) -> InferenceServi
     if ready is None:
         print(describe(service), flush=True)
         raise TimedOutError(
-            f"{wanted} was not ready after {seconds} s; its conditions, pods and newest events stand above"
+            f"{desired} was not ready after {seconds} s; its conditions, pods and newest events stand above"
         )
     return ready
 
@@ -147,16 +147,16 @@ def share_of_newest(service: InferenceService) -> int:
     return sum(item.get("percent", 0) for item in traffic if item.get("revisionName") == newest)
 
 
-def give_share(wanted: InferenceService, percent: int | None, target: Target) -> InferenceService:
+def give_share(desired: InferenceService, percent: int | None, target: Target) -> InferenceService:
     """Does what `set_share` does, waits until the newest revision has its share, and returns the live object."""
-    set_share(wanted, percent)
+    set_share(desired, percent)
     share = 100 if percent is None else percent
 
     def look() -> InferenceService | None:
-        service = read_own(wanted)
+        service = read_own(desired)
         return service if service.is_standard or share_of_newest(service) == share else None
 
     service = poll(look, target.route_seconds, target.poll_seconds)
     if service is None:
-        raise TimedOutError(f"{wanted}: its newest revision did not get {share}% of the traffic")
+        raise TimedOutError(f"{desired}: its newest revision did not get {share}% of the traffic")
     return service

@@ -83,7 +83,7 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
             )
 
 
-def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
+def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
     """Brings an InferenceService into the cluster, or leaves the cluster as it was.
 
     A process that is killed in between leaves an object whose deployment has not ended; the same call then resumes it.
@@ -92,54 +92,54 @@ def deploy(wanted: InferenceService, target: Target, rows: Rows) -> Outcome:
     Raises:
         PipelineError: It was refused before anything was changed.
     """
-    live = read_service(wanted.name, wanted.namespace)
-    if live is not None and live.serves(wanted):
+    live = read_service(desired.name, desired.namespace)
+    if live is not None and live.serves(desired):
         begun = live.is_unfinished
         what = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
-        print(f"{wanted} is release {wanted.release} already: {what}", flush=True)
+        print(f"{desired} is release {desired.release} already: {what}", flush=True)
     else:
         begun = True
-        check_mode(send(wanted, dry_run="All"), target.settings)
-        list_pods(wanted)  # which must be allowed
-        wanted = send(wanted)
-        print(f"{wanted} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
+        check_mode(send(desired, dry_run="All"), target.settings)
+        list_pods(desired)  # which must be allowed
+        desired = send(desired)
+        print(f"{desired} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
     try:
-        outcome = Outcome("deployed" if begun else "unchanged", figures=_bring_up(wanted, target, rows, begun))
+        outcome = Outcome("deployed" if begun else "unchanged", figures=_bring_up(desired, target, rows, begun))
     except Exception as error:  # noqa: BLE001  whatever it is, the former object must come back
         print(f"failed: {_line_of(error)}", flush=True)
-        what, done = _undo(wanted, target) if begun else ("failed", "nothing has been changed")
+        what, done = _undo(desired, target) if begun else ("failed", "nothing has been changed")
         outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
     try:
-        return replace(outcome, service=read_service(wanted.name, wanted.namespace))
+        return replace(outcome, service=read_service(desired.name, desired.namespace))
     except PipelineError as error:
         return replace(outcome, outcome="failed", reason=outcome.reason or str(error))
 
 
 def _bring_up(
-    wanted: InferenceService, target: Target, rows: Rows, begun: bool = True, share: int | None = None
+    desired: InferenceService, target: Target, rows: Rows, begun: bool = True, share: int | None = None
 ) -> dict[str, float]:
     """Waits for an object that was sent, asks it, and gives it its share of the traffic.
 
     One whose deployment was not begun now, but has ended long ago, has it.
     """
     began = time.monotonic()
-    service = wait_until_ready(wanted, target)
+    service = wait_until_ready(desired, target)
     seconds = time.monotonic() - began
     print(f"ready after {seconds:.1f} s", flush=True)
     figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
     if begun:
         if target.settings.canary_percent and share_of_newest(service) < 100:
-            _watch_canary(wanted, target, rows["text"])
-        service = give_share(wanted, share, target)
+            _watch_canary(desired, target, rows["text"])
+        service = give_share(desired, share, target)
         # The whole way, now by the address that everyone uses.
         check_answers(service, False, target, {"text": rows["text"][:10]} if rows else {})
     return figures
 
 
-def _watch_canary(wanted: InferenceService, target: Target, texts: list[str]) -> None:
+def _watch_canary(desired: InferenceService, target: Target, texts: list[str]) -> None:
     """Gives the newest revision its canary share for its time, and asks it and the whole service all along."""
     percent, minutes = target.settings.canary_percent, target.settings.canary_minutes
-    service, waiting = give_share(wanted, percent, target), itertools.cycle(texts)
+    service, waiting = give_share(desired, percent, target), itertools.cycle(texts)
     print(f"{percent}% of the traffic go to it for {minutes:g} minutes", flush=True)
 
     def look() -> None:
@@ -147,19 +147,19 @@ def _watch_canary(wanted: InferenceService, target: Target, texts: list[str]) ->
         for newest in (True, False):
             # It has answered already: where it does not any more, those who ask it shall not bear that for long.
             ask_texts(service, newest, target, [text], target.route_seconds / 10)
-        if failure := load_failure(read_own(wanted)):
+        if failure := load_failure(read_own(desired)):
             raise PipelineError(f"it failed with {percent}% of the traffic: {failure}")
 
     poll(look, 60 * minutes, target.poll_seconds)
 
 
-def _undo(wanted: InferenceService, target: Target) -> tuple[str, str]:
+def _undo(desired: InferenceService, target: Target) -> tuple[str, str]:
     """Undoes a deployment that failed; returns the outcome, and a sentence's end that says it."""
     try:
-        live = read_service(wanted.name, wanted.namespace)
+        live = read_service(desired.name, desired.namespace)
         if live is None:
             return "failed", "it is not there any more"
-        if not live.matches(wanted):
+        if not live.matches(desired):
             return "failed", "the other one is left as it is"
         if formers := live.formers:
             return "rolled back", _put_back(live, formers, target)
@@ -178,20 +178,20 @@ def _put_back(live: InferenceService, formers: list[Former], target: Target) -> 
     Where this is interrupted, the same former one is gone back to again. Returns what was done, a sentence's end.
     """
     former = formers[0]
-    wanted = former.restore(live.name, live.namespace)
-    name = f"the former release {wanted.release}" if wanted.release else "what stood there before"
+    desired = former.restore(live.name, live.namespace)
+    name = f"the former release {desired.release}" if desired.release else "what stood there before"
     done, share = f"{name} has been put back", former.spec["predictor"].get(SHARE)
-    if not former.serves and not wanted.is_stopped:
+    if not former.serves and not desired.is_stopped:
         # Else the pods that failed would go on answering where nothing did before.
         stop(live, target)
-    wanted = send(wanted, formers)
+    desired = send(desired, formers)
     if not former.serves:
-        set_share(wanted, share)
-        return f"{done}; it was {'stopped before too' if wanted.is_stopped else 'not ready before either'}"
+        set_share(desired, share)
+        return f"{done}; it was {'stopped before too' if desired.is_stopped else 'not ready before either'}"
     target = replace(target, labels=[], settings=replace(target.settings, canary_percent=0))
     try:
         # What was not made by this project may speak another protocol: it is not asked.
-        _bring_up(wanted, target, ANY_TEXT if wanted.release else {}, share=share)
+        _bring_up(desired, target, ANY_TEXT if desired.release else {}, share=share)
     except PipelineError as error:
         if former.ready:
             raise

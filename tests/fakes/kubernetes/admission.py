@@ -83,9 +83,9 @@ def default(sent: Json, mode: str) -> Json:
 
 def _webhook_problem(service: Json, old: Json) -> str:
     metadata, predictor = service["metadata"], service["spec"]["predictor"]
-    was, wanted = old.get("status", {}).get("deploymentMode"), metadata.get("annotations", {}).get(MODE)
-    if was and wanted and was != wanted:
-        return f"update rejected: deploymentMode cannot be changed from '{was}' to '{wanted}'"
+    was, desired = old.get("status", {}).get("deploymentMode"), metadata.get("annotations", {}).get(MODE)
+    if was and desired and was != desired:
+        return f"update rejected: deploymentMode cannot be changed from '{was}' to '{desired}'"
     if not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", metadata["name"]):
         return f'the InferenceService "{metadata["name"]}" is invalid: it must start with alphabetical character'
     if "model" not in predictor:

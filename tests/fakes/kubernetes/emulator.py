@@ -131,7 +131,7 @@ class Cluster(Api):
         return response
 
     def _choose(self, host: str) -> Revision | None:
-        """Chooses in turn, so that of each hundred requests exactly as many as wanted go where they should."""
+        """Chooses in turn, so that of each hundred requests exactly as many as desired go where they should."""
         targets = next((routed for world in self.worlds.values() if (routed := world.routes().get(host))), None)
         if targets is None:
             return None

@@ -168,7 +168,7 @@ class World:
         component["latestCreatedRevision"] = newest.name
         if self.latest_ready:
             rolled_out = component.get("latestRolledoutRevision", "")
-            self.traffic = [self._resolved(target) for target in wanted_traffic(self.service, rolled_out)]
+            self.traffic = [self._resolved(target) for target in desired_traffic(self.service, rolled_out)]
             self._tell_rollout(component, self.latest_ready.name, rolled_out)
             inside, outside = f"{self.name}.{self.namespace}.svc.cluster.local", f"{self.name}.{self.namespace}"
             component |= {"url": f"http://{outside}.example.com", "address": {"url": f"http://{inside}"}}
@@ -263,8 +263,8 @@ def conditions(ready: tuple[str, str]) -> list[Json]:
     return [{"type": kind, "status": status, "reason": reason} for kind, (status, reason) in kinds.items()]
 
 
-def wanted_traffic(service: Json, rolled_out: str) -> list[Json]:
-    """Returns the wanted traffic of a Knative Service, as `createKnativeService`; our objects ask for tags."""
+def desired_traffic(service: Json, rolled_out: str) -> list[Json]:
+    """Returns the desired traffic of a Knative Service, as `createKnativeService`; our objects ask for tags."""
     percent = service["spec"]["predictor"].get("canaryTrafficPercent")
     split = percent is not None and rolled_out != ""
     latest = {"latestRevision": True, "percent": percent if split else 100, "tag": "latest"}
