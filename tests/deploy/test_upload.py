@@ -4,7 +4,6 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,7 @@ import urllib3
 from nlp_pipeline.deploy import upload as uploading
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.upload import upload
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, hash_files, seal, verify
 from nlp_pipeline.volume import Run
 from tests.fakes.s3 import S3Server, forget_environment
@@ -54,7 +53,6 @@ def release(tmp_path: Path) -> Path:
         ("s3://bucket", "s3://bucket"),
         ("s3://my.bucket-1/a//", "s3://my.bucket-1/a"),
         ("s3://bucket/a/b_c.d=1/", "s3://bucket/a/b_c.d=1"),
-        (f"s3://{'a' * 63}/..a", f"s3://{'a' * 63}/..a"),
     ],
 )
 def test_where_kserve_reads_a_release(model_store: str, uri: str) -> None:
@@ -66,48 +64,40 @@ def test_where_kserve_reads_a_release(model_store: str, uri: str) -> None:
 @pytest.mark.parametrize(
     "model_store",
     [
-        "bucket/models", "S3://bucket", "gs://bucket", " s3://bucket", "s3://", "s3:///models", "s3://ab",
-        f"s3://{'a' * 64}", "s3://Bucket", "s3://my_bucket", "s3://a..b", "s3://-ab", "s3://10.0.0.1",
-        "s3://bucket:9000/models", "s3://bucket\n", "s3://bucket/..", "s3://bucket/a/../b", "s3://bucket//b",
-        "s3://bucket/a b", "s3://bucket/\u00e4", "s3://bucket/a?b=c", "s3://me:hunter2@bucket/a",
+        "bucket/models", "S3://bucket", "gs://bucket", " s3://bucket", "s3://", "s3:///models", "s3://ab", "s3://Bucket",
+        "s3://my_bucket", "s3://bucket:9000/models", "s3://bucket\n", "s3://bucket/..", "s3://bucket/a/../b",
+        "s3://bucket//b", "s3://bucket/a b", "s3://bucket/\u00e4", "s3://bucket/a?b=c", "s3://me:hunter2@bucket/a",
     ],
 )  # fmt: skip
 def test_no_model_store(model_store: str) -> None:
-    with pytest.raises(UsageError, match=r"^model_store is [^\n]*: it must be s3://bucket or s3://bucket/folder, in"):
+    with pytest.raises(UsageError, match=r"^model_store is [^\n]*: it must be s3://bucket/folder, or"):
         DeploySettings(model_store=model_store)
 
 
-@pytest.mark.parametrize("given", [[], ["AWS_ACCESS_KEY_ID"], ["AWS_SECRET_ACCESS_KEY"]])
-def test_no_credentials(release: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+@pytest.mark.parametrize("variables", [[], ["AWS_ACCESS_KEY_ID"]])
+def test_no_credentials(release: Path, monkeypatch: pytest.MonkeyPatch, variables: list[str]) -> None:
     forget_environment(monkeypatch)
-    for name in given:
+    for name in variables:
         monkeypatch.setenv(name, "hunter2")
     with pytest.raises(UsageError) as caught:
         upload(release, verify(release), f"s3://bucket/tiny/releases/{DIGEST}")
-    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if name not in given]
     message = one_line(caught, UsageError, "hunter2")
-    assert message.startswith(f"{' and '.join(missing)} must be set in the environment to upload to s3://bucket/tiny")
+    assert message.startswith("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set in the environment to upload to")
 
 
 class Store:
-    """An empty bucket of a real server, whose address and credentials are in the environment; notes what is sent.
-
-    Attributes:
-        before: Called with the method and the name of each file that is about to be sent; an answer takes the place of
-            the server's.
-    """
+    """An empty bucket of a real server, whose address and credentials are in the environment; notes what is sent."""
 
     def __init__(self, server: S3Server, release: Path) -> None:
         self.server, self.bucket, self.sent = server, f"bucket-{uuid.uuid4().hex}", list[str]()
         self.release, self.place = release, f"tiny/releases/{verify(release).digest}"
-        self.before: Callable[[str, str], Any] = lambda method, name: None
         server.client.make_bucket(self.bucket)
 
-    def upload(self, folder: Path | None = None, prefix: str = "") -> int:
-        """Sends a release into the bucket, and returns the number of bytes; notes anew what is sent."""
+    def upload(self, folder: Path | None = None, prefix: str = "") -> None:
+        """Sends a release into the bucket; notes anew what is sent."""
         self.sent.clear()
         folder = folder or self.release
-        return upload(folder, verify(folder), f"s3://{self.bucket}/{prefix}{self.place}")
+        upload(folder, verify(folder), f"s3://{self.bucket}/{prefix}{self.place}")
 
     def objects(self) -> dict[str, bytes]:
         """The content of all objects by their keys below the release's place, or by whole keys elsewhere."""
@@ -135,11 +125,9 @@ def store(server: S3Server, release: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
     def recorded(self: Any, method: str, url: str, *arguments: Any, **options: Any) -> Any:
         name = unquote(urlsplit(url).path).partition(f"{made.place}/")[2]
-        instead = None
         if method in ("PUT", "POST") and name:
             made.sent.append(name)
-            instead = made.before(method, name)
-        return instead or urlopen(self, method, url, *arguments, **options)
+        return urlopen(self, method, url, *arguments, **options)
 
     monkeypatch.setattr(urllib3.PoolManager, "urlopen", recorded)
     return made
@@ -148,7 +136,7 @@ def store(server: S3Server, release: Path, monkeypatch: pytest.MonkeyPatch) -> S
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "models/of-team=1/"])
 def test_a_large_file_is_sent_in_parts_and_the_record_last(store: Store, prefix: str) -> None:
-    assert store.upload(prefix=prefix) == sum((store.release / name).stat().st_size for name in NAMES)
+    store.upload(prefix=prefix)
     assert {key.removeprefix(f"{prefix}{store.place}/") for key in store.objects()} == set(NAMES)
     assert store.sent.count(LARGE) == 4  # begun, two parts, ended
     assert store.sent.index("release.json") == len(store.sent) - 1
@@ -161,7 +149,8 @@ def test_a_second_time_nothing_is_sent(store: Store, tmp_path: Path, capsys: pyt
     store.upload()
     # Another run has made the same release: its record differs, and its files do not.
     for folder in (store.release, make_release(tmp_path / "again", run_id="another")):
-        assert (store.upload(folder), store.sent) == (0, [])
+        store.upload(folder)
+        assert store.sent == []
     assert store.is_whole()
     said = f"s3://{store.bucket}/{store.place} is there already: nothing is sent\n"
     assert capsys.readouterr().out.endswith(said * 2)
@@ -172,16 +161,17 @@ SHA256 = hashlib.sha256(CONTENTS[CONFIG]).hexdigest()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "content", "metadata", "says"),
+    ("name", "content", "metadata"),
     [
-        (CONFIG, None, {}, "is missing"),
-        (CONFIG, b"x" * len(CONTENTS[CONFIG]), {}, "is altered"),
-        (CONFIG, CONTENTS[CONFIG][:-1], {"sha256": SHA256}, "is altered"),
-        *(("release.json", content, {}, "") for content in (b"", b"{", b"[]", b"{}", b"\xff", b'{"files": {}}')),
+        (CONFIG, None, {}),
+        (CONFIG, b"x" * len(CONTENTS[CONFIG]), {}),
+        (CONFIG, CONTENTS[CONFIG][:-1], {"sha256": SHA256}),
+        ("release.json", b"{", {}),
+        ("release.json", json.dumps({"digest": DIGEST, "model_name": "tiny", "files": {LARGE: "0" * 64}}).encode(), {}),
     ],
 )
 def test_only_what_is_spoilt_there_is_sent_again(
-    store: Store, name: str, content: bytes | None, metadata: dict[str, str], says: str, capsys: Any
+    store: Store, name: str, content: bytes | None, metadata: dict[str, str], capsys: Any
 ) -> None:
     store.upload()
     if content is None:
@@ -189,40 +179,9 @@ def test_only_what_is_spoilt_there_is_sent_again(
     else:
         store.put(name, content, **metadata)
     capsys.readouterr()
-    assert (store.upload(), store.sent) == ((store.release / name).stat().st_size, [name])
-    assert store.is_whole() and (not says or f"{name} {says} there, and is sent again\n" in capsys.readouterr().out)
-
-
-@pytest.mark.slow
-def test_another_release_under_the_same_digest_is_an_error(store: Store) -> None:
-    record = json.loads((store.release / "release.json").read_text())
-    record["files"][LARGE] = "0" * 64
-    store.put("release.json", json.dumps(record).encode())
-    with pytest.raises(UsageError, match=r"^s3://\S+ holds another release under the same digest, [^\n]*$"):
-        store.upload()
-    assert store.sent == [] and len(store.objects()) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [CONFIG, "release.json"])
-def test_what_was_not_stored_is_noticed(store: Store, name: str) -> None:
-    lost = urllib3.HTTPResponse(body=b"", status=200, headers={"ETag": '"0"'}, preload_content=False)
-    store.before = lambda method, sent: lost if sent == name else None
-    with pytest.raises(PipelineError, match=rf"{name} is (missing|altered) after it was sent: does something"):
-        store.upload()
-    assert "release.json" not in store.objects()
-
-
-@pytest.mark.slow
-def test_what_changes_on_the_way_is_noticed(store: Store) -> None:
-    """Something else overwrites a file there; a file vanishes here."""
-    store.before = lambda method, name: store.put(CONFIG, b"x") if name == LARGE else None
-    with pytest.raises(PipelineError, match=rf"{CONFIG} is altered after it was sent: does something else write there"):
-        store.upload()
-    store.before = lambda method, name: (store.release / LARGE).unlink(missing_ok=True)
-    with pytest.raises(PipelineError, match=rf"{LARGE} can't be read \(No such file or directory\)"):
-        store.upload(prefix="other/")
-    assert not any(key.endswith("release.json") for key in store.objects())
+    store.upload()
+    assert store.sent == [name] and store.is_whole()
+    assert (f"{name} is missing or altered there, and is sent again\n" in capsys.readouterr().out) is (name == CONFIG)
 
 
 @pytest.mark.slow
@@ -244,4 +203,5 @@ def test_two_send_the_same_at_once(store: Store, tmp_path: Path) -> None:
         thread.join()
     contents = store.objects()
     assert failed == [] and contents.pop("release.json") in [(one / "release.json").read_bytes() for one in folders]
-    assert contents == CONTENTS and store.upload() == 0
+    store.upload()
+    assert contents == CONTENTS and store.sent == []

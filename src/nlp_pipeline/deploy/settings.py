@@ -11,8 +11,7 @@ from nlp_pipeline.volume import Run
 DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
 MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
-BUCKET = r"(?![^/]*(\.\.|\.-|-\.))(?![0-9]+(\.[0-9]+){3}(/|$))[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-FOLDER = r"(/(?!\.\.?(/|$))[\w.=-]+)*"
+NAME_OR_EMPTY: Range = matches(f"|{DNS_NAME}", "a name in lower case, or empty")
 # What --manifests makes in a namespace.
 RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
 
@@ -24,7 +23,7 @@ class DeploySettings(Settings):
     namespace: str = parameter(
         "",
         "Namespace of the InferenceService; empty for the pod's own.",
-        matches(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a namespace, or empty for the pod's own"),
+        matches(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a namespace, or empty"),
     )
     serving_runtime: str = parameter(
         "torchserve",
@@ -32,17 +31,12 @@ class DeploySettings(Settings):
         one_of("torchserve", "huggingface"),
     )
     runtime_name: str = parameter(
-        "",
-        "Name of the ServingRuntime; empty for nlp-pipeline-torchserve where that is installed.",
-        matches(f"|{DNS_NAME}", "the name of a ServingRuntime, or empty"),
+        "", "Name of the ServingRuntime; empty for nlp-pipeline-torchserve where that is installed.", NAME_OR_EMPTY
     )
     model_store: str = parameter(
         "",
         "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
-        matches(
-            rf"|s3://{BUCKET}{FOLDER}/*",
-            "s3://bucket or s3://bucket/folder, in the characters that S3 allows, or empty for the volume",
-        ),
+        matches(r"|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w=-][\w.=-]*)*/*", "s3://bucket/folder, or empty"),
     )
     volume_claim: str = parameter(
         "nlp-pipeline",
@@ -50,9 +44,7 @@ class DeploySettings(Settings):
         matches(DNS_NAME, "the name of a PersistentVolumeClaim"),
     )
     service_account: str = parameter(
-        "",
-        "Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.",
-        matches(f"|{DNS_NAME}", "the name of a service account, or empty"),
+        "", "Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.", NAME_OR_EMPTY
     )
     deployment_mode: str = parameter(
         "",
@@ -74,7 +66,7 @@ class DeploySettings(Settings):
     canary_percent: int = parameter(
         0,
         "Share of the traffic, in percent, that a new release gets first; 0 for none; Knative only.",
-        (lambda value: 0 <= value < 100, "from 0 for no canary share to 99"),
+        (lambda value: 0 <= value < 100, "from 0 to 99"),
     )
     canary_minutes: float = parameter(
         10.0, "How long it has that share.", (lambda value: 0 <= value < float("inf"), "0 or more")
