@@ -9,7 +9,7 @@ import getpass
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -303,9 +303,8 @@ def change_deployment(arguments: argparse.Namespace) -> None:
 
 def manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT, Needs
+    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT
     from nlp_pipeline.deploy.manifests import manifests as make_manifests
-    from nlp_pipeline.deploy.settings import DeploySettings
     from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 
     values = parameters_of(arguments)
@@ -313,16 +312,8 @@ def manifests(arguments: argparse.Namespace) -> None:
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
     compiling.check_image(image, "--runtime-image")
     values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
-    needs = Needs(
-        settings=DeploySettings(**{field.name: values[field.name] for field in fields(DeploySettings)}),
-        deploys=values["deploy"],
-        reads_s3=any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data")),
-        secret=values["s3_secret"],
-        secret_keys=S3_KEYS,
-        runtime_image=image,
-        steps_account=STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account,
-    )
-    text = make_manifests(needs)
+    account = STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account
+    text = make_manifests(values, S3_KEYS, image, account)
     if arguments.json:
         import yaml
 

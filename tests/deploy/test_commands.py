@@ -1,11 +1,15 @@
 """`--deploy`, `--rollback`, `--undeploy` and `--predict --deployed`, against an emulated cluster."""
 
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nlp_pipeline.cli import main
 from nlp_pipeline.settings import settings
 from tests.deploy.scene import HOSTS, LABELS, Clock, predict
 from tests.deploy.site import Result, Site
@@ -302,7 +306,7 @@ def test_refused(site: Site, command: str, prepare: Callable[[Site], None], code
     ("line", "says"),
     [
         ("--set min_replicas=3 --set max_replicas=2", "min_replicas is 3 and max_replicas 2"),
-        ("--set model_name=other", "model_name is 'other', and the release's model is 'tiny'"),
+        ("--set model_name=other", "--set model_name=other contradicts --release"),
         ("--set gateway=x", "gateway is 'x': it must be http://host:port"),
         ("--set deployment_mode=Fast", "deployment_mode is 'Fast'"),
         ("--set scale_target=2", "scale_target is 2: of what? set scale_metric too"),
@@ -320,3 +324,23 @@ def test_hostile_secrets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     result = site.predict("x")
     assert result.error.startswith("NLP_PIPELINE_ENDPOINT_TOKEN has a blank, a line break or")
     assert "S3CRET" not in result.err
+
+
+def test_that_kserve_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: (name != "kserve" and found(name, *more)) or None
+    )
+    assert main(["--deploy", "--release", "pvc://claim/tiny/releases/0123456789abcdef"]) == 2
+    says = "error: kserve is not installed: pip install -c constraints.txt -e '.[deploy]'\n"
+    assert capsys.readouterr().err == says
+
+
+def test_kserve_leaves_the_command_line_alone() -> None:
+    """In a process of its own: kserve, when it is imported first, would take `--predict` and others for its own."""
+    arguments = ["--predict", "superb", "--http_port=nonsense", "--help"]
+    code = "import sys; from nlp_pipeline.deploy.commands import import_kserve; import_kserve(); print(sys.argv[1:])"
+    guarded = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (guarded.returncode, guarded.stdout, guarded.stderr) == (0, f"{arguments}\n", "")

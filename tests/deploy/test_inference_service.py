@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.deploy.deployment import server_args, service_for
-from nlp_pipeline.deploy.inference_service import InferenceService, formers_after, make, successor
+from nlp_pipeline.deploy.inference_service import InferenceService, make, successor
 from nlp_pipeline.deploy.settings import DeploySettings, Target
-from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release
 from nlp_pipeline.volume import Run
+from tests.deploy.scene import make_release
 from tests.fakes.kubernetes.admission import admit
 
 Json = dict[str, Any]
@@ -21,7 +21,7 @@ STOP = "serving.kserve.io/stop"
 
 
 def made(
-    letter: str = "a", *, args: list[str] | None = None, release: Json | None = None, **changed: Any
+    letter: str = "a", *, folder: Path | None = None, release: Json | None = None, **changed: Any
 ) -> InferenceService:
     """Returns the object of a release, which an API server must take."""
     target = Target(
@@ -33,7 +33,7 @@ def made(
         runtime=changed.get("runtime", "kserve-torchserve"),
     )
     whole = replace(RELEASE, digest=letter * 16, **(release or {}))
-    found = service_for(whole, target, args or [])
+    found = service_for(whole, folder, target)
     admit(found.body, None, "Knative")
     return found
 
@@ -71,10 +71,7 @@ def test_arguments_of_the_hugging_face_server(
     release = replace(RELEASE, parameters={"max_length": 128})
     args = ["--model_name=tiny", "--backend=huggingface", "--task=sequence_classification", "--return_probabilities"]
     desired = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]
-    assert server_args(release, tmp_path, "huggingface") == desired
-    assert server_args(release, None, "torchserve") == []
-    with pytest.raises(UsageError, match=r"^serving_runtime=huggingface needs --release DIR"):
-        server_args(release, None, "huggingface")
+    assert server_args(release, tmp_path) == desired
 
 
 def test_the_object_of_a_release() -> None:
@@ -117,10 +114,12 @@ def test_the_object_of_a_release() -> None:
     }
 
 
-def test_what_settings_make_of_it() -> None:
+def test_what_settings_make_of_it(tmp_path: Path) -> None:
+    folder = make_release(tmp_path)
     service = made(
         serving_gpus=2, istio_sidecar=True, deployment_mode="Standard", service_account="reader", min_replicas=0,
-        max_replicas=0, scale_metric="concurrency", scale_target=5, serving_runtime="huggingface", args=["--a"],
+        max_replicas=0, scale_metric="concurrency", scale_target=5, serving_runtime="huggingface", folder=folder,
+        release={"parameters": {"max_length": 32}},
     )  # fmt: skip
     predictor, model = service.predictor, service.predictor["model"]
     assert model["resources"]["requests"]["nvidia.com/gpu"] == model["resources"]["limits"]["nvidia.com/gpu"] == "2"
@@ -128,7 +127,7 @@ def test_what_settings_make_of_it() -> None:
     assert service.is_standard and predictor["serviceAccountName"] == "reader"
     assert (predictor["minReplicas"], predictor.get("maxReplicas")) == (0, None)
     assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("concurrency", 5)
-    assert (model["modelFormat"], model["args"]) == ({"name": "huggingface"}, ["--a"])
+    assert (model["modelFormat"], model["args"][0]) == ({"name": "huggingface"}, "--model_name=tiny")
     assert model["storageUri"] == f"pvc://data/tiny/releases/{'a' * 16}/huggingface"
 
 
@@ -147,7 +146,6 @@ def test_very_many_labels_are_left_out() -> None:
         ({"runtime": "mine"}, False),
         ({"istio_sidecar": True}, False),
         ({"letter": "b"}, False),
-        ({"args": ["--a"]}, False),
     ],
 )
 def test_the_same_request_is_known_again(changed: Json, same: bool) -> None:
@@ -171,8 +169,10 @@ def test_the_same_request_is_known_again(changed: Json, same: bool) -> None:
     ],
 )
 def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
-    asked: Json = {"args": ["--a", "--b"], "serving_cpu": "0.5", "serving_memory": "2048Mi"}
+    asked: Json = {"serving_cpu": "0.5", "serving_memory": "2048Mi"}
     there, desired = live(**asked), made(**asked)
+    for service in (there, desired):
+        service.predictor["model"]["args"] = ["--a", "--b"]
     *path, last = field.split(".")
     place = there.body
     for name in path:
@@ -204,7 +204,7 @@ def test_the_annotations_stay_small() -> None:
     body = live("a", release=release)
     assert len(body.note("labels")) > 15_000
     for letter in "bcde":
-        body = InferenceService(successor(body, live(letter, release=release), formers_after(body)))
+        body = InferenceService(successor(body, live(letter, release=release)))
         body.predictor.pop("canaryTrafficPercent")
     assert len(body.formers) == 3
     assert sum(len(key) + len(value) for key, value in body.annotations.items()) < 200_000

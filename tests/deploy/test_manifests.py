@@ -7,7 +7,7 @@ import yaml
 
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main
-from nlp_pipeline.deploy.access import ACCESS
+from nlp_pipeline.deploy.cluster import ACCESS
 from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from tests.fakes.kubernetes.admission import admit

@@ -14,13 +14,18 @@ from nlp_pipeline.storage import retrying
 
 T = TypeVar("T")
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# The verbs that deploying needs, by API group and resource; `--manifests` prints the Role that allows them.
+ACCESS = {
+    (GROUP, "inferenceservices"): ["get", "create", "update", "delete"],
+    (GROUP, "servingruntimes"): ["get"],
+    ("", "pods"): ["list"],
+    ("", "events"): ["list"],
+    ("", "persistentvolumeclaims"): ["get"],
+    ("", "serviceaccounts"): ["get"],
+}
 STOCK_RUNTIMES = {"torchserve": "kserve-torchserve", "huggingface": "kserve-huggingfaceserver"}
 # What may pass by itself: no answer at all, too many requests, an overload.
 TRANSIENT = (0, 429, 500, 502, 503, 504)
-
-
-class ForbiddenError(UsageError):
-    """This account may not do that."""
 
 
 class NotThereError(UsageError):
@@ -67,20 +72,19 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
     Args:
         doing: What is done, for messages, as in "reading InferenceService x".
         function: The method.
-        *values: Its arguments.
+        *values: Its arguments, as are the named ones.
         expected: Statuses that are an answer, not an error: they are returned.
-        **named: Its named arguments.
+        **named: See `values`.
 
     Raises:
-        ForbiddenError: 403: this account may not do that.
-        UsageError: The server does not take the object (400, 422, or the 403 of a webhook), or the credentials (401).
+        UsageError: The server does not take the object (400, 422), the credentials (401), or either (403).
         PipelineError: Any other status, or the API can't be reached.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
     def is_transient(error: BaseException) -> bool:
-        return isinstance(error, (ApiException, HTTPError)) and getattr(error, "status", 0) in TRANSIENT
+        return isinstance(error, HTTPError) or getattr(error, "status", None) in TRANSIENT
 
     try:
         return retrying(is_transient, doing)(function)(*values, **named)
@@ -94,9 +98,6 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
         except (ValueError, TypeError, LookupError):
             message = error.body or error.reason
         kind = UsageError if error.status in (400, 401, 403, 422) else PipelineError
-        # A webhook's refusal is a 403 too, which has nothing to do with what the account may do.
-        if error.status == 403 and not message.startswith("admission webhook"):
-            kind = ForbiddenError
         raise kind(f"{doing}: {error.status}: {one_line(message)}") from None
 
 
@@ -165,8 +166,8 @@ def check_kserve() -> None:
     ask = api("CustomObjectsApi").get_api_resources
     if call("looking for KServe", ask, GROUP, "v1beta1", expected=(404,)) == 404:
         raise NotThereError(
-            "KServe is not installed in this cluster (it has no serving.kserve.io/v1beta1): ask its administrator, or "
-            "set deploy=false to end at the validated release"
+            "KServe is not installed in this cluster: ask its administrator, or set deploy=false to end at the "
+            "validated release"
         )
 
 
@@ -204,6 +205,33 @@ def check_place(settings: DeploySettings, namespace: str) -> None:
                 f"{parameter}={name}: namespace {namespace} has no such {kind}, and serving pods need it there: "
                 + apply_manifests(namespace, f" --set model_store={store}" if store else "")
             )
+
+
+def missing_access(namespace: str) -> str:
+    """Returns, in words, what this account may not do in a namespace of what deploying needs; empty where it may."""
+    ask, missing = api("AuthorizationV1Api").create_self_subject_access_review, []
+    for (group, resource), verbs in ACCESS.items():
+        for verb in verbs:
+            attributes = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+            answer = call("asking what is allowed", ask, {"spec": {"resourceAttributes": attributes}}, expected=(403,))
+            # Where even asking is forbidden, the calls themselves will say.
+            if answer != 403 and not answer.status.allowed:
+                missing.append(f"{verb} {resource}")
+    return f"namespace {namespace}: may not {', '.join(missing)}" if missing else ""
+
+
+def check_access(namespace: str) -> None:
+    """Raises a UsageError where access is missing, with the command that allows it to this account."""
+    if missing := missing_access(namespace):
+        ask = api("AuthenticationV1Api").create_self_subject_review
+        # Kubernetes before 1.28 does not know the question, and it may be forbidden.
+        review = call("asking who asks", ask, {}, expected=(403, 404))
+        user = "" if review in (403, 404) else review.status.user_info.username
+        kind, _, account = user.partition("serviceaccount:")
+        # A person's account tells nothing of the steps', which is Kubeflow's own by default.
+        steps = account.replace(":", "/") if kind == "system:" else f"{own_namespace()}/default-editor"
+        remedy = apply_manifests(namespace, f" --steps-account {steps}")
+        raise UsageError(f"{missing}; someone who may can allow it: {remedy}")
 
 
 def apply_manifests(namespace: str, more: str = "") -> str:

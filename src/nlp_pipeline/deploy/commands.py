@@ -1,6 +1,7 @@
 """`--deploy`, `--rollback`, `--undeploy` and `--predict --deployed`: the deployment from here, with a kubeconfig."""
 
 import difflib
+import importlib.util
 import json
 import re
 import socket
@@ -13,13 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.deploy.access import check_access, explained_access
-from nlp_pipeline.deploy.cluster import delete_service, read_service
+from nlp_pipeline.deploy.cluster import check_access, delete_service, read_service
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, address_of
 from nlp_pipeline.deploy.finding import find_release, find_rows
 from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
-from nlp_pipeline.deploy.kserve_sdk import import_kserve
 from nlp_pipeline.deploy.rollout import send
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check_mode
@@ -36,17 +35,10 @@ BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
 
 
 def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_rows: int, dry_run: bool) -> Json:
-    """Deploys a release, as the step `deploy_model` does, and asks it for so many rows.
+    """Deploys what `--release` names, as the step `deploy_model` does, and asks it for so many rows.
 
-    Args:
-        release: See `find_release`.
-        rows: See `find_rows`.
-        values: The parameters that the user set.
-        endpoint_rows: How many.
-        dry_run: Whether to show only what would be sent.
-
-    Returns:
-        What `--json` prints: what the endpoint is, and its figures; for a dry run `object` and `difference`.
+    Returns what `--json` prints: what the endpoint is, and its figures; for a dry run, which only shows what would be
+    sent, `object` and `difference`. The values are the parameters that the user set.
     """
     import_kserve()
     with redirect_stdout(sys.stderr):
@@ -80,7 +72,7 @@ def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
     with redirect_stdout(sys.stderr):
         live, _ = _find_live(values, to_change=True)
         if dry_run:
-            return {"object": _without_passing(live).body, "difference": f"{live} would be deleted"}
+            return {"object": _body_of(live), "difference": f"{live} would be deleted"}
         delete_service(live)
         return Outcome("deleted", service=live).endpoint
 
@@ -95,6 +87,21 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
             raise PipelineError(f"{live} has no address: it is not ready")
         address, headers = address_of(live, False, target.settings.gateway)
         return predict_at(address, texts, _labels(live), {**headers, **target.headers})
+
+
+def import_kserve() -> None:
+    """Imports kserve, so that later imports find it.
+
+    Its module model_server reads sys.argv when it is imported, and ends the process where `--predict` stands there,
+    which several of its own flags begin with.
+    """
+    if importlib.util.find_spec("kserve") is None:
+        raise UsageError("kserve is not installed: pip install -c constraints.txt -e '.[deploy]'")
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        import kserve  # noqa: F401
+    finally:
+        sys.argv = arguments
 
 
 def _target(values: dict[str, Any]) -> Target:
@@ -114,8 +121,7 @@ def _find_live(values: dict[str, Any], to_change: bool = False) -> tuple[Inferen
         raise UsageError("which model? add --set model_name=NAME, the name of the InferenceService")
     target = connect(_target(values))
     if to_change:
-        with explained_access(target.namespace):
-            check_access(target.namespace)
+        check_access(target.namespace)
     live = read_service(target.name, target.namespace)
     if live is None:
         raise UsageError(f"namespace {target.namespace} has no InferenceService {target.name!r}")
@@ -147,10 +153,10 @@ def _labels(service: InferenceService) -> list[str]:
     return labels
 
 
-def _without_passing(service: InferenceService) -> InferenceService:
-    """Returns an InferenceService without what only the server writes, and without the notes of former ones."""
+def _body_of(service: InferenceService) -> Json:
+    """Returns an InferenceService's body without what only the server writes, and without the notes of former ones."""
     annotations = {key: value for key, value in service.annotations.items() if key not in PASSING}
-    return make(service.name, service.namespace, service.labels, annotations, service.body["spec"])
+    return make(service.name, service.namespace, service.labels, annotations, service.body["spec"]).body
 
 
 def _difference(desired: InferenceService, target: Target) -> Json:
@@ -165,11 +171,9 @@ def _difference(desired: InferenceService, target: Target) -> Json:
     else:
         result = send(desired, dry_run="All")
     check_mode(result, target.settings)
-    before, after = [
-        yaml.safe_dump(_without_passing(item).body).splitlines() if item else [] for item in (live, result)
-    ]
+    before, after = [yaml.safe_dump(_body_of(item)).splitlines() if item else [] for item in (live, result)]
     lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
-    return {"object": _without_passing(desired).body, "difference": "\n".join(lines)}
+    return {"object": _body_of(desired), "difference": "\n".join(lines)}
 
 
 def _report(deploying: Callable[[], Outcome]) -> Json:

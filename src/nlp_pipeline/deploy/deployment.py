@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.deploy import cluster
-from nlp_pipeline.deploy.access import check_access, explained_access
 from nlp_pipeline.deploy.endpoint import Rows
 from nlp_pipeline.deploy.inference_service import MODE, NOTES, SIDECAR, TAGGED, InferenceService, make
 from nlp_pipeline.deploy.settings import DeploySettings, Target
@@ -30,11 +29,11 @@ def deploy_published(
 
     Args:
         run: The run.
-        digest: The release's digest.
+        digest: The release's.
         settings: Where and how it is served.
         limits: How far its answers may differ from the offline model's.
         predictions: What the offline model said: Parquet with text, label and predicted.
-        endpoint_rows: For how many of these rows, spread evenly, the endpoint is asked.
+        endpoint_rows: For how many of them, spread evenly, the endpoint is asked; 0 for all.
     """
     # What KServe will read, not the copy of it that came as an artifact.
     folder = Path(run.volume_path, run.model_name, "releases", digest)
@@ -46,11 +45,10 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
     """Deploys a release; for the arguments see `prepare`, and `transaction.deploy` for the rows."""
     desired, target = prepare(release, folder, target)
     uri = target.uri_of(release)
-    with explained_access(target.namespace):
-        if folder and target.settings.model_store:
-            upload(folder, release, uri)
-        print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
-        outcome = deploy(desired, target, rows)
+    if folder and target.settings.model_store:
+        upload(folder, release, uri)
+    print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
+    outcome = deploy(desired, target, rows)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome
@@ -61,20 +59,13 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
 
     Returns its InferenceService, and the target with what was found out.
     """
-    if release.model_name != target.name:
-        raise UsageError(
-            f"model_name is {target.name!r}, and the release's model is {release.model_name!r}: the InferenceService, "
-            "TorchServe's model and the archive must have one name"
-        )
-    args = server_args(release, folder, target.settings.serving_runtime)
     target = connect(target)
-    with explained_access(target.namespace):
-        check_access(target.namespace)
-        cluster.check_place(target.settings, target.namespace)
-        runtime, where = cluster.choose_runtime(target.settings, target.namespace)
+    cluster.check_access(target.namespace)
+    cluster.check_place(target.settings, target.namespace)
+    runtime, where = cluster.choose_runtime(target.settings, target.namespace)
     print(f"runtime {runtime}, {where}", flush=True)
     target = replace(target, runtime=runtime, labels=release.labels)
-    return service_for(release, target, args), target
+    return service_for(release, folder, target), target
 
 
 def connect(target: Target) -> Target:
@@ -87,10 +78,8 @@ def connect(target: Target) -> Target:
     return replace(target, namespace=namespace)
 
 
-def server_args(release: Release, folder: Path | None, serving_runtime: str) -> list[str]:
-    """Returns the arguments of the server of a release: none of TorchServe, which is configured in the release."""
-    if serving_runtime == "torchserve":
-        return []
+def server_args(release: Release, folder: Path | None) -> list[str]:
+    """Returns the arguments of Hugging Face's server of a release."""
     if folder is None:
         raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
     return [
@@ -106,24 +95,20 @@ def server_args(release: Release, folder: Path | None, serving_runtime: str) -> 
 
 def _is_lower_cased(folder: Path) -> bool:
     """Says whether a saved tokenizer lower-cases, by its normalizers or its configuration."""
-    normalizer = json.dumps(json.loads((folder / "tokenizer.json").read_bytes()).get("normalizer"))
+    text = json.dumps(json.loads((folder / "tokenizer.json").read_bytes()).get("normalizer"))
     config = folder / "tokenizer_config.json"
-    return (
-        '"Lowercase"' in normalizer
-        or '"lowercase": true' in normalizer
-        or (config.exists() and json.loads(config.read_bytes()).get("do_lower_case") is True)
-    )
+    text += config.read_text(encoding="utf-8") if config.exists() else ""
+    return any(sign in text for sign in ('"Lowercase"', '"lowercase": true', '"do_lower_case": true'))
 
 
-def service_for(release: Release, target: Target, args: list[str]) -> InferenceService:
-    """Returns the InferenceService that serves a release, whose server has these arguments."""
+def service_for(release: Release, folder: Path | None, target: Target) -> InferenceService:
+    """Returns the InferenceService that serves a release."""
     settings = target.settings
     sidecar = {SIDECAR: str(settings.istio_sidecar).lower()}
     mode = {MODE: settings.deployment_mode} if settings.deployment_mode else {}
     # Istio reads the label in newer versions, the annotation in older ones.
     labels = {"app.kubernetes.io/managed-by": "nlp-pipeline", f"{NOTES}release": release.digest} | sidecar
-    spec = spec_for(target, target.uri_of(release), args)
-    service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec)
+    service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec_for(release, folder, target))
     asked = json.dumps(service.body, sort_keys=True)
     service.annotations[f"{NOTES}applied"] = hashlib.sha256(asked.encode()).hexdigest()[:16]
     service.annotations[f"{NOTES}run-id"] = target.run.run_id
@@ -134,12 +119,12 @@ def service_for(release: Release, target: Target, args: list[str]) -> InferenceS
     return service
 
 
-def spec_for(target: Target, uri: str, args: list[str]) -> Any:
-    """Returns the spec of an InferenceService that serves the release at a URI, by the kserve SDK's typed models."""
+def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
+    """Returns the spec of an InferenceService that serves a release, by the kserve SDK's typed models."""
     import kserve
     from kubernetes import client
 
-    settings = target.settings
+    settings, uri = target.settings, target.uri_of(release)
     resources = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
     if settings.serving_gpus:
         resources["nvidia.com/gpu"] = str(settings.serving_gpus)
@@ -149,7 +134,7 @@ def spec_for(target: Target, uri: str, args: list[str]) -> Any:
         runtime=target.runtime,
         protocol_version="v1",
         storage_uri=uri if is_torchserve else f"{uri}/huggingface",
-        args=args or None,
+        args=None if is_torchserve else server_args(release, folder),
         resources=client.V1ResourceRequirements(requests=resources, limits=resources),
     )
     predictor = kserve.V1beta1PredictorSpec(

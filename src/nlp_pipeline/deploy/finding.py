@@ -35,7 +35,7 @@ def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[st
                 f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "
                 "it lies on that claim, or --set model_store=s3://bucket to upload it there"
             )
-        return record, {"model_name": record.model_name, **values}, folder
+        return record, _combine(values, {"model_name": record.model_name}, release), folder
     match = URI.fullmatch(release)
     if match is None:
         raise UsageError(
@@ -45,25 +45,22 @@ def find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[st
     named = {"model_name": match["model_name"], "model_store": "", "volume_claim": match["place"]}
     if match["kind"] == "s3":
         named = {"model_name": match["model_name"], "model_store": f"s3://{match['place']}"}
+    values = _combine(values, named, release)
+    record = Release(digest=match["digest"], model_name=match["model_name"])
+    if match["kind"] == "s3":
+        stored = StoredRelease(release.rstrip("/"), s3_client()).record()
+        if stored is None or (stored.digest, stored.model_name) != (record.digest, record.model_name):
+            raise UsageError(f"--release {release} has no sound release.json: was its upload finished?")
+        record = stored
+    return record, values, None
+
+
+def _combine(values: dict[str, Any], named: dict[str, str], release: str) -> dict[str, Any]:
+    """Returns the parameters with those that a release tells, which must not contradict each other."""
     for name, value in named.items():
         if str(values.get(name, value)).rstrip("/") != value:
             raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
-    record = Release(digest=match["digest"], model_name=match["model_name"])
-    if match["kind"] == "s3":
-        record = _stored_release(release.rstrip("/"), record)
-    return record, {**values, **named}, None
-
-
-def _stored_release(uri: str, expected: Release) -> Release:
-    release = StoredRelease(uri, s3_client()).record()
-    if (
-        release is None
-        or not (release.labels and isinstance(release.labels, list))
-        or (release.digest, release.model_name) != (expected.digest, expected.model_name)
-        or not isinstance(release.metrics.get("accuracy"), float)
-    ):
-        raise UsageError(f"--release {uri} has no sound release.json: was its upload finished?")
-    return release
+    return {**values, **named}
 
 
 def find_rows(rows: Path | None, folder: Path | None, release: Release, count: int) -> Rows:
@@ -83,8 +80,6 @@ def find_rows(rows: Path | None, folder: Path | None, release: Release, count: i
     if rows is None:
         print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
         return ANY_TEXT
-    if not rows.is_file():
-        raise UsageError(f"--rows {rows}: there is no such file; give a run's datasets/predictions.parquet")
     try:
         columns = spread_rows(rows, count)
         if not all(isinstance(item, str) for column in columns.values() for item in column):

@@ -63,14 +63,11 @@ class InferenceService:
     """An InferenceService, live or to be sent, and what is read off it.
 
     Attributes:
-        body: The object as Kubernetes has it.
-        predictor: What is asked for of its predictor.
-        status: Its status; empty before KServe has seen it.
         component: What the status says of its predictor; on Knative also the revisions and their traffic.
         release: The digest of the release that it serves; empty where it was not made by us.
         is_standard: Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative.
         is_ready: Whether KServe calls it ready, which on an update it also does while only the former pods are.
-        is_stopped: Whether it is stopped: it is there, without pods.
+        is_stopped: Whether it is there without pods.
     """
 
     def __init__(self, body: Json) -> None:
@@ -131,16 +128,6 @@ class InferenceService:
         return formers
 
 
-def formers_after(live: InferenceService | None) -> list[Former]:
-    """Returns what a deployment can go back to once it has taken the live object's place, newest first.
-
-    A release whose deployment has not ended was never found good: what stood before it stays the one to go back to.
-    """
-    if live is None:
-        return []
-    return live.formers if live.is_unfinished else [live.to_former(), *live.formers][:KEPT_FORMERS]
-
-
 def make(
     name: str, namespace: str, labels: dict[str, str], annotations: dict[str, str], spec: Json
 ) -> InferenceService:
@@ -168,12 +155,14 @@ def covers(live: Any, desired: Any) -> bool:
         return False
 
 
-def successor(live: InferenceService | None, desired: InferenceService, formers: list[Former]) -> Json:
-    """Returns what to send so that a desired object, which can go back to the formers, takes the place of the live one.
+def successor(live: InferenceService | None, desired: InferenceService, formers: list[Former] | None = None) -> Json:
+    """Returns what to send so that a desired object takes the place of the live one, and can go back to the formers.
 
-    It has its notes and, as the mark of a deployment that has not ended, its share of the traffic: none where something
-    serves already.
+    These are by default the live one and its own; but a release whose deployment has not ended was never found good.
+    As the mark of a deployment that has not ended it has its share of the traffic: none where something serves already.
     """
+    if formers is None and live is not None:
+        formers = live.formers if live.is_unfinished else [live.to_former(), *live.formers][:KEPT_FORMERS]
     body = deepcopy(desired.body)
     metadata = body["metadata"]
     is_serving = live is not None and not live.is_stopped
@@ -182,8 +171,7 @@ def successor(live: InferenceService | None, desired: InferenceService, formers:
             foreign = {key: theirs[key] for key in theirs if not key.startswith(NOTES) and key not in RENEWED}
             metadata[kind] = foreign | metadata[kind]
         # What was stopped begins to count its revisions anew.
-        replaces = live.component.get("latestCreatedRevision", "") if is_serving else ""
-        metadata["annotations"][f"{NOTES}replaces"] = replaces
+        metadata["annotations"][f"{NOTES}replaces"] = is_serving * live.component.get("latestCreatedRevision", "")
         body["metadata"] = live.body["metadata"] | metadata
     if formers:
         noted = json.dumps([asdict(former) for former in formers], separators=(",", ":"))

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import fields
+from typing import Any
 
 from nlp_pipeline import __version__
-from nlp_pipeline.deploy.access import ACCESS
+from nlp_pipeline.deploy.cluster import ACCESS
 from nlp_pipeline.deploy.inference_service import GROUP, Json
 from nlp_pipeline.deploy.settings import RUNTIME, DeploySettings
 from nlp_pipeline.errors import UsageError
@@ -36,42 +37,33 @@ The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What is to run in a namespace.
+def manifests(
+    values: dict[str, Any],
+    secret_keys: Sequence[str],
+    runtime_image: str = RUNTIME_IMAGE,
+    steps_account: str = STEPS_ACCOUNT,
+) -> str:
+    """Returns what a namespace needs, as YAML documents with a comment each.
 
-    Attributes:
-        settings: Where and how models are served.
-        deploys: Whether they are.
-        reads_s3: Whether the steps read data from a bucket.
-        secret: The name of the Secret with the bucket's credentials.
-        secret_keys: Its keys.
+    Args:
+        values: The pipeline's parameters, all of them.
+        secret_keys: The keys of the Secret with the bucket's credentials.
         runtime_image: The image of the project's TorchServe runtime.
         steps_account: The service account that the steps run as: its name, or namespace/name.
-    """
-
-    settings: DeploySettings
-    deploys: bool
-    reads_s3: bool
-    secret: str
-    secret_keys: Sequence[str]
-    runtime_image: str = RUNTIME_IMAGE
-    steps_account: str = STEPS_ACCOUNT
-
-
-def manifests(needs: Needs) -> str:
-    """Returns what a namespace needs, as YAML documents with a comment each.
 
     Raises:
         UsageError: A namespace must be known and is not, or the account is no name.
     """
     import yaml
 
-    settings, namespace = needs.settings, needs.settings.namespace
+    settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
+    secret = values["s3_secret"]
+    namespace, deploys = settings.namespace, values["deploy"]
+    reads_s3 = any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data"))
     storage = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": CLAIM_SIZE}}}
     objects = [_object("v1", "PersistentVolumeClaim", settings.volume_claim, spec=storage)]
-    if needs.deploys:
-        subject = _subject(needs.steps_account, namespace)
+    if deploys:
+        subject = _subject(steps_account, namespace)
         if not namespace:
             raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")
         role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE_NAME}
@@ -79,11 +71,11 @@ def manifests(needs: Needs) -> str:
         objects.append(_object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules))
         objects.append(_object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject]))
         if settings.serving_runtime == "torchserve":
-            objects.append(_serving_runtime(needs.runtime_image))
-    if settings.model_store or needs.reads_s3:
-        objects.append(_secret(needs.secret, needs.secret_keys))
-    if needs.deploys and settings.model_store:
-        objects.append(_object("v1", "ServiceAccount", settings.serving_account, secrets=[{"name": needs.secret}]))
+            objects.append(_serving_runtime(runtime_image))
+    if settings.model_store or reads_s3:
+        objects.append(_secret(secret, secret_keys))
+    if deploys and settings.model_store:
+        objects.append(_object("v1", "ServiceAccount", settings.serving_account, secrets=[{"name": secret}]))
     documents = []
     for item in objects:
         if namespace:  # else `kubectl -n` decides

@@ -1,37 +1,41 @@
-"""How an InferenceService is sent, waited for, and given the traffic."""
+"""How an InferenceService is sent, waited for, and given the traffic; and why its pods can't run."""
 
-from collections.abc import Callable
+from typing import Any
 
-from nlp_pipeline.deploy.cluster import one_line, poll, read_service, write_service
+from nlp_pipeline.deploy.cluster import api, call, one_line, poll, read_service, write_service
 from nlp_pipeline.deploy.inference_service import (
+    GROUP,
+    NOTES,
     SHARE,
     STOP,
     Former,
     InferenceService,
     Json,
-    formers_after,
     successor,
 )
-from nlp_pipeline.deploy.pods import are_ready, describe, pod_failure
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
 # For how many more looks a failure that KServe reports may be another's: right after a change, the status may still be
 # that of the former model; on Standard also while the former pods are on their way out.
 PATIENCE = 8
+# For how many more looks a reason why a pod can't run is borne: a registry may be slow to answer; what is wrong in a
+# specification stays wrong.
+PODS_PATIENCE = {
+    "CrashLoopBackOff": 0,
+    "InvalidImageName": 0,
+    "CreateContainerConfigError": 8,
+    "ImagePullBackOff": 30,
+    "ErrImagePull": 30,
+}
 
 
 def send(desired: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
-    """Puts an object into the live one's place, with no traffic where something serves already.
+    """Puts an object into the live one's place; see `successor`.
 
-    It can go back to the formers; by default, to the live object and its own formers. Returns the object as the server
-    keeps it, without its share of the traffic.
+    Returns the object as the server keeps it, without its share of the traffic.
     """
-
-    def change(live: InferenceService | None) -> Json:
-        return successor(live, desired, formers_after(live) if formers is None else formers)
-
-    sent = write_service(desired, change, **options)
+    sent = write_service(desired, lambda live: successor(live, desired, formers), **options)
     sent.predictor.pop(SHARE, None)
     return sent
 
@@ -49,31 +53,28 @@ def read_own(desired: InferenceService) -> InferenceService:
     return _require_own(read_service(desired.name, desired.namespace), desired)
 
 
-def _change_own(desired: InferenceService, change: Callable[[InferenceService], object]) -> None:
-    """Changes the live InferenceService's body in place and sends it."""
-
-    def changed(live: InferenceService | None) -> Json:
-        own = _require_own(live, desired)
-        change(own)
-        return own.body
-
-    write_service(desired, changed)
-
-
 def set_share(desired: InferenceService, percent: int | None) -> None:
     """Gives the newest revision a share of the traffic; None for all of it, which also ends the deployment."""
 
-    def change(live: InferenceService) -> None:
-        live.predictor.pop(SHARE, None)
+    def change(live: InferenceService | None) -> Json:
+        own = _require_own(live, desired)
+        own.predictor.pop(SHARE, None)
         if percent is not None:
-            live.predictor[SHARE] = percent
+            own.predictor[SHARE] = percent
+        return own.body
 
-    _change_own(desired, change)
+    write_service(desired, change)
 
 
 def stop(service: InferenceService, target: Target) -> None:
     """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
-    _change_own(service, lambda live: live.annotations.update({STOP: "true"}))
+
+    def change(live: InferenceService | None) -> Json:
+        own = _require_own(live, service)
+        own.annotations[STOP] = "true"
+        return own.body
+
+    write_service(service, change)
     # Started again before it was seen, it would be judged by the status of what was to be stopped.
     poll(lambda: None if read_own(service).component else True, target.route_seconds, target.poll_seconds)
 
@@ -88,6 +89,61 @@ def load_failure(service: InferenceService) -> str:
     return one_line(f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}{code}")
 
 
+def list_pods(service: InferenceService) -> list[Any]:
+    """Returns the pods of an InferenceService's name, a former object's too, that are not on their way out."""
+    read, selector = api("CoreV1Api").list_namespaced_pod, f"{GROUP}/inferenceservice={service.name}"
+    pods = call("listing pods", read, service.namespace, label_selector=selector).items
+    return [pod for pod in pods if not pod.metadata.deletion_timestamp]
+
+
+def _is_own(pod: Any, service: InferenceService) -> bool:
+    """Says whether a pod was made for an object as this run sent it: KServe copies its annotations to the pods.
+
+    The same request of another run may have been edited since. A former object is put back with its own run's id, so
+    that pods of it that still run are its own.
+    """
+    notes = pod.metadata.annotations or {}
+    return all(notes.get(f"{NOTES}{name}", "") == service.note(name) for name in ("applied", "run-id"))
+
+
+def _containers(pod: Any) -> list[Any]:
+    """Returns the statuses of a pod's containers, in the order in which they start."""
+    return [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
+
+
+def pod_failure(service: InferenceService) -> tuple[str, int]:
+    """Returns why a pod of this very object can't run, and for how many more looks it is to be borne.
+
+    KServe reports it only where the pod is the first of its name: not, on Standard, while former pods serve.
+    """
+    for pod in list_pods(service):
+        for container in _containers(pod) if _is_own(pod, service) else []:
+            waiting, last = container.state.waiting, container.last_state and container.last_state.terminated
+            reason = waiting.reason if waiting else ""
+            if reason in PODS_PATIENCE and (reason != "CrashLoopBackOff" or container.restart_count >= 3):
+                message = (last and last.message) or waiting.message or ""
+                line = f"pod {pod.metadata.name}, {container.name}: {reason}: {one_line(message)}"
+                return line, PODS_PATIENCE[reason]
+    return "", 0
+
+
+def describe(service: InferenceService) -> str:
+    """Returns the conditions of an InferenceService, the states of its pods and the newest events, a line each."""
+    lines = [
+        f"condition {item['type']}: {item['status']} {item.get('reason', '')} {item.get('message', '')}"
+        for item in service.status.get("conditions") or []
+    ]
+    for pod in list_pods(service):
+        states = [(item.name, item.state.waiting or item.state.terminated) for item in _containers(pod)]
+        reasons = [f"{name}: {state.reason or ''} {state.message or ''}" for name, state in states if state]
+        lines.append(f"pod {pod.metadata.name}: {pod.status.phase} {'; '.join(reasons)}")
+    events = call("listing events", api("CoreV1Api").list_namespaced_event, service.namespace).items
+    events = [item for item in events if (item.involved_object.name or "").startswith(service.name)]
+    events.sort(key=lambda item: str(item.last_timestamp or item.event_time))
+    lines += [f"event {item.involved_object.name}: {item.reason} {item.message or ''}" for item in events[-5:]]
+    return "\n".join(f"  {one_line(line)}" for line in lines)
+
+
 def _progress(service: InferenceService) -> tuple[bool, bool]:
     """Says how far KServe is with the newest object: whether its status is about it, and whether it is ready.
 
@@ -97,8 +153,13 @@ def _progress(service: InferenceService) -> tuple[bool, bool]:
     before, ready, and have its tag; on Standard the ready pods must be this object's, all of them.
     """
     if service.is_standard:
+        ready = [
+            pod
+            for pod in list_pods(service)
+            if any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
+        ]
         # KServe's failure may be that of another pod.
-        return False, service.is_ready and are_ready(service)
+        return False, service.is_ready and bool(ready) and all(_is_own(pod, service) for pod in ready)
     component = service.component
     newest = component.get("latestCreatedRevision", "")
     # What was stopped and started by hand since has counted its revisions anew.

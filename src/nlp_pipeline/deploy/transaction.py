@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, ask_texts, check_answers
-from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService
-from nlp_pipeline.deploy.pods import list_pods
+from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, make
 from nlp_pipeline.deploy.rollout import (
     give_share,
     load_failure,
@@ -21,7 +20,7 @@ from nlp_pipeline.deploy.rollout import (
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 
-NOTHING = InferenceService({"metadata": {"name": "", "namespace": ""}, "spec": {}})
+NOTHING = make("", "", {}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
         if is_asked and service.is_standard:
             raise UsageError(
                 f"{name}={getattr(settings, name)}: {service} is in deployment mode Standard, where KServe can't do "
-                "that; leave it out, or set deployment_mode=Knative where the cluster has Knative"
+                "that; leave it out, or set deployment_mode=Knative where there is Knative"
             )
 
 
@@ -95,12 +94,11 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
     live = read_service(desired.name, desired.namespace)
     if live is not None and live.serves(desired):
         begun = live.is_unfinished
-        what = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
-        print(f"{desired} is release {desired.release} already: {what}", flush=True)
+        task = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
+        print(f"{desired} is release {desired.release} already: {task}", flush=True)
     else:
         begun = True
         check_mode(send(desired, dry_run="All"), target.settings)
-        list_pods(desired)  # which must be allowed
         desired = send(desired)
         print(f"{desired} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
     try:
@@ -109,10 +107,7 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
         print(f"failed: {_line_of(error)}", flush=True)
         what, done = _undo(desired, target) if begun else ("failed", "nothing has been changed")
         outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
-    try:
-        return replace(outcome, service=read_service(desired.name, desired.namespace))
-    except PipelineError as error:
-        return replace(outcome, outcome="failed", reason=outcome.reason or str(error))
+    return replace(outcome, service=read_service(desired.name, desired.namespace))
 
 
 def _bring_up(

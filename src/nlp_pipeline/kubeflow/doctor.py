@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from nlp_pipeline.deploy import cluster
-from nlp_pipeline.deploy.access import check_access
-from nlp_pipeline.deploy.cluster import ForbiddenError, NotThereError, api, apply_manifests, call
+from nlp_pipeline.deploy.cluster import NotThereError, api, apply_manifests, call, missing_access
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.artifacts import open_store, parse_root, possible_roots
@@ -311,11 +310,7 @@ class Doctor(Findings):
     def _check_right(self) -> None:
         namespace = self._known(self._serving_namespace)
         steps = f"system:serviceaccount:{self.namespace}:{self.settings.service_account or 'default-editor'}"
-        refused = ""
-        try:
-            check_access(namespace)
-        except ForbiddenError as error:
-            refused = str(error)
+        refused = missing_access(namespace)
         if self.account and self.account != steps:
             ask = f"kubectl auth can-i create inferenceservices -n {namespace} --as={steps}"
             may = f"{self.account} may{' not' if refused else ''}"
