@@ -1,9 +1,15 @@
-"""What a doctor finds: whether all is there that a run needs, a line each; nothing is changed."""
+"""The doctor on either platform: whether all is there that a run needs, a line each; nothing is changed."""
 
 import sys
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TextIO
 
+from nlp_pipeline.deploy.cluster import NotThereError
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.settings import Settings
 
 MARKS = {True: "✓", False: "✗", None: "–"}  # noqa: RUF001
@@ -21,17 +27,54 @@ class Check:
     remedy: str = ""
 
 
-@dataclass
-class Findings:
-    """What a doctor's checks find out and hand on to each other; `values` are all of the pipeline's arguments."""
+class Finding(NamedTuple):
+    """What a check finds; see `Check`."""
 
-    settings: Settings
-    values: dict[str, Any]
-    checks: list[Check] = field(default_factory=list)
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+    required: bool = True
 
-    def add(self, name: str, ok: bool | None, detail: str, remedy: str = "", required: bool = True) -> None:
-        """Notes what was found out."""
-        self.checks.append(Check(name, ok, required, " ".join(detail.split()), remedy))
+
+class Doctor(ABC):
+    """The checks of a platform. Each finds something, or raises why it can't be known, and may hand on what it knows.
+
+    Attributes:
+        platform: Its name.
+        optional: Checks of what a run can do without.
+        certain: Checks whose errors say that it is not as it should be, not that it can't be known.
+        given: The parameters that the user set.
+        values: All parameters, the others with their defaults.
+    """
+
+    platform: ClassVar[str]
+    optional: ClassVar[tuple[str, ...]]
+    certain: ClassVar[tuple[str, ...]]
+
+    def __init__(self, settings: Settings, given: dict[str, Any]) -> None:
+        self.settings, self.given = settings, given
+        self.values = {name: item.default for name, item in pipeline_parameters(self.platform).items()} | given
+        self.checks: list[Check] = []
+
+    @abstractmethod
+    def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
+        """Yields the checks by name, in the order in which they depend on each other."""
+
+    def examine(self) -> list[Check]:
+        """Does all checks; no failure keeps it from the others."""
+        for name, check in self.plan():
+            try:
+                finding = check()
+            except PipelineError as error:
+                is_known = isinstance(error, NotFoundError | NotThereError) or name in self.certain
+                finding = Finding(False if is_known else None, str(error))
+            required = finding.required and name not in self.optional
+            self.checks.append(Check(name, finding.ok, required, " ".join(finding.detail.split()), finding.remedy))
+        return self.checks
+
+    def result(self, name: str) -> bool | None:
+        """Returns what a check of a name came to; None also where it was not done."""
+        return next((check.ok for check in self.checks if check.name == name), None)
 
 
 def missing(checks: list[Check]) -> list[str]:

@@ -2,17 +2,16 @@
 
 import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.compiling import check_compiled, check_vertex_installed, compiled_path
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.calls import NotFoundError
-from nlp_pipeline.platforms.doctor import Check, Findings
+from nlp_pipeline.platforms.doctor import Check, Finding
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.vertex.connection import Connection, check_region, find_credentials
 from nlp_pipeline.vertex.pipelines import check_parameters
@@ -34,60 +33,45 @@ REGISTRY = re.compile(
     r"(?::(?P<tag>[^@]+))?(?:@(?P<digest>sha256:[0-9a-f]+))?"
 )
 DEFAULT_IMAGE = "none is set: steps install their packages when they start, which takes minutes"
-# Without these a run can do; and where an error says that it is not as it should be, not that it can't be known.
-OPTIONAL = ("bucket's region", "compiled file")
-TOLD_BY_ERRORS = ("credentials", "parameters")
-# Whether it is as it should be (None where that can't be known), what was found, and what remedies it.
-Finding = tuple[bool | None, str, str]
 
 
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
-    """Checks what a run on Vertex AI needs. Nothing is changed, and no failure keeps it from the other checks."""
+    """Checks what a run on Vertex AI needs."""
     check_vertex_installed()
-    defaults = {name: parameter.default for name, parameter in pipeline_parameters("vertex").items()}
-    return Doctor(settings, defaults | values, given=values).examine()
+    return Doctor(settings, values).examine()
 
 
-@dataclass
-class Doctor(Findings):
+class Doctor(platforms.Doctor):
     """The checks.
 
     Attributes:
-        given: The parameters that the user set.
         connection: The connection to Google Cloud; None where no one is signed in, or no project known.
         number: The project's number; empty where it is not known.
     """
 
-    given: dict[str, Any] = field(default_factory=dict)
+    platform = "vertex"
+    optional = ("bucket's region", "compiled file")
+    certain = ("credentials", "parameters")
     connection: Connection | None = None
-    number: str = ""
+    number = ""
 
-    def examine(self) -> list[Check]:
-        """Does all checks, in the order in which they depend on each other."""
-        self._look("credentials", self._check_credentials)
-        self._look("project", self._check_project)
-        self._look("APIs", self._check_apis)
-        self._look("region", self._check_region)
-        self._look("right to run", self._check_rights)
-        self._look("bucket", self._check_bucket)
-        self._look("bucket's region", self._check_bucket_region)
-        self._look("right to write", self._check_writing)
-        self._look("service account", self._check_account)
+    def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
+        """Yields the checks by name."""
+        yield "credentials", self._check_credentials
+        yield "project", self._check_project
+        yield "APIs", self._check_apis
+        yield "region", self._check_region
+        yield "right to run", self._check_rights
+        yield "bucket", self._check_bucket
+        yield "bucket's region", self._check_bucket_region
+        yield "right to write", self._check_writing
+        yield "service account", self._check_account
         for metric, count in needed_quotas(self.values):
-            self._look(f"quota {metric.replace('_', ' ')}", partial(self._check_quota, metric, count))
-        self._look("parameters", self._check_parameters)
-        self._look("compiled file", self._check_compiled_file)
-        self._look("image", self._check_image)
-        self._look("serving image", self._check_serving_image)
-        return self.checks
-
-    def _look(self, name: str, check: Callable[[], Finding]) -> None:
-        try:
-            ok, detail, remedy = check()
-        except PipelineError as error:
-            is_known = isinstance(error, NotFoundError) or name in TOLD_BY_ERRORS
-            ok, detail, remedy = False if is_known else None, str(error), ""
-        self.add(name, ok, detail, remedy, name not in OPTIONAL)
+            yield f"quota {metric.replace('_', ' ')}", partial(self._check_quota, metric, count)
+        yield "parameters", self._check_parameters
+        yield "compiled file", self._check_compiled_file
+        yield "image", self._check_image
+        yield "serving image", self._check_serving_image
 
     @property
     def google(self) -> Connection:
@@ -114,17 +98,19 @@ class Doctor(Findings):
         connection = Connection(self.settings.model_copy(update={"project": project or "not-set"}))
         connection.call("asking for a token", lambda timeout: connection.credentials.refresh(Request()))
         self.connection = connection if project else None
-        return True, f"as {connection.who}" if connection.who else "those of gcloud auth application-default login", ""
+        return Finding(
+            True, f"as {connection.who}" if connection.who else "those of gcloud auth application-default login"
+        )
 
     def _check_project(self) -> Finding:
         if self.connection is None and self.checks[-1].ok:
-            return False, "no project is set", f"give --project NAME, or set {PREFIX}PROJECT"
+            return Finding(False, "no project is set", f"give --project NAME, or set {PREFIX}PROJECT")
         name = self.google.project
         answer = self.google.ask("reading the project", "cloudresourcemanager", f"/v3/projects/{name}")
         if (state := answer.get("state", "ACTIVE")) != "ACTIVE":
-            return False, f"{name} is {state.lower().replace('_', ' ')}", ""
+            return Finding(False, f"{name} is {state.lower().replace('_', ' ')}")
         self.number = str(answer["name"]).rpartition("/")[2]
-        return True, f"{name} is there, number {self.number}", ""
+        return Finding(True, f"{name} is there, number {self.number}")
 
     def _check_apis(self) -> Finding:
         place, hosts = f"projects/{self.google.project}/services", [f"{api}.googleapis.com" for api in APIS]
@@ -133,26 +119,26 @@ class Doctor(Findings):
         enabled = {api["name"].rpartition("/")[2] for api in answer.get("services", []) if api["state"] == "ENABLED"}
         if missing := [host for host in hosts if host not in enabled]:
             enable = f"gcloud services enable {' '.join(missing)} --project {self.google.project}"
-            return False, f"not enabled: {', '.join(missing)}", enable
-        return True, f"enabled: {', '.join(APIS)}", ""
+            return Finding(False, f"not enabled: {', '.join(missing)}", enable)
+        return Finding(True, f"enabled: {', '.join(APIS)}")
 
     def _check_region(self) -> Finding:
         region, listing = self.google.region, self.google.service("Pipeline").list_pipeline_jobs
         try:
             check_region(region)
         except UsageError as error:
-            return False, str(error), ""
+            return Finding(False, str(error))
         # That it answers is enough: rights are the next check's.
         with contextlib.suppress(UsageError):
             self.google.call("listing runs", lambda timeout: listing(parent=self.google.parent, timeout=timeout))
-        return True, f"Vertex AI answers in {region}", ""
+        return Finding(True, f"Vertex AI answers in {region}")
 
     def _check_rights(self) -> Finding:
         project = self.google.project
         if missing := self._lacking("cloudresourcemanager", f"/v3/projects/{project}", RIGHTS):
             remedy = f"ask an owner of project {project} for the role roles/aiplatform.user"
-            return False, f"{self.who} lacks {', '.join(missing)}", remedy
-        return True, f"{self.who} may start runs and schedules", ""
+            return Finding(False, f"{self.who} lacks {', '.join(missing)}", remedy)
+        return Finding(True, f"{self.who} may start runs and schedules")
 
     def _bucket(self) -> Any:
         if not self.settings.bucket:
@@ -161,36 +147,36 @@ class Doctor(Findings):
 
     def _check_bucket(self) -> Finding:
         if self.connection and not self.settings.bucket:
-            return False, "no bucket is set", f"give --bucket gs://NAME, or set {PREFIX}BUCKET"
+            return Finding(False, "no bucket is set", f"give --bucket gs://NAME, or set {PREFIX}BUCKET")
         bucket, google = self._bucket(), self.google
         if google.call(f"looking for bucket {bucket.name}", bucket.exists, retry=None):
-            return True, f"gs://{bucket.name} is there", ""
+            return Finding(True, f"gs://{bucket.name} is there")
         place = f"--project {google.project} --location {google.region}"
-        return False, "404: there is none", f"gcloud storage buckets create gs://{bucket.name} {place}"
+        return Finding(False, "404: there is none", f"gcloud storage buckets create gs://{bucket.name} {place}")
 
     def _check_bucket_region(self) -> Finding:
         bucket, region = self._bucket(), self.google.region
         self.google.call("looking where it is", bucket.reload, retry=None)
         location = str(bucket.location)
         if location.lower() == region or region.startswith(MULTI_REGIONS.get(location, "nowhere")):
-            return True, f"{location}, and runs are in {region}", ""
+            return Finding(True, f"{location}, and runs are in {region}")
         far = "what runs read and write crosses regions, which costs time and money"
-        return False, f"{location}, and runs are in {region}: {far}", ""
+        return Finding(False, f"{location}, and runs are in {region}: {far}")
 
     def _check_writing(self) -> Finding:
         bucket, account = self._bucket(), self.settings.service_account or "the project's default account"
-        if any(check.name == "bucket" and check.ok is False for check in self.checks):
-            return None, "there is no bucket", ""
+        if self.result("bucket") is False:
+            return Finding(None, "there is no bucket")
         ask = bucket.test_iam_permissions
         allowed = self.google.call("asking what is allowed", ask, permissions=WRITING, retry=None)
         missing = [right for right in WRITING if right not in allowed]
         if self.who != account:  # the runs' own account is another, mostly
             may = f"{self.who} may{' not' if missing else ''}"
-            return None, f"{may}; runs run as {account}, of which it is not known", ""
+            return Finding(None, f"{may}; runs run as {account}, of which it is not known")
         if missing:
             remedy = f"grant it roles/storage.objectAdmin on gs://{bucket.name}"
-            return False, f"{self.who} lacks {', '.join(missing)}", remedy
-        return True, f"{self.who}, which runs run as, may", ""
+            return Finding(False, f"{self.who} lacks {', '.join(missing)}", remedy)
+        return Finding(True, f"{self.who}, which runs run as, may")
 
     def _check_account(self) -> Finding:
         account, note = self.settings.service_account, ""
@@ -201,15 +187,15 @@ class Doctor(Findings):
         path = f"/v1/projects/-/serviceAccounts/{quote(account, safe='@')}"
         try:
             if self.google.ask("looking for the service account", "iam", path).get("disabled"):
-                return False, f"{account} is disabled", f"gcloud iam service-accounts enable {account}"
+                return Finding(False, f"{account} is disabled", f"gcloud iam service-accounts enable {account}")
         except NotFoundError:
-            return False, f"{account} is not there", "give another with --service-account"
+            return Finding(False, f"{account} is not there", "give another with --service-account")
         except UsageError:  # who may not see it may be allowed to let runs run as it
             pass
         if self._lacking("iam", path, ("iam.serviceAccounts.actAs",)):
             grant = f"gcloud iam service-accounts add-iam-policy-binding {account} --role=roles/iam.serviceAccountUser"
-            return False, f"{self.who} may not let runs run as {account}", f"{grant} --member=user:YOU"
-        return True, f"runs may run as {account}{note}", ""
+            return Finding(False, f"{self.who} may not let runs run as {account}", f"{grant} --member=user:YOU")
+        return Finding(True, f"runs may run as {account}{note}")
 
     def _check_quota(self, metric: str, count: int) -> Finding:
         google, api = self.google, "aiplatform.googleapis.com"
@@ -217,7 +203,7 @@ class Doctor(Findings):
         try:
             answer = google.ask(f"asking for quota {metric}", "serviceusage", path)
         except NotFoundError as error:
-            return None, str(error), ""
+            return Finding(None, str(error))
         limits = {
             bucket.get("dimensions", {}).get("region", ""): int(bucket["effectiveLimit"])
             for limit in answer.get("consumerQuotaLimits", [])
@@ -226,49 +212,49 @@ class Doctor(Findings):
         }
         limit = limits.get(google.region, limits.get(""))
         if limit is None:
-            return None, f"Google tells no limit for {google.region}", ""
+            return Finding(None, f"Google tells no limit for {google.region}")
         if 0 <= limit < count:
             remedy = f"ask for more: https://console.cloud.google.com/iam-admin/quotas?project={google.project}"
-            return False, f"{limit} in {google.region}, and a run needs {count}", remedy
+            return Finding(False, f"{limit} in {google.region}, and a run needs {count}", remedy)
         total = "no limit" if limit < 0 else str(limit)
-        return True, f"{total} in {google.region}, a run needs {count}; what is in use is not told", ""
+        return Finding(True, f"{total} in {google.region}, a run needs {count}; what is in use is not told")
 
     def _check_parameters(self) -> Finding:
         if "train_data" not in self.given:
-            return None, "a run needs --set train_data=gs://bucket/reviews.csv as well", ""
+            return Finding(None, "a run needs --set train_data=gs://bucket/reviews.csv as well")
         check_parameters(self.given)
-        return True, f"{len(self.given)} set, {len(self.values) - len(self.given)} by default", ""
+        return Finding(True, f"{len(self.given)} set, {len(self.values) - len(self.given)} by default")
 
     def _check_compiled_file(self) -> Finding:
         path = compiled_path("vertex")
         if not path.is_file():
-            return None, f"{path} is not here; --submit does without", ""
+            return Finding(None, f"{path} is not here; --submit does without")
         is_stale = bool(check_compiled(path, None, "vertex"))
-        return not is_stale, f"{path} is {'stale' if is_stale else 'current'}", "--compile writes it anew"
+        return Finding(not is_stale, f"{path} is {'stale' if is_stale else 'current'}", "--compile writes it anew")
 
     def _check_image(self) -> Finding:
-        return self._find_image(self.settings.image) if self.settings.image else (True, DEFAULT_IMAGE, "")
+        return self._find_image(self.settings.image) if self.settings.image else Finding(True, DEFAULT_IMAGE)
 
     def _check_serving_image(self) -> Finding:
         if not self.values["deploy"]:
-            return None, "not needed with deploy=false", ""
+            return Finding(None, "not needed with deploy=false")
         if image := self.values["serving_image"]:
             return self._find_image(image)
         remedy = "build the Dockerfile's target torchserve, push it, and --set serving_image=NAME"
-        return False, "deploy is true, and serving_image is not set", remedy
+        return Finding(False, "deploy is true, and serving_image is not set", remedy)
 
     def _find_image(self, image: str) -> Finding:
         parts = REGISTRY.fullmatch(image)
         if parts is None:
-            return None, f"{image}: not in Artifact Registry; whether it can be pulled shows in a run", ""
+            return Finding(None, f"{image}: not in Artifact Registry; whether it can be pulled shows in a run")
         repository = f"projects/{parts['project']}/locations/{parts['place']}/repositories/{parts['repository']}"
         version = f"versions/{parts['digest']}" if parts["digest"] else f"tags/{parts['tag'] or 'latest'}"
         path = f"/v1/{repository}/packages/{quote(parts['image'], safe='')}/{version}"
         try:
             self.google.ask(f"looking for {image}", "artifactregistry", path)
         except NotFoundError as error:
-            return False, str(error), f"docker push {image}"
-        return True, f"{image} is there", ""
+            return Finding(False, str(error), f"docker push {image}")
+        return Finding(True, f"{image} is there")
 
 
 def needed_quotas(values: dict[str, Any]) -> list[tuple[str, int]]:
