@@ -4,10 +4,8 @@ import base64
 import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from nlp_pipeline.kubeflow.doctor import doctor
 from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
 from tests.fakes.kfp import Kubeflow, kubeflow
-from tests.fakes.kubernetes import api
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
 from tests.fakes.s3 import free_ports, s3_server
 from tests.fakes.tls import Authority
 
 ACCOUNT = "system:serviceaccount:team:default-editor"
+TOKEN = "a-token-of-the-account"
 CLAIM: dict[str, Any] = {
     "kind": "PersistentVolumeClaim",
     "metadata": {"name": "nlp-pipeline"},
@@ -33,18 +31,9 @@ CLAIM: dict[str, Any] = {
 IMAGE = "registry.example.com/team/nlp-pipeline:1"
 OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
 NAMES = [
-    *("server", "sign-in", "Kubernetes", "namespace", "experiment", "version", "clock", *OF_CLUSTER),
+    *("server", "sign-in", "Kubernetes", "namespace", "experiment", "version", *OF_CLUSTER),
     *("object store", "image"),
 ]
-
-
-def token_of(subject: str) -> str:
-    """Returns a token as Kubernetes makes it for a service account."""
-    parts = ({"alg": "RS256"}, {"sub": subject}, "signature")
-    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
-
-
-TOKEN = token_of(ACCOUNT)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +44,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def team() -> Iterator[Kubeflow]:
     """A Kubeflow of several users; the token is that of the account of namespace "team"."""
-    with kubeflow(tokens={TOKEN: "team", "opaque": "team"}) as one:
+    with kubeflow(tokens={TOKEN: "team"}) as one:
         yield one
         assert {method for method, _, _ in one.api.requests} <= {"GET"}
 
@@ -63,8 +52,6 @@ def team() -> Iterator[Kubeflow]:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster in which all is there, and nothing is to be changed."""
-    for resource in ("runs", "experiments"):
-        monkeypatch.setitem(api.KINDS, resource, (resource, "pipelines.kubeflow.org", "v1beta1"))
     with emulated_cluster("Knative") as one:
         one.add(CLAIM)
         one.write_kubeconfig(tmp_path / "kubeconfig", "team")
@@ -128,7 +115,6 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
 def test_no_address_or_no_one_there(host: str, detail: str) -> None:
     found = examined(None, host=host)
     assert found["server"].ok is False and found["server"].detail.startswith(detail)
-    assert found["clock"].detail == "the server does not answer"
 
 
 def test_a_certificate_of_an_unknown_authority(ca: Authority) -> None:
@@ -172,34 +158,17 @@ def experiment_of(team: Kubeflow, state: str = "AVAILABLE") -> None:
     team.api._add("experiments", {"display_name": "nlp-pipeline", "storage_state": state}, "team")
 
 
-def test_an_experiment_that_is_there_or_would_be_made_and_takes_runs_or_not(team: Kubeflow, cluster: Cluster) -> None:
-    assert examined(team)["experiment"].detail == f"nlp-pipeline would be made; {ACCOUNT} may make runs there"
-    cluster.deny("create", "experiments")
-    found = examined(team)["experiment"]
-    assert (found.ok, found.remedy) == (False, "ask the owner of profile team for the role kubeflow-edit")
-    assert found.detail.endswith(f"{ACCOUNT} may not create experiments in namespace team")
+def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
+    assert examined(team)["experiment"].detail == "nlp-pipeline would be made"
     experiment_of(team)
-    assert examined(team)["experiment"].detail == f"nlp-pipeline is there; {ACCOUNT} may make runs there"
-    assert len(team.api.experiments) == 1
-    cluster.deny("create", "runs")
-    assert examined(team)["experiment"].ok is False
+    assert examined(team)["experiment"].detail == "nlp-pipeline is there"
     team.api.records["experiments"].clear()
     experiment_of(team, "ARCHIVED")
     found = examined(team)["experiment"]
     assert (found.ok, found.detail) == (False, "nlp-pipeline is archived, and takes no runs")
 
 
-def test_where_it_is_not_known_whether_runs_may_be_made(team: Kubeflow, cluster: Cluster) -> None:
-    found = examined(team, token="opaque")["experiment"]
-    later = "whether you may make runs there shows when one is made"
-    assert (found.ok, found.detail.partition("; ")[2]) == (None, later)
-    other = token_of("system:serviceaccount:team:other")
-    team.sessions.tokens[other] = ACCOUNT
-    found = examined(team, token=other)["experiment"]
-    assert found.ok is None and f"and Kubernetes knows you as {ACCOUNT}" in found.detail
-
-
-# Version, clock
+# Version
 
 
 @pytest.mark.parametrize(
@@ -216,24 +185,6 @@ def test_versions(team: Kubeflow, health: dict[str, Any], ok: bool | None, says:
     team.api.health = {"multi_user": True, **health}
     found = examined(team)["version"]
     assert found.ok is ok and says in found.detail and found.required
-
-
-@pytest.mark.parametrize(
-    ("skew", "ok", "detail"),
-    [
-        (90, False, "s behind the server's"),
-        (-4000, False, "s ahead of the server's"),
-        (None, None, "the server tells no time"),
-    ],
-)
-def test_clocks(
-    team: Kubeflow, monkeypatch: pytest.MonkeyPatch, skew: int | None, ok: bool | None, detail: str
-) -> None:
-    date = "never" if skew is None else formatdate(time.time() + skew, usegmt=True)
-    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda self: date)
-    found = examined(team)["clock"]
-    assert found.ok is ok and not found.required and found.detail.endswith(detail)
-    assert ("timedatectl" in found.remedy) is (ok is False)
 
 
 # The cluster
@@ -345,12 +296,9 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     found = examined(team, values)["serving pods"]
     assert found.ok is False and "has no such ServiceAccount" in found.detail
     cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
-    assert (
-        examined(team, values)["serving pods"].detail
-        == "in namespace team there is service account nlp-pipeline-serving"
-    )
+    assert examined(team, values)["serving pods"].detail == "what they need is in namespace team"
     found = examined(team, {"service_account": "default"})["serving pods"]
-    assert found.detail == "in namespace team there is claim nlp-pipeline and service account default"
+    assert found.detail == "what they need is in namespace team"
     assert examined(team, {"namespace": "elsewhere"})["serving pods"].ok is False
     cluster.deny("get", "serviceaccounts")
     assert examined(team, values)["serving pods"].ok is None

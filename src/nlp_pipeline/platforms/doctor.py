@@ -48,8 +48,8 @@ class Doctor(ABC):
     """
 
     platform: ClassVar[str]
-    optional: ClassVar[tuple[str, ...]]
-    certain: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    certain: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Settings, given: dict[str, Any]) -> None:
         self.settings, self.given = settings, given

@@ -1,6 +1,5 @@
 """`--doctor` on Vertex AI: whether all is there that a run needs, a line each; nothing is changed."""
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,12 +7,12 @@ from typing import Any
 from urllib.parse import quote
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline.compiling import check_compiled, check_vertex_installed, compiled_path
+from nlp_pipeline.pipeline.compiling import check_vertex_installed
 from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.doctor import Check, Finding
 from nlp_pipeline.settings import PREFIX, Settings
-from nlp_pipeline.vertex.connection import Connection, check_region, find_credentials
+from nlp_pipeline.vertex.connection import Connection, bucket_of, check_region, find_credentials
 from nlp_pipeline.vertex.pipelines import check_parameters
 
 # What a run can't do without; the first of them is Vertex AI's own.
@@ -50,8 +49,7 @@ class Doctor(platforms.Doctor):
     """
 
     platform = "vertex"
-    optional = ("bucket's region", "compiled file")
-    certain = ("credentials", "parameters")
+    certain = ("credentials", "region", "parameters")
     connection: Connection | None = None
     number = ""
 
@@ -63,13 +61,11 @@ class Doctor(platforms.Doctor):
         yield "region", self._check_region
         yield "right to run", self._check_rights
         yield "bucket", self._check_bucket
-        yield "bucket's region", self._check_bucket_region
         yield "right to write", self._check_writing
         yield "service account", self._check_account
         for metric, count in needed_quotas(self.values):
             yield f"quota {metric.replace('_', ' ')}", partial(self._check_quota, metric, count)
         yield "parameters", self._check_parameters
-        yield "compiled file", self._check_compiled_file
         yield "image", self._check_image
         yield "serving image", self._check_serving_image
 
@@ -103,12 +99,10 @@ class Doctor(platforms.Doctor):
         )
 
     def _check_project(self) -> Finding:
-        if self.connection is None and self.checks[-1].ok:
+        if self.connection is None and self.result("credentials"):
             return Finding(False, "no project is set", f"give --project NAME, or set {PREFIX}PROJECT")
         name = self.google.project
         answer = self.google.ask("reading the project", "cloudresourcemanager", f"/v3/projects/{name}")
-        if (state := answer.get("state", "ACTIVE")) != "ACTIVE":
-            return Finding(False, f"{name} is {state.lower().replace('_', ' ')}")
         self.number = str(answer["name"]).rpartition("/")[2]
         return Finding(True, f"{name} is there, number {self.number}")
 
@@ -123,15 +117,8 @@ class Doctor(platforms.Doctor):
         return Finding(True, f"enabled: {', '.join(APIS)}")
 
     def _check_region(self) -> Finding:
-        region, listing = self.google.region, self.google.service("Pipeline").list_pipeline_jobs
-        try:
-            check_region(region)
-        except UsageError as error:
-            return Finding(False, str(error))
-        # That it answers is enough: rights are the next check's.
-        with contextlib.suppress(UsageError):
-            self.google.call("listing runs", lambda timeout: listing(parent=self.google.parent, timeout=timeout))
-        return Finding(True, f"Vertex AI answers in {region}")
+        check_region(self.settings.region)
+        return Finding(True, f"Vertex AI is in {self.settings.region}")
 
     def _check_rights(self) -> Finding:
         project = self.google.project
@@ -141,32 +128,27 @@ class Doctor(platforms.Doctor):
         return Finding(True, f"{self.who} may start runs and schedules")
 
     def _bucket(self) -> Any:
-        if not self.settings.bucket:
-            raise PipelineError("no bucket is set")
-        return self.google.storage.bucket(self.settings.bucket.removeprefix("gs://").partition("/")[0])
+        return self.google.storage.bucket(bucket_of(self.settings).removeprefix("gs://").partition("/")[0])
 
     def _check_bucket(self) -> Finding:
-        if self.connection and not self.settings.bucket:
+        google, region = self.google, self.google.region
+        if not self.settings.bucket:
             return Finding(False, "no bucket is set", f"give --bucket gs://NAME, or set {PREFIX}BUCKET")
-        bucket, google = self._bucket(), self.google
-        if google.call(f"looking for bucket {bucket.name}", bucket.exists, retry=None):
-            return Finding(True, f"gs://{bucket.name} is there")
-        place = f"--project {google.project} --location {google.region}"
-        return Finding(False, "404: there is none", f"gcloud storage buckets create gs://{bucket.name} {place}")
-
-    def _check_bucket_region(self) -> Finding:
-        bucket, region = self._bucket(), self.google.region
-        self.google.call("looking where it is", bucket.reload, retry=None)
+        bucket = self._bucket()
+        try:
+            google.call(f"looking for bucket {bucket.name}", bucket.reload, retry=None)
+        except NotFoundError as error:
+            place = f"--project {google.project} --location {region}"
+            return Finding(False, str(error), f"gcloud storage buckets create gs://{bucket.name} {place}")
         location = str(bucket.location)
+        places = f"gs://{bucket.name} is in {location}, and runs are in {region}"
         if location.lower() == region or region.startswith(MULTI_REGIONS.get(location, "nowhere")):
-            return Finding(True, f"{location}, and runs are in {region}")
+            return Finding(True, places)
         far = "what runs read and write crosses regions, which costs time and money"
-        return Finding(False, f"{location}, and runs are in {region}: {far}")
+        return Finding(False, f"{places}: {far}", required=False)
 
     def _check_writing(self) -> Finding:
         bucket, account = self._bucket(), self.settings.service_account or "the project's default account"
-        if self.result("bucket") is False:
-            return Finding(None, "there is no bucket")
         ask = bucket.test_iam_permissions
         allowed = self.google.call("asking what is allowed", ask, permissions=WRITING, retry=None)
         missing = [right for right in WRITING if right not in allowed]
@@ -224,13 +206,6 @@ class Doctor(platforms.Doctor):
             return Finding(None, "a run needs --set train_data=gs://bucket/reviews.csv as well")
         check_parameters(self.given)
         return Finding(True, f"{len(self.given)} set, {len(self.values) - len(self.given)} by default")
-
-    def _check_compiled_file(self) -> Finding:
-        path = compiled_path("vertex")
-        if not path.is_file():
-            return Finding(None, f"{path} is not here; --submit does without")
-        is_stale = bool(check_compiled(path, None, "vertex"))
-        return Finding(not is_stale, f"{path} is {'stale' if is_stale else 'current'}", "--compile writes it anew")
 
     def _check_image(self) -> Finding:
         return self._find_image(self.settings.image) if self.settings.image else Finding(True, DEFAULT_IMAGE)
