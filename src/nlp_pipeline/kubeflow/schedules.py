@@ -54,11 +54,15 @@ class Schedules(schedules.Schedules):
     def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
         import kfp_server_api  # type: ignore[import-untyped]
 
-        pipeline_id, version_id, experiment_id = self._find_ids(dry_run)
-        account = self.settings.service_account
+        ir, version, experiment_id = pipelines.compiled(self.settings), None, None
+        if not dry_run:
+            uploaded = pipelines.upload_version(self._connection, ir)
+            version = kfp_server_api.V2beta1PipelineVersionReference(uploaded.pipeline_id, uploaded.version_id)
+            experiment_id = pipelines.get_experiment(self._connection, self.settings.experiment)
         when = [timing.cron.expression, timing.start, timing.end, timing.catch_up, timing.max_concurrency]
-        asked: list[Any] = [pipeline_id, version_id, experiment_id, account, values, when]
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        account, experiment = self.settings.service_account, self.settings.experiment
+        asked = json.dumps([version_name(ir), experiment, account, values, when], sort_keys=True, default=str)
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
         revision = _read_mark(former)[0] + 1 if former else 1
         mark = f"revision {revision}, content {digest}, request {uuid.uuid4().hex}"
         # Where its start is past, Kubeflow makes up for what was missed: all with catch-up, otherwise the last of it.
@@ -67,9 +71,7 @@ class Schedules(schedules.Schedules):
         return kfp_server_api.V2beta1RecurringRun(
             display_name=timing.name,
             description=f"Made by nlp-pipeline --schedule: {mark}",
-            pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(
-                pipeline_id=pipeline_id, pipeline_version_id=version_id
-            ),
+            pipeline_version_reference=version,
             runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
             experiment_id=experiment_id,
             service_account=account or None,
@@ -79,24 +81,14 @@ class Schedules(schedules.Schedules):
             mode="DISABLE" if former and former.mode == "DISABLE" else "ENABLE",
         )
 
-    def _find_ids(self, dry_run: bool) -> tuple[str | None, ...]:
-        """Returns the ids of pipeline, version and experiment; what is not there is made, or None for a dry run."""
-        connection, ir = self._connection, pipelines.compiled(self.settings)
-        if not dry_run:
-            uploaded = pipelines.upload_version(connection, ir)
-            experiment_id = pipelines.get_experiment(connection, self.settings.experiment)
-            return uploaded.pipeline_id, uploaded.version_id, experiment_id
-        pipeline = pipelines.find_pipeline(connection)
-        version = pipeline and pipelines.find_version(connection, pipeline.pipeline_id, version_name(ir))
-        experiment = pipelines.find_experiment(connection, self.settings.experiment)
-        return (
-            pipeline and pipeline.pipeline_id,
-            version and version.pipeline_version_id,
-            experiment and experiment.experiment_id,
-        )
-
     def choose_action(self, former: Any, desired: Any) -> str:
-        return "unchanged" if _read_mark(former)[1] == _read_mark(desired)[1] else "replaced"
+        # A version or an experiment of the same name may be another one; a dry run has not made them.
+        source = desired.pipeline_version_reference
+        is_same = source is None or (source, desired.experiment_id) == (
+            former.pipeline_version_reference,
+            former.experiment_id,
+        )
+        return "unchanged" if is_same and _read_mark(former)[1] == _read_mark(desired)[1] else "replaced"
 
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
         connection, name = self._connection, desired.display_name
