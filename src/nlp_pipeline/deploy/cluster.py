@@ -24,7 +24,7 @@ ACCESS = {
     ("", "serviceaccounts"): ["get"],
 }
 STOCK_RUNTIMES = {"torchserve": "kserve-torchserve", "huggingface": "kserve-huggingfaceserver"}
-# What may pass by itself: no answer at all, too many requests, an overload.
+# No answer at all, too many requests, an overload.
 TRANSIENT = (0, 429, 500, 502, 503, 504)
 
 
@@ -43,8 +43,8 @@ def connect() -> None:
             # Its own default is the place that the environment named when the library was imported.
             config.load_kube_config(os.environ.get("KUBECONFIG"))
     except Exception as error:  # noqa: BLE001  a kubeconfig can be wrong in any way
-        reason = one_line(error)
-        raise UsageError(f"no cluster: this is no pod of one, and there is no kubeconfig of use ({reason})") from None
+        problem = f"this is no pod of one, and there is no kubeconfig of use ({one_line(error)})"
+        raise UsageError(f"no cluster: {problem}") from None
     api.cache_clear()
 
 
@@ -69,12 +69,8 @@ def own_namespace() -> str:
 def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple[int, ...] = (), **named: Any) -> Any:
     """Calls a method of a client of `kubernetes`; what may pass by itself is tried again.
 
-    Args:
-        doing: What is done, for messages, as in "reading InferenceService x".
-        function: The method.
-        *values: Its arguments, as are the named ones.
-        expected: Statuses that are an answer, not an error: they are returned.
-        **named: See `values`.
+    Messages say what it was doing, as in "reading InferenceService x". Statuses that are expected are an answer, not an
+    error: they are returned.
 
     Raises:
         UsageError: The server does not take the object (400, 422), the credentials (401), or either (403).
@@ -135,12 +131,8 @@ def write_service(
 ) -> InferenceService:
     """Creates or replaces an InferenceService, and returns it as the server keeps it.
 
-    Conflicts, which each write of its status makes, are tried again.
-
-    Args:
-        desired: The object that is meant.
-        change: Gives what is to be sent, of the live object, or of None where there is none.
-        **options: Of the API; `dry_run="All"` lets the server only check it.
+    Conflicts, which each write of its status makes, are tried again: `change` gives what is to be sent, of the live
+    object, or of None where there is none. The option `dry_run="All"` lets the server only check it.
     """
     doing = f"{'dry run of' if options else 'writing'} {desired}"
 

@@ -14,21 +14,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.deploy.cluster import check_access, delete_service, read_service
+from nlp_pipeline.deploy.cluster import check_access, delete_service, one_line, read_service
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
-from nlp_pipeline.deploy.endpoint import ANY_TEXT, address_of
-from nlp_pipeline.deploy.finding import find_release, find_rows
+from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, address_of
 from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
 from nlp_pipeline.deploy.rollout import send
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check_mode
 from nlp_pipeline.deploy.transaction import deploy as deploy_service
+from nlp_pipeline.deploy.upload import StoredRelease
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.release import Release, verify
+from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
 from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
+from nlp_pipeline.storage import s3_client
 from nlp_pipeline.volume import Run
 
+URI = re.compile(r"(?P<kind>pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
 GATEWAY = "set gateway=http://... to the address of the ingress gateway, which goes by the host name"
 # What an object says of who deployed it; by the second a rollback that was interrupted is known again.
 BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
@@ -42,9 +45,9 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
     """
     import_kserve()
     with redirect_stdout(sys.stderr):
-        record, values, folder = find_release(release, values)
+        record, values, folder = _find_release(release, values)
         target = _target(values)
-        asked = find_rows(rows, folder, record, endpoint_rows)
+        asked = _find_rows(rows, folder, record, endpoint_rows)
         if dry_run:
             return _difference(*prepare(record, folder, target))
         if not target.settings.gateway:
@@ -57,7 +60,11 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
     with redirect_stdout(sys.stderr):
         live, target = _find_live(values, to_change=True)
         desired = _choose_former(live).restore(live.name, live.namespace)
-        target = replace(target, labels=_labels(desired), settings=replace(target.settings, canary_percent=0))
+        target = replace(
+            target,
+            labels=json.loads(desired.note("labels") or "[]"),
+            settings=replace(target.settings, canary_percent=0),
+        )
         if dry_run:
             return _difference(desired, target)
         # What was not made by this project may speak another protocol: it is not asked.
@@ -86,7 +93,8 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
         if not live.status.get("url"):
             raise PipelineError(f"{live} has no address: it is not ready")
         address, headers = address_of(live, False, target.settings.gateway)
-        return predict_at(address, texts, _labels(live), {**headers, **target.headers})
+        labels = json.loads(live.note("labels") or "[]")
+        return predict_at(address, texts, labels, {**headers, **target.headers})
 
 
 def import_kserve() -> None:
@@ -102,6 +110,68 @@ def import_kserve() -> None:
         import kserve  # noqa: F401
     finally:
         sys.argv = arguments
+
+
+def _find_release(release: str, values: dict[str, Any]) -> tuple[Release, dict[str, Any], Path | None]:
+    """Finds out what a folder, pvc://claim/model/releases/digest or s3://bucket/folder/model/releases/digest is.
+
+    Returns its record, as far as it can be read from here, the parameters with those that the release tells, and its
+    folder, where it has one here.
+    """
+    if "://" not in release:
+        folder = Path(release)
+        record = verify(folder)
+        if not values.get("model_store") and "volume_claim" not in values:
+            raise UsageError(
+                f"--release {release} is a folder here: say where KServe reads it, with --set volume_claim=NAME where "
+                "it lies on that claim, or --set model_store=s3://bucket to upload it there"
+            )
+        return record, _combine(values, {"model_name": record.model_name}, release), folder
+    match = URI.fullmatch(release)
+    if match is None:
+        raise UsageError(
+            f"--release {release} is no release: give its folder, pvc://claim/model/releases/digest, or "
+            "s3://bucket/folder/model/releases/digest"
+        )
+    named = {"model_name": match["model_name"], "model_store": "", "volume_claim": match["place"]}
+    if match["kind"] == "s3":
+        named = {"model_name": match["model_name"], "model_store": f"s3://{match['place']}"}
+    values = _combine(values, named, release)
+    record = Release(digest=match["digest"], model_name=match["model_name"])
+    if match["kind"] == "s3":
+        stored = StoredRelease(release.rstrip("/"), s3_client()).record()
+        if stored is None or (stored.digest, stored.model_name) != (record.digest, record.model_name):
+            raise UsageError(f"--release {release} has no sound release.json: was its upload finished?")
+        record = stored
+    return record, values, None
+
+
+def _combine(values: dict[str, Any], named: dict[str, str], release: str) -> dict[str, Any]:
+    """Returns the parameters with those that a release tells, which must not contradict each other."""
+    for name, value in named.items():
+        if str(values.get(name, value)).rstrip("/") != value:
+            raise UsageError(f"--set {name}={values[name]} contradicts --release {release}: leave it out")
+    return {**values, **named}
+
+
+def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: int) -> Rows:
+    """Returns what the endpoint is asked for: so many rows of a predictions.parquet, which may lie by the release."""
+    import pyarrow
+
+    if rows is None and folder is not None:
+        beside = folder.resolve().parents[1] / "runs" / release.run_id / "datasets" / "predictions.parquet"
+        rows = beside if beside.is_file() else None
+    if rows is None:
+        print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
+        return ANY_TEXT
+    try:
+        columns = spread_rows(rows, count)
+        if not all(isinstance(item, str) for column in columns.values() for item in column):
+            raise ValueError("text, label and predicted must all be strings")
+    except (OSError, ValueError, PipelineError, pyarrow.ArrowException) as error:
+        reason = one_line(error)
+        raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None
+    return columns
 
 
 def _target(values: dict[str, Any]) -> Target:
@@ -145,12 +215,6 @@ def _choose_former(live: InferenceService) -> Former:
         if not restored.is_stopped and not live.serves(restored):
             return replace(former, annotations={**former.annotations, f"{NOTES}run-id": ROLLED_BACK})
     raise UsageError(f"{live} has no former release noted on it: --deploy --release the one you want")
-
-
-def _labels(service: InferenceService) -> list[str]:
-    """Returns the model's labels in the order of their ids; none where they are not noted."""
-    labels: list[str] = json.loads(service.note("labels") or "[]")
-    return labels
 
 
 def _body_of(service: InferenceService) -> Json:

@@ -19,11 +19,8 @@ ANY_TEXT: Rows = {"text": ["a text"]}
 def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[str, dict[str, str]]:
     """Returns the address of a live InferenceService's `:predict`, and the headers that it needs.
 
-    Args:
-        service: The live object.
-        newest: Whether the newest revision is meant, whatever its share of the traffic.
-        gateway: Address of an ingress gateway that routes by Host header; empty to ask the service itself, by its name
-            in the cluster from a pod, by its outer name from elsewhere.
+    With `newest` the newest revision is meant, whatever its share of the traffic. Without a gateway, which routes by
+    Host header, the service itself is asked: by its name in the cluster from a pod, by its outer name from elsewhere.
     """
     component, is_inside = service.component, not gateway and POD_NAMESPACE.exists()
     tagged = [item["url"] for item in component.get("traffic", []) if item.get("tag") == "latest" and item.get("url")]

@@ -50,9 +50,6 @@ def manifests(
         secret_keys: The keys of the Secret with the bucket's credentials.
         runtime_image: The image of the project's TorchServe runtime.
         steps_account: The service account that the steps run as: its name, or namespace/name.
-
-    Raises:
-        UsageError: A namespace must be known and is not, or the account is no name.
     """
     import yaml
 

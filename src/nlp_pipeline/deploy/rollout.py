@@ -3,16 +3,7 @@
 from typing import Any
 
 from nlp_pipeline.deploy.cluster import api, call, one_line, poll, read_service, write_service
-from nlp_pipeline.deploy.inference_service import (
-    GROUP,
-    NOTES,
-    SHARE,
-    STOP,
-    Former,
-    InferenceService,
-    Json,
-    successor,
-)
+from nlp_pipeline.deploy.inference_service import GROUP, NOTES, SHARE, STOP, Former, InferenceService, Json, successor
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError, TimedOutError
 

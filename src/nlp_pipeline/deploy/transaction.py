@@ -86,10 +86,7 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
     """Brings an InferenceService into the cluster, or leaves the cluster as it was.
 
     A process that is killed in between leaves an object whose deployment has not ended; the same call then resumes it.
-    What the rows are for: see `check_answers`.
-
-    Raises:
-        PipelineError: It was refused before anything was changed.
+    What the rows are for: see `check_answers`. It raises where it was refused before anything was changed.
     """
     live = read_service(desired.name, desired.namespace)
     if live is not None and live.serves(desired):
