@@ -77,17 +77,6 @@ def test_through_an_object_store(site: Site, store: S3Server) -> None:
     assert json.loads(site.cluster.after("tiny")["metadata"]["annotations"]["nlp-pipeline/labels"]) == ["0", "4"]
 
 
-def test_no_credentials_and_no_account_to_upload_with(site: Site) -> None:
-    release = site.release("a")
-    result = site.deploy(release, "--set model_store=s3://models")
-    refused(
-        site, result, 2, "AWS_SECRET_ACCESS_KEY must be set in the environment to upload to s3://models/tiny/releases/"
-    )
-    site.cluster.remove("serviceaccounts", "nlp-pipeline-serving")
-    result = site.deploy(release, "--set model_store=s3://models")
-    refused(site, result, 2, "service_account=nlp-pipeline-serving: namespace team has no such ServiceAccount")
-
-
 @pytest.mark.slow
 def test_addresses_at_which_there_is_nothing(site: Site, store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "s3://models/tiny/releases/0123456789abcdef"

@@ -14,7 +14,6 @@ from tests.deploy.scene import ROWS, Scene, make_release
 
 Json = dict[str, Any]
 MANIFESTS = "python pipeline_v2.py --manifests --set namespace=team"
-ALLOW = f"; someone who may can allow it: {MANIFESTS} --steps-account team/default-editor | kubectl apply -f -"
 
 
 def refused(scene: Scene, folder: Path, **changed: Any) -> str:
@@ -74,31 +73,3 @@ def test_what_standard_can_not_do(scene: Scene, tmp_path: Path, changed: Json) -
         f"{name}={value}: InferenceService team/tiny is in deployment mode Standard, where KServe can't do that; leave "
         "it out, or set deployment_mode=Knative where there is Knative"
     )
-
-
-def test_access_that_a_review_denies(knative: Scene, tmp_path: Path) -> None:
-    for verb, plural in (("create", "inferenceservices"), ("update", "inferenceservices"), ("list", "events")):
-        knative.cluster.deny(verb, plural)
-    what = "namespace team: may not create inferenceservices, update inferenceservices, list events"
-    assert refused(knative, tmp_path / "release") == what + ALLOW
-
-
-@pytest.mark.parametrize(
-    ("verb", "plural", "doing"),
-    [
-        ("get", "persistentvolumeclaims", "looking for PersistentVolumeClaim data"),
-        ("get", "servingruntimes", "looking for ServingRuntime nlp-pipeline-torchserve"),
-        ("get", "inferenceservices", "reading InferenceService team/tiny"),
-        ("create", "inferenceservices", "dry run of InferenceService team/tiny"),
-        ("update", "inferenceservices", "dry run of InferenceService team/tiny"),
-    ],
-)
-def test_access_that_only_the_calls_deny(knative: Scene, tmp_path: Path, verb: str, plural: str, doing: str) -> None:
-    """Where even asking what is allowed is forbidden."""
-    if verb == "update":
-        knative.deploy("a")
-    knative.cluster.reviews_forbidden = True
-    knative.cluster.deny(verb, plural)
-    line = refused(knative, tmp_path / "release")
-    assert line.startswith(f"{doing}: 403: {plural}")
-    assert f'cannot {verb} resource "{plural}"' in line

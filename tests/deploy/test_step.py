@@ -100,14 +100,6 @@ def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> 
     assert knative.is_settled("b")
 
 
-def test_a_first_step_that_fails(knative: Scene, volume: Path) -> None:
-    knative.cluster.fates[digest_in(volume)] = Fate(failure="ModelLoadFailed")
-    with pytest.raises(PipelineError, match=r"^deleted: the model can't be loaded: [^\n]*$"):
-        step(knative, volume, first_failure="delete")
-    assert (written(volume)["outcome"], written(volume)["name"]) == ("deleted", "")
-    assert json.loads((volume / NAME / "runs" / "run" / "deployment.json").read_text()) == {}
-
-
 def test_a_step_that_is_refused_writes_nothing_down(knative: Scene, volume: Path) -> None:
     with pytest.raises(UsageError, match=r"^volume_claim=other: "):
         step(knative, volume, volume_claim="other")

@@ -115,16 +115,6 @@ def test_an_update_in_either_mode(cluster: Cluster) -> None:
     assert ask(cluster, host) == {"b": 10}
 
 
-def test_new_pods_that_fail(cluster: Cluster) -> None:
-    put(cluster, service())
-    cluster.fates["b"] = Fate(failure="ModelLoadFailed", message="no such file")
-    failed = put(cluster, service("b"))
-    assert ask(cluster, HOSTS[cluster.mode]) == {"a": 10}
-    state = (ready(failed), failed["status"]["modelStatus"]["transitionStatus"])
-    # Standard hides it.
-    assert state == (("True", "UpToDate") if cluster.mode == "Standard" else ("False", "BlockedByFailedLoad"))
-
-
 @pytest.mark.parametrize("cluster", ["Knative"], indirect=True)
 def test_shares_of_the_traffic(cluster: Cluster) -> None:
     def traffic(item: Json) -> list[tuple[str, int]]:
