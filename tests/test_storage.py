@@ -9,7 +9,7 @@ import urllib3
 
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
+from nlp_pipeline.storage import s3_call, s3_client, s3_endpoint
 from tests.fakes.s3 import forget_environment
 from tests.messages import one_line
 
@@ -102,20 +102,6 @@ def test_what_is_none_of_the_object_stores_passes() -> None:
 
     with pytest.raises(OSError, match="disk"):
         s3_call(fail, "x", "sent")
-
-
-def test_retrying_as_a_decorator(capsys: pytest.CaptureFixture[str]) -> None:
-    calls: list[int] = []
-
-    @retrying(lambda error: isinstance(error, ConnectionError), "the server")
-    def ask(number: int) -> int:
-        calls.append(number)
-        if len(calls) < 3:
-            raise ConnectionError
-        return 7
-
-    assert ask(1) == 7 and calls == [1, 1, 1]
-    assert capsys.readouterr().out == "".join(f"the server: attempt {n} failed, trying again\n" for n in (1, 2))
 
 
 def test_an_address_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:

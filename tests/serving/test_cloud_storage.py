@@ -1,8 +1,6 @@
 """Releases come from a stand-in for Cloud Storage, over HTTP and by Google's own client."""
 
 import json
-import shutil
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.release import seal, verify
+from nlp_pipeline.release import verify
 from nlp_pipeline.serving.cloud_storage import download_release
 from tests.fakes.cloud_storage import DENIED, TOKEN, CloudStorage
 
@@ -58,23 +56,6 @@ def test_a_download_that_breaks_off_is_resumed(release: Path, cloud: CloudStorag
     assert (tmp_path / "model-store" / "tiny.mar").read_bytes() == cloud.objects[MAR]
     ranges = [request.headers.get("range") for request in cloud.asked if "tiny.mar" in request.path]
     assert ranges == [None, f"bytes={len(cloud.objects[MAR]) // 2}-"]
-
-
-def test_memory_does_not_grow_with_the_archive(release: Path, cloud: CloudStorage, tmp_path: Path) -> None:
-    large = tmp_path / "large"
-    shutil.copytree(release, large)
-    with (large / "model-store" / "tiny.mar").open("ab") as file:
-        file.write(bytes(48 * 1024 * 1024))
-    seal(large, verify(release))
-    cloud.upload(large, "bucket/models/tiny")
-    target = tmp_path / "target"
-    target.mkdir()
-    tracemalloc.start()
-    try:
-        download_release("gs://bucket/models/tiny", target)
-        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
-    finally:
-        tracemalloc.stop()
 
 
 def record(change: Callable[[dict[str, Any]], Any]) -> Callable[[CloudStorage], None]:
