@@ -72,12 +72,16 @@ def invalid(status: int) -> minio.error.InvalidResponseError:
         (refused(403, "AccessDenied"), r"was refused \(AccessDenied\): check AWS_ACCESS_KEY_ID and", 1),
         (refused(301, "PermanentRedirect"), r"was refused \(PermanentRedirect\): set AWS_REGION", 1),
         (refused(404, "NoSuchBucket"), r"is not there \(NoSuchBucket\): check the bucket and the key$", 1),
-        (minio.error.ServerError("m\nm", 503), r"could not be sent \(status 503, its answer is not S3's\)", 5),
-        (invalid(502), r"could not be sent \(status 502, its answer is not S3's\)", 5),
-        (invalid(413), r"could not be sent \(status 413, its answer is not S3's\): is AWS_ENDPOINT_URL right", 1),
+        (minio.error.ServerError("m\nm", 503), r"could not be sent \(its answer, of status 503, is not S3's\)", 5),
+        (invalid(502), r"could not be sent \(its answer, of status 502, is not S3's\)", 5),
+        (invalid(413), r"could not be sent \(its answer, of status 413, is not S3's\): is AWS_ENDPOINT_URL right", 1),
         (urllib3.exceptions.ProtocolError("cut"), r"could not be sent \(cut\): is AWS_ENDPOINT_URL right", 5),
-        (SyntaxError("no XML\nhunter2"), r"could not be sent \(its answer is not S3's\)", 1),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "hunter2"), r"could not be sent \(its answer is not S3's\)", 1),
+        (SyntaxError("no XML\nhunter2"), r"could not be sent \(its answer, of status 200,", 1),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "hunter2"),
+            r"could not be sent \(its answer, of status 200,",
+            1,
+        ),
     ],
 )
 def test_what_may_be_gone_the_next_time_is_tried_again(

@@ -153,11 +153,9 @@ def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
         elif error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
             advice = "set AWS_REGION to the bucket's region"
         raise PipelineError(f"{shown} was refused ({error.code}): {advice}") from None
-    except urllib3.exceptions.HTTPError as error:
-        raise PipelineError(f"{shown} could not be {task} ({error}): is AWS_ENDPOINT_URL right?") from None
-    except (minio.error.MinioException, SyntaxError, UnicodeDecodeError) as error:
-        # These, minio's own and its XML parser's, hold the whole answer.
-        status = f"status {s3_status(error)}, " if s3_status(error) else ""
-        raise PipelineError(
-            f"{shown} could not be {task} ({status}its answer is not S3's): is AWS_ENDPOINT_URL right?"
-        ) from None
+    except (urllib3.exceptions.HTTPError, minio.error.MinioException, SyntaxError, UnicodeDecodeError) as error:
+        # All but the first, minio's own and its XML parser's, hold the whole answer.
+        reason: object = error
+        if not isinstance(error, urllib3.exceptions.HTTPError):
+            reason = f"its answer, of status {s3_status(error) or 200}, is not S3's"
+        raise PipelineError(f"{shown} could not be {task} ({reason}): is AWS_ENDPOINT_URL right?") from None

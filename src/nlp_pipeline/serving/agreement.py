@@ -1,5 +1,6 @@
 """Whether a served model says what the offline model said: asked where it is archived, and where it is deployed."""
 
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +34,8 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
 
 def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
     """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1."""
-
-    def share_of_equal(labels: list[str], others: list[str]) -> float:
-        return sum(label == other for label, other in zip(labels, others, strict=True)) / len(truth)
-
-    return {
-        "rows": len(truth),
-        "agreement": share_of_equal(served, offline),
-        "accuracy": share_of_equal(served, truth),
-        "offline_accuracy": share_of_equal(offline, truth),
-    }
+    pairs = {"agreement": (served, offline), "accuracy": (served, truth), "offline_accuracy": (offline, truth)}
+    return {"rows": len(truth)} | {name: sum(map(operator.eq, *pair)) / len(truth) for name, pair in pairs.items()}
 
 
 def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> None:
