@@ -77,11 +77,7 @@ def seal(folder: Path, release: Release) -> Release:
 
 
 def verify(folder: Path) -> Release:
-    """Returns what a release's record says, having made sure that the release is whole and as it was sealed.
-
-    Raises:
-        UsageError: The folder is no release, or a file is missing, altered or additional.
-    """
+    """Returns what a release's record says; a UsageError where the release is not whole, or not as it was sealed."""
     try:
         release = parse_record((folder / RECORD).read_bytes())
     except OSError:

@@ -54,16 +54,12 @@ def s3_client(
 
     Args:
         endpoint: The object store's address, `http://host:port` or `https://host`; None for `s3_endpoint`.
-        access_key: None to take credentials and region from the environment, by the names that AWS's own tools use:
-            `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`. Access is anonymous where
-            there are none either.
+        access_key: None to take credentials and region from the environment, by the names that AWS's own tools use.
+            Access is anonymous where there are none either.
         secret_key: Belongs to `access_key`.
         region: The bucket's; None to have the object store asked.
         tls: Whose certificates are trusted; None for the public authorities', or those of the file `SSL_CERT_FILE`.
         names: What errors call the settings of endpoint and region.
-
-    Raises:
-        UsageError: The settings are wrong; the message names which.
     """
     import certifi
     import minio

@@ -41,12 +41,7 @@ class Run(Settings):
         return self.model_folder / "runs" / self.run_id if self.model_folder else None
 
     def prepare_folder(self) -> None:
-        """Makes the run's folder.
-
-        Raises:
-            UsageError: The volume is not there.
-            PipelineError: It can't be written to.
-        """
+        """Makes the run's folder; a PipelineError where the volume is not there, or can't be written to."""
         if self.folder is None:
             return
         if not Path(self.volume_path).is_dir():

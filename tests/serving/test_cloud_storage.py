@@ -79,10 +79,10 @@ INCOMPLETE = f"{RECORD} does not name what serving needs, such as model-store/"
     [
         (lambda cloud: cloud.objects.clear(), f"{RECORD} is not there: {NOT_WHOLE}"),
         (lambda cloud: cloud.objects.pop(MAR), f"gs://{MAR} is not there: {NOT_WHOLE}"),
-        (lambda cloud: cloud.denied.add(MAR), f"gs://{MAR} may not be read: the account that serves needs the role "),
+        (lambda cloud: cloud.denied.add(MAR), "; the account that serves needs the role "),
         (lambda cloud: setattr(cloud, "signed_in", True), f"{RECORD} can't be read: Anonymous credentials "),
         (lambda cloud: cloud.objects.update({MAR: b"other"}), "tiny.mar is altered; upload the release again"),
-        (lambda cloud: cloud.mixed_up.add(MAR), f"gs://{MAR} arrived with another checksum than Cloud Storage names: "),
+        (lambda cloud: cloud.mixed_up.add(MAR), f"gs://{MAR} can't be read: Checksum mismatch"),
         (record(lambda content: []), NO_RECORD),
         (record(lambda content: {**content, "files": {}}), INCOMPLETE + "tiny.mar"),
         (record(lambda content: {**content, "model_name": "other"}), INCOMPLETE + "other.mar"),

@@ -60,14 +60,10 @@ def explained_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, DataCorruption, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        # A ValueError is of a name that no bucket can have.
+        problem = f"can't be read: {' '.join(str(error).split())[:300]}"
         if isinstance(error, NotFound):
             problem = "is not there: the Model's artifactUri must be the folder of a whole release"
         elif isinstance(error, Forbidden):
-            advice = "the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
-            problem = f"may not be read: {advice}; {reason}"
-        elif isinstance(error, DataCorruption):
-            problem = "arrived with another checksum than Cloud Storage names: try again"
-        else:  # a ValueError is of a name that no bucket can have
-            problem = f"can't be read: {reason}"
+            problem += "; the account that serves needs the role Storage Object Viewer (roles/storage.objectViewer)"
         raise PipelineError(f"{address} {problem}") from None

@@ -59,24 +59,6 @@ def chosen_ports(environment: Mapping[str, str]) -> list[int]:
     return ports
 
 
-def server_command(folder: Path, java_home: str, model_store: Path) -> list[str]:
-    """Returns the command by which TorchServe's own launcher starts the server, to stay between it and any signal."""
-    import ts  # type: ignore[import-untyped]
-
-    packages = Path(ts.__file__).resolve().parents[1]
-    return [
-        f"{java_home}/bin/java",
-        f"-Dmodel_server_home={packages}",
-        f"-Djava.io.tmpdir={folder}",
-        f"-Dlog4j.configurationFile=file://{folder}/log4j2.xml",
-        *("-cp", f"{packages}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
-        *("--python", sys.executable),
-        *("-f", f"{folder}/config.properties"),
-        *("-s", str(model_store)),
-        "-ncs",  # no snapshots of the configuration
-    ]
-
-
 def check_ready(model_name: str) -> str:
     """Returns why a model, named as the InferenceService, is not ready; nothing where all of its workers are."""
     states = worker_states(chosen_ports(os.environ)[1], model_name)
@@ -100,14 +82,30 @@ def fetch_release(uri: str) -> Path:
 
 
 def serve(release: Path, ports: list[int]) -> None:
-    """Becomes TorchServe on a release's folder, an absolute path; PipelineError where it can't."""
+    """Becomes TorchServe on a release's folder, an absolute path.
+
+    It is started by the command of TorchServe's own launcher, which would stay between it and any signal.
+    """
+    import ts  # type: ignore[import-untyped]
+
     config = release_config(release, "0.0.0.0", ports)  # noqa: S104, a container's
     # The only folder that is written to, in TMPDIR: the release and all else may be read-only.
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
     (folder / "config.properties").write_text(config, encoding="utf-8")
     (folder / "log4j2.xml").write_text(LOGGING, encoding="utf-8")
     environment = server_environment(folder)
-    command = server_command(folder, environment["JAVA_HOME"], release / "model-store")
+    packages = Path(ts.__file__).resolve().parents[1]
+    command = [
+        f"{environment['JAVA_HOME']}/bin/java",
+        f"-Dmodel_server_home={packages}",
+        f"-Djava.io.tmpdir={folder}",
+        f"-Dlog4j.configurationFile=file://{folder}/log4j2.xml",
+        *("-cp", f"{packages}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("--python", sys.executable),
+        *("-f", f"{folder}/config.properties"),
+        *("-s", str(release / "model-store")),
+        "-ncs",  # no snapshots of the configuration
+    ]
     os.chdir(folder)
     os.execve(command[0], command, environment)  # noqa: S606, no shell
 

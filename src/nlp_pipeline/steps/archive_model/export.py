@@ -78,10 +78,8 @@ def quantise(source: Path, target: Path) -> None:
 def keep_first_token(model: Any) -> bool:
     """Rewrites an `onnx.ModelProto` so that its last layer computes what the classifier reads: a text's first token.
 
-    The answers stay the same; a sixth of a six-layer encoder's work goes.
-
-    Returns:
-        Whether it was rewritten: not where the classifier reads something else, such as a mean of all tokens.
+    The answers stay the same; a sixth of a six-layer encoder's work goes. It returns whether it was rewritten: not
+    where the classifier reads something else, such as a mean of all tokens.
     """
     import numpy
     import onnx

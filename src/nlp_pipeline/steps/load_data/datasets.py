@@ -45,11 +45,7 @@ class Reader:
         self.label_of: dict[int, str] = {}  # each text's label by its hash, in order; "" where it has several
 
     def tables(self) -> Iterator[pyarrow.Table]:
-        """Yields the good rows, a few at a time.
-
-        Raises:
-            UsageError: There are too many bad rows, or no good ones.
-        """
+        """Yields the good rows, a few at a time; a UsageError where there are none, or too many bad ones."""
         counts = self.counts
         texts: list[str] = []
         labels: list[str] = []

@@ -15,12 +15,7 @@ BUCKETS = Path("/gcs")
 
 
 def fetch_source(address: str, target: Path) -> Source:
-    """Makes a source available as a local file, a download at `target`; its name has no user, password and query.
-
-    Raises:
-        UsageError: The source can't be read, or the end of its name tells no form.
-        PipelineError: A download failed for good.
-    """
+    """Makes a source available as a local file, a download at `target`; its name has no user, password and query."""
     scheme, is_url, rest = address.partition("://")
     scheme = scheme.lower()
     host, _, place = rest.partition("/")
@@ -52,11 +47,7 @@ def _readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet f
 
 
 def without_secrets(url: str) -> str:
-    """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature.
-
-    Raises:
-        UsageError: It has no host, or can't be read; the message does not show it, as it may hold a password.
-    """
+    """Returns a URL as it may be shown: without user and password, and without its query, which may be a signature."""
     import httpx
 
     try:

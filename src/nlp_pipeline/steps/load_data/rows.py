@@ -22,11 +22,7 @@ Row = tuple[int, Any, Any]
 
 
 class Source:
-    """A file of rows; its name, which may be shown and kept, ends in its form: csv, tsv, jsonl or parquet.
-
-    Raises:
-        UsageError: The end of its name says none.
-    """
+    """A file of rows; its name, which may be shown and kept, ends in its form: csv, tsv, jsonl or parquet."""
 
     def __init__(self, path: Path, name: str) -> None:
         match = re.search(r"\.(csv|tsv|jsonl|ndjson|parquet)(\.gz)?\Z", name.lower())
@@ -42,11 +38,7 @@ class Source:
 
 
 def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str | None, str | None]]:
-    """Yields a file's rows as text, one at a time; None where the text or the label is missing or blank.
-
-    Raises:
-        UsageError: The file is empty or is not what its name says, or a column is not there.
-    """
+    """Yields a file's rows as text, one at a time; None where the text or the label is missing or blank."""
     line = 0
     try:
         with source.open() as file:

@@ -14,9 +14,6 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
     newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
     accuracy does not suffer (docs/performance.md). The other layers keep the dropout that the encoder came with.
-
-    Raises:
-        UsageError: The model can't be used: not there, no safetensors, no fast tokenizer, or too few positions.
     """
     if base_model[0] in "./~" and not Path(base_model).is_dir():
         raise UsageError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
