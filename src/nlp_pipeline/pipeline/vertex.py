@@ -16,8 +16,6 @@ from nlp_pipeline.pipeline.components import evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
 
-# The paths and the port of the image that serves; the port is Vertex AI's own choice too.
-PORT, HEALTH_ROUTE = 8080, "/ping"
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
 ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
 
@@ -40,11 +38,11 @@ class Vertex:
 
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training as a custom job."""
-        return self._run(train_model_job, "Train model", **artifacts, **values.of(train_model), **self._job())
+        return self._run_job(train_model_job, "Train model", **artifacts, **values.of(train_model))
 
     def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation as a custom job."""
-        return self._run(evaluate_model_job, "Evaluate model", **artifacts, **values.of(evaluate_model), **self._job())
+        return self._run_job(evaluate_model_job, "Evaluate model", **artifacts, **values.of(evaluate_model))
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
         """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them."""
@@ -55,53 +53,41 @@ class Vertex:
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
         with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712, a comparison that kfp writes down
-            self._deploy(values, validated, **artifacts)
-
-    def _deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
-        inputs = self.checked.of(plan_vertex_deployment)
-        planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
-        self.configure_task(planned, "Plan deployment", "1", "2Gi")
-        model, endpoint = self._upload(planned.outputs), self._find_endpoint(planned.outputs)
-        deployed = self._run(
-            ModelDeployOp,
-            "Deploy version",
-            model=model,
-            endpoint=endpoint,
-            traffic_split=planned.outputs["traffic_split"],
-            dedicated_resources_machine_type=self.checked["serving_machine_type"],
-            dedicated_resources_accelerator_type=self.checked["serving_accelerator"],
-            dedicated_resources_accelerator_count=self.checked["serving_gpus"],
-            dedicated_resources_min_replica_count=self.checked["min_replicas"],
-            dedicated_resources_max_replica_count=self.checked["max_replicas"],
-            service_account=self.checked["serving_service_account"],
-        )
-        inputs = values.of(check_vertex_endpoint) | {"model": model, "endpoint": endpoint}
-        inputs |= {"predictions": artifacts["predictions"], "former_traffic": planned.outputs["former_traffic"]}
-        checked = check_vertex_endpoint(**inputs).after(deployed)
-        self.configure_task(checked, "Check endpoint", "1", "2Gi")
+            inputs = self.checked.of(plan_vertex_deployment)
+            planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
+            self.configure_task(planned, "Plan deployment", "1", "2Gi")
+            served = {"model": self._upload(planned.outputs), "endpoint": self._find_endpoint(planned.outputs)}
+            deployed = self._run(
+                ModelDeployOp,
+                "Deploy version",
+                traffic_split=planned.outputs["traffic_split"],
+                dedicated_resources_machine_type=self.checked["serving_machine_type"],
+                dedicated_resources_accelerator_type=self.checked["serving_accelerator"],
+                dedicated_resources_accelerator_count=self.checked["serving_gpus"],
+                dedicated_resources_min_replica_count=self.checked["min_replicas"],
+                dedicated_resources_max_replica_count=self.checked["max_replicas"],
+                service_account=self.checked["serving_service_account"],
+                **served,
+            )
+            served |= {"predictions": artifacts["predictions"], "former_traffic": planned.outputs["former_traffic"]}
+            checked = check_vertex_endpoint(**(values.of(check_vertex_endpoint) | served)).after(deployed)
+            self.configure_task(checked, "Check endpoint", "1", "2Gi")
 
     def _run(self, component: Any, title: str, **inputs: Any) -> dsl.PipelineTask:
         """Adds a step of Google's; its machine, where it has one, is among its inputs."""
         return component(**inputs).set_caching_options(False).set_display_name(title)
 
-    def _job(self) -> dict[str, Any]:
-        """Returns the inputs of a custom job besides its step's."""
-        return {
-            "machine_type": self.checked["train_machine_type"],
-            "accelerator_type": self.checked["train_accelerator"],
-            "accelerator_count": self.checked["train_gpus"],
-            "service_account": self.checked["job_service_account"],
-            **self.place,
-        }
+    def _run_job(self, job: Any, title: str, **inputs: Any) -> dsl.PipelineTask:
+        names = ("train_machine_type", "train_accelerator", "train_gpus", "job_service_account")
+        machine = ("machine_type", "accelerator_type", "accelerator_count", "service_account")
+        own = {name: self.checked[checked] for name, checked in zip(machine, names, strict=True)}
+        return self._run(job, title, **inputs, **own, **self.place)
 
     def _upload(self, plan: dict[str, Any]) -> Any:
         """Adds the upload of the release, as a new model or as a new version of the one that is there; returns that."""
-        container = {
-            "imageUri": self.checked["serving_image"],
-            "ports": [{"containerPort": PORT}],
-            "predictRoute": plan["predict_route"],
-            "healthRoute": HEALTH_ROUTE,
-        }
+        routes = {"predictRoute": plan["predict_route"], "healthRoute": "/ping"}
+        # The port is Vertex AI's own choice too.
+        container = {"imageUri": self.checked["serving_image"], "ports": [{"containerPort": 8080}], **routes}
         metadata = {"containerSpec": container}
         release = dsl.importer(plan["artifact_uri"], UnmanagedContainerModel, metadata=metadata)
         inputs = {

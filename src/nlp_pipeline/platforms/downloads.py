@@ -134,14 +134,8 @@ def fetch_missing(
 ) -> dict[str, Any]:
     """Fetches the files of a run that are not in a folder yet.
 
-    Each is fetched as NAME.part, checked against its size and ETag, and renamed.
-
-    Args:
-        about: What is known of the run: `run_id`, `state`, `source` (where its files lie).
-        objects: What lies there; what can't be a file here is left out.
-        folder: Where they go.
-        receive: Receives one.
-        dry_run: Whether to do without.
+    Each is fetched as NAME.part, checked against its size and ETag, and renamed. `about` has the run's `run_id`,
+    `state` and `source` (where its files lie); of the objects there, those that can't be files here are left out.
 
     Returns:
         `about`, and `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call

@@ -83,10 +83,10 @@ def take_off(connection: Connection, endpoint: Any, ours: set[str], others: set[
 
 def what_is_left(connection: Connection, name: str, models: list[Any]) -> tuple[list[str], str]:
     """Returns what stays of a model, each with what removes it, and what that costs."""
-    left = []
+    left, listing = [], connection.service("Model").list_model_versions
     place = f"--region {connection.region} --project {connection.project}"
     for model in models:
-        full, listing = model.name.partition("@")[0], connection.service("Model").list_model_versions
+        full = model.name.partition("@")[0]
         numbers = [version.version_id for version in connection.call("listing versions", listing, name=full)]
         delete = f"gcloud ai models delete {full.rpartition('/')[2]} {place}"
         left.append(f"model {name}, versions {', '.join(numbers)}: {delete}")

@@ -38,11 +38,11 @@ def check_endpoint(
     The former versions are undeployed where it is good, itself where it is not: each costs by the hour.
 
     Args:
-        endpoint: The endpoint's resource name.
+        endpoint: Its resource name.
         version: The model's resource name with the new version, `...@VERSION`.
         former: The endpoint's traffic before the new version came, in percent by deployed models' ids.
         predictions: Parquet with what the offline model said.
-        rows: How many of them the version is asked for.
+        rows: How many of them it is asked for.
         timeout: Seconds within which it must have answered all of them.
         limits: How far its answers may differ.
 

@@ -12,14 +12,7 @@ def plan_deployment(
 ) -> dict[str, Any]:
     """Looks up the model and the endpoint, and plans how the release is deployed beside what serves already.
 
-    Args:
-        release: Where it lies, below gs://.
-        digest: Its digest.
-        project: Where it is deployed.
-        location: The region.
-        model_name: The display name of the model.
-        endpoint: An id or a resource name; empty for the one with the model's display name.
-        canary_percent: Its first share of the traffic.
+    `endpoint` is an id or a resource name; empty for the one with the model's display name.
 
     Returns:
         The outputs of `plan_vertex_deployment`, in their order. What is not there yet is empty. A split has percents by
