@@ -56,7 +56,8 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     with google_cloud() as one:
         one.identity.write_key(tmp_path / "key.json", one.url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-        monkeypatch.setenv("NLP_PIPELINE_VERTEX_ENDPOINT", one.url)
+        for name in ("NLP_PIPELINE_VERTEX_ENDPOINT", "VERTEX_ENDPOINT"):  # of the command line, and of steps
+            monkeypatch.setenv(name, one.url)
         monkeypatch.setenv("NLP_PIPELINE_PLATFORM", "vertex")
         monkeypatch.setenv("NLP_PIPELINE_PROJECT", PROJECT)
         monkeypatch.setenv("NLP_PIPELINE_BUCKET", f"gs://{BUCKET}/runs")

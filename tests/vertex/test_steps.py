@@ -41,18 +41,13 @@ def broken(instances: list[Any]) -> list[Any]:
     raise RefusedError(503, "The model server is not ready.")
 
 
-@pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A project of Google Cloud's, asked as the run's service account."""
-    with google_cloud() as one:
-        one.identity.write_key(tmp_path / "key.json", one.url)
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-        monkeypatch.setenv("VERTEX_ENDPOINT", one.url)
-        monkeypatch.setattr(checking, "WAIT_SECONDS", 0.001)
-        # The checking step listens for the end of its run.
-        former = signal.getsignal(signal.SIGTERM)
-        yield one
-        signal.signal(signal.SIGTERM, former)
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The checking step waits between requests, and listens for the end of its run."""
+    monkeypatch.setattr(checking, "WAIT_SECONDS", 0.001)
+    former = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, former)
 
 
 def timed_out_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool]) -> None:

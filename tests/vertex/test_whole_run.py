@@ -5,7 +5,6 @@ What answers predictions is a real TorchServe with the release that the run made
 
 import contextlib
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nlp_pipeline.pipeline.embedding import step_containers
 from nlp_pipeline.serving.local_server import served
 from tests.conftest import make_rows
 from tests.fakes.vertex.backend import Backend, FailedError, through
-from tests.fakes.vertex.cloud import PLACE, Cloud, google_cloud
+from tests.fakes.vertex.cloud import PLACE, Cloud
 
 pytestmark = pytest.mark.slow
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/torchserve:1"
@@ -28,23 +27,15 @@ FIRST = [*STEPS, "plan-vertex-deployment", "importer", "model-upload", "endpoint
 NEXT = ["plan-vertex-deployment", "importer", "importer-2", "model-upload-2", "importer-3", "model-deploy"]
 
 
-@pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A project of Google Cloud's that Google's launchers reach, too."""
-    with google_cloud() as one:
-        one.identity.write_key(tmp_path / "key.json", one.url)
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-        monkeypatch.setenv("VERTEX_ENDPOINT", one.url)
-        through(one.url, monkeypatch.setattr)
-        yield one
-
-
 def steps(backend: Backend) -> list[str]:
     """Returns the steps that ran, without the groups."""
     return [name for name in backend.done if not name.startswith("condition-")]
 
 
-def test_from_rows_to_a_checked_endpoint_and_the_next_version(cloud: Cloud, tmp_path: Path, encoder: Path) -> None:
+def test_from_rows_to_a_checked_endpoint_and_the_next_version(
+    cloud: Cloud, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through(cloud.url, monkeypatch.setattr)
     ir = yaml.safe_load(compile_pipeline(platform="vertex"))
     for container in step_containers(ir):
         container["command"] = container["command"][-3:]  # without pip
