@@ -17,7 +17,7 @@ from nlp_pipeline.platforms.doctor import Check, missing, print_checks
 from nlp_pipeline.settings import Settings
 from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
-from tests.fakes.s3 import free_ports, s3_server
+from tests.fakes.s3 import free_ports
 from tests.fakes.tls import Authority
 
 ACCOUNT = "system:serviceaccount:team:default-editor"
@@ -32,7 +32,7 @@ IMAGE = "registry.example.com/team/nlp-pipeline:1"
 OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
 NAMES = [
     *("server", "sign-in", "Kubernetes", "namespace", "experiment", "version", *OF_CLUSTER),
-    *("object store", "image"),
+    "image",
 ]
 
 
@@ -67,7 +67,7 @@ def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **chan
     shown = io.StringIO()
     print_checks(checks, shown)
     assert len(shown.getvalue().splitlines()) == len(checks)
-    assert not any(secret in shown.getvalue() for secret in (TOKEN, "hunter2", "test-secret"))
+    assert not any(secret in shown.getvalue() for secret in (TOKEN, "hunter2"))
     json.dumps([asdict(check) for check in checks])
     return {check.name: check for check in checks}
 
@@ -77,7 +77,7 @@ def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **chan
 
 def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     found = examined(team)
-    assert {name: check.ok for name, check in found.items()} == dict.fromkeys(NAMES, True) | {"object store": None}
+    assert {name: check.ok for name, check in found.items()} == dict.fromkeys(NAMES, True)
     assert list(found) == NAMES and missing(list(found.values())) == []
     assert capsys.readouterr() == ("", "")
 
@@ -304,23 +304,7 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team, values)["serving pods"].ok is None
 
 
-# Object store, image
-
-
-@pytest.mark.slow
-def test_the_object_store(team: Kubeflow, alone: Kubeflow, tmp_path: Path) -> None:
-    (tmp_path / "s3").mkdir()
-    with s3_server(tmp_path / "s3") as s3:
-        keys = {"s3_access_key": "test-key", "s3_secret_key": "test-secret", "s3_endpoint": f"http://{s3.address}"}
-        found = examined(team, **keys)["object store"]
-        assert found.ok is False and "(NoSuchBucket)" in found.detail and not found.required
-        s3.put("mlpipeline", "v2/artifacts/x", b"")
-        found = examined(team, **keys)["object store"]
-        assert found.detail.endswith(" shows minio://mlpipeline/private-artifacts/team/v2/artifacts") and found.ok
-        found = examined(team, **keys | {"s3_secret_key": "wrong"})["object store"]
-        assert found.ok is False and "(SignatureDoesNotMatch)" in found.detail
-        found = examined(alone, **keys, token="")["object store"]
-        assert found.detail.endswith("minio://mlpipeline/v2/artifacts")
+# Image
 
 
 @pytest.mark.parametrize(

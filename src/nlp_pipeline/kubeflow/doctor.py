@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from nlp_pipeline.deploy import cluster
 from nlp_pipeline.deploy.cluster import api, apply_manifests, call, missing_access
 from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.kubeflow.artifacts import open_store, parse_root, possible_roots
+from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.http import explained, http_client, read_host
 from nlp_pipeline.kubeflow.pipelines import find_experiment
@@ -20,7 +19,6 @@ from nlp_pipeline.pipeline.compiling import check_image
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
-from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.doctor import Check, Finding
 from nlp_pipeline.settings import PREFIX, Settings
 
@@ -52,8 +50,8 @@ class Doctor(platforms.Doctor):
     """
 
     platform = "kubeflow"
-    optional = ("Kubernetes", "object store")
-    certain = ("server", "sign-in", "object store", "image")
+    optional = ("Kubernetes",)
+    certain = ("server", "sign-in", "image")
     connection: Connection | None = None
     namespace = ""
     needs_secrets = False
@@ -79,7 +77,6 @@ class Doctor(platforms.Doctor):
             yield "runtime", self._check_runtime
             if self._deploy_settings.serving_account or self._serving_namespace != self.namespace:
                 yield "serving pods", self._check_serving_pods
-        yield "object store", self._check_object_store
         yield "image", self._check_image
 
     @property
@@ -248,22 +245,6 @@ class Doctor(platforms.Doctor):
         namespace = self._known(self._serving_namespace)
         cluster.check_place(self._deploy_settings, namespace)
         return Finding(True, f"what they need is in namespace {namespace}")
-
-    # The rest
-
-    def _check_object_store(self) -> Finding:
-        if not self.settings.s3_endpoint:
-            return Finding(None, f"{PREFIX}S3_ENDPOINT is not set; only --download needs it")
-        store = open_store(self.settings)
-        several = self.connection is None or self.connection.multi_user
-        failures = []
-        for root in possible_roots(None, self.settings.namespace if several else ""):
-            try:
-                store.list(*parse_root(root), recursive=False)
-                return Finding(True, f"{store.address} shows {root}")
-            except (NotFoundError, UsageError) as error:
-                failures.append(error)  # a user may be allowed the namespace's own root alone
-        raise failures[0]
 
     def _check_image(self) -> Finding:
         image = self.settings.image

@@ -83,12 +83,10 @@ class Schedules(schedules.Schedules):
 
     def choose_action(self, former: Any, desired: Any) -> str:
         # A version or an experiment of the same name may be another one; a dry run has not made them.
-        source = desired.pipeline_version_reference
-        is_same = source is None or (source, desired.experiment_id) == (
-            former.pipeline_version_reference,
-            former.experiment_id,
-        )
-        return "unchanged" if is_same and _read_mark(former)[1] == _read_mark(desired)[1] else "replaced"
+        for name in ("pipeline_version_reference", "experiment_id"):
+            if getattr(desired, name) not in (None, getattr(former, name)):
+                return "replaced"
+        return "unchanged" if _read_mark(former)[1] == _read_mark(desired)[1] else "replaced"
 
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
         connection, name = self._connection, desired.display_name
@@ -108,13 +106,9 @@ class Schedules(schedules.Schedules):
         return named
 
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
-        api = self._connection.recurring_runs
-        methods = {
-            "remove": api.recurring_run_service_delete_recurring_run,
-            "pause": api.recurring_run_service_disable_recurring_run,
-            "resume": api.recurring_run_service_enable_recurring_run,
-        }
-        self._connection.call(doing, methods[verb], schedule.id)
+        own = {"pause": "disable", "resume": "enable"}.get(verb, verb)
+        method = getattr(self._connection.recurring_runs, f"recurring_run_service_{own}_recurring_run")
+        self._connection.call(doing, method, schedule.id)
 
     def describe(self, content: Any) -> dict[str, Any]:
         source, by_cron = content.pipeline_version_reference, content.trigger.cron_schedule

@@ -17,7 +17,7 @@ MOST_AT_ONCE = 10
 NEXT, COUNTED = 5, 1000
 ENABLED, PAUSED, ENDED = "enabled", "paused", "ended"
 # What a schedule's change is in messages while it is done, and when it is done.
-CHANGES = {"remove": ("removing", "removed"), "pause": ("pausing", "paused"), "resume": ("resuming", "resumed")}
+CHANGES = {"delete": ("removing", "removed"), "pause": ("pausing", "paused"), "resume": ("resuming", "resumed")}
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Schedules(ABC):
                 self._change("pause", kept)
             for at, schedule in enumerate(older):
                 left = older[at:]
-                self._change("remove", schedule)
+                self._change("delete", schedule)
         except PipelineError as error:
             done = "is as it was" if action == "unchanged" else "was scheduled anew"
             more = "older ones of this name may be there, too, until the same command is run again"
@@ -247,7 +247,7 @@ class Schedules(ABC):
 
     def unschedule(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Removes a schedule, of which there must be one; runs that it has made go on."""
-        return self._change_all("remove", name, self._find(name), dry_run)
+        return self._change_all("delete", name, self._find(name), dry_run)
 
     def pause(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
@@ -273,7 +273,7 @@ class Schedules(ABC):
         try:
             self.change(f"{CHANGES[verb][0]} schedule {schedule.name!r}", verb, schedule)
         except NotFoundError:
-            if verb != "remove":  # that it is gone already is fine
+            if verb != "delete":  # that it is gone already is fine
                 raise
 
     def named(self, name: str) -> list[Schedule]:

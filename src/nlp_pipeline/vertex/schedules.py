@@ -130,13 +130,8 @@ class Schedules(schedules.Schedules):
         return _read_schedule(make_once(doing, send, find, unique=False))
 
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
-        service = self._connection.service("Schedule")
-        methods = {
-            "remove": service.delete_schedule,
-            "pause": service.pause_schedule,
-            "resume": service.resume_schedule,
-        }
-        self._connection.call(doing, methods[verb], name=schedule.content.name)
+        method = getattr(self._connection.service("Schedule"), f"{verb}_schedule")
+        self._connection.call(doing, method, name=schedule.content.name)
 
     def describe(self, content: Any) -> dict[str, Any]:
         from google.protobuf.json_format import MessageToDict
