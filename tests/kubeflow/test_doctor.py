@@ -31,7 +31,7 @@ CLAIM: dict[str, Any] = {
 IMAGE = "registry.example.com/team/nlp-pipeline:1"
 OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
 NAMES = [
-    *("server", "sign-in", "Kubernetes", "namespace", "experiment", "version", *OF_CLUSTER),
+    *("sign-in", "Kubernetes", "namespace", "experiment", "version", *OF_CLUSTER),
     "image",
 ]
 
@@ -84,10 +84,9 @@ def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFix
 
 def test_nothing_is_known() -> None:
     found = examined(None)
-    assert list(found) == NAMES and missing(list(found.values())) == ["server"]
+    assert list(found) == NAMES and missing(list(found.values())) == ["sign-in"]
     assert {name for name, check in found.items() if check.ok} == {"image"}
-    assert found["server"].detail.startswith("no host: give --host URL, set NLP_PIPELINE_HOST")
-    assert found["sign-in"].detail == "the server does not answer"
+    assert found["sign-in"].detail.startswith("no host: give --host URL, set NLP_PIPELINE_HOST")
     assert found["namespace"].detail == found["version"].detail == "not signed in"
 
 
@@ -101,7 +100,7 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
         examined(alone, {"epochs": -1.0})
 
 
-# Server, sign-in, namespace
+# Sign-in, namespace
 
 
 @pytest.mark.parametrize(
@@ -114,16 +113,16 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
 )
 def test_no_address_or_no_one_there(host: str, detail: str) -> None:
     found = examined(None, host=host)
-    assert found["server"].ok is False and found["server"].detail.startswith(detail)
+    assert found["sign-in"].ok is False and found["sign-in"].detail.startswith(detail)
 
 
 def test_a_certificate_of_an_unknown_authority(ca: Authority) -> None:
     with kubeflow(tokens={TOKEN: "team"}, tls=ca) as one:
         found = examined(one)
-        assert found["server"].ok is False and "--ca-cert" in found["server"].detail
+        assert found["sign-in"].ok is False and "--ca-cert" in found["sign-in"].detail
         assert examined(one, ca_cert=str(ca.path))["namespace"].ok
-        assert "is not verified" in examined(one, insecure=True)["server"].detail
-        assert examined(one, ca_cert="/none")["server"].ok is False
+        assert "is not verified" in examined(one, insecure=True)["sign-in"].detail
+        assert examined(one, ca_cert="/none")["sign-in"].ok is False
 
 
 def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
@@ -131,7 +130,7 @@ def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
     with kubeflow("dex", users={"ann@example.com": "secret"}, namespaces={"ann@example.com": "team"}) as one:
         for given in ({"token": "wrong"}, {**ann, "password": "x"}):
             found = examined(one, **given)
-            assert found["server"].ok and found["sign-in"].ok is False and found["namespace"].ok is None
+            assert found["sign-in"].ok is False and found["namespace"].ok is None
         found = examined(one, **ann, password="secret")
         assert found["sign-in"].detail == "Kubeflow Pipelines answers as ann@example.com, by password"
         assert found["namespace"].ok

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from nlp_pipeline.deploy import cluster
 from nlp_pipeline.deploy.cluster import api, apply_manifests, call, missing_access
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.kubeflow.connection import Connection
-from nlp_pipeline.kubeflow.http import explained, http_client, read_host
 from nlp_pipeline.kubeflow.pipelines import find_experiment
 from nlp_pipeline.pipeline.compiling import check_image
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
@@ -51,7 +49,7 @@ class Doctor(platforms.Doctor):
 
     platform = "kubeflow"
     optional = ("Kubernetes",)
-    certain = ("server", "sign-in", "image")
+    certain = ("sign-in", "image")
     connection: Connection | None = None
     namespace = ""
     needs_secrets = False
@@ -61,7 +59,6 @@ class Doctor(platforms.Doctor):
 
     def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """Yields the checks by name."""
-        yield "server", self._check_server
         yield "sign-in", self._check_sign_in
         yield "Kubernetes", self._check_cluster
         yield "namespace", self._check_namespace
@@ -95,19 +92,11 @@ class Doctor(platforms.Doctor):
 
     # Kubeflow Pipelines
 
-    def _check_server(self) -> Finding:
-        host = read_host(self.settings.host)
-        with explained(host), http_client(self.settings, host) as client:
-            client.get(host)
-        warning = ", and whether it is the right one is not verified (--insecure)" if self.settings.insecure else ""
-        return Finding(True, f"{urlsplit(host).hostname} answers{warning}")
-
     def _check_sign_in(self) -> Finding:
-        if not self.result("server"):
-            return Finding(None, "the server does not answer")
         self.connection = Connection(self.settings)
         self.namespace = self.settings.namespace or ("" if self.connection.multi_user else ONE_USER)
-        return Finding(True, f"Kubeflow Pipelines answers {self.connection.sign_in.how}")
+        warning = ", and whether it is the right server is not verified (--insecure)" if self.settings.insecure else ""
+        return Finding(True, f"Kubeflow Pipelines answers {self.connection.sign_in.how}{warning}")
 
     def _check_namespace(self) -> Finding:
         connection, namespace = self._signed_in, self.settings.namespace
