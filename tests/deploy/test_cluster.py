@@ -91,8 +91,8 @@ def test_whose_namespace(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("user", "account"),
     [
-        ("system:serviceaccount:other:pipeline-runner", "other/pipeline-runner"),
-        ("jane@example.com", "team/default-editor"),
+        ("system:serviceaccount:other:pipeline-runner", " --steps-account other/pipeline-runner"),
+        ("jane@example.com", ""),
     ],
 )
 def test_access_that_is_missing(cluster: Cluster, user: str, account: str) -> None:
@@ -103,7 +103,7 @@ def test_access_that_is_missing(cluster: Cluster, user: str, account: str) -> No
         check_access("team")
     assert str(caught.value) == (
         "namespace team: may not list pods; someone who may can allow it: python pipeline_v2.py --manifests --set "
-        f"namespace=team --steps-account {account} | kubectl apply -f -"
+        f"namespace=team{account} | kubectl apply -f -"
     )
     # Where even asking is forbidden, the calls themselves tell.
     cluster.reviews_forbidden = True

@@ -51,23 +51,18 @@ def live(letter: str = "a", **changed: Any) -> InferenceService:
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "config", "lower"),
+    ("normalizer", "lower"),
     [
-        ({"type": "BertNormalizer", "lowercase": True}, None, True),
-        ({"type": "BertNormalizer", "lowercase": False}, None, False),
-        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}, None, True),
-        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}, None, False),
-        (None, {"do_lower_case": True}, True),
-        ({"type": "NFC"}, {}, False),
+        ({"type": "BertNormalizer", "lowercase": True}, True),
+        ({"type": "BertNormalizer", "lowercase": False}, False),
+        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}, False),
+        (None, False),
     ],
 )
-def test_arguments_of_the_hugging_face_server(
-    tmp_path: Path, normalizer: Json, config: Json | None, lower: bool
-) -> None:
+def test_arguments_of_the_hugging_face_server(tmp_path: Path, normalizer: Json | None, lower: bool) -> None:
     (tmp_path / "huggingface").mkdir()
     (tmp_path / "huggingface" / "tokenizer.json").write_text(json.dumps({"normalizer": normalizer}))
-    if config is not None:
-        (tmp_path / "huggingface" / "tokenizer_config.json").write_text(json.dumps(config))
     release = replace(RELEASE, parameters={"max_length": 128})
     args = ["--model_name=tiny", "--backend=huggingface", "--task=sequence_classification", "--return_probabilities"]
     desired = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]

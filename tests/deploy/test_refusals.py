@@ -70,6 +70,6 @@ def test_what_standard_can_not_do(scene: Scene, tmp_path: Path, changed: Json) -
     mode = {} if scene.mode == "Standard" else {"deployment_mode": "Standard"}
     ((name, value),) = changed.items()
     assert refused(scene, tmp_path / "release", **mode, **changed) == (
-        f"{name}={value}: InferenceService team/tiny is in deployment mode Standard, where KServe can't do that; leave "
-        "it out, or set deployment_mode=Knative where there is Knative"
+        f"{name}={value}: InferenceService team/tiny is in deployment mode Standard, which can't do that; leave it "
+        "out, or set deployment_mode=Knative"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -104,15 +105,10 @@ def one_line(text: object) -> str:
 
 def poll(look: Callable[[], T | None], seconds: float, every: float) -> T | None:
     """Looks again and again until there is something to return; returns None when the time is over."""
-    import tenacity
-
-    looking = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda result: result is None),
-        stop=tenacity.stop_after_delay(seconds),
-        wait=tenacity.wait_fixed(every),
-        retry_error_callback=lambda _: None,
-    )
-    return looking(look)
+    end = time.monotonic() + seconds
+    while (result := look()) is None and time.monotonic() < end:
+        time.sleep(every)
+    return result
 
 
 def _call_services(doing: str, verb: str, namespace: str, *values: Any, **named: Any) -> Any:
@@ -219,10 +215,9 @@ def check_access(namespace: str) -> None:
         # Kubernetes before 1.28 does not know the question, and it may be forbidden.
         review = call("asking who asks", ask, {}, expected=(403, 404))
         user = "" if review in (403, 404) else review.status.user_info.username
-        kind, _, account = user.partition("serviceaccount:")
+        account = user.removeprefix("system:serviceaccount:").replace(":", "/")
         # A person's account tells nothing of the steps', which is Kubeflow's own by default.
-        steps = account.replace(":", "/") if kind == "system:" else f"{own_namespace()}/default-editor"
-        remedy = apply_manifests(namespace, f" --steps-account {steps}")
+        remedy = apply_manifests(namespace, f" --steps-account {account}" if "/" in account else "")
         raise UsageError(f"{missing}; someone who may can allow it: {remedy}")
 
 

@@ -82,6 +82,8 @@ def server_args(release: Release, folder: Path | None) -> list[str]:
     """Returns the arguments of Hugging Face's server of a release."""
     if folder is None:
         raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
+    normalizer = json.dumps(json.loads((folder / "huggingface" / "tokenizer.json").read_bytes()).get("normalizer"))
+    is_lower_cased = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
     return [
         f"--model_name={release.model_name}",
         "--backend=huggingface",
@@ -89,16 +91,8 @@ def server_args(release: Release, folder: Path | None) -> list[str]:
         "--return_probabilities",
         f"--max_length={release.parameters['max_length']}",
         # Lower case is the server's default.
-        *([] if _is_lower_cased(folder / "huggingface") else ["--disable_lower_case"]),
+        *([] if is_lower_cased else ["--disable_lower_case"]),
     ]
-
-
-def _is_lower_cased(folder: Path) -> bool:
-    """Says whether a saved tokenizer lower-cases, by its normalizers or its configuration."""
-    text = json.dumps(json.loads((folder / "tokenizer.json").read_bytes()).get("normalizer"))
-    config = folder / "tokenizer_config.json"
-    text += config.read_text(encoding="utf-8") if config.exists() else ""
-    return any(sign in text for sign in ('"Lowercase"', '"lowercase": true', '"do_lower_case": true'))
 
 
 def service_for(release: Release, folder: Path | None, target: Target) -> InferenceService:

@@ -72,8 +72,7 @@ class InferenceService:
 
     def __init__(self, body: Json) -> None:
         self.body, metadata = body, body["metadata"]
-        self.name: str = metadata["name"]
-        self.namespace: str = metadata["namespace"]
+        self.name, self.namespace = str(metadata["name"]), str(metadata["namespace"])
         self.labels: dict[str, str] = metadata.get("labels") or {}
         self.annotations: dict[str, str] = metadata.get("annotations") or {}
         self.predictor: Json = body["spec"].get("predictor", {})

@@ -77,8 +77,8 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
     for name, is_asked in asked.items():
         if is_asked and service.is_standard:
             raise UsageError(
-                f"{name}={getattr(settings, name)}: {service} is in deployment mode Standard, where KServe can't do "
-                "that; leave it out, or set deployment_mode=Knative where there is Knative"
+                f"{name}={getattr(settings, name)}: {service} is in deployment mode Standard, which can't do that; "
+                "leave it out, or set deployment_mode=Knative"
             )
 
 
@@ -193,5 +193,4 @@ def _put_back(live: InferenceService, formers: list[Former], target: Target) -> 
 
 
 def _line_of(error: Exception) -> str:
-    kind = "" if isinstance(error, (PipelineError, RuntimeError, OSError)) else f"{type(error).__name__}: "
-    return kind + one_line(error)
+    return one_line(error if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")

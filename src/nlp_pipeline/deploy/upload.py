@@ -64,9 +64,8 @@ def upload(folder: Path, release: Release, uri: str) -> None:
     """
     if not os.environ.get("AWS_SECRET_ACCESS_KEY"):
         raise UsageError(
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set in the environment to upload to "
-            f"{uri}, and AWS_ENDPOINT_URL where the object store is not Amazon's; the step has them from the Secret "
-            "that s3_secret names"
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set in the environment to upload to {uri}; the step "
+            "has them from the Secret that s3_secret names"
         )
     stored = StoredRelease(uri, s3_client())
     # The same release made twice has two records, which differ in the run and the time: either will do.
