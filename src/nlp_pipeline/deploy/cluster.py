@@ -153,10 +153,7 @@ def check_kserve() -> None:
     """Makes sure that the cluster knows InferenceServices."""
     ask = api("CustomObjectsApi").get_api_resources
     if call("looking for KServe", ask, GROUP, "v1beta1", expected=(404,)) == 404:
-        raise NotThereError(
-            "KServe is not installed in this cluster: ask its administrator, or set deploy=false to end at the "
-            "validated release"
-        )
+        raise NotThereError("KServe is not installed in this cluster: ask its administrator, or set deploy=false")
 
 
 def choose_runtime(settings: DeploySettings, namespace: str) -> tuple[str, str]:

@@ -187,8 +187,7 @@ def _put_back(live: InferenceService, formers: list[Former], target: Target) -> 
     except PipelineError as error:
         if former.ready:
             raise
-        zero = "and so gets no traffic: canaryTrafficPercent stays 0"
-        return f"{done}; it was not ready before either, {zero} ({error})"
+        return f"{done}; it was not ready before either, and so gets no traffic ({error})"
     return f"{done} and serves"
 
 
