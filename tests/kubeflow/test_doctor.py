@@ -31,7 +31,7 @@ CLAIM: dict[str, Any] = {
 IMAGE = "registry.example.com/team/nlp-pipeline:1"
 OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
 NAMES = [
-    *("sign-in", "Kubernetes", "namespace", "experiment", "version", *OF_CLUSTER),
+    *("sign-in", "Kubernetes", "namespace", "version", *OF_CLUSTER),
     "image",
 ]
 
@@ -92,7 +92,7 @@ def test_nothing_is_known() -> None:
 
 def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
     found = examined(alone, token="", namespace="")
-    assert found["namespace"].ok and found["experiment"].ok and found["version"].ok
+    assert found["namespace"].ok and found["version"].ok
     assert found["Kubernetes"].ok is None and "there is no kubeconfig of use" in found["Kubernetes"].detail
     assert {found[name].detail for name in OF_CLUSTER} == {"Kubernetes can't be asked"}
     assert missing(list(found.values())) == []
@@ -141,13 +141,13 @@ def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
 def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
     found = examined(team, namespace="")
     assert found["namespace"].ok is False and found["namespace"].remedy.startswith("give --namespace NAME")
-    assert found["experiment"].ok is found["claim"].ok is None and found["sign-in"].ok
+    assert found["claim"].ok is None and found["sign-in"].ok
     found = examined(team, namespace="other")
     assert found["namespace"].ok is False and found["namespace"].remedy.startswith("ask the profile's owner")
     assert "other: listing experiments: 403" in found["namespace"].detail
     team.faults.fail(times=9, on="/experiments")
     found = examined(team)
-    assert found["namespace"].ok is False and found["experiment"].ok is None and found["version"].ok
+    assert found["namespace"].ok is False and found["version"].ok
 
 
 # The experiment
@@ -158,13 +158,13 @@ def experiment_of(team: Kubeflow, state: str = "AVAILABLE") -> None:
 
 
 def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
-    assert examined(team)["experiment"].detail == "nlp-pipeline would be made"
+    assert examined(team)["namespace"].detail == "team may be used; experiment nlp-pipeline would be made"
     experiment_of(team)
-    assert examined(team)["experiment"].detail == "nlp-pipeline is there"
+    assert examined(team)["namespace"].detail.endswith("; experiment nlp-pipeline is there")
     team.api.records["experiments"].clear()
     experiment_of(team, "ARCHIVED")
-    found = examined(team)["experiment"]
-    assert (found.ok, found.detail) == (False, "nlp-pipeline is archived, and takes no runs")
+    found = examined(team)["namespace"]
+    assert (found.ok, found.detail) == (False, "experiment nlp-pipeline is archived, and takes no runs")
 
 
 # Version

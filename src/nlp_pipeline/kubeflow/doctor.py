@@ -43,7 +43,6 @@ class Doctor(platforms.Doctor):
         namespace: The namespace that the run's pods are in; empty where it is not known.
         needs_secrets: Whether the Secrets that steps name must exist.
         account: Whom Kubernetes knows the user as; empty where it does not tell.
-        experiment: The experiment; None where it is not there yet.
         claim: The volume's claim; None where it is not there, or not known.
     """
 
@@ -54,7 +53,6 @@ class Doctor(platforms.Doctor):
     namespace = ""
     needs_secrets = False
     account = ""
-    experiment: Any = None
     claim: Any = None
 
     def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
@@ -62,7 +60,6 @@ class Doctor(platforms.Doctor):
         yield "sign-in", self._check_sign_in
         yield "Kubernetes", self._check_cluster
         yield "namespace", self._check_namespace
-        yield "experiment", self._check_experiment
         yield "version", self._check_version
         yield "claim", self._check_claim
         yield "access mode", self._check_access_mode
@@ -103,22 +100,17 @@ class Doctor(platforms.Doctor):
         if connection.multi_user and not namespace:
             remedy = f"give --namespace NAME, or set {PREFIX}NAMESPACE: the dashboard shows it at its top"
             return Finding(False, "this Kubeflow has several users, and no namespace is set", remedy)
+        name = self.settings.experiment
         try:
-            self.experiment = find_experiment(connection, self.settings.experiment, fold=str.casefold)
+            experiment = find_experiment(connection, name, fold=str.casefold)
         except PipelineError as error:
             remedy = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
             return Finding(False, f"{namespace or 'Kubeflow'}: {error}", remedy)
-        alone = "there is but one user, and none is needed"
-        return Finding(True, f"{namespace} may be used" if connection.multi_user else alone)
-
-    def _check_experiment(self) -> Finding:
-        name = self.settings.experiment
-        if not self.result("namespace"):
-            return Finding(None, "the namespace's experiments can't be listed")
-        if self.experiment and str(self.experiment.storage_state) == "ARCHIVED":
+        if experiment and str(experiment.storage_state) == "ARCHIVED":
             remedy = "restore it in the dashboard, or give --experiment NAME"
-            return Finding(False, f"{name} is archived, and takes no runs", remedy)
-        return Finding(True, f"{name} is there" if self.experiment else f"{name} would be made")
+            return Finding(False, f"experiment {name} is archived, and takes no runs", remedy)
+        usable = f"{namespace} may be used" if connection.multi_user else "there is but one user, and none is needed"
+        return Finding(True, f"{usable}; experiment {name} {'is there' if experiment else 'would be made'}")
 
     def _check_version(self) -> Finding:
         health = self._signed_in.health
