@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, verify
 from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
 from nlp_pipeline.volume import Run
-
-# All annotations together may have 256 KiB, and the former objects' are among them.
-LONGEST_LABELS = 20_000
 
 
 def deploy_published(
@@ -106,9 +102,10 @@ def service_for(release: Release, folder: Path | None, target: Target) -> Infere
     asked = json.dumps(service.body, sort_keys=True)
     service.annotations[f"{NOTES}applied"] = hashlib.sha256(asked.encode()).hexdigest()[:16]
     service.annotations[f"{NOTES}run-id"] = target.run.run_id
-    service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', math.nan):.4f}"
+    service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', float('nan')):.4f}"
     noted = json.dumps(release.labels)
-    if len(noted) < LONGEST_LABELS:
+    # All annotations together may have 256 KiB, and the former objects' are among them.
+    if len(noted) < 20_000:
         service.annotations[f"{NOTES}labels"] = noted
     return service
 
