@@ -29,7 +29,12 @@ def state_of(run: Any) -> str:
     return STATES.get(state, state)
 
 
-def runs(settings: Settings, count: int, only: str = "") -> list[dict[str, Any]]:
+def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
+    """Returns the runs that were made last; see `list_runs`."""
+    return list_runs(settings, count)
+
+
+def list_runs(settings: Settings, count: int, only: str = "") -> list[dict[str, Any]]:
     """Returns the runs of a project and region that were made last; `only` is a filter of the API's.
 
     Returns:
