@@ -107,7 +107,8 @@ def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = write_parquet(folder / "train.parquet", make_rows(400))
     settings = TrainSettings(base_model=str(encoder), **TRAINING)
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
-    fine_tune(rows, folder / "model", settings, seed=1, run=run)
+    source = {"source": "train.csv", "source_sha256": "ab12"}
+    fine_tune(rows, folder / "model", settings, seed=1, run=run, source=source)
     return folder / "model"
 
 

@@ -64,7 +64,8 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
     return {
         "run_dir": str(run_dir),
         "report": report,
-        **{name: archived[name] for name in ("release", "archive", "archive_bytes", "precision")},
+        "archive": str(next(Path(archived["release"]).glob("model-store/*.mar"))),
+        **{name: archived[name] for name in ("release", "archive_bytes", "precision")},
         "datasets": str(run_dir / "datasets"),
         "log": str(log.absolute()),
         "data": {part: outputs["load_data"][part]["rows"] for part in ("train", "evaluation")},

@@ -208,7 +208,7 @@ def test_what_is_over_the_budget() -> None:
 def test_a_file_that_is_over_the_budget_does_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(budget, "COMPRESSED", 600_000)
+    monkeypatch.setattr(budget, "COMPRESSED", 500_000)
     assert main(["--compile", "--platform", "kubeflow", "--output", str(tmp_path / "made.yaml")]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'made.yaml'} is larger than a stock cluster can store (compressed ")

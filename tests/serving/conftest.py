@@ -72,7 +72,6 @@ def archived(
             max_length=MAX_LENGTH,
             min_agreement=0.97,
             serving_gpus=serving_gpus,
-            trained={"base_model": "tiny-encoder", "source": "train.csv", "source_sha256": "ab12"},
             run=run,
         )
 

@@ -112,7 +112,7 @@ def check_artifacts(backend: Backend) -> None:
     """Makes sure that all that a run writes are its artifacts, in Cloud Storage."""
     release = backend.done["archive-model"][1]["release"]
     assert release["uri"] == "gs://bucket/runs/archive-model/release"
-    assert release["metadata"]["archive"].endswith("/archive-model/release/model-store/tiny.mar")
+    assert release["metadata"]["release"].endswith("/archive-model/release")
     assert (backend.buckets / release["uri"].removeprefix("gs://") / "release.json").is_file()
     inputs = backend.done["check-vertex-endpoint"][0]
     assert inputs["model"]["metadata"] == {"resourceName": f"{PLACE}/models/1000@1"}

@@ -41,9 +41,9 @@ def train_model(
     """Fine-tunes an encoder on labelled rows."""
     from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
-    facts = fine_tune(train.path, model.path, settings, seed, run)
     source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
-    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length, **source)
+    facts = fine_tune(train.path, model.path, settings, seed, run, source)
+    model.metadata.update(base_model=settings.base_model, max_length=settings.max_length)
     training.metadata.update(facts)
 
 
@@ -102,7 +102,6 @@ def archive_model(
         max_length=max_length,
         min_agreement=min_agreement,
         serving_gpus=serving_gpus,
-        trained=model.metadata,
         run=run,
     )
     release.metadata.update(facts)

@@ -34,7 +34,7 @@ def test_a_release_is_what_the_design_says(model: Path) -> None:
         *(f"huggingface/{path.name}" for path in model.iterdir() if path.name != "training.json"),
     }
     assert (release.model_name, release.run_id, release.labels) == ("tiny", "run", ["0", "4"])
-    parameters = {"precision": "int8", "max_length": MAX_LENGTH, "base_model": "tiny-encoder", "steps": 75}
+    parameters = {"precision": "int8", "max_length": MAX_LENGTH, "steps": 75}
     assert release.parameters.items() >= parameters.items() and "loss_curve" not in release.parameters
     assert (release.source, release.source_sha256) == ("train.csv", "ab12")
     assert release.metrics == {"accuracy": 1.0}
@@ -115,7 +115,7 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Pat
             "run_id": "another-run",
         },
         {
-            "model": (model, {"base_model": "tiny-encoder"}),
+            "model": (model, {}),
             "predictions": (inputs / "predictions.parquet", {}),
         },
         ["release", "report"],

@@ -34,14 +34,13 @@ def archive_model(
     max_length: int,
     min_agreement: float,
     serving_gpus: int,
-    trained: dict[str, Any],
     run: Run,
 ) -> dict[str, Any]:
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release.
 
     It tries the archive in each number format on evaluation rows and takes the fastest that answers as the model does.
-    `folder` becomes the release, `report` a page on the number format. `trained` goes into the release's record: how
-    the model was trained, with its rows' `source` and `source_sha256`.
+    `folder` becomes the release, `report` a page on the number format. How the model was trained, training.json
+    beside it, goes into the release's record.
     """
     import transformers
 
@@ -66,29 +65,21 @@ def archive_model(
         labels = json.loads((packed / "serving.json").read_bytes())["labels"]
     precision = {"chosen": chosen, "reason": reason, "tried": trials}
     write_report(precision, report, run)
-    facts = json.loads((model / "training.json").read_bytes())
-    del facts["loss_curve"]
-    parameters = {"precision": settings.precision, "max_length": max_length, **facts, **trained}
+    trained = json.loads((model / "training.json").read_bytes())
+    del trained["loss_curve"]
     record = Release(
         model_name=run.model_name,
         run_id=run.run_id,
         labels=labels,
         metrics=json.loads(pyarrow.parquet.read_schema(predictions).metadata[b"metrics"]),
-        source=parameters.pop("source", None),
-        source_sha256=parameters.pop("source_sha256", None),
-        parameters=parameters,
+        source=trained.pop("source", None),
+        source_sha256=trained.pop("source_sha256", None),
+        parameters={"precision": settings.precision, "max_length": max_length, **trained},
         precision=precision,
         packages={name: version(name) for name in PACKAGES},
     )
     digest = seal(folder, record).digest
     published = publish(folder, run.model_folder, digest)
-    archive = published / "model-store" / f"{run.model_name}.mar"
-    size = archive.stat().st_size
+    size = (published / "model-store" / f"{run.model_name}.mar").stat().st_size
     print(f"release {published}, archive of {size / 1e6:.1f} MB in {chosen}", flush=True)
-    return {
-        "digest": digest,
-        "release": str(published),
-        "archive": str(archive),
-        "archive_bytes": size,
-        "precision": chosen,
-    }
+    return {"digest": digest, "release": str(published), "archive_bytes": size, "precision": chosen}

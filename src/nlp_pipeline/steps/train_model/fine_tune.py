@@ -18,11 +18,18 @@ from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, train
 from nlp_pipeline.volume import Run, file_sha256
 
 
-def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed: int, run: Run) -> dict[str, Any]:
+def fine_tune(
+    rows: str | Path,
+    model: str | Path,
+    settings: TrainSettings,
+    seed: int,
+    run: Run,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
 
     The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
-    with the facts that are returned and the loss curve; the run's folder on the volume gets copies.
+    with the facts that are returned, the loss curve and the rows' `source`; the run's folder on the volume gets copies.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -38,9 +45,10 @@ def fine_tune(rows: str | Path, model: str | Path, settings: TrainSettings, seed
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
-        result |= {"rows": len(tokenised), "parameters": network.num_parameters(), **asdict(device)}
+        result |= {"base_model": settings.base_model, "parameters": network.num_parameters()}
+        result |= {"rows": len(tokenised), **asdict(device)}
         training = Path(model, "training.json")
-        training.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        training.write_text(json.dumps(result | (source or {}), indent=1), encoding="utf-8")
         run.keep(model, "model")
         run.keep(training, "training.json")
     return {name: value for name, value in result.items() if name != "loss_curve"}
