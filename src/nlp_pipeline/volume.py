@@ -24,7 +24,7 @@ class Run(Settings):
 
     model_name: str = parameter(
         "text-classifier",
-        "Name of the model, of the archive and of what serves it: lower case, digits, hyphens.",
+        "Name of model, archive and endpoint: lower case, digits, hyphens.",
         MODEL_NAME,
     )
     run_id: str

@@ -104,8 +104,7 @@ def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) ->
     for name, task in tasks(documents).items():
         if f"exec-{name}" in EXECUTORS:
             resources = documents[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
-            for limit in ("CpuRequest", "CpuLimit", "MemoryRequest", "MemoryLimit"):
-                assert resources[f"resource{limit}"], name
+            assert resources["resourceCpuLimit"] and resources["resourceMemoryLimit"], name
             assert task["taskInfo"]["name"] != name
 
 

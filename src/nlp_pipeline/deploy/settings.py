@@ -31,7 +31,7 @@ class DeploySettings(Settings):
         one_of("torchserve", "huggingface"),
     )
     runtime_name: str = parameter(
-        "", "Name of the ServingRuntime; empty for nlp-pipeline-torchserve where that is installed.", NAME_OR_EMPTY
+        "", "ServingRuntime; empty for nlp-pipeline-torchserve where installed.", NAME_OR_EMPTY
     )
     model_store: str = parameter(
         "",
@@ -40,7 +40,7 @@ class DeploySettings(Settings):
     )
     volume_claim: str = parameter(
         "nlp-pipeline",
-        "Name of an existing PersistentVolumeClaim, mounted into the steps.",
+        "Existing PersistentVolumeClaim, mounted into the steps.",
         matches(DNS_NAME, "the name of a PersistentVolumeClaim"),
     )
     service_account: str = parameter(
@@ -48,14 +48,14 @@ class DeploySettings(Settings):
     )
     deployment_mode: str = parameter(
         "",
-        "KServe's deployment mode: Knative, Standard, or empty for the cluster's default.",
+        "Knative, Standard, or empty for the cluster's default.",
         one_of("Knative", "Standard", ""),
     )
-    min_replicas: int = parameter(1, "Least number of serving pods; 0, on Knative, for none while no one asks.", COUNT)
+    min_replicas: int = parameter(1, "Least number of serving pods; 0 (Knative) for none while no one asks.", COUNT)
     max_replicas: int = parameter(1, "Greatest number of serving pods; 0 for no limit on Knative.", COUNT)
     scale_metric: str = parameter(
         "",
-        "What scaling looks at: concurrency or rps (Knative), cpu or memory; empty for KServe's own choice.",
+        "What scales: concurrency or rps (Knative), cpu or memory; empty for KServe's own choice.",
         one_of("concurrency", "rps", "cpu", "memory", ""),
     )
     scale_target: int = parameter(0, "Value of the metric for each pod; 0 for KServe's own choice.", COUNT)
@@ -65,7 +65,7 @@ class DeploySettings(Settings):
     istio_sidecar: bool = parameter(False, "Whether serving pods get an Istio sidecar.")
     canary_percent: int = parameter(
         0,
-        "Share of the traffic, in percent, that a new release gets first; 0 for none; Knative only.",
+        "Percent of the traffic that a new release gets first; 0 for none; Knative only.",
         (lambda value: 0 <= value < 100, "from 0 to 99"),
     )
     canary_minutes: float = parameter(
@@ -74,12 +74,12 @@ class DeploySettings(Settings):
     deploy_timeout: int = parameter(900, "Seconds within which a release must be ready.", POSITIVE)
     first_failure: str = parameter(
         "stop",
-        "What becomes of a first deployment that fails: stop keeps the object without pods, or delete.",
+        "If a first deployment fails: stop (keep the object without pods) or delete.",
         one_of("stop", "delete"),
     )
     gateway: str = parameter(
         "",
-        "Address of an ingress gateway to ask through, by Host header; empty to ask the endpoint itself.",
+        "Ingress gateway to ask through, by Host header; empty to ask the endpoint itself.",
         matches(r"|https?://[^/\s]+/?", "http://host:port, https://host or empty"),
     )
 

@@ -34,7 +34,7 @@ UNCOMPRESSED, COMPRESSED, TEMPLATE = 1_000_000, 700_000, 100_000
 # Characters that the budget provides for: of each parameter that is a text; and of the metadata of an artifact that
 # steps take, as JSON, by its name.
 TEXT = 200
-METADATA = {"train": 420, "evaluation": 330, "model": 300, "metrics": 550, "predictions": 10, "release": 450}
+METADATA = {"train": 420, "evaluation": 330, "model": 270, "metrics": 550, "predictions": 10, "release": 420}
 METADATA_OF_OTHERS = 600
 # An image's name that is as long as most are, for the file as it would be with --image.
 IMAGE = f"registry.example.com:5000/team/nlp-pipeline@sha256:{'0' * 64}"

@@ -87,7 +87,8 @@ def install_script(requirements: list[str]) -> str:
 
     It is kfp's own in fewer words: without what only an image without pip, or an old Python, would need.
     """
-    pip = "pip='python3 -m pip install -q --no-warn-script-location --disable-pip-version-check'"
+    # Errors only: no notices of newer versions, no advice about users and paths.
+    pip = "pip='python3 -m pip install -qq'"
     own = [f"$pip {' '.join(requirements)}"] if requirements else []
     return " && ".join([pip, *own, f"$pip --no-deps {packages.KFP}", 'exec "$0" "$@"'])
 

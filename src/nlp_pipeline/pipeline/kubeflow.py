@@ -41,10 +41,9 @@ class Kubeflow:
         return task
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
-        """Gives a task its name in the dashboard, requests and limits as Kubernetes writes them, volume and Secrets."""
+        """Gives a task its name in the dashboard, limits as Kubernetes writes them, the volume and its Secrets."""
         task.set_display_name(display_name)
-        task.set_cpu_request(cpu).set_cpu_limit(cpu)
-        task.set_memory_request(memory).set_memory_limit(memory)
+        task.set_cpu_limit(cpu).set_memory_limit(memory)  # requests are the same where none are given
         # Steps write to the volume; taken from the cache, they would leave nothing there.
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)

@@ -30,7 +30,7 @@ class GraphSettings(Settings):
         "Ask the served model for so many evaluation rows; 0 for all.",
         (lambda value: value >= 0, "0 for all, or a number above"),
     )
-    deploy: bool = parameter(True, "Whether to deploy the release; without, the pipeline ends at a validated release.")
+    deploy: bool = parameter(True, "Whether to deploy the release once it is validated.")
     endpoint_rows: int = parameter(100, "Ask the deployed model for so many evaluation rows.", POSITIVE)
 
 
@@ -40,7 +40,7 @@ class KubeflowSettings(Settings):
 
     volume_path: str = parameter(
         VOLUME_PATH,
-        "Where the steps find the volume; change it only for a local run, where a folder takes its place.",
+        "Where the steps find the volume; change it only for a local run.",
         (lambda value: value.strip() != "", "the folder where the volume is mounted"),
     )
     train_cpu: str = parameter("4", "CPUs of the training and evaluation steps.", CPU)
@@ -48,12 +48,12 @@ class KubeflowSettings(Settings):
     train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
     s3_secret: str = parameter(
         "nlp-pipeline-s3",
-        "Name of the Secret with the S3 credentials and endpoint; it need not exist where no S3 is used.",
+        "Secret with the S3 credentials and endpoint; need not exist without S3.",
         SECRET,
     )
     hub_secret: str = parameter(
         "nlp-pipeline-hub",
-        "Name of the Secret whose HF_TOKEN opens private models of the Hugging Face hub; it need not exist.",
+        "Secret whose HF_TOKEN opens private models of the hub; need not exist.",
         SECRET,
     )
 

@@ -12,9 +12,7 @@ from nlp_pipeline.parameters import SHARE, Settings, parameter
 class AgreementLimits(Settings):
     """How far a served model may differ from the offline one."""
 
-    min_agreement: float = parameter(
-        0.97, "Least share of rows on which the served and the offline model must agree.", SHARE
-    )
+    min_agreement: float = parameter(0.97, "Least share of rows on which served and offline model agree.", SHARE)
     max_accuracy_drop: float = parameter(
         0.01, "By how much the served model's accuracy may be lower, as a fraction.", SHARE
     )

@@ -28,12 +28,10 @@ class ArchiveSettings(Settings):
 
     precision: str = parameter(
         "auto",
-        "Number format of the archive's weights: int8, fp32, or auto for the fastest that is good enough.",
+        "Weights in int8, fp32, or auto for the fastest that is good enough.",
         one_of("auto", "int8", "fp32"),
     )
-    max_quantisation_drop: float = parameter(
-        0.005, "By how much int8 may lower the accuracy, as a fraction, to be chosen.", SHARE
-    )
+    max_quantisation_drop: float = parameter(0.005, "By how much int8 may lower the accuracy, as a fraction.", SHARE)
 
 
 def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:

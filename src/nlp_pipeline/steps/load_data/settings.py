@@ -14,7 +14,7 @@ class LoadSettings(Settings):
 
     train_data: str = parameter(
         REQUIRED,
-        "Path or URL (file, http, https, s3, gs) of rows to train on: CSV, TSV, JSONL or Parquet, also .gz.",
+        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also .gz.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     evaluation_data: str = parameter(
@@ -24,13 +24,13 @@ class LoadSettings(Settings):
     label_column: str = parameter("label", "Name of the label's column.", NOT_EMPTY)
     evaluation_share: float = parameter(
         0.2,
-        "Share of each class to split off where there is no evaluation_data.",
+        "Share of each class to split off for evaluation.",
         (lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.2"),
     )
-    max_bad_share: float = parameter(0.01, "Share of rows, from 0 to 1, that may lack a text or a label.", SHARE)
+    max_bad_share: float = parameter(0.01, "Share of rows that may lack a text or a label.", SHARE)
     seed: int = parameter(
         42,
-        "Seed of the split, of the new head, of the order of rows and of dropout.",
+        "Seed of the split, the new head, the order of rows and dropout.",
         (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     )
 

@@ -19,7 +19,7 @@ class TrainSettings(Settings):
     epochs: float = parameter(2.0, "Passes over the rows.", (lambda value: 0 < value < float("inf"), "above 0"))
     learning_rate: float = parameter(
         5e-5,
-        "Peak learning rate; it rises over the warm-up and falls linearly to 0.",
+        "Peak learning rate; it falls linearly to 0 after the warm-up.",
         (lambda value: 0 < value < 1, "between 0 and 1, such as 5e-5"),
     )
     batch_size: int = parameter(32, "Rows a training step.", POSITIVE)
