@@ -117,8 +117,8 @@ def compile_(arguments: argparse.Namespace) -> None:
     targets = compiling.find_targets(arguments.platform, arguments.output)
     result: dict[str, Any] = {}
     if arguments.check:
-        stale = compiling.find_stale(targets, arguments.image)
-        if stale:
+        differences = {file: compiling.check_compiled(file, arguments.image, name) for name, file in targets.items()}
+        if stale := {file: difference for file, difference in differences.items() if difference}:
             difference = "\n".join(stale.values())
             if not arguments.json:
                 print(difference)
@@ -139,16 +139,23 @@ def compile_(arguments: argparse.Namespace) -> None:
 
 def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
     """Prints what runs of compiled files take, and returns it; PipelineError where a stock cluster can't store it."""
-    budgets = {platform: compiling.weigh_compiled(target, image, platform) for platform, target in targets.items()}
-    for platform, by_kind in budgets.items():
-        for kind, budget in by_kind.items():
-            name = f"{targets[platform]}{'' if kind == 'embedded' else ' with --image'}"
+    from nlp_pipeline.pipeline.budget import IMAGE
+    from nlp_pipeline.pipeline.budget import weigh as weigh_text
+
+    budgets: dict[str, Any] = {}
+    for platform, target in targets.items():
+        text = target.read_text(encoding="utf-8")
+        texts = {"image": text} if image else {"embedded": text, "image": compiling.compile_pipeline(IMAGE, platform)}
+        budgets[platform] = {}
+        for kind, compiled in texts.items():
+            budget, name = weigh_text(compiled), f"{target}{'' if kind == 'embedded' else ' with --image'}"
             print(f"{name}: {budget}", file=sys.stderr)
             if excess := budget.excess(embedded=kind == "embedded"):
                 raise PipelineError(
                     f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
                 )
-    return {name: {kind: asdict(budget) for kind, budget in by_kind.items()} for name, by_kind in budgets.items()}
+            budgets[platform][kind] = asdict(budget)
+    return budgets
 
 
 # On a platform

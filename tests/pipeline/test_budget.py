@@ -215,7 +215,7 @@ def test_a_file_that_is_over_the_budget_does_not_pass(
 
 
 def test_the_committed_file_is_within_the_budget() -> None:
-    assert weigh(compile_pipeline()).excess(embedded=True) == ""
+    assert weigh(compile_pipeline()).excess() == ""
 
 
 def test_longer_parameters_and_more_code_make_a_larger_workflow() -> None:

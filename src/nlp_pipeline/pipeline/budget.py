@@ -61,21 +61,13 @@ LAUNCHER = (
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run of a compiled file takes, in bytes.
+    """What a run of a compiled file takes, in bytes; on Vertex AI only the code is known."""
 
-    Attributes:
-        code: Each step's embedded program.
-        template: The largest ARGO_TEMPLATE; 0 on Vertex AI, as are the following.
-        uncompressed: The workflow at the end of the run.
-        compressed: The same, its nodes compressed.
-        growth: The uncompressed workflow at the end of each step.
-    """
-
-    code: dict[str, int]
-    template: int = 0
-    uncompressed: int = 0
-    compressed: int = 0
-    growth: dict[str, int] = field(default_factory=dict)
+    code: dict[str, int]  # each step's embedded program
+    template: int = 0  # the largest ARGO_TEMPLATE
+    uncompressed: int = 0  # the workflow at the end of the run
+    compressed: int = 0  # the same, its nodes compressed
+    growth: dict[str, int] = field(default_factory=dict)  # the uncompressed workflow at the end of each step
 
     @property
     def blind_after(self) -> str:
@@ -161,14 +153,7 @@ def encode_message(value: Any) -> str:
 
 
 class Workflow:
-    """The Workflow object of a run at its end.
-
-    Attributes:
-        frame: The bytes of all but the nodes.
-        nodes: The nodes, by id.
-        growth: The bytes of the whole at the end of each step.
-        template: The bytes of the largest ARGO_TEMPLATE.
-    """
+    """The Workflow object of a run at its end: its `nodes`, by id, and the bytes of all else, its `frame`."""
 
     def __init__(self, pipeline: dict[str, Any], platform: dict[str, Any], values: dict[str, Any]) -> None:
         self.components = {"root": pipeline["root"], **pipeline["components"]}
@@ -285,11 +270,7 @@ class Workflow:
         KFP's templateDefaults make Argo retry all templates (manifests/kustomize/third-party/argo/base/
         workflow-controller-configmap-patch.yaml; argo: workflow/controller/operator.go, executeTemplate).
 
-        Args:
-            name: The name of the upper node.
-            kind: The type of the lower.
-            inputs: Input parameters.
-            outputs: Output parameters; None for a DAG, which has no pod.
+        The name is the upper node's, the kind the lower's; outputs are None for a DAG, which has no pod.
         """
         node = {
             "displayName": name.rpartition(".")[2],

@@ -7,13 +7,10 @@ import itertools
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.parameters import NAME, SETTINGS
-
-if TYPE_CHECKING:
-    from nlp_pipeline.pipeline.budget import Budget
 
 PLATFORMS = tuple(SETTINGS)
 
@@ -29,11 +26,7 @@ def compiled_path(platform: str) -> Path:
 
 
 def load_pipeline(platform: str) -> Any:
-    """Returns a platform's pipeline, as kfp made it.
-
-    Raises:
-        UsageError: What the platform needs is not installed.
-    """
+    """Returns a platform's pipeline, as kfp made it; raises UsageError where what it needs is not installed."""
     if platform == "kubeflow":
         from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
 
@@ -45,11 +38,7 @@ def load_pipeline(platform: str) -> Any:
 
 
 def check_vertex_installed() -> None:
-    """Makes sure that Google's libraries are there.
-
-    Raises:
-        UsageError: They are not.
-    """
+    """Raises UsageError where Google's libraries are missing."""
     for name in ("google.cloud.aiplatform", "google.cloud.storage", "google_cloud_pipeline_components"):
         try:
             spec = importlib.util.find_spec(name)
@@ -66,9 +55,6 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> st
         image: An image that holds this package and those of all steps; None for steps that install their packages on a
             plain Python image, and carry their code.
         platform: One of PLATFORMS.
-
-    Raises:
-        UsageError: What the platform needs is not installed.
     """
     import yaml
     from kfp import compiler
@@ -100,11 +86,7 @@ def use_image(pipeline: dict[str, Any], image: str) -> None:
 
 
 def check_image(image: str, flag: str = "--image") -> None:
-    """Makes sure that an image's name can be one, as in registry:5000/team/nlp-pipeline:1 or nlp-pipeline@sha256:...
-
-    Raises:
-        UsageError: It can't; the message names the flag that it was given by.
-    """
+    """Raises UsageError where an image's name can't be one, as registry:5000/team/image:1 or image@sha256:... can."""
     word = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
     # A first part that is no part of the path has a dot or a port, or is "localhost".
     host = r"(?:(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?/)?"
@@ -134,31 +116,8 @@ def find_targets(platform: str | None, output: Path | None) -> dict[str, Path]:
     return targets
 
 
-def find_stale(targets: dict[str, Path], image: str | None) -> dict[Path, str]:
-    """Returns the compiled files that are not current, with the differences; they are given by platform."""
-    differences = {target: check_compiled(target, image, platform) for platform, target in targets.items()}
-    return {target: difference for target, difference in differences.items() if difference}
-
-
-def weigh_compiled(target: Path, image: str | None, platform: str) -> "dict[str, Budget]":
-    """Returns what a run of a compiled file takes, as it is and how it would be with an image.
-
-    Its steps' code is "embedded" unless it was compiled with an image, when only "image" is there.
-    """
-    from nlp_pipeline.pipeline.budget import IMAGE, weigh
-
-    text = target.read_text(encoding="utf-8")
-    if image:
-        return {"image": weigh(text)}
-    return {"embedded": weigh(text), "image": weigh(compile_pipeline(IMAGE, platform))}
-
-
 def write_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> None:
-    """Writes the pipeline's IR to a file.
-
-    Raises:
-        UsageError: The file can't be written.
-    """
+    """Writes the pipeline's IR to a file; raises UsageError where that can't be written."""
     text = compile_pipeline(image, platform)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +127,7 @@ def write_compiled(target: Path, image: str | None = None, platform: str = "kube
 
 
 def check_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> str:
-    """Returns how a compiled file differs from the code, as a unified diff; empty where it is current.
-
-    Raises:
-        PipelineError: The file is not there.
-    """
+    """Returns how a compiled file differs from the code, as a unified diff; PipelineError where it is not there."""
     if not target.is_file():
         raise PipelineError(f"{target} is not there: write it with --compile")
     former = target.read_text(encoding="utf-8")
