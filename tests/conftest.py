@@ -33,8 +33,14 @@ FILLER = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, so that a mistake shows soon."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Fast tests first, so that a mistake shows soon; of the slow ones the longest, so that none is left over alone."""
+    longest = ["test_pods.py", "test_local.py"]
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        return item.get_closest_marker("slow") is not None, longest.index(name) if name in longest else len(longest)
+
+    items.sort(key=rank)
 
 
 def make_rows(count: int, classes: int = 2, seed: int = 0) -> list[tuple[str, str]]:

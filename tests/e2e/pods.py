@@ -169,6 +169,7 @@ class Pods:
                 "HOME": empty,
                 "TMPDIR": empty,
                 "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
                 "PIP_NO_INDEX": "1",  # all that the command asks pip for must be there
             }
             command = [*(part.replace(VOLUME_PATH, self.volume) for part in container["command"]), *arguments]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from nlp_pipeline import packages
-from nlp_pipeline.local import STEPS
+from nlp_pipeline.kubeflow.runs import ALL_STEPS
 from nlp_pipeline.pipeline.budget import METADATA, METADATA_OF_OTHERS
 from nlp_pipeline.pipeline.compiling import compiled_path
 from tests.conftest import make_rows
@@ -23,7 +23,7 @@ def test_each_step_runs_by_its_command_line_where_only_kfp_and_its_pins_are(tmp_
     rows.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in make_rows(200)), encoding="utf-8")
     volume = tmp_path / "volume"
     volume.mkdir()
-    pods = Pods(ir, tmp_path, {step.replace("_", "-"): getattr(packages, step.upper()) for step in STEPS})
+    pods = Pods(ir, tmp_path, {step.replace("_", "-"): getattr(packages, step.upper()) for step in ALL_STEPS})
     pods.run(
         {
             "train_data": str(rows),
@@ -37,7 +37,7 @@ def test_each_step_runs_by_its_command_line_where_only_kfp_and_its_pins_are(tmp_
             "deploy": False,
         }
     )
-    assert [name.replace("-", "_") for name in pods.logs] == list(STEPS)
+    assert [name.replace("-", "_") for name in pods.logs] == list(ALL_STEPS)
     release = Path(pods.outputs["archive-model"]["artifacts"]["release"]["artifacts"][0]["metadata"]["release"])
     assert (release / "release.json").is_file() and release.is_relative_to(volume)
     assert pods.outputs["validate-archive"]["artifacts"]["validation"]["artifacts"][0]["metadata"]["agreement"] == 1.0
