@@ -28,7 +28,7 @@ from nlp_pipeline.platforms.output import print_result, print_rows
 from nlp_pipeline.processes import nothing_left_running
 from nlp_pipeline.release import verify
 from nlp_pipeline.serving.endpoint import predict_address, predict_at
-from nlp_pipeline.serving.local_server import find_release, predict_with_release, served, wait_for_end
+from nlp_pipeline.serving.local_server import drain, find_release, predict_with_release, served, wait_for_end
 
 # It returns its exit code, where that is not 0.
 Command = Callable[[argparse.Namespace], int | None]
@@ -62,6 +62,7 @@ def chosen_release(arguments: argparse.Namespace) -> Path:
     values = parameters_of(arguments)
     if arguments.release is not None:
         return Path(arguments.release)
+    check_ranges(values)
     return find_release(Path(values.get("volume_path", OUTPUTS / "volume")), values.get("model_name"))
 
 
@@ -69,7 +70,7 @@ def serve(arguments: argparse.Namespace) -> None:
     """`--serve`."""
     release = chosen_release(arguments)
     with (
-        contextlib.suppress(KeyboardInterrupt),  # which is how it is meant to end
+        contextlib.suppress(KeyboardInterrupt),  # while it starts, or again
         nothing_left_running(),
         served(release, arguments.port or 8080) as (address, process),
     ):
@@ -82,7 +83,11 @@ def serve(arguments: argparse.Namespace) -> None:
                 "Ctrl-C ends it.",
                 flush=True,
             )
-        wait_for_end(process)
+        try:
+            wait_for_end(process)
+        except KeyboardInterrupt:
+            print("it ends when it has answered what it was asked; a second Ctrl-C ends it at once", file=sys.stderr)
+            drain(address)
 
 
 def predict(arguments: argparse.Namespace) -> None:

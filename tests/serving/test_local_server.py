@@ -2,20 +2,37 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.serving.local_server import find_release
 from nlp_pipeline.serving.torchserve import free_ports
+from tests.serving.conftest import changed_release
 
+# What makes a handler say that it works, and go on only when it may.
+WAITS = """
+
+def _wait(self, data, context, handle=TextClassificationHandler.handle):
+    import time
+    while not Path({path!r}).exists():
+        time.sleep(0.01)
+    return handle(self, data, context)
+
+
+TextClassificationHandler.handle = _wait
+"""
 MAIN = "import sys; from nlp_pipeline.cli import main; sys.exit(main())"
 
 
@@ -103,3 +120,35 @@ def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> 
     assert process.returncode == 1
     assert errors.startswith("the end of TorchServe's log:\n")
     assert errors.splitlines()[-1].startswith("error: TorchServe has ended by itself")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_sigterm_while_requests_are_in_flight(release: Path, tmp_path: Path, again: bool) -> None:
+    """They are answered, more of them than a batch has, and then it ends; told twice, it ends at once."""
+    go = tmp_path / "go"
+    waits = WAITS.format(path=str(go)).encode()
+    held = changed_release(release, tmp_path / "held", {"handler.py": lambda source: source + waits})
+    [port] = free_ports(1)
+    bodies = [{"instances": ["superb"] * count} for count in (1, 2, 300)] * 4
+    flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
+    with ThreadPoolExecutor(len(bodies)) as pool, command(*flags, temporary=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        address = json.loads(process.stdout.readline())["url"]
+        asked = [pool.submit(httpx.post, address, json=body, timeout=300) for body in bodies]
+        [config] = tmp_path.glob("nlp-*/config.properties")
+        [metrics] = re.findall("metrics_address=(.*)", config.read_text())
+        counter = rf"ts_inference_requests_total{{.*}} {len(bodies)}\.0"
+        while not re.search(counter, httpx.get(f"{metrics}/metrics").text):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline().startswith("it ends when it has answered what it was asked")
+        if again:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+            assert all(isinstance(request.exception(), httpx.HTTPError) for request in asked)
+            return
+        go.touch()
+        counts = [len(request.result().json()["predictions"]) for request in asked]
+        assert counts == [len(body["instances"]) for body in bodies]
+        assert process.wait(timeout=60) == 0

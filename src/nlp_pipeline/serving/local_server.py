@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]
     """Serves a release just long enough to ask it for texts; returns what `predict_at` does."""
     with served(release) as (address, _):
         return predict_at(address, texts)
+
+
+def drain(address: str, seconds: float = 120) -> None:
+    """Waits until the requests that a model's server has are answered, so many seconds at most.
+
+    It has one worker, which takes them in turn: when it answers a request that came after them, they are answered.
+    """
+    import httpx
+
+    end = time.monotonic() + seconds
+    with contextlib.suppress(httpx.HTTPError), httpx.Client(timeout=seconds, trust_env=False) as client:
+        while client.post(address, json={"instances": []}).status_code == 503 and time.monotonic() < end:
+            time.sleep(0.1)  # its queue is full
+        time.sleep(0.2)  # the last answers are on their way
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:
