@@ -103,7 +103,7 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume."""
     arguments: dict[str, Any] = {**demo.TRAINING, "base_model": demo.encoder_folder()}
     if "train_data" not in values:
-        if "evaluation_data" in values:
+        if values.get("evaluation_data"):
             raise UsageError("evaluation_data is set but train_data is not: set both, or train_data alone")
         arguments |= {**demo.MODEL, **demo.write_reviews(OUTPUTS / "demo")}
     if values.get("deploy"):

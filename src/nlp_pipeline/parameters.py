@@ -28,10 +28,11 @@ def matches(pattern: str, meaning: str) -> Range:
     return (lambda value: re.fullmatch(pattern, value, re.ASCII) is not None, meaning)
 
 
-# It names the InferenceService too, and so must be a DNS-1035 label.
+# It names the InferenceService too: a DNS-1035 label, of which KServe makes the label isvc.NAME-predictor.
 MODEL_NAME = matches(
-    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
-    "lower-case letters, digits and hyphens, a letter first, at most 63 characters, as in 'movie-reviews'",
+    r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?",
+    "lower-case letters, digits and hyphens, a letter first, at most 48 characters (KServe adds 15, and Kubernetes "
+    "takes 63), as in 'movie-reviews'",
 )
 
 

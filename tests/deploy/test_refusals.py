@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.deploy.deployment import deploy_release
+from nlp_pipeline.deploy.inference_service import MODE, make
+from nlp_pipeline.deploy.settings import DeploySettings
+from nlp_pipeline.deploy.transaction import check_mode
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import verify
 from tests.deploy.scene import ROWS, Scene, make_release
@@ -60,6 +63,20 @@ def test_over_a_former_release(
     if prepare:
         prepare(knative)
     assert re.fullmatch(says, refused(knative, tmp_path / "release", **changed))
+
+
+@pytest.mark.parametrize(
+    ("mode", "length", "most"), [("Standard", 4, 48), ("RawDeployment", 22, 30), ("Knative", 4, 46), ("", 63, 46)]
+)
+def test_a_name_with_no_room_for_its_host_name(mode: str, length: int, most: int) -> None:
+    """What mode the cluster has by default is known from a dry run only."""
+    for name in ("m" * most, "m" * (most + 1)):
+        service = make(name, "n" * length, {}, {MODE: mode} if mode else {}, {})
+        if len(name) == most:
+            check_mode(service, DeploySettings())
+            continue
+        with pytest.raises(UsageError, match=rf"^model_name={name} is too long: .* 64 characters of 63; sho"):
+            check_mode(service, DeploySettings())
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_a_killed_training_goes_on_when_it_is_run_again_and_what_is_not_good_eno
 ) -> None:
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for number, (text, _) in enumerate(make_rows(200)):  # nothing to learn
-            file.write(json.dumps({"text": text, "label": ("schlecht", "großartig")[number % 2]}) + "\n")
+            file.write(json.dumps({"text": text, "label": ("{{$.Name}}", "großartig")[number % 2]}) + "\n")
     values = {**FAST, "epochs": 40, "base_model": encoder, "train_data": "rows.jsonl", "min_accuracy": 0.99}
     process = start(folder, "--local", *settings(**values))
     model_folder = folder / "outputs" / "volume" / "text-classifier"

@@ -9,7 +9,7 @@ from nlp_pipeline.pipeline.parameters import SETTINGS, check_ranges
 
 GOOD: dict[str, list[Any]] = {
     "volume_path": ["/mnt"],
-    "volume_claim": ["claim", "team.claim-1"],
+    "volume_claim": ["claim", "team.claim-1", "a--b.0", "a" * 253],
     "train_cpu": ["4", "0.5", "500m"],
     "train_memory": ["12Gi", "512M"],
     "train_gpus": ["0", "1"],
@@ -18,7 +18,7 @@ GOOD: dict[str, list[Any]] = {
     "label_column": ["label"],
     "evaluation_share": [0.001, 0.999],
     "max_bad_share": [0, 1],
-    "model_name": ["a", "a-1", "a" * 63],
+    "model_name": ["a", "a-1", "a" * 48],
     "base_model": ["a/b"],
     "epochs": [0.01, 100],
     "learning_rate": [1e-9, 0.5],
@@ -60,7 +60,7 @@ GOOD: dict[str, list[Any]] = {
 NAN = float("nan")
 BAD: dict[str, list[Any]] = {
     "volume_path": ["", " "],
-    "volume_claim": ["", "Claim", "a b"],
+    "volume_claim": ["", "Claim", "a b", "a..b", "a-.b", ".a", "a.", "a" * 254, "a\n"],
     "train_cpu": ["lots", "", "-1"],
     "train_memory": ["2GB", "", "12 Gi"],
     "train_gpus": ["2", "-1", ""],
@@ -69,7 +69,7 @@ BAD: dict[str, list[Any]] = {
     "label_column": [""],
     "evaluation_share": [0, 1, NAN],
     "max_bad_share": [-0.1, 1.1, 5, NAN],
-    "model_name": ["", "A", "1a", "a-", "a_b", "a/b", "../a", "a" * 64, "a\n"],
+    "model_name": ["", "A", "1a", "a-", "a_b", "a/b", "../a", "a" * 49, "a\n"],
     "base_model": [""],
     "epochs": [0, -1, float("inf"), NAN],
     "learning_rate": [0, 1, NAN],
@@ -133,6 +133,52 @@ def test_what_makes_no_sense_together(values: dict[str, Any], message: str) -> N
     with pytest.raises(UsageError) as raised:
         check_ranges(values)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "mode", "excess"),
+    [
+        ((48, 4), "", 0),
+        ((48, 5), "", 1),
+        ((20, 32), "Standard", 0),
+        ((20, 40), "Standard", 8),
+        ((1, 52), "", 1),
+        ((46, 63), "Knative", 0),
+        ((48, 1), "Knative", 2),
+    ],
+)
+def test_a_name_whose_host_name_is_too_long(lengths: tuple[int, int], mode: str, excess: int) -> None:
+    name, namespace = "m" * lengths[0], "n" * lengths[1]
+    values = {"model_name": name, "namespace": namespace, "deployment_mode": mode}
+    check_ranges({**values, "deploy": False})
+    check_ranges({"model_name": name})  # where the namespace is not known
+    if not excess:
+        return check_ranges(values)
+    with pytest.raises(UsageError) as raised:
+        check_ranges(values)
+    host = f"latest-{name}-predictor" if mode == "Knative" else f"{name}-predictor-{namespace}"
+    assert str(raised.value).startswith(
+        f"model_name={name} is too long: its host name in KServe, {host}, has {63 + excess} characters of 63; "
+        f"shorten it by {excess}"
+    )
+    assert ("deployment_mode=Knative" in str(raised.value)) == (mode != "Knative")
+
+
+@pytest.mark.parametrize("platform", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text_column", "{{$.Name}}"),
+        ("label_column", "{{$}}"),
+        ("train_data", "/mnt/{{$.inputs.parameters['seed']}}.csv"),
+        ("evaluation_data", "s3://b/{{workflow.name}}"),
+        ("base_model", "{{=1+1}}"),
+    ],
+)
+def test_what_kubeflow_would_put_something_else_for_is_refused(name: str, value: str, platform: str) -> None:
+    """kfp.local and Argo look for placeholders in all that a step is given, a parameter's value too."""
+    with pytest.raises(UsageError, match=f"^{name} is .*: it must be without '{{{{', which begins a placeholder"):
+        check_ranges({name: value}, platform)
 
 
 def test_the_defaults_are_in_range() -> None:

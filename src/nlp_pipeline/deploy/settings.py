@@ -8,12 +8,24 @@ from nlp_pipeline.release import Release
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.volume import Run
 
-DNS_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"  # a DNS-1123 subdomain, nearly
+DNS_NAME = r"(?!.{254})[a-z0-9]+((-+|\.)[a-z0-9]+)*"  # a DNS-1123 subdomain
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
 MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
 NAME_OR_EMPTY: Range = matches(f"|{DNS_NAME}", "a name in lower case, or empty")
 # What --manifests makes in a namespace.
 RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
+
+
+def check_host_name(name: str, namespace: str, is_knative: bool) -> None:
+    """Raises UsageError where DNS has no room for the host name of a model; KServe would never get it ready."""
+    # On Knative the longest is that of the tag, by which the newest revision is asked.
+    host = f"latest-{name}-predictor" if is_knative else f"{name}-predictor-{namespace}"
+    if len(host) > 63:
+        advice = "" if is_knative else ", or set deployment_mode=Knative, where the cluster has that"
+        raise UsageError(
+            f"model_name={name} is too long: its host name in KServe, {host}, has {len(host)} characters of 63; "
+            f"shorten it by {len(host) - 63}{advice}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

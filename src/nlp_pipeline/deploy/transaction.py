@@ -17,7 +17,7 @@ from nlp_pipeline.deploy.rollout import (
     stop,
     wait_until_ready,
 )
-from nlp_pipeline.deploy.settings import DeploySettings, Target
+from nlp_pipeline.deploy.settings import DeploySettings, Target, check_host_name
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 
 NOTHING = make("", "", {}, {}, {})
@@ -69,6 +69,7 @@ class Outcome:
 
 def check_mode(service: InferenceService, settings: DeploySettings) -> None:
     """Makes sure that the deployment mode, which the server has written down, can do what is asked for."""
+    check_host_name(service.name, service.namespace, not service.is_standard)
     asked = {
         "canary_percent": settings.canary_percent > 0,
         "min_replicas": settings.min_replicas == 0,

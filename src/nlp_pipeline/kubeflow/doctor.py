@@ -31,7 +31,7 @@ SHARED = "ReadWriteMany"
 
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
     """Checks what a run on Kubeflow needs."""
-    check_ranges(values)
+    check_ranges({**values, "namespace": values.get("namespace") or settings.namespace})
     return Doctor(settings, values).examine()
 
 

@@ -1,6 +1,7 @@
 """`--upload` and `--submit`: a version of the pipeline for each content, an experiment, a run; each made once."""
 
 import json
+import re
 import sys
 import tempfile
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from nlp_pipeline.deploy.settings import DNS_NAME
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, connect
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
@@ -29,9 +31,13 @@ class Version:
     is_new: bool
 
 
-def check_parameters(values: dict[str, Any]) -> None:
+def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     """Makes sure that a run on Kubeflow can begin with these parameters; raises UsageError where it can't."""
+    # What is deployed comes into the namespace of the run, where a parameter names no other.
+    values = {**values, "namespace": values.get("namespace") or settings.namespace}
     check_run(values, "kubeflow", "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
+    if not re.fullmatch(f"|{DNS_NAME}", settings.service_account, re.ASCII):
+        raise UsageError(f"service_account is {settings.service_account!r}: it must be the name of a ServiceAccount")
 
 
 def compiled(settings: Settings) -> str:
@@ -45,7 +51,7 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
     Returns:
         `run_id`, `name`, `url`, `version` and `new_version`; or what would be sent.
     """
-    check_parameters(values)
+    check_parameters(settings, values)
     ir = compiled(settings)
     if dry_run:
         sent = {"host": settings.host, "namespace": settings.namespace, "pipeline": NAME, "version": version_name(ir)}

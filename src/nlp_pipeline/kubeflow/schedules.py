@@ -39,7 +39,7 @@ class Schedules(schedules.Schedules):
         return connect(self.settings)
 
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
-        pipelines.check_parameters(values)
+        pipelines.check_parameters(self.settings, values)
         return options.read(read_cron, self.platform)
 
     def list_schedules(self) -> list[Schedule]:

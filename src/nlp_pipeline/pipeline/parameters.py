@@ -5,7 +5,7 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings
+from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import POSITIVE, Settings, matches, one_of, parameter
 from nlp_pipeline.serving.agreement import AgreementLimits
@@ -161,6 +161,9 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     Raises:
         UsageError: One is not in its range.
     """
+    for name, value in values.items():
+        if "{{" in str(value):
+            raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")
     # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
     defaults = {name: known.default for name, known in pipeline_parameters(platform).items()}
     complete = {"run_id": "-", "volume_path": "-", **defaults, **values}
@@ -168,3 +171,7 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     settings = [kind(**{field.name: complete[field.name] for field in fields(kind)}) for kind in SETTINGS[platform]]
     if platform == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
+    elif complete["deploy"] and complete["namespace"]:
+        # The cluster's default mode is not known here.
+        is_knative = complete["deployment_mode"] == "Knative"
+        check_host_name(complete["model_name"], complete["namespace"], is_knative)
