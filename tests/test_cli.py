@@ -9,6 +9,7 @@ import pytest
 
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main, make_parser
+from nlp_pipeline.pipeline.compiling import find_targets
 from nlp_pipeline.platforms import PLATFORMS, VERBS, find_verb
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +23,16 @@ ROOT = Path(__file__).parents[1]
         ("--local --serve", "--local and --serve exclude each other"),
         ("--nope", "unrecognized arguments: --nope; see --help"),
         ("--predict", "--predict: expected at least one argument"),
+        (
+            "--predict --worse",
+            "--predict: expected at least one argument; a text that looks like a flag goes as --predict=TEXT",
+        ),
+        ("--local -bad", "unrecognized arguments: -bad; see --help"),
+        ("--predict x --release y --jsno", "unrecognized arguments: --jsno; see --help"),
         ("--local --check", "--check goes with --compile, not with --local"),
         ("--compile --set epochs=1", "--set goes with a run"),
         ("--local --image x", "--image goes with --compile or --submit or --upload or"),
         ("--compile --image Team/x", "--image 'Team/x' is no name of an image: write it in lower case, as in"),
-        ("--compile --output .", ". can't be written (Is a directory): name another file with --output"),
         ("--compile --output /dev/null/x", "/dev/null/x can't be written ("),
         ("--local --runtime-image x", "--runtime-image goes with --manifests, not with --local"),
         ("--manifests --runtime-image X", "--runtime-image 'X' is no name of an image"),
@@ -49,6 +55,14 @@ ROOT = Path(__file__).parents[1]
         ("--local --dry-run", "--dry-run goes with --submit or --upload or"),
         ("--submit", "train_data is not set: --set train_data=URL, or a path on the volume"),
         ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
+        (
+            f"--submit --dry-run --namespace team-a --set train_data=s3://b/x.csv --set model_name={'a' * 48}",
+            f"its host name in KServe, {'a' * 48}-predictor-team-a, has 65 characters of 63; shorten it by 2",
+        ),
+        (
+            "--submit --dry-run --service-account Robot --set train_data=s3://b/x.csv",
+            "service_account is 'Robot': it must be the name of a ServiceAccount",
+        ),
         ("--upload --host kubeflow", "--host kubeflow is no address: write https://kubeflow.example.com"),
         ("--submit --wait x", "--submit --wait x: the run to follow is the one that is submitted"),
         ("--wait", "--wait needs the run's id, or goes with --submit"),
@@ -69,6 +83,12 @@ ROOT = Path(__file__).parents[1]
         ),
         ("--local --set model_name=Film", "model_name is 'Film': it must be lower-case letters, digits and hyphens"),
         ("--local --set train_data=.", "train_data=.: that is a folder; give the path of a file"),
+        ("--local --set model_name=" + "a" * 49, "at most 48 characters (KServe adds 15, and Kubernetes takes 63)"),
+        ("--serve --set model_name=", "model_name is '': it must be lower-case letters, digits and hyphens"),
+        ("--local --set base_model={{$.Name}}", "base_model is '{{$.Name}}': it must be without '{{', which begins a"),
+        ("--local --set train_data=", "train_data is '': it must be "),
+        ("--local --set epochs=", "--set 'epochs=': epochs is a number, as in --set epochs="),
+        ("--local --set =x", "--set '=x': the pipeline has no parameter ''"),
         ("--local --set volume_path=", "volume_path is '': it must be the folder where the volume is mounted"),
         ("--local --set volume_path=/dev/null/x", "volume_path=/dev/null/x can't be made a folder (Not a directory)"),
         ("--serve --release .", ". is no release: it has no sound release.json"),
@@ -86,6 +106,51 @@ def test_bad_usage_is_one_line_and_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--predict", ""],
+        ["--predict", "good", ""],
+        ["--serve", "--release", ""],
+        ["--serve", "--release="],
+        ["--local", "--set", ""],
+        ["--compile", "--output", ""],
+        ["--compile", "--image", ""],
+        ["--deploy", "--release", "x", "--rows", ""],
+        ["--wait", ""],
+        ["--schedule", ""],
+        ["--submit", "--host", ""],
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_refused_by_the_flags_name(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    *_, flag = [item for item in arguments if item.startswith("--")]
+    assert capsys.readouterr().err == (
+        f"error: argument {flag.rstrip('=')}: it is empty: give a value, or leave the flag out; see --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        (["-bad"], ["-bad"]),
+        (["good", "-horrible", "-h0"], ["good", "-horrible", "-h0"]),  # -h is a flag
+        (["-1", "-5 stars", "-"], ["-1", "-5 stars", "-"]),
+        (["---", "--- never again", "--Worse"], ["---", "--- never again", "--Worse"]),
+        (["--json is no film", "--x=y is none"], ["--json is no film", "--x=y is none"]),
+        (["a=b", "-a=b"], ["a=b", "-a=b"]),
+        (["\u2014 great", "\U0001f600", " ", "{{$.Name}}"], ["\u2014 great", "\U0001f600", " ", "{{$.Name}}"]),
+    ],
+)
+def test_a_text_may_begin_with_a_hyphen(given: list[str], texts: list[str]) -> None:
+    arguments = make_parser().parse_args(["--json", "--predict", *given])
+    assert (arguments.predict, arguments.json) == (texts, True)
+    assert make_parser().parse_args(["--predict", *given, "--json", "--port", "1"]).predict == texts
+    assert make_parser().parse_args(["--predict=--json", "--json"]).predict == ["--json"]
 
 
 def test_an_endpoint_that_can_not_be_reached_is_a_failure_not_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +266,21 @@ def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(
     for name, text in texts.items():
         assert main(["--compile", "--output", "other.yaml", "--platform", name]) == 0
         assert Path("other.yaml").read_text() == text
+
+
+def test_what_is_compiled_may_go_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"nlp_pipeline{end}.yaml" for end in ("", "_vertex")]
+    Path("there").mkdir()
+    for output, folder in (("new/", "new"), ("there", "there"), (".", "."), (f"{tmp_path}/a/b/", "a/b")):
+        assert find_targets(None, output) == {
+            platform: Path(output, name) for platform, name in zip(PLATFORMS, names, strict=True)
+        }
+        assert find_targets("vertex", output)["vertex"].resolve() == tmp_path / folder / names[1]
+    assert find_targets("vertex", "new") == {"vertex": Path("new")}
+    assert main(["--compile", "--platform", "kubeflow", "--output", "new/"]) == 0
+    assert main(["--compile", "--check", "--platform", "kubeflow", "--output", "new"]) == 0
+    assert [path.name for path in Path("new").iterdir()] == names[:1]
 
 
 def test_without_googles_components_one_platform_can_be_compiled_for(

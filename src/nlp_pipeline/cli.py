@@ -82,7 +82,19 @@ class Parser(argparse.ArgumentParser):
                 f"--{wanted[1]}: secrets have no flag, as others can read a process's arguments; set "
                 f"NLP_PIPELINE_{wanted[1].replace('-', '_').upper()} in the environment or in .env"
             )
-        raise UsageError(f"{message}; see --help")
+        hint = "; a text that looks like a flag goes as --predict=TEXT" if "--predict: expected" in message else ""
+        raise UsageError(f"{message}{hint}; see --help")
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Takes for a flag only what looks like one: argparse would take a text such as "-bad" for one too."""
+        is_flag = re.fullmatch(r"-h|--[a-z][a-z0-9_-]*(=.*)?", arg_string, re.DOTALL)
+        return super()._parse_optional(arg_string) if is_flag else None
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuses empty values: an empty one is a variable of the shell that is not set."""
+        if "" in arg_strings:
+            raise argparse.ArgumentError(action, "it is empty: give a value, or leave the flag out")
+        return super()._get_values(action, arg_strings)
 
     def command(self, group: Any, flag: str, run: commands.Command, text: str, **options: Any) -> None:
         """Adds a command."""
@@ -194,8 +206,8 @@ def add_run_options(parser: Parser) -> None:
     add("--check", ("compile",), "with --compile: write nothing, exit 1 and show a diff if it is stale")
     text = "an image that holds the packages of every step, for steps that install nothing"
     add("--image", ("compile", "submit", "upload", "schedule", "doctor", "print_config"), text, metavar="IMAGE")
-    text = "the compiled file of one platform (default: in compiled/)"
-    add("--output", ("compile",), text, type=Path, metavar="FILE")
+    text = "the compiled file of one platform, or a folder for the files (default: compiled/)"
+    add("--output", ("compile",), text, metavar="PATH")
 
 
 def add_platform_options(parser: Parser) -> None:

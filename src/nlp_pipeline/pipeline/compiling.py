@@ -97,16 +97,21 @@ def check_image(image: str, flag: str = "--image") -> None:
         )
 
 
-def find_targets(platform: str | None, output: Path | None) -> dict[str, Path]:
+def find_targets(platform: str | None, output: str | None) -> dict[str, Path]:
     """Returns the compiled files that are meant, by platform: all of them where none is named, so that none goes stale.
+
+    `output` is the file of one platform, or a folder: one that is there, or that ends in a slash.
 
     Raises:
         UsageError: What a platform needs is not installed; nothing is written then.
     """
-    if output:
-        targets = {platform or PLATFORMS[0]: output}
+    names = (platform,) if platform else PLATFORMS
+    if output is None:
+        targets = {name: compiled_path(name) for name in names}
+    elif output.endswith("/") or Path(output).is_dir():
+        targets = {name: Path(output, compiled_path(name).name) for name in names}
     else:
-        targets = {name: compiled_path(name) for name in ((platform,) if platform else PLATFORMS)}
+        targets = {names[0]: Path(output)}
     try:
         for name in targets:
             load_pipeline(name)
