@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,8 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
         ("text,label\na,1\n", "x.parquet", "is a broken Parquet file"),
         (gzip.compress(b"text,label\na,1\n", mtime=0), "x.parquet.gz", "is a broken Parquet file"),
         (gzip.compress(gzip.compress(b"text,label\na,1\n", mtime=0), mtime=0), "x.csv.gz", "is not utf-8 (byte 0x8b"),
-        ('{"text": "a", "label": 1}', "x.csv", "has no column 'text'; its columns are '{\"text\": \"a\"'"),
+        ('{"text": "a", "label": 1}', "x.csv", "has no column 'text'; its columns are '{\"text\": \"a'"),
         (parquet(text=["a"], label=["b"]), "x.csv", "is not utf-8"),
-        ("\n<HTML>Sign in", "x.csv", "its columns are '<HTML>Sign in'"),
         ("text\tlabel\na\t1\n", "x.csv", "its columns are 'text\\tlabel'"),
         ("text,label\na,1\n", "x.jsonl", "has in line 1 no JSON"),
         ('[{"text": "a", "label": 1}]', "x.jsonl", "has in line 1 a JSON list"),
@@ -213,7 +213,9 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 def test_any_rows_come_back(tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[tuple[str, str]]) -> None:
     content = encode(rows, name.split(".")[1])
     content = gzip.compress(content, 1) if name.endswith(".gz") else content
-    expected = [(text if text.strip() else None, label.strip() or None) for text, label in rows]
+    expected = [
+        (text if text.strip() else None, unicodedata.normalize("NFC", label.strip()) or None) for text, label in rows
+    ]
     assert pairs(read(tmp_path_factory.getbasetemp(), content, name)) == expected
 
 

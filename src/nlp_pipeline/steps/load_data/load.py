@@ -1,8 +1,10 @@
 """Loads labelled text, checks it, splits it and writes it as Parquet."""
 
 import html
+import re
 import tempfile
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
         names.append(f"{settings.evaluation_share:.1%} of each class of training")
         digests *= 2
     _require_classes(names[0], *(dataset.labels for dataset in datasets))
-    text = summarise(datasets, names)
+    notes = [f"{source.name}: {count:,} {note}" for source in sources for note, count in source.notes.items()]
+    text = summarise(datasets, names, notes + look_alikes(datasets[0].labels + datasets[1].labels))
     print(text)
     Path(summary).write_text(text, encoding="utf-8")
     run.keep(train, "datasets/train.parquet")
@@ -77,8 +80,29 @@ def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -
         )
 
 
-def summarise(datasets: list[Dataset], names: list[str]) -> str:
-    """Renders as Markdown what was loaded to train on and to evaluate on: rows, what was dropped, classes, lengths."""
+def look_alikes(labels: Counter[str]) -> list[str]:
+    """Warns of labels that are kept apart, though they look alike, and of those that may stand for a missing one.
+
+    Alike are those that differ in case, in blanks, in what can't be seen, or as `1` and `1.0` do.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in label_order(labels):
+        letters = unicodedata.normalize("NFKC", label).casefold()
+        look = "".join(letter for letter in letters if letter.isprintable() and letter not in " \ufe0f")
+        look = re.sub(r"\.0+$|^(n/?a|nan|null|none)$", "", look)
+        groups[look].append(f"{label[:50]!r} ({labels[label]:,})")
+    return [
+        f"Warning: labels that look alike, or as if missing, are kept apart: {', '.join(group[:20])}"
+        for look, group in groups.items()
+        if len(group) > 1 or not look
+    ][:20]
+
+
+def summarise(datasets: list[Dataset], names: list[str], notes: list[str]) -> str:
+    """Renders as Markdown what was loaded to train on and to evaluate on: rows, what was dropped, classes, lengths.
+
+    `notes` say what was done in reading them, and what may be wrong.
+    """
     counts = [
         (meaning, *(f"{data.counts[key]:,}" if key in data.counts else "" for data in datasets))
         for key, meaning in COUNTS.items()
@@ -97,9 +121,10 @@ def summarise(datasets: list[Dataset], names: list[str]) -> str:
     lengths = [
         (f"{share:.0%}", *(f"{values[at].as_py():,}" for values in quantiles)) for at, share in enumerate(QUANTILES)
     ]
+    said = "".join(f"- {html.escape(note, False)}\n" for note in notes)
     return (
         f"# Data\n\n{_table('', counts)}\n## Classes\n\n{_table('label', classes)}\n## Length in characters\n\n"
-        f"{_table('quantile', lengths)}\n## Sources\n\n- train: `{names[0]}`\n- evaluation: `{names[1]}`\n"
+        f"{_table('quantile', lengths)}\n## Sources\n\n- train: `{names[0]}`\n- evaluation: `{names[1]}`\n{said}"
     )
 
 

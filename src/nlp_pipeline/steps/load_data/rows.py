@@ -1,12 +1,15 @@
 """Reads rows of CSV, TSV, JSONL and Parquet files, plain or gzipped, one row at a time."""
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import json
 import re
+import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +20,8 @@ import pyarrow.parquet
 
 from nlp_pipeline.errors import UsageError
 
+# How files begin that are often taken for rows: Excel sheets, new (a zip file) and old, web pages, PDF.
+NO_ROWS = re.compile(rb"(?i)[\s\xef\xbb\xbf]*(PK\x03|\xd0\xcf|<!doc|<html|%PDF)")
 # A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
 Row = tuple[int, Any, Any]
 
@@ -29,6 +34,7 @@ class Source:
         if match is None:
             raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl or .parquet, or in these and .gz")
         self.path, self.name, self.form = path, name, match[1].replace("ndjson", "jsonl")
+        self.notes: Counter[str] = Counter()  # what was done in reading it, and how often
 
     def open(self) -> Any:
         """Opens it to read its bytes; what is gzipped is unpacked, whatever its name says."""
@@ -42,8 +48,10 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
     line = 0
     try:
         with source.open() as file:
-            if not file.read(1):
+            if not (head := file.read(99)):
                 raise ValueError("is empty")
+        if NO_ROWS.match(head):
+            raise ValueError("is an Excel sheet, a zip file, a web page or a PDF: save it as CSV")
         for line, text, label in READERS[source.form](source, columns):
             try:
                 row = line, _clean_text(text), _clean_label(label)
@@ -52,6 +60,8 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
                     f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a "
                     "string, a label a string or an integer"
                 ) from None
+            if row[2] and isinstance(label, str) and row[2] != label:
+                source.notes["labels rid of blanks around them, or brought to NFC"] += 1
             yield row
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
         reason = (
@@ -84,7 +94,7 @@ def _clean_text(value: Any) -> str | None:
 
 @lru_cache(maxsize=4096, typed=True)
 def _clean_label(value: Any) -> str | None:
-    """Returns a label as text, without blanks around it; None where it is missing."""
+    """Returns a label as text, without blanks around it and in Unicode's NFC; None where it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():  # how pandas writes integers where some are missing
@@ -92,7 +102,7 @@ def _clean_label(value: Any) -> str | None:
     text = _clean_text(value)
     if text is not None and not isinstance(value, str | int):
         raise ValueError
-    return text and text.strip()
+    return text and unicodedata.normalize("NFC", text.strip())
 
 
 def listed(names: Sequence[str]) -> str:
@@ -120,22 +130,47 @@ def _open_text(source: Source) -> IO[str]:
     return io.TextIOWrapper(io.BufferedReader(source.open(), 1 << 20), encoding, newline="")
 
 
+def _names(cells: Sequence[str]) -> list[str]:
+    """Returns a header's names, bare of blanks, quotes and the byte-order mark of a file put behind another."""
+    return [cell.strip().strip('\ufeff"') for cell in cells]
+
+
+def _quoting(source: Source) -> int:
+    """Tells whether quotes in a TSV file enclose cells, as in CSV, or are text, as in GLUE's and SNLI's files.
+
+    They are text where more rows are whole so: what only seems a quote left open takes rows into its cell.
+    """
+    whole = {}
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        widths: list[int] = []
+        with _open_text(source) as file, contextlib.suppress(csv.Error, UnicodeDecodeError):  # reading will say it
+            widths.extend(map(len, csv.reader(file, "excel-tab", quoting=quoting, strict=True)))
+        whole[quoting] = widths.count(max(widths[:3], default=0))
+    quoting = max(whole, key=lambda way: whole[way])
+    source.notes[f"lines read with quotes {'as text' if quoting else 'around cells'}"] = whole[quoting]
+    return quoting
+
+
 def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a CSV or TSV file (RFC 4180: quoted cells may hold line breaks).
 
     A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
     """
-    delimiter = "," if source.form == "csv" else "\t"
     csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
+    dialect, quoting = ("excel", 0) if source.form == "csv" else ("excel-tab", _quoting(source))
     start = 1
     with _open_text(source) as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(file, dialect, quoting=quoting, strict=True)
         try:
-            header = [column.strip() for column in next(filter(any, reader), [])]
+            header = _names(next(filter(any, reader), []))
             text_at, label_at = _find_columns(header, columns)
             start = reader.line_num + 1
             for cells in reader:
-                if len(cells) == len(header):
+                names = _names(cells)
+                if {*columns} <= {*names}:  # of a file put behind another
+                    text_at, label_at = _find_columns(header := names, columns)
+                    source.notes["further headers dropped"] += 1
+                elif len(cells) == len(header):
                     yield start, cells[text_at], cells[label_at]
                 elif cells:
                     yield start, None, None
@@ -154,7 +189,7 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.lstrip("\ufeff"))
             except (ValueError, RecursionError) as error:  # a plain ValueError is an integer too long
                 raise ValueError(f"has in line {number} no JSON ({error}): each line must be one object") from None
             if not isinstance(row, dict):
@@ -173,11 +208,17 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
             file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
             _find_columns(file.schema_arrow.names, columns)
+            label_of: dict[Any, str | None] = {}
+            with contextlib.suppress(TypeError, KeyError, ValueError):  # no ClassLabel of Hugging Face's `datasets`
+                names = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][columns[1]]["names"]
+                label_of = {None: None, -1: None, **dict(enumerate(names)), **dict(zip(names, names, strict=True))}
             number = 0
             for batch in file.iter_batches(512, columns=columns):
                 for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
                     number += 1
-                    yield number, text, label
+                    if label_of and label not in label_of:
+                        raise ValueError(f"has in line {number} the label {label!r}, which its ClassLabel lacks")
+                    yield number, text, label_of[label] if label_of else label
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"

@@ -1,0 +1,232 @@
+"""Formats with habits of their own, and labels that look alike: read rightly or refused, saying what was assumed."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.steps.load_data.rows import Source, read_rows
+from tests.messages import one_line
+from tests.steps.load_data.test_load import Loaded
+
+Pairs = list[tuple[str | None, str | None]]
+COLUMNS = ("text", "label")
+
+
+def read(folder: Path, content: str | bytes, name: str) -> tuple[Pairs, Source]:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    source = Source(path, name)
+    return [(text, label) for _, text, label in read_rows(source, COLUMNS)], source
+
+
+def refusal(folder: Path, content: str | bytes, name: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(folder, content, name)
+    return one_line(caught, UsageError)
+
+
+PLAIN = [(f"film {number}", "pos") for number in range(5)]
+PLAIN_LINES = "".join(f"{text}\t{label}\n" for text, label in PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        ('"I loved it\tpos\nmiddle row\tneg\nthey said so"\tneg\n',
+         [('"I loved it', "pos"), ("middle row", "neg"), ('they said so"', "neg")]),
+        ('"Alien" is its name\tpos\n', [('"Alien" is its name', "pos")]),
+        ('"Never closed\tneg\nthe end\tpos\n', [('"Never closed', "neg"), ("the end", "pos")]),
+        ('a 5" disc\tpos\n"so so\tneg\n', [('a 5" disc', "pos"), ('"so so', "neg")]),
+        ('"\tpos\n""\tneg\n', [('"', "pos"), ('""', "neg")]),
+        ('"one\tpos\nno label\ntwo"\tneg\n', [('"one', "pos"), (None, None), ('two"', "neg")]),
+    ],
+)  # fmt: skip
+def test_quotes_that_are_text_in_tsv(tmp_path: Path, lines: str, rows: Pairs) -> None:
+    found, source = read(tmp_path, f"text\tlabel\n{PLAIN_LINES}{lines}", "x.tsv")
+    assert found == PLAIN + rows
+    assert "lines read with quotes as text" in source.notes
+
+
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        ('"say ""no"", please"\tpos\n', [('say "no", please', "pos")]),
+        ('"two\nlines"\tneg\n', [("two\nlines", "neg")]),
+        ('"two\n\nparagraphs\nand ""more"""\t"neg"\n', [('two\n\nparagraphs\nand "more"', "neg")]),
+        ('"a\ttab"\tpos\nsay "no"\tneg\n', [("a\ttab", "pos"), ('say "no"', "neg")]),
+        ('"a ""b"""\tpos\ntoo few\n', [('a "b"', "pos"), (None, None)]),
+    ],
+)
+def test_quotes_that_enclose_cells_in_tsv(tmp_path: Path, lines: str, rows: Pairs) -> None:
+    found, source = read(tmp_path, f'"text"\t"label"\n{PLAIN_LINES}{lines}', "x.tsv")
+    assert found == PLAIN + rows
+    assert "lines read with quotes around cells" in source.notes
+
+
+def test_tsv_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+    content = b"text\tlabel\n" + b'"a"\tpos\n' * 5000 + b"\xe4\tneg\n"
+    assert "is not utf-8 (byte 0xe4, shortly after line " in refusal(tmp_path, content, "x.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "again"),
+    [
+        ("x.csv", "text,label", "text,label"),
+        ("x.csv", "\ufefftext,label", "\ufefftext,label"),
+        ("x.csv", '\ufeff"text","label"', '\ufeff"text","label"'),
+        ("x.csv", "text,label", ' text , "label"'),
+        ("x.tsv", "text\tlabel", '"text"\t"label"'),
+        ("x.csv", "text,label", "text,label\n\ntext,label"),
+    ],
+)
+def test_a_header_again_is_dropped_and_counted(tmp_path: Path, name: str, head: str, again: str) -> None:
+    separator = "," if name == "x.csv" else "\t"
+    content = f"{head}\ngood{separator}pos\n{again}\nbad{separator}neg\n"
+    found, source = read(tmp_path, content, name)
+    assert found == [("good", "pos"), ("bad", "neg")]
+    assert source.notes["further headers dropped"] == again.count("label")
+
+
+@pytest.mark.parametrize("again", ["id,label,text\n2,neg,bad\n", "label,text\nneg,bad\n"])
+def test_a_header_again_with_other_columns(tmp_path: Path, again: str) -> None:
+    found, _ = read(tmp_path, f"id,text,label\n1,good,pos\n{again}", "x.csv")
+    assert found == [("good", "pos"), ("bad", "neg")]
+
+
+def test_json_lines_put_one_behind_the_other(tmp_path: Path) -> None:
+    line = json.dumps({"text": "a", "label": "b"}) + "\n"
+    assert read(tmp_path, f"\ufeff{line}\ufeff{line}", "x.jsonl")[0] == [("a", "b")] * 2
+
+
+@pytest.mark.parametrize("values", [[2, 0, -1, None, 1], ["c", "a", None, None, "b"]])
+def test_class_labels(tmp_path: Path, values: list[Any]) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    )
+    rows = {"text": [f"text {number}" for number in range(5)], "label": values}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "x.parquet")
+    found, _ = read(tmp_path, (tmp_path / "x.parquet").read_bytes(), "y.parquet")
+    assert [label for _, label in found] == ["c", "a", None, None, "b"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "labels", "result"),
+    [
+        ('{"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}', [1, -1], ["b", None]),
+        ('{"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}', ["b", "a"], ["b", "a"]),
+        ('{"info": {"features": {"label": {"dtype": "int64", "_type": "Value"}}}}', [1, -1], ["1", "-1"]),
+        ('{"info": {"features": [{"names": ["a"]}]}}', [1, 0], ["1", "0"]),
+        ('{"info": null}', [1, 0], ["1", "0"]),
+        ("{", [1, 0], ["1", "0"]),
+        (None, [True, False], ["true", "false"]),
+    ],
+)
+def test_metadata_of_any_kind(
+    tmp_path: Path, metadata: str | None, labels: list[Any], result: list[str | None]
+) -> None:
+    table = pyarrow.table({"text": ["x", "y"], "label": labels})
+    if metadata is not None:
+        table = table.replace_schema_metadata({"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert [label for _, label in read(tmp_path, (tmp_path / "x.parquet").read_bytes(), "x.parquet")[0]] == result
+
+
+def test_a_number_without_a_class(tmp_path: Path) -> None:
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}})}
+    table = pyarrow.table({"text": ["x", "y"], "label": [1, 2]}).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    message = refusal(tmp_path, (tmp_path / "x.parquet").read_bytes(), "x.parquet")
+    assert message == "'x.parquet' has in line 2 the label 2, which its ClassLabel lacks"
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "csv.gz"])
+@pytest.mark.parametrize(
+    "start",
+    [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-1.7", b"\n<HTML>", b"\xef\xbb\xbf<!DOCTYPE html>"],
+)
+def test_what_is_no_file_of_rows(tmp_path: Path, form: str, start: bytes) -> None:
+    content = start + b"\x14\0\xff"
+    message = refusal(tmp_path, gzip.compress(content) if form == "csv.gz" else content, f"x.{form}")
+    assert message.startswith(f"'x.{form}' is an Excel sheet, a zip file, a web page or a PDF: save it as CSV")
+
+
+def load(folder: Path, *labels: Any) -> Loaded:
+    """Loads five rows of each label."""
+    rows = [{"text": f"{place}: film {number}", "label": label} for number in range(5)
+            for place, label in enumerate(labels)]  # fmt: skip
+    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Loaded(folder, train_data=f"{folder}/x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (("1", "0", "1.0"), "'1' (5), '1.0' (5)"),
+        (("2", "1.00", "1"), "'1' (5), '1.00' (5)"),
+        (("Positive", "positive", "negative"), "'Positive' (5), 'positive' (5)"),
+        (("True", "TRUE", "False"), "'TRUE' (5), 'True' (5)"),
+        ((True, "True", False), "'True' (5), 'true' (5)"),
+        (("pos", "neg", "neg\u200b"), "'neg' (5), 'neg\\u200b' (5)"),
+        (("pos", "neg", "ne\u00adg"), "'neg' (5), 'ne\\xadg' (5)"),
+        (("so so", "so\u00a0so", "so  so"), "'so  so' (5), 'so so' (5), 'so\\xa0so' (5)"),
+        (("\u2764", "\u2764\ufe0f", "x"), "'\u2764' (5), '\u2764\ufe0f' (5)"),
+        (("\uff21", "A", "b"), "'A' (5), '\uff21' (5)"),
+        (("a<b>", "A<b>", "x"), "'A&lt;b&gt;' (5), 'a&lt;b&gt;' (5)"),
+        (("NaN", "good"), "'NaN' (5)"),
+        (("N/A", "null", "good"), "'N/A' (5), 'null' (5)"),
+    ],
+)
+def test_labels_that_look_alike_are_kept_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[Any, ...], named: str
+) -> None:
+    loaded = load(tmp_path, *labels)
+    line = f"\n- Warning: labels that look alike, or as if missing, are kept apart: {named}\n"
+    assert line in loaded.summary and line in capsys.readouterr().out
+    assert loaded.summary.count("Warning") == 1
+    assert len({label for _, label in loaded.train_rows}) == len(labels)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("-1", "1"), ("C", "C++"), ("é", "e"), ("😀", "😡"), ("1.0", "1.5")])
+def test_labels_that_do_not(tmp_path: Path, labels: tuple[str, str]) -> None:
+    assert "Warning" not in load(tmp_path, *labels).summary
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        (("caf\u00e9", "cafe\u0301", "bar"), {"caf\u00e9", "bar"}),
+        (("bad ", "bad", " good"), {"bad", "good"}),
+        (("\uac00", "\u1100\u1161\n", "b"), {"\uac00", "b"}),
+        (("\u212b", "\u00c5", "\t"), {"\u00c5"}),
+        (("x\u0323\u0307", "x\u0307\u0323", "y\u3000"), {"\u1e8b\u0323", "y"}),
+    ],
+)  # fmt: skip
+def test_labels_that_are_the_same_are_merged_and_counted(
+    tmp_path: Path, labels: tuple[str, ...], kept: set[str]
+) -> None:
+    content = "".join(json.dumps({"text": "a", "label": label}) + "\n" for label in labels * 2)
+    found, source = read(tmp_path, content, "x.jsonl")
+    assert {label for _, label in found if label is not None} == kept
+    assert source.notes["labels rid of blanks around them, or brought to NFC"] == sum(
+        label not in (None, raw) for (_, label), raw in zip(found, labels * 2, strict=True)
+    )
+
+
+def test_what_was_assumed_stands_in_the_summary(tmp_path: Path) -> None:
+    rows = "".join(f'film {number}\tgood\n"film" of {number}\tbad \n' for number in range(5))
+    (tmp_path / "x.tsv").write_text(f"text\tlabel\n{rows}text\tlabel\n{rows.replace('film', 'play')}")
+    loaded = Loaded(tmp_path, train_data=f"{tmp_path}/x.tsv")
+    assert loaded.train["rows"] + loaded.evaluation["rows"] == 20
+    for line in (
+        "22 lines read with quotes as text",
+        "1 further headers dropped",
+        "10 labels rid of blanks around them, or brought to NFC",
+    ):
+        assert f"- {tmp_path}/x.tsv: {line}\n" in loaded.summary
