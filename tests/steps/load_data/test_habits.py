@@ -91,7 +91,7 @@ def test_a_header_again_is_dropped_and_counted(tmp_path: Path, name: str, head: 
     content = f"{head}\ngood{separator}pos\n{again}\nbad{separator}neg\n"
     found, source = read(tmp_path, content, name)
     assert found == [("good", "pos"), ("bad", "neg")]
-    assert source.notes["further headers dropped"] == again.count("label")
+    assert source.notes["headers dropped"] == again.count("label")
 
 
 @pytest.mark.parametrize("again", ["id,label,text\n2,neg,bad\n", "label,text\nneg,bad\n"])
@@ -143,7 +143,7 @@ def test_a_number_without_a_class(tmp_path: Path) -> None:
     table = pyarrow.table({"text": ["x", "y"], "label": [1, 2]}).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     message = refusal(tmp_path, (tmp_path / "x.parquet").read_bytes(), "x.parquet")
-    assert message == "'x.parquet' has in line 2 the label 2, which its ClassLabel lacks"
+    assert message == "'x.parquet' has in line 2 the label 2, not of its ClassLabel"
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "csv.gz"])
@@ -154,7 +154,7 @@ def test_a_number_without_a_class(tmp_path: Path) -> None:
 def test_what_is_no_file_of_rows(tmp_path: Path, form: str, start: bytes) -> None:
     content = start + b"\x14\0\xff"
     message = refusal(tmp_path, gzip.compress(content) if form == "csv.gz" else content, f"x.{form}")
-    assert message.startswith(f"'x.{form}' is an Excel sheet, a zip file, a web page or a PDF: save it as CSV")
+    assert message.startswith(f"'x.{form}' is Excel, zip, HTML or PDF: save it as CSV")
 
 
 def load(folder: Path, *labels: Any) -> Loaded:
@@ -187,7 +187,7 @@ def test_labels_that_look_alike_are_kept_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[Any, ...], named: str
 ) -> None:
     loaded = load(tmp_path, *labels)
-    line = f"\n- Warning: labels that look alike, or as if missing, are kept apart: {named}\n"
+    line = f"\n- Warning: labels look alike, or missing, and are kept: {named}\n"
     assert line in loaded.summary and line in capsys.readouterr().out
     assert loaded.summary.count("Warning") == 1
     assert len({label for _, label in loaded.train_rows}) == len(labels)
@@ -214,7 +214,7 @@ def test_labels_that_are_the_same_are_merged_and_counted(
     content = "".join(json.dumps({"text": "a", "label": label}) + "\n" for label in labels * 2)
     found, source = read(tmp_path, content, "x.jsonl")
     assert {label for _, label in found if label is not None} == kept
-    assert source.notes["labels rid of blanks around them, or brought to NFC"] == sum(
+    assert source.notes["labels stripped or brought to NFC"] == sum(
         label not in (None, raw) for (_, label), raw in zip(found, labels * 2, strict=True)
     )
 
@@ -226,7 +226,7 @@ def test_what_was_assumed_stands_in_the_summary(tmp_path: Path) -> None:
     assert loaded.train["rows"] + loaded.evaluation["rows"] == 20
     for line in (
         "22 lines read with quotes as text",
-        "1 further headers dropped",
-        "10 labels rid of blanks around them, or brought to NFC",
+        "1 headers dropped",
+        "10 labels stripped or brought to NFC",
     ):
         assert f"- {tmp_path}/x.tsv: {line}\n" in loaded.summary

@@ -92,7 +92,7 @@ def look_alikes(labels: Counter[str]) -> list[str]:
         look = re.sub(r"\.0+$|^(n/?a|nan|null|none)$", "", look)
         groups[look].append(f"{label[:50]!r} ({labels[label]:,})")
     return [
-        f"Warning: labels that look alike, or as if missing, are kept apart: {', '.join(group[:20])}"
+        f"Warning: labels look alike, or missing, and are kept: {', '.join(group[:20])}"
         for look, group in groups.items()
         if len(group) > 1 or not look
     ][:20]

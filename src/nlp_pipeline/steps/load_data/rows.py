@@ -34,7 +34,7 @@ class Source:
         if match is None:
             raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl or .parquet, or in these and .gz")
         self.path, self.name, self.form = path, name, match[1].replace("ndjson", "jsonl")
-        self.notes: Counter[str] = Counter()  # what was done in reading it, and how often
+        self.notes = Counter[str]()  # what was done in reading it, and how often
 
     def open(self) -> Any:
         """Opens it to read its bytes; what is gzipped is unpacked, whatever its name says."""
@@ -51,7 +51,7 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
             if not (head := file.read(99)):
                 raise ValueError("is empty")
         if NO_ROWS.match(head):
-            raise ValueError("is an Excel sheet, a zip file, a web page or a PDF: save it as CSV")
+            raise ValueError("is Excel, zip, HTML or PDF: save it as CSV")
         for line, text, label in READERS[source.form](source, columns):
             try:
                 row = line, _clean_text(text), _clean_label(label)
@@ -61,7 +61,7 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
                     "string, a label a string or an integer"
                 ) from None
             if row[2] and isinstance(label, str) and row[2] != label:
-                source.notes["labels rid of blanks around them, or brought to NFC"] += 1
+                source.notes["labels stripped or brought to NFC"] += 1
             yield row
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
         reason = (
@@ -135,20 +135,20 @@ def _names(cells: Sequence[str]) -> list[str]:
     return [cell.strip().strip('\ufeff"') for cell in cells]
 
 
-def _quoting(source: Source) -> int:
+def _quoting(source: Source) -> Any:
     """Tells whether quotes in a TSV file enclose cells, as in CSV, or are text, as in GLUE's and SNLI's files.
 
     They are text where more rows are whole so: what only seems a quote left open takes rows into its cell.
     """
-    whole = {}
+    whole: dict[int, int] = {}
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
         widths: list[int] = []
         with _open_text(source) as file, contextlib.suppress(csv.Error, UnicodeDecodeError):  # reading will say it
             widths.extend(map(len, csv.reader(file, "excel-tab", quoting=quoting, strict=True)))
         whole[quoting] = widths.count(max(widths[:3], default=0))
-    quoting = max(whole, key=lambda way: whole[way])
-    source.notes[f"lines read with quotes {'as text' if quoting else 'around cells'}"] = whole[quoting]
-    return quoting
+    best = max(whole, key=lambda way: whole[way])
+    source.notes["lines read with quotes " + ("as text" if best else "around cells")] = whole[best]
+    return best
 
 
 def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
@@ -156,11 +156,12 @@ def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 
     A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
     """
+    delimiter = "," if source.form == "csv" else "\t"
     csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
-    dialect, quoting = ("excel", 0) if source.form == "csv" else ("excel-tab", _quoting(source))
+    quoting: Any = _quoting(source) if source.form == "tsv" else csv.QUOTE_MINIMAL
     start = 1
     with _open_text(source) as file:
-        reader = csv.reader(file, dialect, quoting=quoting, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
             header = _names(next(filter(any, reader), []))
             text_at, label_at = _find_columns(header, columns)
@@ -169,7 +170,7 @@ def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
                 names = _names(cells)
                 if {*columns} <= {*names}:  # of a file put behind another
                     text_at, label_at = _find_columns(header := names, columns)
-                    source.notes["further headers dropped"] += 1
+                    source.notes["headers dropped"] += 1
                 elif len(cells) == len(header):
                     yield start, cells[text_at], cells[label_at]
                 elif cells:
@@ -217,7 +218,7 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
                 for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
                     number += 1
                     if label_of and label not in label_of:
-                        raise ValueError(f"has in line {number} the label {label!r}, which its ClassLabel lacks")
+                        raise ValueError(f"has in line {number} the label {label!r}, not of its ClassLabel")
                     yield number, text, label_of[label] if label_of else label
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(
