@@ -145,7 +145,7 @@ def _quoting(source: Source) -> Any:
         widths: list[int] = []
         with _open_text(source) as file, contextlib.suppress(csv.Error, UnicodeDecodeError):  # reading will say it
             widths.extend(map(len, csv.reader(file, "excel-tab", quoting=quoting, strict=True)))
-        whole[quoting] = widths.count(max(widths[:3], default=0))
+        whole[quoting] = widths.count(next(filter(None, widths), 0))  # as the header
     best = max(whole, key=lambda way: whole[way])
     source.notes["lines read with quotes " + ("as text" if best else "around cells")] = whole[best]
     return best
