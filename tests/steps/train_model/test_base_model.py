@@ -1,17 +1,21 @@
 """Encoders that can be fine-tuned, and those that can't."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
+from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity, require_servable
+from tests.steps.archive_model.architectures import configurations
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,190 @@ def test_a_model_that_can_not_be_used_is_named(
     with pytest.raises(UsageError) as raised:
         load_base_model(base_model, ["0", "1"], max_length)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def save_base(folder: Path, encoder: Path, model: Any, **tokenizer: Any) -> str:
+    """Saves a model with the tokenizer of `encoder`, some of whose settings are other ones; returns the folder."""
+    transformers.AutoTokenizer.from_pretrained(encoder, **tokenizer).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def make_former(
+    architecture: str, labels: list[str], kind: Any = transformers.AutoModelForSequenceClassification, **config: Any
+) -> Any:
+    """Returns a finished classifier, whose head is sure of the last label, whatever the text."""
+    settings = configurations()[architecture]
+    settings.update({"id2label": dict(enumerate(labels)), "label2id": {name: at for at, name in enumerate(labels)}})
+    settings.update(config)
+    model = kind.from_config(settings)
+    with torch.no_grad():
+        head = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        head.weight.zero_()
+        head.bias.copy_(torch.arange(len(labels)) * 9.0)
+    return model
+
+
+def answer(model: Any, tokenizer: Any) -> list[float]:
+    """Returns the probabilities that a model gives the labels for some text."""
+    tokens = tokenizer("a superb film", return_tensors="pt", return_token_type_ids=False)
+    with torch.inference_mode():
+        probabilities: list[float] = model.eval()(**tokens).logits.softmax(dim=-1)[0].tolist()
+    return probabilities
+
+
+SAME, OTHER = "is the base model's", "is new: the base model's own is for other labels, or for another task"
+TOKENS = transformers.AutoModelForTokenClassification
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize(
+    ("former", "config", "message", "sure_of"),
+    [
+        (["no", "yes"], {}, SAME, "yes"),
+        (["yes", "no"], {}, SAME, "no"),
+        (["yes", "no"], {"problem_type": "single_label_classification"}, SAME, "no"),
+        (["LABEL_0", "LABEL_1"], {}, OTHER, None),
+        (["No", "Yes"], {}, OTHER, None),
+        (["no", "yes"], {"problem_type": "multi_label_classification"}, OTHER, None),
+        (["no", "yes"], {"problem_type": "regression"}, OTHER, None),
+        (["score"], {"problem_type": "regression"}, "is new", None),
+        (["no", "perhaps", "yes"], {}, "is new", None),
+        (["no", "yes"], {"kind": TOKENS}, "is new", None),
+    ],
+)
+def test_a_head_is_taken_over_by_its_labels_names_or_made_anew(
+    encoder: Path, tmp_path: Path, capsys: Any, architecture: str,
+    former: list[str], config: dict[str, Any], message: str, sure_of: str | None,
+) -> None:  # fmt: skip
+    base_model = save_base(tmp_path, encoder, make_former(architecture, former, **config))
+    model, tokenizer = load_base_model(base_model, ["no", "yes"], 32)
+    assert f"the classification head {message}" in capsys.readouterr().out
+    no, yes = answer(model, tokenizer)
+    if sure_of:
+        assert (yes if sure_of == "yes" else no) > 0.99
+    else:
+        assert 0.02 < no < 0.98  # ModernBERT begins with larger weights
+    assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification", None])
+@pytest.mark.parametrize("former", [["score"], ["a", "b"], ["yes", "no"]])
+def test_the_loss_is_that_of_single_labels(
+    encoder: Path, tmp_path: Path, problem_type: str | None, former: list[str]
+) -> None:
+    base_model = save_base(tmp_path, encoder, make_former("bert", former, problem_type=problem_type))
+    model, tokenizer = load_base_model(base_model, ["no", "yes"], 32)
+    labels = torch.tensor([0, 1])
+    outputs = model.eval()(**tokenizer(["a film", "superb"], padding=True, return_tensors="pt"), labels=labels)
+    assert torch.allclose(outputs.loss, torch.nn.functional.cross_entropy(outputs.logits, labels))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "longest"),
+    [("bert", 512), ("roberta", 79), ("mpnet", 78), ("distilbert", 512), ("xlnet", None)],
+)
+def test_the_longest_text_is_what_the_positions_allow(
+    encoder: Path, tmp_path: Path, architecture: str, longest: int | None
+) -> None:
+    xlnet = transformers.XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=2, d_inner=64, pad_token_id=0)
+    config = (configurations() | {"xlnet": xlnet})[architecture]
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    base_model = save_base(tmp_path, encoder, model, model_max_length=10**30)
+    model, tokenizer = load_base_model(base_model, ["0", "1"], longest or 1000)
+    length = longest or 1000
+    tokens = tokenizer(
+        "a " * 2000, truncation=True, max_length=length, return_tensors="pt", return_token_type_ids=False
+    )
+    assert tokens["input_ids"].shape == (1, length)
+    with torch.inference_mode():
+        model(**tokens)
+    if longest:
+        with pytest.raises(UsageError, match=f"max_length is {longest + 1}: .* reads at most {longest} tokens"):
+            load_base_model(base_model, ["0", "1"], longest + 1)
+
+
+def set_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def add_token(folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"[PRODUCT{at}]" for at in range(5)])
+    tokenizer.save_pretrained(folder)
+
+
+def cut_embedding(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    (name,) = [name for name in weights if name.endswith("word_embeddings.weight")]
+    weights[name] = weights[name][:50].clone()
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut_file(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def take_pad_token(folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    set_config(folder, pad_token_id=None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (add_token, "more, such as '[PRODUCT4]': call model.resize_token_embeddings"),
+        (cut_embedding, "another size than config.json says, such as bert.embeddings.word_embeddings.weight"),
+        (lambda folder: set_config(folder, num_hidden_layers=3), "lacks weights"),
+        (cut_file, "can't be loaded"),
+        (take_pad_token, "has no pad token: set the tokenizer's pad_token"),
+        (lambda folder: set_config(folder, model_type="vit"), "can't be loaded"),
+        (lambda folder: set_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.C"}), "can't be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be loaded"),
+        (lambda folder: transformers.CanineTokenizer().save_pretrained(folder), "fast tokenizer"),
+    ],
+)
+def test_a_model_that_does_not_hold_together_is_refused(
+    encoder: Path, tmp_path: Path, spoil: Any, message: str
+) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "base")
+    if "Canine" in str(spoil.__code__.co_names):
+        (folder / "tokenizer.json").unlink()
+    spoil(folder)
+    with pytest.raises(UsageError) as raised:
+        load_base_model(str(folder), ["0", "1"], 32)
+    assert message in str(raised.value) and "\n" not in str(raised.value) and str(folder) in str(raised.value)
+
+
+def test_a_pad_token_that_only_the_model_knows_is_told_to_the_tokenizer(encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "base")
+    take_pad_token(folder)
+    set_config(folder, pad_token_id=0)
+    assert load_base_model(str(folder), ["0", "1"], 32)[1].pad_token == "[PAD]"
+    shutil.copy(encoder / "tokenizer_config.json", folder)
+    set_config(folder, pad_token_id=None)
+    assert load_base_model(str(folder), ["0", "1"], 32)[0].config.pad_token_id == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["longformer", "bert"])
+def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_path: Path, architecture: str) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(architecture, vocab_size=64, pad_token_id=0, **sizes)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    base_model = save_base(tmp_path, encoder, model)
+    model, tokenizer = load_base_model(base_model, ["0", "1"], 32)
+    if architecture == "bert":
+        require_servable(base_model, model, tokenizer, 32)
+        return
+    with pytest.raises(UsageError) as raised:
+        require_servable(base_model, model, tokenizer, 32)
+    message = str(raised.value)
+    assert f"of the architecture {architecture}, which can't be exported to ONNX" in message and "\n" not in message
 
 
 @pytest.mark.slow

@@ -1,15 +1,23 @@
 """The encoder to fine-tune: a Hugging Face model in a folder or on the hub."""
 
+import operator
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.steps.archive_model.export import export_model
+from nlp_pipeline.steps.archive_model.packing import pack_model
+from nlp_pipeline.steps.archive_model.precision import try_archive
+
+TASK = "single_label_classification"
 
 
 def load_base_model(base_model: str, labels: list[str], max_length: int) -> tuple[Any, Any]:
-    """Loads an encoder with a new classification head, and its tokenizer.
+    """Loads an encoder with a classification head for the labels, and its tokenizer.
 
     Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
     newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
@@ -21,33 +29,134 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
         config = AutoConfig.from_pretrained(
             base_model,
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
             attention_probs_dropout_prob=0.0,  # as BERT calls it
             attention_dropout=0.0,  # as DistilBERT calls it
             trust_remote_code=False,
         )
-        model = AutoModelForSequenceClassification.from_pretrained(
+        classifier = "ForSequenceClassification" in str(config.architectures) and config.problem_type in (None, TASK)
+        former = [str(name) for _, name in sorted(config.id2label.items())] if classifier else []
+        config.problem_type = TASK  # or the loss would be the one that the base model was trained by
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+        settle_padding(tokenizer, config)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
             base_model,
             config=config,
             dtype="float32",  # whatever they were saved in: autocast needs weights that keep small updates
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # noqa: BLE001  of a broken folder, each library complains in its own way
         raise UsageError(
-            f"base_model {base_model!r} can't be loaded ({reason}); without the hub, give a folder with "
+            f"base_model {base_model!r} can't be loaded ({first_line(error)}); without the hub, give a folder with "
             "config.json, model.safetensors and tokenizer.json"
         ) from None
-    # Where there is no tokenizer, transformers makes one that knows the special tokens only.
-    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UsageError(f"base_model {base_model!r} has no fast tokenizer: put its tokenizer.json beside config.json")
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length)
+    new = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    require_whole(base_model, model, tokenizer, new)
+    longest = longest_input(model, tokenizer)
     if max_length > longest:
         raise UsageError(f"max_length is {max_length}: {base_model!r} reads at most {longest} tokens")
+    settle_head(model, former, labels, new)
     return model, tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an error says, in a line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def settle_padding(tokenizer: Any, config: Any) -> None:
+    """Has tokenizer and model pad with the same token where only one of them knows it."""
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+
+
+def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) -> None:
+    """Refuses a tokenizer that lacks something, or does not fit the model, and an encoder that lacks weights.
+
+    `new` names the weights that were made at random. An encoder without a pooler is whole: few are trained with one.
+    """
+    lacking = sorted(name for name in new if name.startswith(f"{model.base_model_prefix}.") and "pool" not in name)
+    last, number = max(tokenizer.get_vocab().items(), key=operator.itemgetter(1), default=("", 0))
+    size = getattr(model.config, "vocab_size", number + 1)
+    # Where there is no tokenizer, transformers makes one that knows the special tokens only.
+    if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
+        reason = "has no fast tokenizer: put its tokenizer.json beside config.json"
+    elif tokenizer.pad_token is None:
+        reason = "has no pad token: set the tokenizer's pad_token, and save it again"
+    elif lacking:
+        reason = f"lacks weights, or has them in another size than config.json says, such as {lacking[0]}"
+    elif number >= size:
+        reason = (
+            f"has an embedding of {size} tokens, and its tokenizer more, such as {last!r}: call "
+            "model.resize_token_embeddings(len(tokenizer)), and save it again"
+        )
+    else:
+        return
+    raise UsageError(f"base_model {base_model!r} {reason}")
+
+
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Returns how many tokens a model reads at most, as far as it is known."""
+    # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
+    unused = [
+        table.padding_idx + 1
+        for name, table in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None
+    ]
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    # XLNet says -1: its positions are relative.
+    limits = [positions - sum(unused)] if positions > 0 else []
+    return min(int(tokenizer.model_max_length), *limits, 10**9)
+
+
+def settle_head(model: Any, former: list[str], labels: list[str], new: set[str]) -> None:
+    """Takes over the head of a base model that is a classifier of the very same labels; any other head is made anew.
+
+    Args:
+        model: The model; a head that fits in size came with the base model's weights.
+        former: The base model's labels, in the order of their ids; none where it is no classifier of single labels.
+        labels: The labels, in the order of their ids.
+        new: Names of the weights that did not come with the base model.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and layer.out_features == len(labels)
+    ]
+    name, head = layers[-1]
+    if f"{name}.weight" in new:
+        print("the classification head is new")
+    elif sorted(former) == sorted(labels):
+        with torch.no_grad():
+            for weights in head.parameters():
+                weights.copy_(weights[[former.index(label) for label in labels]])
+        print("the classification head is the base model's: it is a classifier of the same labels")
+    else:
+        head.reset_parameters()
+        print("the classification head is new: the base model's own is for other labels, or for another task")
+
+
+def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: int) -> None:
+    """Refuses a model that can't be archived and served, which takes seconds to find out before it is trained."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, full, packed = Path(temporary), Path(temporary, "fp32.onnx"), Path(temporary, "packed")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        try:
+            export_model(folder, full)
+            pack_model(folder, full, packed, "fp32", max_length)
+            try_archive(packed, {name: ["a " * max_length] for name in ("text", "predicted", "label")})
+        except Exception as error:
+            raise UsageError(
+                f"base_model {base_model!r} is of the architecture {model.config.model_type}, which can't be exported "
+                f"to ONNX and served ({first_line(error)}): take a BERT, DistilBERT, RoBERTa, ELECTRA, MPNet, DeBERTa "
+                "or ModernBERT"
+            ) from error
 
 
 def model_identity(base_model: str) -> list[Any]:

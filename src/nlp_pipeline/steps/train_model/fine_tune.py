@@ -10,11 +10,11 @@ import pyarrow.parquet
 import transformers
 
 from nlp_pipeline.labels import label_order
-from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity
+from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity, require_servable
 from nlp_pipeline.steps.train_model.device import choose_device
 from nlp_pipeline.steps.train_model.rows import tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
-from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, train
+from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, last_checkpoint, train
 from nlp_pipeline.volume import Run, file_sha256
 
 
@@ -41,6 +41,8 @@ def fine_tune(
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
         transformers.set_seed(seed)
         network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length)
+        if not last_checkpoint(checkpoints):
+            require_servable(settings.base_model, network, tokenizer, settings.max_length)
         tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache)
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
         network.save_pretrained(model)
