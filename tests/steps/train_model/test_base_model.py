@@ -91,7 +91,7 @@ def answer(model: Any, tokenizer: Any) -> list[float]:
     return probabilities
 
 
-SAME, OTHER = "is the base model's", "is new: the base model's own is for other labels, or for another task"
+SAME, NEW = "is the base model's, by the labels' names", "is new"
 TOKENS = transformers.AutoModelForTokenClassification
 
 
@@ -102,13 +102,13 @@ TOKENS = transformers.AutoModelForTokenClassification
         (["no", "yes"], {}, SAME, "yes"),
         (["yes", "no"], {}, SAME, "no"),
         (["yes", "no"], {"problem_type": "single_label_classification"}, SAME, "no"),
-        (["LABEL_0", "LABEL_1"], {}, OTHER, None),
-        (["No", "Yes"], {}, OTHER, None),
-        (["no", "yes"], {"problem_type": "multi_label_classification"}, OTHER, None),
-        (["no", "yes"], {"problem_type": "regression"}, OTHER, None),
-        (["score"], {"problem_type": "regression"}, "is new", None),
-        (["no", "perhaps", "yes"], {}, "is new", None),
-        (["no", "yes"], {"kind": TOKENS}, "is new", None),
+        (["LABEL_0", "LABEL_1"], {}, NEW, None),
+        (["No", "Yes"], {}, NEW, None),
+        (["no", "yes"], {"problem_type": "multi_label_classification"}, NEW, None),
+        (["no", "yes"], {"problem_type": "regression"}, NEW, None),
+        (["score"], {"problem_type": "regression"}, NEW, None),
+        (["no", "perhaps", "yes"], {}, NEW, None),
+        (["no", "yes"], {"kind": TOKENS}, NEW, None),
     ],
 )
 def test_a_head_is_taken_over_by_its_labels_names_or_made_anew(
@@ -195,11 +195,11 @@ def take_pad_token(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (add_token, "more, such as '[PRODUCT4]': call model.resize_token_embeddings"),
-        (cut_embedding, "another size than config.json says, such as bert.embeddings.word_embeddings.weight"),
-        (lambda folder: set_config(folder, num_hidden_layers=3), "lacks weights"),
+        (add_token, "has no embedding of the token '[PRODUCT4]': call resize_token_embeddings"),
+        (cut_embedding, "has no bert.embeddings.word_embeddings.weight of the size that config.json says"),
+        (lambda folder: set_config(folder, num_hidden_layers=3), "has no bert.encoder.layer.2."),
         (cut_file, "can't be loaded"),
-        (take_pad_token, "has no pad token: set the tokenizer's pad_token"),
+        (take_pad_token, "has no pad token: set its tokenizer's pad_token"),
         (lambda folder: set_config(folder, model_type="vit"), "can't be loaded"),
         (lambda folder: set_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.C"}), "can't be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be loaded"),
@@ -242,7 +242,7 @@ def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_
     with pytest.raises(UsageError) as raised:
         require_servable(base_model, model, tokenizer, 32)
     message = str(raised.value)
-    assert f"of the architecture {architecture}, which can't be exported to ONNX" in message and "\n" not in message
+    assert f"is a {architecture}, which can't be exported to ONNX" in message and "\n" not in message
 
 
 @pytest.mark.slow

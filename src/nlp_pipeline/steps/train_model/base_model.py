@@ -1,11 +1,9 @@
 """The encoder to fine-tune: a Hugging Face model in a folder or on the hub."""
 
-import operator
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlp_pipeline.errors import UsageError
@@ -38,7 +36,11 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         config.problem_type = TASK  # or the loss would be the one that the base model was trained by
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
-        settle_padding(tokenizer, config)
+        # Where only one of the two knows what to pad with, the other learns it.
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
+        elif tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base_model,
             config=config,
@@ -49,8 +51,9 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001  of a broken folder, each library complains in its own way
+        reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"base_model {base_model!r} can't be loaded ({first_line(error)}); without the hub, give a folder with "
+            f"base_model {base_model!r} can't be loaded ({reason}); without the hub, give a folder with "
             "config.json, model.safetensors and tokenizer.json"
         ) from None
     new = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
@@ -62,39 +65,23 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     return model, tokenizer
 
 
-def first_line(error: Exception) -> str:
-    """Returns what an error says, in a line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def settle_padding(tokenizer: Any, config: Any) -> None:
-    """Has tokenizer and model pad with the same token where only one of them knows it."""
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    elif tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-
-
 def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) -> None:
     """Refuses a tokenizer that lacks something, or does not fit the model, and an encoder that lacks weights.
 
     `new` names the weights that were made at random. An encoder without a pooler is whole: few are trained with one.
     """
     lacking = sorted(name for name in new if name.startswith(f"{model.base_model_prefix}.") and "pool" not in name)
-    last, number = max(tokenizer.get_vocab().items(), key=operator.itemgetter(1), default=("", 0))
-    size = getattr(model.config, "vocab_size", number + 1)
+    numbers = tokenizer.get_vocab()
+    last = max(numbers, key=numbers.get, default="")
     # Where there is no tokenizer, transformers makes one that knows the special tokens only.
     if not tokenizer.is_fast or len(tokenizer) <= len(tokenizer.all_special_ids):
         reason = "has no fast tokenizer: put its tokenizer.json beside config.json"
     elif tokenizer.pad_token is None:
-        reason = "has no pad token: set the tokenizer's pad_token, and save it again"
+        reason = "has no pad token: set its tokenizer's pad_token"
     elif lacking:
-        reason = f"lacks weights, or has them in another size than config.json says, such as {lacking[0]}"
-    elif number >= size:
-        reason = (
-            f"has an embedding of {size} tokens, and its tokenizer more, such as {last!r}: call "
-            "model.resize_token_embeddings(len(tokenizer)), and save it again"
-        )
+        reason = f"has no {lacking[0]} of the size that config.json says"
+    elif numbers[last] >= model.config.vocab_size:
+        reason = f"has no embedding of the token {last!r}: call resize_token_embeddings"
     else:
         return
     raise UsageError(f"base_model {base_model!r} {reason}")
@@ -102,16 +89,14 @@ def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) ->
 
 def longest_input(model: Any, tokenizer: Any) -> int:
     """Returns how many tokens a model reads at most, as far as it is known."""
-    # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
-    unused = [
-        table.padding_idx + 1
-        for name, table in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None
-    ]
     positions = getattr(model.config, "max_position_embeddings", None) or 0
-    # XLNet says -1: its positions are relative.
-    limits = [positions - sum(unused)] if positions > 0 else []
-    return min(int(tokenizer.model_max_length), *limits, 10**9)
+    if positions <= 0:  # XLNet says -1: its positions are relative
+        return int(tokenizer.model_max_length)
+    for name, layer in model.named_modules():
+        # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
+        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
+            positions -= layer.padding_idx + 1
+    return min(int(tokenizer.model_max_length), positions)
 
 
 def settle_head(model: Any, former: list[str], labels: list[str], new: set[str]) -> None:
@@ -123,22 +108,16 @@ def settle_head(model: Any, former: list[str], labels: list[str], new: set[str])
         labels: The labels, in the order of their ids.
         new: Names of the weights that did not come with the base model.
     """
-    layers = [
-        (name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and layer.out_features == len(labels)
-    ]
-    name, head = layers[-1]
-    if f"{name}.weight" in new:
-        print("the classification head is new")
-    elif sorted(former) == sorted(labels):
-        with torch.no_grad():
+    name, head = [pair for pair in model.named_modules() if getattr(pair[1], "out_features", 0) == len(labels)][-1]
+    origin = "new"
+    if f"{name}.weight" not in new:
+        if sorted(former) == sorted(labels):
+            origin = "the base model's, by the labels' names"
             for weights in head.parameters():
-                weights.copy_(weights[[former.index(label) for label in labels]])
-        print("the classification head is the base model's: it is a classifier of the same labels")
-    else:
-        head.reset_parameters()
-        print("the classification head is new: the base model's own is for other labels, or for another task")
+                weights.data = weights.data[[former.index(label) for label in labels]]
+        else:
+            head.reset_parameters()
+    print(f"the classification head is {origin}")
 
 
 def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: int) -> None:
@@ -152,10 +131,10 @@ def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: in
             pack_model(folder, full, packed, "fp32", max_length)
             try_archive(packed, {name: ["a " * max_length] for name in ("text", "predicted", "label")})
         except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
             raise UsageError(
-                f"base_model {base_model!r} is of the architecture {model.config.model_type}, which can't be exported "
-                f"to ONNX and served ({first_line(error)}): take a BERT, DistilBERT, RoBERTa, ELECTRA, MPNet, DeBERTa "
-                "or ModernBERT"
+                f"base_model {base_model!r} is a {model.config.model_type}, which can't be exported to ONNX and served "
+                f"({reason}): take a BERT, RoBERTa, DeBERTa or ModernBERT"
             ) from error
 
 
