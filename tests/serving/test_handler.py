@@ -1,6 +1,8 @@
 """The handler, on archives of the tiny model, with TorchServe's own context."""
 
 import ast
+import functools
+import gzip
 import json
 import os
 import random
@@ -91,7 +93,113 @@ def test_a_form_is_told_the_content_type(handlers: Handlers, form: dict[str, Any
     context = make_context(1)
     [found] = handlers["int8"].handle([form], context)
     assert context.get_response_status(0)[0] == 400
-    assert found["error"].endswith("as application/json")
+    assert "came as a form" in found["error"] and found["error"].endswith(SEND)
+
+
+packed = functools.partial(gzip.compress, mtime=0)
+BODY = '{"instances": ["superb", "awful é"]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY,
+        f"\r\n{BODY}\n",
+        "\ufeff" + BODY,
+        BODY.encode("utf-8-sig"),
+        bytearray(BODY.encode("utf-16")),
+        BODY.encode("utf-16-le"),
+        BODY.encode("utf-32"),
+        bytearray(packed(BODY.encode())),
+        packed(BODY.encode("utf-8-sig") + b"\n"),
+    ],
+    ids=lambda body: repr(body)[:20],
+)
+def test_a_body_is_read_however_it_is_written(handlers: Handlers, body: Any) -> None:
+    [found], [status] = answer(handlers["int8"], body)
+    assert (status, labels(found)) == (200, ["4", "0"])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "(Expecting value: line 1 column 1 (char 0))"),
+        (BODY.encode("latin-1"), "byte 0xe9"),
+        (BODY + BODY, "(Extra data: "),
+        (BODY[:-1], "(Expecting ',' delimiter: "),
+        (packed(b"superb"), "(Expecting value: "),
+        (packed(BODY.encode())[:-9], "(its gzip is cut off)"),
+        (packed(BODY.encode())[:10] + b"\xff" * 9, "while decompressing"),
+        (b"\x28\xb5\x2f\xfd\x04\x58", "byte 0xb5"),  # zstd
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_why_a_body_is_no_json_is_said(handlers: Handlers, body: Any, reason: str) -> None:
+    [found], [status] = answer(handlers["int8"], body)
+    assert status == 400
+    assert reason in found["error"] and found["error"].endswith(SEND)
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        (instances(*["superb"] * 5), "5 texts, and a request may hold 4"),
+        (instances(*range(100)), "100 texts, and a request may hold 4"),
+        (json.dumps(instances(*[{"data": ""}] * 6)), "6 texts, and a request may hold 4"),
+        (packed(json.dumps(instances(*["a"] * 7)).encode()), "7 texts, and a request may hold 4"),
+        (packed(b" " * 10_000_000 + BODY.encode()), "more than 6553500 bytes"),
+        (packed(b"[" * 6_553_501)[:-8], "more than 6553500 bytes"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_request_that_is_too_large_is_refused_by_itself(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch, body: Any, limit: str
+) -> None:
+    monkeypatch.setattr(handler_module, "TEXTS", 4)
+    answers, statuses = answer(handlers["int8"], instances(*["superb"] * 4), body, instances("awful"))
+    assert statuses == [200, 413, 200]
+    assert [labels(answers[at]) for at in (0, 2)] == [["4"] * 4, ["0"]]
+    assert limit in answers[1]["error"] and answers[1]["error"].endswith("send it in parts")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_text_that_the_model_cannot_take_fails_its_own_request(
+    model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, on_gpu: bool
+) -> None:
+    handler = load_handler(made_release(model, precision))
+    monkeypatch.setattr(handler, "on_gpu", on_gpu)
+    handler.tokenizer.add_tokens(["[PRODUCT]"])  # the model has no embedding for it
+    bodies = [instances("superb"), instances("awful", "a [PRODUCT]"), b"", instances("awful"), instances("[PRODUCT]")]
+    answers, statuses = answer(handler, *bodies)
+    assert statuses == [200, 400, 400, 200, 400]
+    assert [labels(answers[at]) for at in (0, 3)] == [["4"], ["0"]]
+    assert all(answers[at]["error"].startswith("[ONNXRuntimeError] ") for at in (1, 4))
+
+
+def test_what_is_not_the_requests_fault_is_a_500_of_its_own(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = load_handler(made_release(model, "int8"))
+    encode = handler.encode
+
+    def failing(text: str) -> Any:
+        if text == "unlucky":
+            raise RuntimeError("no luck today")
+        return encode(text)
+
+    monkeypatch.setattr(handler, "encode", failing)
+    answers, statuses = answer(handler, instances("superb"), instances("unlucky"), instances())
+    assert statuses == [200, 500, 200]
+    assert answers[1:] == [{"error": "no luck today"}, {"predictions": []}]
+    assert "RuntimeError: no luck today" in caplog.text
+
+
+def test_every_answer_is_said_to_be_json(handlers: Handlers) -> None:
+    context = make_context(4)
+    handlers["int8"].handle([{"body": BODY}, {"body": b""}, {}, {"body": instances(*range(300))}], context)
+    assert [context.get_response_status(at)[0] for at in range(4)] == [200, 400, 400, 413]
+    assert [context.get_response_content_type(at) for at in range(4)] == ["application/json"] * 4
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +309,7 @@ JSON = st.recursive(
 # Texts of any characters, half surrogate pairs among them: JSON can say "\ud800".
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
 INSTANCE = TEXT | st.fixed_dictionaries({}, optional={"data": TEXT, "text": TEXT | st.none()}) | JSON
-BODY = st.fixed_dictionaries({"instances": st.lists(INSTANCE, max_size=4)}) | JSON | st.binary(max_size=9)
+REQUEST = st.fixed_dictionaries({"instances": st.lists(INSTANCE, max_size=4)}) | JSON | st.binary(max_size=9)
 
 
 def is_well_formed(body: Any) -> bool:
@@ -216,7 +324,11 @@ def is_well_formed(body: Any) -> bool:
     return all(isinstance(text, str) for text in texts)
 
 
-@given(bodies=st.lists(BODY | BODY.map(lambda body: body if isinstance(body, bytes) else json.dumps(body)), max_size=4))
+@given(
+    bodies=st.lists(
+        REQUEST | REQUEST.map(lambda body: body if isinstance(body, bytes) else json.dumps(body)), max_size=4
+    )
+)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_body_is_answered(handlers: Handlers, bodies: list[Any]) -> None:
     bodies.append(instances("superb \ud800", "awful \x00\U0010ffff\u2028"))

@@ -1,5 +1,8 @@
 """The real TorchServe on archives of the tiny model: what it answers, how it fails, that it ends."""
 
+import functools
+import gzip
+import json
 import re
 import socket
 from collections import Counter
@@ -61,16 +64,60 @@ def test_it_answers_over_http(address: str, rows: Any) -> None:
 def test_a_malformed_request_gets_a_sentence(address: str, body: bytes, content_type: str) -> None:
     with httpx.Client(trust_env=False) as client:
         response = client.post(address, content=body, headers={"Content-Type": content_type})
-        assert response.status_code == 400
+        assert (response.status_code, response.headers["Content-Type"]) == (400, "application/json")
         assert " " in response.json()["error"]
         assert labels(client.post(address, json={"instances": ["superb"]})) == ["4"]
+
+
+packed = functools.partial(gzip.compress, mtime=0)
+BODY = b'{"instances": ["superb"]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (BODY, {"Content-Type": "application/json; charset=utf-8"}),
+        (BODY, {"Content-Type": "text/plain"}),
+        (BODY, {"Content-Type": "application/octet-stream"}),
+        (BODY, {}),
+        (BODY + b"\r\n", {"Content-Type": "application/json"}),
+        (b"\xef\xbb\xbf" + BODY, {"Content-Type": "application/json"}),
+        (b"\xef\xbb\xbf" + BODY, {"Content-Type": "text/plain"}),
+        (packed(BODY), {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
+        (packed(BODY), {"Content-Type": "text/plain", "content-encoding": "gzip"}),
+        (packed(BODY), {}),
+        (b"data=" + BODY, {"Content-Type": "application/x-www-form-urlencoded"}),
+    ],
+)
+def test_a_body_is_read_however_it_is_sent(address: str, body: bytes, headers: dict[str, str]) -> None:
+    response = httpx.post(address, content=body, headers=headers, trust_env=False)
+    assert labels(response) == ["4"]
+    assert response.headers["Content-Type"] == "application/json"
+
+
+def test_requests_that_are_too_large_harm_none_beside_them(address: str, release: Path) -> None:
+    """By their texts, by what they unpack to, and by their bytes, where TorchServe itself refuses."""
+    many = {"content": json.dumps({"instances": ["ok"] * 130_000}).encode()}
+    bomb = {"content": packed(b" " * 9_000_000 + BODY)}
+    large = {"content": b" " * 7_000_000 + BODY}
+    small = {"content": BODY}
+    requests = [many, bomb, large, *[small] * 5] * 4
+
+    def post(request: dict[str, bytes]) -> httpx.Response:
+        return httpx.post(address, **request, trust_env=False, timeout=60)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(post, requests))
+    assert [response.status_code for response in responses] == [413, 413, 413, *[200] * 5] * 4
+    assert "130000 texts, and a request may hold 256" in responses[0].json()["error"]
+    assert "more than 6553500 bytes" in responses[1].json()["error"]
 
 
 def test_150_requests_at_once_get_the_answers_they_would_get_alone(
     address: str, release: Path, tmp_path: Path, rows: Any
 ) -> None:
     """Batched or not, beside malformed ones, and though all wait in the server's queue, which by default takes 100."""
-    first = b"        answers: list[dict[str, Any]] = []"
+    first = b"        answers = self.outcomes(data)"
     report = b'        import time; time.sleep(0.1); logger.info("a batch of %d", len(data))\n'
     slow = changed_release(
         release, tmp_path / "slow", {"handler.py": lambda source: source.replace(first, report + first)}

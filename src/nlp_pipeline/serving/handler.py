@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 32  # texts a model call on a GPU; a request may hold any number
+CHUNK = 32  # texts a model call on a GPU
 CHARACTERS = 8  # a token, generously: so much of a long text is looked at first
-SEND = 'send {"instances": ["a text", ...]} as application/json'
+FAR = 1000  # characters a token: no more is looked at, as megabytes without a space take a gigabyte
+TEXTS = 256  # a request may hold: others wait until it is answered
+SIZE = 6_553_500  # bytes of an unpacked body: as many as TorchServe takes
+SEND = 'send {"instances": ["a text", ...]} as application/json, plain or in gzip'
 WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # The model's inputs, by what the tokenizer calls them.
@@ -42,19 +46,38 @@ def usable_cpus() -> int:
         return cpus
 
 
-def texts_of(body: Any) -> list[str]:
-    """Returns the texts of a body, parsed JSON or the bytes or text of it; ValueError says what is wrong with it.
+def parse(body: Any) -> Any:
+    """Returns the JSON in the bytes of a body: in gzip or not, in UTF-8, UTF-16 or UTF-32, with a BOM or without."""
+    if body[:2] == b"\x1f\x8b":  # whatever the headers say: no JSON begins so
+        unpacker = zlib.decompressobj(31)
+        body = unpacker.decompress(body, SIZE + 1)
+        if len(body) > SIZE:
+            raise OverflowError(f"more than {SIZE} bytes, unpacked: send it in parts")
+        if not unpacker.eof:
+            raise ValueError("its gzip is cut off")
+    return json.loads(body)
 
-    An instance is `"text"`, `{"data": "text"}` or `{"text": "text"}`.
+
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """Returns the texts of a request; ValueError says what is wrong with it, OverflowError that it is too large.
+
+    TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form under their names. An
+    instance is `"text"`, `{"data": "text"}` or `{"text": "text"}`.
     """
+    if not row.keys() & {"body", "data"}:
+        raise ValueError(f"the body came as a form, as curl -d sends it by default; {SEND}")
+    body = row.get("body", row.get("data"))
     if isinstance(body, (bytes, bytearray, str)):
         try:
-            body = json.loads(body)
-        except (ValueError, RecursionError):
-            raise ValueError(f"the body is no JSON; {SEND}") from None
+            # In bytes, json takes a BOM, UTF-16 and UTF-32 too.
+            body = parse(body.encode() if isinstance(body, str) else body)
+        except (ValueError, RecursionError, zlib.error) as error:
+            raise ValueError(f"the body is no JSON ({error}); {SEND}") from None
     instances = body.get("instances") if isinstance(body, dict) else None
     if not isinstance(instances, list):
         raise ValueError(f'the body has no list "instances"; {SEND}')
+    if len(instances) > TEXTS:
+        raise OverflowError(f"{len(instances)} texts, and a request may hold {TEXTS}: send it in parts")
     texts = []
     for number, instance in enumerate(instances):
         text = instance.get("data", instance.get("text")) if isinstance(instance, dict) else instance
@@ -141,7 +164,7 @@ class TextClassificationHandler:
             encoding = self.tokenizer.encode(beginning.rpartition(" ")[0])
             if encoding.overflowing and last_word(encoding) < last_word(encoding.overflowing[-1]):
                 return encoding
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text[: FAR * self.max_length])
 
     def classify_in_chunks(self, encodings: list[Any]) -> list[Any]:
         """Returns the probabilities of texts that share calls with texts of like length: less padding to compute."""
@@ -163,20 +186,28 @@ class TextClassificationHandler:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def handle(self, data: list[Any], context: Any) -> list[Any]:
-        """Answers each request of a batch: `{"predictions": [...]}`, or `{"error": "a sentence"}` and the status 400.
+    def outcomes(self, rows: list[Any]) -> list[Any]:
+        """Returns for each request its predictions, or the error that it alone has made."""
+        try:
+            requests = [texts_of(row) for row in rows]
+            predictions = iter(self.classify([text for texts in requests for text in texts]))
+            return [{"predictions": [next(predictions) for _ in texts]} for texts in requests]
+        except Exception as error:  # noqa: BLE001, also what a model can't compute
+            if len(rows) > 1:  # whose is it?
+                return [outcome for row in rows for outcome in self.outcomes([row])]
+            return [error]
 
-        TorchServe puts what was sent under "body", as JSON, text or bytes; the fields of a form under their names.
-        """
-        answers: list[dict[str, Any]] = []
-        for at, row in enumerate(data):
-            try:
-                answers.append({"predictions": texts_of(row.get("body", row.get("data")))})
-            except ValueError as error:
-                answers.append({"error": str(error)})
-                context.set_response_status(400, "Bad Request", at)
-        batches = [answer["predictions"] for answer in answers if "predictions" in answer]
-        predictions = iter(self.classify([text for texts in batches for text in texts]))
-        for texts in batches:
-            texts[:] = [next(predictions) for _ in texts]
+    def handle(self, data: list[Any], context: Any) -> list[Any]:
+        """Answers each request of a batch: `{"predictions": [...]}`, or `{"error": "a sentence"}` and its status."""
+        answers = self.outcomes(data)
+        for at, error in enumerate(answers):
+            context.set_response_content_type(at, "application/json")
+            if isinstance(error, Exception):
+                # So ONNX Runtime calls what a model can't take, such as a token that it has no embedding for.
+                is_theirs = isinstance(error, ValueError) or "INVALID_ARGUMENT" in str(error)
+                status = 413 if isinstance(error, OverflowError) else 400 if is_theirs else 500
+                context.set_response_status(status, "", at)
+                if status == 500:
+                    logger.error("a request failed", exc_info=error)
+                answers[at] = {"error": str(error)}
         return answers

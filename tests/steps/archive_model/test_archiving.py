@@ -9,7 +9,7 @@ import pytest
 
 from nlp_pipeline.pipeline.embedding import FILES
 from nlp_pipeline.release import verify
-from nlp_pipeline.serving.handler import TextClassificationHandler
+from nlp_pipeline.serving.handler import TEXTS, TextClassificationHandler
 from nlp_pipeline.serving.handler import __file__ as handler_file
 from nlp_pipeline.steps.archive_model.packing import HANDLER_REQUIREMENTS, build_mar, pack_model, server_config
 from tests.serving.conftest import MAX_LENGTH, exported, made_release, make_context
@@ -65,6 +65,8 @@ def test_the_servers_settings() -> None:
     assert (keys["grpc_inference_port"], keys["model_store"]) == ("7070", "/mnt/models/model-store")
     assert keys["disable_token_authorization"] == keys["install_py_dep_per_model"] == "true"
     assert (keys["job_queue_size"], keys["enable_envvars_config"]) == ("1000", "false")
+    # A full request is answered whatever its labels: each may take 200 emoji, of 12 characters in JSON.
+    assert int(keys["max_response_size"]) > TEXTS * 200 * 12
     snapshot = json.loads(keys["model_snapshot"])["models"]["tiny"]["1.0"]
     assert (snapshot["marName"], snapshot["batchSize"], snapshot["maxBatchDelay"]) == ("tiny.mar", 8, 1)
 

@@ -72,11 +72,12 @@ def server_config(model_name: str, batch_size: int) -> str:
         "maxWorkers": 1,
         "batchSize": batch_size,
         "maxBatchDelay": 1,
-        "responseTimeout": 120,
+        "responseTimeout": 600,  # then the worker is killed; full requests of long texts may take minutes
     }
     snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {model_name: {"1.0": version}}}
     # enable_envvars_config: KServe's envelope, which the environment could ask for, answers the first request of a
     # batch only. job_queue_size: more requests that wait are refused with a 503; TorchServe's own limit is 100.
+    # max_response_size: beyond it, TorchServe kills the worker, and all of the batch get a 500.
     return f"""\
 inference_address=http://0.0.0.0:8085
 management_address=http://0.0.0.0:8085
@@ -89,6 +90,7 @@ disable_token_authorization=true
 install_py_dep_per_model=true
 enable_envvars_config=false
 job_queue_size=1000
+max_response_size=100000000
 model_store=/mnt/models/model-store
 model_snapshot={json.dumps(snapshot, separators=(",", ":"))}
 """
