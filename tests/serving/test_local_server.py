@@ -130,7 +130,7 @@ def test_sigterm_while_requests_are_in_flight(release: Path, tmp_path: Path, aga
     waits = WAITS.format(path=str(go)).encode()
     held = changed_release(release, tmp_path / "held", {"handler.py": lambda source: source + waits})
     [port] = free_ports(1)
-    bodies = [{"instances": ["superb"] * count} for count in (1, 2, 300)] * 4
+    bodies = [{"instances": ["superb"] * count} for count in (1, 2, 200)] * 4
     flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
     with ThreadPoolExecutor(len(bodies)) as pool, command(*flags, temporary=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
