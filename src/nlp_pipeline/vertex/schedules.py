@@ -39,13 +39,13 @@ def read_cron(text: str) -> cron.Cron:
     match = ZONED.fullmatch(text)
     zone, fields = match.groups("UTC") if match else ("UTC", text)
     read = cron.read_cron(fields)
-    if read.evaluated.split()[0] != "0":
+    if read.expression.split()[0].strip("0"):
         raise cron.refusal(text, 'Vertex AI knows no seconds: write 0 for the first field, as in "0 0 2 * * *"')
     try:
         ZoneInfo(zone)
     except (LookupError, ValueError, OSError):
         raise cron.refusal(text, f"there is no time zone {zone!r}: write it as in TZ=Europe/Berlin") from None
-    return replace(read, expression=f"TZ={zone} {' '.join(read.expression.split()[1:])}", zone=zone)
+    return replace(read, zone=zone)
 
 
 def label(content: Any, name: str) -> str:
@@ -91,7 +91,7 @@ class Schedules(schedules.Schedules):
         run.labels[CONTENT] = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return aiplatform_v1.Schedule(
             display_name=timing.name,
-            cron=timing.cron.expression,
+            cron=f"TZ={timing.cron.zone} {timing.cron.expression.partition(' ')[2]}",
             start_time=timing.later_start,  # runs since a start that is past are not made up for
             end_time=timing.end,
             max_concurrent_run_count=timing.max_concurrency,
