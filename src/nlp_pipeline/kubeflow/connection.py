@@ -21,7 +21,7 @@ import httpx
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.http import explain, explained, fetch, http_client, read_host
 from nlp_pipeline.kubeflow.sign_in import Page, choose_sign_in
-from nlp_pipeline.platforms.calls import ERRORS, TRANSIENT, make_once
+from nlp_pipeline.platforms.calls import ERRORS, TRANSIENT, make_once, once_per_settings
 from nlp_pipeline.settings import Settings, redacted
 from nlp_pipeline.storage import retrying
 
@@ -221,14 +221,9 @@ def _read_health(answer: httpx.Response) -> dict[str, Any] | None:
     return health if isinstance(health, dict) and (not health or HEALTHY & set(health)) else None
 
 
-_last: tuple[Settings, Connection] | None = None
-
-
+@once_per_settings
 def connect(settings: Settings) -> Connection:
-    """Returns a connection, and says on stderr how it signed in: once for each settings, as a command has them."""
-    global _last
-    if _last is not None and _last[0] is settings:
-        return _last[1]
+    """Returns a connection, and says on stderr how it signed in."""
     for name in ("namespace", "service_account"):
         if not re.fullmatch(NAME, value := getattr(settings, name)):
             raise UsageError(f"{name} is {value[:80]!r}: it must be a name as Kubernetes has them")
@@ -240,5 +235,4 @@ def connect(settings: Settings) -> Connection:
     if connection.multi_user and not connection.namespace:
         raise UsageError("this Kubeflow has several users: give --namespace NAME, the namespace of your profile")
     print(f"{connection.host}, {connection.sign_in.how}", file=sys.stderr)
-    _last = settings, connection
     return connection

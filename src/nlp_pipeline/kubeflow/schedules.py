@@ -1,8 +1,7 @@
 """Recurring runs of the pipeline.
 
 A recurring run of Kubeflow can't be changed, and several may have the same name. So a new one is made before the old
-ones of its name are removed: what fails in between leaves two, never none, and the next call removes the older. Which
-one is older is told by a revision that each carries in its description, as two users may do this at the same time.
+ones of its name are removed: what fails in between leaves two, never none, and the next call removes the older.
 """
 
 import contextlib
@@ -11,21 +10,19 @@ import json
 import re
 import uuid
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow import pipelines
-from nlp_pipeline.kubeflow.connection import Connection, connect
+from nlp_pipeline.kubeflow.connection import connect
 from nlp_pipeline.pipeline.compiling import version_name
 from nlp_pipeline.platforms import schedules
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.cron import next_times, read_cron
 from nlp_pipeline.platforms.schedules import ENABLED, ENDED, PAUSED, Schedule, ScheduleOptions, Timing, write_time
 
-# What a recurring run that was made here carries in its description: which is the newest, what it is made of, and the
-# request that made it.
-MARK = re.compile(r"revision ([0-9]+), content ([0-9a-f]{16}), request [0-9a-f]{32}")
+# What a recurring run that was made here carries in its description: a digest of what it is made of.
+CONTENT = re.compile("content ([0-9a-f]{16})")
 
 
 class Schedules(schedules.Schedules):
@@ -34,43 +31,36 @@ class Schedules(schedules.Schedules):
     platform = "Kubeflow"
     when_resumed = "if a time has passed meanwhile, Kubeflow starts a run at once"
 
-    @cached_property
-    def _connection(self) -> Connection:
-        return connect(self.settings)
-
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
         pipelines.check_parameters(self.settings, values)
         return options.read(read_cron, self.platform)
 
     def list_schedules(self) -> list[Schedule]:
-        connection = self._connection
+        connection = connect(self.settings)
         method = connection.recurring_runs.recurring_run_service_list_recurring_runs
         items = connection.list_all("listing schedules", method, "recurring_runs", namespace=connection.namespace)
-        # Who makes one has seen those before it and gives it a higher revision; so what counts as the newest stays that
-        # until a newer one is made, and is removed by no one.
-        in_order = sorted(items, key=lambda item: (_read_mark(item)[0], item.created_at, item.recurring_run_id))
-        return [_read_schedule(item) for item in in_order]
+        return [_read_schedule(item) for item in sorted(items, key=lambda item: item.created_at)]
 
     def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
         import kfp_server_api  # type: ignore[import-untyped]
 
         ir, version, experiment_id = pipelines.compiled(self.settings), None, None
         if not dry_run:
-            uploaded = pipelines.upload_version(self._connection, ir)
+            connection = connect(self.settings)
+            uploaded = pipelines.upload_version(connection, ir)
             version = kfp_server_api.V2beta1PipelineVersionReference(uploaded.pipeline_id, uploaded.version_id)
-            experiment_id = pipelines.get_experiment(self._connection, self.settings.experiment)
+            experiment_id = pipelines.get_experiment(connection, self.settings.experiment)
         when = [timing.cron.expression, timing.start, timing.end, timing.catch_up, timing.max_concurrency]
         account, experiment = self.settings.service_account, self.settings.experiment
         asked = json.dumps([version_name(ir), experiment, account, values, when], sort_keys=True, default=str)
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
-        revision = _read_mark(former)[0] + 1 if former else 1
-        mark = f"revision {revision}, content {digest}, request {uuid.uuid4().hex}"
         # Where its start is past, Kubeflow makes up for what was missed: all with catch-up, otherwise the last of it.
         start = timing.start if timing.catch_up and former is None else timing.later_start
         cron = kfp_server_api.V2beta1CronSchedule(cron=timing.cron.expression, start_time=start, end_time=timing.end)
         return kfp_server_api.V2beta1RecurringRun(
             display_name=timing.name,
-            description=f"Made by nlp-pipeline --schedule: {mark}",
+            # By the request it is found again where the answer is lost.
+            description=f"Made by nlp-pipeline --schedule: content {digest}, request {uuid.uuid4().hex}",
             pipeline_version_reference=version,
             runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
             experiment_id=experiment_id,
@@ -86,10 +76,10 @@ class Schedules(schedules.Schedules):
         for name in ("pipeline_version_reference", "experiment_id"):
             if getattr(desired, name) not in (None, getattr(former, name)):
                 return "replaced"
-        return "unchanged" if _read_mark(former)[1] == _read_mark(desired)[1] else "replaced"
+        return "unchanged" if _read_digest(former) == _read_digest(desired) else "replaced"
 
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
-        connection, name = self._connection, desired.display_name
+        connection, name = connect(self.settings), desired.display_name
 
         def find() -> Any:
             named = self.named(name)
@@ -99,16 +89,10 @@ class Schedules(schedules.Schedules):
         item = connection.create(f"scheduling {name!r}", method, find, desired)
         return _read_schedule(item)
 
-    def look_again(self, made: Schedule, older: list[Schedule]) -> list[Schedule]:
-        named = self.named(made.name)
-        if [schedule.id for schedule in named[-1:]] == [schedule.id for schedule in older[-1:]]:
-            raise PipelineError("Kubeflow took it, but it is not there; nothing was removed")
-        return named
-
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
-        own = {"pause": "disable", "resume": "enable"}.get(verb, verb)
-        method = getattr(self._connection.recurring_runs, f"recurring_run_service_{own}_recurring_run")
-        self._connection.call(doing, method, schedule.id)
+        connection, own = connect(self.settings), {"pause": "disable", "resume": "enable"}.get(verb, verb)
+        method = getattr(connection.recurring_runs, f"recurring_run_service_{own}_recurring_run")
+        connection.call(doing, method, schedule.id)
 
     def describe(self, content: Any) -> dict[str, Any]:
         source, by_cron = content.pipeline_version_reference, content.trigger.cron_schedule
@@ -127,7 +111,7 @@ class Schedules(schedules.Schedules):
         }
 
     def look_up(self, schedule: Schedule) -> dict[str, Any]:
-        connection, source = self._connection, schedule.content.pipeline_version_reference
+        connection, source = connect(self.settings), schedule.content.pipeline_version_reference
         version = source and source.pipeline_version_id
         if version:
             read = connection.pipelines.pipeline_service_get_pipeline_version
@@ -154,10 +138,10 @@ class Schedules(schedules.Schedules):
         }
 
 
-def _read_mark(item: Any) -> tuple[int, str]:
-    """Returns the revision of a recurring run, and the digest of its content; 0 and empty for those of others."""
-    match = MARK.search(item.description or "")
-    return (int(match[1]), match[2]) if match else (0, "")
+def _read_digest(item: Any) -> str:
+    """Returns the digest of what a recurring run is made of; empty for those of others."""
+    match = CONTENT.search(item.description or "")
+    return match[1] if match else ""
 
 
 def _read_bounds(item: Any) -> tuple[datetime | None, ...]:

@@ -1,10 +1,14 @@
 """Calls of a server's API: what they end with, when they are tried again, and how something is made just once."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.settings import Settings
 from nlp_pipeline.storage import retrying
+
+T = TypeVar("T")
 
 # Statuses of a server that fails for a moment.
 TRANSIENT = (429, 500, 502, 503, 504)
@@ -20,6 +24,19 @@ class ConflictError(PipelineError):
 
 class UnansweredError(PipelineError):
     """No answer came in time; what was asked for may still be done."""
+
+
+def once_per_settings(connect: Callable[[Settings], T]) -> Callable[[Settings], T]:
+    """Decorates a function that connects: for the same settings, as a command has them, it returns the same again."""
+    last: list[tuple[Settings, T]] = []
+
+    @wraps(connect)
+    def connect_once(settings: Settings) -> T:
+        if not last or last[0][0] is not settings:
+            last[:] = [(settings, connect(settings))]
+        return last[0][1]
+
+    return connect_once
 
 
 # What an answer's status means; others are failures.

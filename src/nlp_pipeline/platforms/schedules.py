@@ -13,8 +13,8 @@ from nlp_pipeline.platforms.cron import Cron, next_times
 from nlp_pipeline.settings import Settings
 
 MOST_AT_ONCE = 10
-# How many of its next times are reported, and up to how many missed ones are counted.
-NEXT, COUNTED = 5, 1000
+# How many of its next times are reported.
+NEXT = 5
 ENABLED, PAUSED, ENDED = "enabled", "paused", "ended"
 # What a schedule's change is in messages while it is done, and when it is done.
 CHANGES = {"delete": ("removing", "removed"), "pause": ("pausing", "paused"), "resume": ("resuming", "resumed")}
@@ -46,13 +46,9 @@ class Timing:
         """Returns what a start in the past means; empty where it is none."""
         if self.start is None or self.later_start:
             return ""
-        if not self.catch_up or replaces:
-            why = ", as it replaces a former one" if self.catch_up else ""
-            return f"its start is past, and runs since then are not made up for{why}"
-        missed = sum(time <= self.now for time in next_times(self.cron, COUNTED, self.start))
-        return (
-            f"its start is past: {'more than ' * (missed == COUNTED)}{missed} runs since then are made up for at once"
-        )
+        if self.catch_up and not replaces:
+            return "its start is past: runs since then are made up for at once"
+        return "its start is past, and runs since then are not made up for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +122,7 @@ class Schedules(ABC):
 
     @abstractmethod
     def list_schedules(self) -> list[Schedule]:
-        """Returns all schedules, of any pipeline, in an order on which all agree: oldest first."""
+        """Returns all schedules, of any pipeline, oldest first."""
 
     @abstractmethod
     def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
@@ -139,10 +135,6 @@ class Schedules(ABC):
     @abstractmethod
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
         """Makes a schedule, once, or updates a former one; returns it."""
-
-    def look_again(self, made: Schedule, older: list[Schedule]) -> list[Schedule]:
-        """Returns those of a name after one was made, the newest last: others may have done so at the same time."""
-        return [*older, made]
 
     @abstractmethod
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
@@ -164,9 +156,8 @@ class Schedules(ABC):
         A schedule that was paused stays so.
 
         Returns:
-            `action` ("created", "updated", "replaced", "unchanged", or "superseded" by another one who did this at the
-            same time), `became` (whether five fields became these), `next` (times in UTC), `replaced` (the ids of those
-            that were removed), `note`, and what the schedule is.
+            `action` ("created", "updated", "replaced" or "unchanged"), `became` (whether five fields became these),
+            `next` (times in UTC), `replaced` (the ids of those that were removed), `note`, and what the schedule is.
 
         Raises:
             UsageError: Something is wrong.
@@ -187,11 +178,10 @@ class Schedules(ABC):
             f"older ones of this name go: {len(older)}" if older and kept else "",
         ]
         if not dry_run:
-            made = kept if kept and action == "unchanged" else self.send(desired, kept)
-            older, kept = self._settle(made, older, action, paused)
-            if kept.id != made.id:
-                action = "superseded"
-                notes.append("another one of this name was made at the same time, and stays instead")
+            kept = kept if kept and action == "unchanged" else self.send(desired, kept)
+            if paused and kept.status != PAUSED:
+                self._change("pause", kept)
+            self._remove(older, kept, action)
         return {
             "name": timing.name,
             "action": action,
@@ -207,25 +197,18 @@ class Schedules(ABC):
             "end": timing.end and write_time(timing.end),
         }
 
-    def _settle(
-        self, kept: Schedule, older: list[Schedule], action: str, paused: bool
-    ) -> tuple[list[Schedule], Schedule]:
-        """Removes the older schedules of a name; returns these, and the one that is kept."""
-        name, left = kept.name, older
+    def _remove(self, older: list[Schedule], kept: Schedule, action: str) -> None:
+        """Removes the older schedules of a name; the error says that the new one is there."""
+        left = list(older)
         try:
-            if action in ("created", "replaced"):
-                *older, kept = self.look_again(kept, older)
-            if paused and kept.status != PAUSED:
-                self._change("pause", kept)
-            for at, schedule in enumerate(older):
-                left = older[at:]
-                self._change("delete", schedule)
+            while left:
+                self._change("delete", left[0])
+                del left[0]
         except PipelineError as error:
             done = "is as it was" if action == "unchanged" else "was scheduled anew"
             more = "older ones of this name may be there, too, until the same command is run again"
             facts = {"id": kept.id, "left": [schedule.id for schedule in left]}
-            raise type(error)(f"{name!r} {done}, but {more}: {error}", facts) from None
-        return older, kept
+            raise type(error)(f"{kept.name!r} {done}, but {more}: {error}", facts) from None
 
     def schedules(self) -> list[dict[str, Any]]:
         """Returns the schedules, of any pipeline, by name.

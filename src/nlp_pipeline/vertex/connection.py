@@ -10,7 +10,7 @@ from typing import Any
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import matches
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
-from nlp_pipeline.platforms.calls import ERRORS
+from nlp_pipeline.platforms.calls import ERRORS, once_per_settings
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.vertex.settings import ACCOUNT, LOCATION_NAME, PROJECT_NAME
 from nlp_pipeline.vertex.steps.api import SIGN_IN, Api, one_line
@@ -129,18 +129,12 @@ class Connection(Api):
             raise UsageError(f"there is no bucket {name}: {make}")
 
 
-_last: tuple[Settings, Connection] | None = None
-
-
+@once_per_settings
 def connect(settings: Settings) -> Connection:
-    """Returns a connection, and says on stderr whose it is: once for each settings, as a command has them."""
-    global _last
-    if _last is not None and _last[0] is settings:
-        return _last[1]
+    """Returns a connection, and says on stderr whose it is."""
     connection = Connection(settings)
     who = f", as {connection.who}" if connection.who else ", by the credentials of gcloud"
     print(f"project {connection.project}, region {connection.region}{who}", file=sys.stderr)
-    _last = settings, connection
     return connection
 
 

@@ -11,7 +11,7 @@ import re
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,7 @@ from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.platforms import cron, schedules
 from nlp_pipeline.platforms.calls import make_once
 from nlp_pipeline.platforms.schedules import ENABLED, ENDED, PAUSED, Schedule, ScheduleOptions, Timing, write_time
-from nlp_pipeline.vertex.connection import Connection, connect
+from nlp_pipeline.vertex.connection import connect
 from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, build_run, check_parameters
 from nlp_pipeline.vertex.runs import list_runs
 
@@ -59,10 +59,6 @@ class Schedules(schedules.Schedules):
     platform = "Vertex AI"
     when_resumed = "runs that it has missed meanwhile are not made up for"
 
-    @cached_property
-    def _connection(self) -> Connection:
-        return connect(self.settings)
-
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
         if options.catch_up:
             raise UsageError("--catch-up: on Vertex AI missed runs are made up for only by resuming in the console")
@@ -72,19 +68,20 @@ class Schedules(schedules.Schedules):
         return options.read(read_cron, self.platform)
 
     def list_schedules(self) -> list[Schedule]:
-        list_all = self._connection.service("Schedule").list_schedules
+        connection = connect(self.settings)
         # Few at once, as each has its runs' whole pipeline in it.
-        request = {"parent": self._connection.parent, "filter": "create_pipeline_job_request:*", "page_size": 20}
-        every = self._connection.call("listing schedules", list_all, request=request)
+        request = {"parent": connection.parent, "filter": "create_pipeline_job_request:*", "page_size": 20}
+        every = connection.call("listing schedules", connection.service("Schedule").list_schedules, request=request)
         return [_read_schedule(item) for item in sorted(every, key=lambda item: (item.create_time, item.name))]
 
     def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
         from google.cloud import aiplatform_v1
 
-        self._connection.check_bucket()
+        connection = connect(self.settings)
+        connection.check_bucket()
         # The runs' own ids and names are the API's to give.
         ir = compile_pipeline(self.settings.image or None, "vertex")
-        run = build_run(self._connection, ir, values, {REQUEST: uuid.uuid4().hex})
+        run = build_run(connection, ir, values, {REQUEST: uuid.uuid4().hex})
         config = run.runtime_config
         asked = [run.labels[VERSION], run.labels[EXPERIMENT], dict(config.parameter_values)]
         asked += [config.gcs_output_directory, run.service_account, timing.start, timing.end]
@@ -96,7 +93,7 @@ class Schedules(schedules.Schedules):
             end_time=timing.end,
             max_concurrent_run_count=timing.max_concurrency,
             max_concurrent_active_run_count=timing.max_concurrency,
-            create_pipeline_job_request={"parent": self._connection.parent, "pipeline_job": run},
+            create_pipeline_job_request={"parent": connection.parent, "pipeline_job": run},
         )
 
     def choose_action(self, former: Any, desired: Any) -> str:
@@ -113,25 +110,27 @@ class Schedules(schedules.Schedules):
         return "replaced" if is_lost else "updated"
 
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
-        service, doing = self._connection.service("Schedule"), f"scheduling {desired.display_name!r}"
+        connection, doing = connect(self.settings), f"scheduling {desired.display_name!r}"
+        service = connection.service("Schedule")
         if former:
             desired.name = former.content.name
             changed = [*FIELDS, "create_pipeline_job_request"]
             changed += [field for field in ("start_time", "end_time") if field in desired]
             update = {"schedule": desired, "update_mask": {"paths": changed}}
-            return _read_schedule(self._connection.call(doing, service.update_schedule, request=update))
+            return _read_schedule(connection.call(doing, service.update_schedule, request=update))
 
         def find() -> Any:
             own = (item.content for item in self.named(desired.display_name))
             return next((item for item in own if label(item, REQUEST) == label(desired, REQUEST)), None)
 
-        request = {"parent": self._connection.parent, "schedule": desired}
-        send = partial(self._connection.call, doing, service.create_schedule, repeat=False, request=request)
+        request = {"parent": connection.parent, "schedule": desired}
+        send = partial(connection.call, doing, service.create_schedule, repeat=False, request=request)
         return _read_schedule(make_once(doing, send, find, unique=False))
 
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
-        method = getattr(self._connection.service("Schedule"), f"{verb}_schedule")
-        self._connection.call(doing, method, name=schedule.content.name)
+        connection = connect(self.settings)
+        method = getattr(connection.service("Schedule"), f"{verb}_schedule")
+        connection.call(doing, method, name=schedule.content.name)
 
     def describe(self, content: Any) -> dict[str, Any]:
         from google.protobuf.json_format import MessageToDict
@@ -152,7 +151,7 @@ class Schedules(schedules.Schedules):
 
     def look_up(self, schedule: Schedule) -> dict[str, Any]:
         try:
-            last_runs = list_runs(self._connection.settings, 1, only=f"schedule_name={schedule.content.name}")
+            last_runs = list_runs(self.settings, 1, only=f"schedule_name={schedule.content.name}")
         except UsageError:  # the user may not see runs
             last_runs = []
         last = last_runs[0] if last_runs else {"id": None, "state": None, "created": None}
