@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BY_TOKEN = {"Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid"}
+# Operators that, of inputs with a token dimension, compute each token for itself.
+BY_TOKEN = {"Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid", "LayerNormalization"}
 
 
 @contextlib.contextmanager
@@ -96,7 +97,6 @@ def keep_first_token(model: Any) -> bool:
         producer = next(at for at, node in enumerate(graph.node) if name in node.output)
         graph.node.insert(producer + 1, gather)
     del graph.value_info[:]  # the shapes of what was between
-    onnx.checker.check_model(model)
     return True
 
 
@@ -109,15 +109,17 @@ def _first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
     import onnx
 
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    shapes = {
-        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in graph.value_info
-    }
+    # Sizes that are open have names; others stay empty.
+    shapes = {value.name: [size.dim_param for size in value.type.tensor_type.shape.dim] for value in graph.value_info}
     firsts = [node for node in graph.node if _takes_first_token(node, constants)]
-    if len(firsts) != 1 or firsts[0].input[0] not in shapes:
+    if len(firsts) != 1:
         return [], set()
-    texts_and_tokens = shapes[firsts[0].input[0]][:2]
+    texts_and_tokens = shapes.get(firsts[0].input[0], [])[:2]
+    if not all(texts_and_tokens):
+        return [], set()
     whole = {name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == texts_and_tokens}
+    # As the number of tokens is open, no dimension of a constant can be that of the tokens.
+    known = whole | {name for name, value in constants.items() if value.ndim <= 2}
     readers: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:
@@ -125,30 +127,15 @@ def _first_token_nodes(graph: Any) -> tuple[list[Any], set[str]]:
     nodes = []
     first_only = {firsts[0].output[0]}  # tensors of which the first token is needed
     for node in reversed(graph.node):
-        name = node.output[0]
-        if name in readers and readers[name] <= first_only and _works_by_token(node, constants, whole):
+        name, is_product = node.output[0], node.op_type == "MatMul" and node.input[1] not in whole
+        works_by_token = (is_product or node.op_type in BY_TOKEN) and known >= {*node.input}
+        if works_by_token and name in readers and readers[name] <= first_only:
             nodes.append(node)
             first_only.add(name)
     return nodes, {name for node in nodes for name in node.input if name in whole} - first_only
 
 
-def _axis(node: Any, default: int) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), default)
-
-
 def _takes_first_token(node: Any, constants: dict[str, Any]) -> bool:
     """Says whether a node takes the first token of each text: a `Gather` of index 0 on axis 1."""
-    if node.op_type != "Gather" or _axis(node, 0) != 1 or node.input[1] not in constants:
-        return False
-    index: list[int] = constants[node.input[1]].ravel().tolist()
-    return index == [0]
-
-
-def _works_by_token(node: Any, constants: dict[str, Any], whole: set[str]) -> bool:
-    """Says whether a node works on each token for itself; `whole` are the tensors of shape (texts, tokens, any)."""
-    if node.op_type == "MatMul":
-        return node.input[0] in whole and node.input[1] in constants and constants[node.input[1]].ndim == 2
-    if node.op_type == "LayerNormalization":
-        return node.input[0] in whole and len(node.output) == 1 and _axis(node, -1) in (-1, 2)
-    small = {name for name, value in constants.items() if value.ndim <= 1}
-    return node.op_type in BY_TOKEN and whole | small >= {*node.input}
+    is_on_tokens = node.op_type == "Gather" and [item.i for item in node.attribute] == [1]
+    return is_on_tokens and node.input[1] in constants and constants[node.input[1]].ravel().tolist() == [0]

@@ -1,6 +1,5 @@
 """Which number format an archive gets: the fastest that costs no more accuracy than allowed, measured and reported."""
 
-import importlib.util
 import time
 import types
 from dataclasses import dataclass
@@ -44,12 +43,10 @@ def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
 
 
 def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
-    """Asks an archive's own handler, in the folder that is to be packed, as TorchServe would, and times it."""
-    spec = importlib.util.spec_from_file_location("archived_handler", folder / "handler.py")
-    assert spec is not None and spec.loader is not None  # noqa: S101, the path ends in .py
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    handler = module.TextClassificationHandler()
+    """Asks the archive's handler, in the folder that is to be packed, as TorchServe would, and times it."""
+    from nlp_pipeline.serving.handler import TextClassificationHandler
+
+    handler = TextClassificationHandler()
     handler.initialize(types.SimpleNamespace(system_properties={"model_dir": folder}))
     labels: list[str] = []
     began = time.perf_counter()
