@@ -74,7 +74,7 @@ def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: st
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     if content is not None:
         (tmp_path / "kubeconfig").write_text(content)
-    says = r"^no cluster: this is no pod of one, and there is no kubeconfig of use \([^\n]*\)$"
+    says = r"^no cluster: this is no pod, and there is no kubeconfig of use \([^\n]*\)$"
     with pytest.raises(UsageError, match=says):
         connect()
 
@@ -114,25 +114,25 @@ OURS, STOCK = "nlp-pipeline-torchserve", "kserve-torchserve"
 
 
 @pytest.mark.parametrize(
-    ("changed", "found", "where"),
+    ("changed", "name"),
     [
-        ({}, STOCK, "which is installed for the cluster"),
-        ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver", "which is installed for the cluster"),
-        ({"runtime_name": "mine"}, "mine", "which is installed in namespace team"),
-        ({"runtime_name": STOCK}, STOCK, "which is installed for the cluster"),
+        ({}, STOCK),
+        ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver"),
+        ({"runtime_name": "mine"}, "mine"),
+        ({"runtime_name": STOCK}, STOCK),
     ],
 )
-def test_the_runtime(cluster: Cluster, changed: Json, found: str, where: str) -> None:
+def test_the_runtime(cluster: Cluster, changed: Json, name: str) -> None:
     cluster.add({"kind": "ServingRuntime", "metadata": {"name": "mine"}, "spec": {}})
-    assert choose_runtime(DeploySettings(**changed), "team") == (found, where)
+    assert choose_runtime(DeploySettings(**changed), "team") == name
 
 
 def test_runtimes_that_are_hidden_and_the_projects_own(cluster: Cluster) -> None:
     cluster.deny("get", "clusterservingruntimes")
-    assert choose_runtime(DeploySettings(), "team") == (STOCK, "which may be installed for the cluster")
+    assert choose_runtime(DeploySettings(), "team") == STOCK
     cluster.add({"kind": "ServingRuntime", "metadata": {"name": OURS}, "spec": {}})
-    assert choose_runtime(DeploySettings(), "team")[0] == OURS
-    assert choose_runtime(DeploySettings(serving_runtime="huggingface"), "team")[0] == "kserve-huggingfaceserver"
+    assert choose_runtime(DeploySettings(), "team") == OURS
+    assert choose_runtime(DeploySettings(serving_runtime="huggingface"), "team") == "kserve-huggingfaceserver"
 
 
 @pytest.mark.parametrize(

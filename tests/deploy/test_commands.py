@@ -281,7 +281,7 @@ def no_right(site: Site) -> None:
 @pytest.mark.parametrize(
     ("prepare", "code", "says"),
     [
-        (no_kubeconfig, 2, "no cluster: this is no pod of one, and there is no kubeconfig of use ("),
+        (no_kubeconfig, 2, "no cluster: this is no pod, and there is no kubeconfig of use ("),
         (no_namespace, 2, "namespace is empty, and the kubeconfig's context names none: set namespace"),
         (no_server, 1, "looking for KServe: the cluster can't be reached: "),
         (no_kserve, 2, "KServe is not installed in this cluster"),
@@ -305,7 +305,7 @@ def test_refused(site: Site, command: str, prepare: Callable[[Site], None], code
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("--set min_replicas=3 --set max_replicas=2", "min_replicas is 3 and max_replicas 2"),
+        ("--set min_replicas=3 --set max_replicas=2", "min_replicas is 3, above max_replicas, 2"),
         ("--set model_name=other", "--set model_name=other contradicts --release"),
         ("--set gateway=x", "gateway is 'x': it must be http://host:port"),
         ("--set deployment_mode=Fast", "deployment_mode is 'Fast'"),

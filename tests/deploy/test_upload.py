@@ -152,8 +152,7 @@ def test_a_second_time_nothing_is_sent(store: Store, tmp_path: Path, capsys: pyt
         store.upload(folder)
         assert store.sent == []
     assert store.is_whole()
-    said = f"s3://{store.bucket}/{store.place} is there already: nothing is sent\n"
-    assert capsys.readouterr().out.endswith(said * 2)
+    assert capsys.readouterr().out.endswith(f"s3://{store.bucket}/{store.place}: sent 0 of 4 files, 0.0 MB\n" * 2)
 
 
 SHA256 = hashlib.sha256(CONTENTS[CONFIG]).hexdigest()

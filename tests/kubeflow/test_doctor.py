@@ -282,7 +282,7 @@ def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster) -> None:
 
 
 def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:
-    assert examined(team)["runtime"].detail == "kserve-torchserve, which is installed for the cluster"
+    assert examined(team)["runtime"].detail == "kserve-torchserve"
     cluster.remove("clusterservingruntimes", "kserve-torchserve")
     found = examined(team)["runtime"]
     assert found.ok is False and "--manifests --set namespace=team" in found.detail

@@ -125,7 +125,7 @@ def test_what_is_not_is_named_in_one_line(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas is 3 and max_replicas 2: the first must not be the"),
+        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas is 3, above max_replicas, 2"),
         ({"scale_target": 5}, "scale_target is 5: of what? set scale_metric too"),
     ],
 )

@@ -24,7 +24,8 @@ ACCESS = {
     ("", "persistentvolumeclaims"): ["get"],
     ("", "serviceaccounts"): ["get"],
 }
-STOCK_RUNTIMES = {"torchserve": "kserve-torchserve", "huggingface": "kserve-huggingfaceserver"}
+# What serves, the likeliest first; the project's own is never installed for the cluster, KServe's last one may be.
+RUNTIMES = {"torchserve": (RUNTIME, "kserve-torchserve"), "huggingface": ("kserve-huggingfaceserver",)}
 # No answer at all, too many requests, an overload.
 TRANSIENT = (0, 429, 500, 502, 503, 504)
 
@@ -44,8 +45,7 @@ def connect() -> None:
             # Its own default is the place that the environment named when the library was imported.
             config.load_kube_config(os.environ.get("KUBECONFIG"))
     except Exception as error:  # noqa: BLE001  a kubeconfig can be wrong in any way
-        problem = f"this is no pod of one, and there is no kubeconfig of use ({one_line(error)})"
-        raise UsageError(f"no cluster: {problem}") from None
+        raise UsageError(f"no cluster: this is no pod, and there is no kubeconfig of use ({one_line(error)})") from None
     api.cache_clear()
 
 
@@ -156,25 +156,21 @@ def check_kserve() -> None:
         raise NotThereError("KServe is not installed in this cluster: ask its administrator, or set deploy=false")
 
 
-def choose_runtime(settings: DeploySettings, namespace: str) -> tuple[str, str]:
-    """Returns the name of the ServingRuntime to use, and where it is installed, the end of a sentence."""
+def choose_runtime(settings: DeploySettings, namespace: str) -> str:
+    """Returns the name of the ServingRuntime to use."""
     custom, kind = api("CustomObjectsApi"), (GROUP, "v1alpha1")
-    name = settings.runtime_name or STOCK_RUNTIMES[settings.serving_runtime]
-    # The project's own is never installed for the cluster.
-    prefers_own = settings.serving_runtime == "torchserve" and not settings.runtime_name
-    for own in (RUNTIME, name) if prefers_own else (name,):
-        doing, read = f"looking for ServingRuntime {own}", custom.get_namespaced_custom_object
-        if call(doing, read, *kind, namespace, "servingruntimes", own, expected=(404,)) != 404:
-            return own, f"which is installed in namespace {namespace}"
+    for name in (settings.runtime_name,) if settings.runtime_name else RUNTIMES[settings.serving_runtime]:
+        doing, read = f"looking for ServingRuntime {name}", custom.get_namespaced_custom_object
+        if call(doing, read, *kind, namespace, "servingruntimes", name, expected=(404,)) != 404:
+            return name
     # A cluster's runtimes may be hidden from an account of a namespace; KServe says later where one is missing.
     read = custom.get_cluster_custom_object
-    answer = call(doing, read, *kind, "clusterservingruntimes", name, expected=(403, 404))
-    if answer == 404:
+    if call(doing, read, *kind, "clusterservingruntimes", name, expected=(403, 404)) == 404:
         raise NotThereError(
             f"ServingRuntime {name} is neither in namespace {namespace} nor in the cluster: install the project's "
             f"own, {RUNTIME}, with {apply_manifests(namespace)}"
         )
-    return name, f"which {'may be' if answer == 403 else 'is'} installed for the cluster"
+    return name
 
 
 def check_place(settings: DeploySettings, namespace: str) -> None:

@@ -58,8 +58,8 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
     target = connect(target)
     cluster.check_access(target.namespace)
     cluster.check_place(target.settings, target.namespace)
-    runtime, where = cluster.choose_runtime(target.settings, target.namespace)
-    print(f"runtime {runtime}, {where}", flush=True)
+    runtime = cluster.choose_runtime(target.settings, target.namespace)
+    print(f"runtime {runtime}", flush=True)
     target = replace(target, runtime=runtime, labels=release.labels)
     return service_for(release, folder, target), target
 

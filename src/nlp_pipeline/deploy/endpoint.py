@@ -53,7 +53,7 @@ def ask_texts(
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(ConnectionError),
         stop=tenacity.stop_after_delay(seconds),
-        wait=tenacity.wait_fixed(min(target.poll_seconds, 1)),
+        wait=tenacity.wait_fixed(target.poll_seconds),
         reraise=True,
     )
     def ask_text(text: str) -> str:

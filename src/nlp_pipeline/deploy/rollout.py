@@ -1,5 +1,6 @@
 """How an InferenceService is sent, waited for, and given the traffic; and why its pods can't run."""
 
+from collections.abc import Callable
 from typing import Any
 
 from nlp_pipeline.deploy.cluster import api, call, one_line, poll, read_service, write_service
@@ -44,28 +45,29 @@ def read_own(desired: InferenceService) -> InferenceService:
     return _require_own(read_service(desired.name, desired.namespace), desired)
 
 
-def set_share(desired: InferenceService, percent: int | None) -> None:
-    """Gives the newest revision a share of the traffic; None for all of it, which also ends the deployment."""
-
+def _edit_own(desired: InferenceService, edit: Callable[[InferenceService], None]) -> None:
     def change(live: InferenceService | None) -> Json:
         own = _require_own(live, desired)
-        own.predictor.pop(SHARE, None)
-        if percent is not None:
-            own.predictor[SHARE] = percent
+        edit(own)
         return own.body
 
     write_service(desired, change)
 
 
+def set_share(desired: InferenceService, percent: int | None) -> None:
+    """Gives the newest revision a share of the traffic; None for all of it, which also ends the deployment."""
+
+    def edit(own: InferenceService) -> None:
+        own.predictor.pop(SHARE, None)
+        if percent is not None:
+            own.predictor[SHARE] = percent
+
+    _edit_own(desired, edit)
+
+
 def stop(service: InferenceService, target: Target) -> None:
     """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
-
-    def change(live: InferenceService | None) -> Json:
-        own = _require_own(live, service)
-        own.annotations[STOP] = "true"
-        return own.body
-
-    write_service(service, change)
+    _edit_own(service, lambda own: own.annotations.update({STOP: "true"}))
     # Started again before it was seen, it would be judged by the status of what was to be stopped.
     poll(lambda: None if read_own(service).component else True, target.route_seconds, target.poll_seconds)
 
@@ -191,14 +193,6 @@ def wait_until_ready(desired: InferenceService, target: Target) -> InferenceServ
     return ready
 
 
-def share_of_newest(service: InferenceService) -> int:
-    """Returns the newest revision's share of the traffic in percent; all of it on Standard, which has no shares."""
-    if service.is_standard:
-        return 100
-    newest, traffic = service.component.get("latestCreatedRevision"), service.component.get("traffic", [])
-    return sum(item.get("percent", 0) for item in traffic if item.get("revisionName") == newest)
-
-
 def give_share(desired: InferenceService, percent: int | None, target: Target) -> InferenceService:
     """Does what `set_share` does, waits until the newest revision has its share, and returns the live object."""
     set_share(desired, percent)
@@ -206,7 +200,9 @@ def give_share(desired: InferenceService, percent: int | None, target: Target) -
 
     def look() -> InferenceService | None:
         service = read_own(desired)
-        return service if service.is_standard or share_of_newest(service) == share else None
+        newest, traffic = service.component.get("latestCreatedRevision"), service.component.get("traffic", [])
+        reached = sum(item.get("percent", 0) for item in traffic if item.get("revisionName") == newest)
+        return service if service.is_standard or reached == share else None
 
     service = poll(look, target.route_seconds, target.poll_seconds)
     if service is None:

@@ -98,10 +98,7 @@ class DeploySettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if 0 < self.max_replicas < self.min_replicas:
-            raise UsageError(
-                f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}: the first must not be the "
-                "greater one"
-            )
+            raise UsageError(f"min_replicas is {self.min_replicas}, above max_replicas, {self.max_replicas}")
         if self.scale_target and not self.scale_metric:
             raise UsageError(f"scale_target is {self.scale_target}: of what? set scale_metric too")
 

@@ -7,16 +7,7 @@ from dataclasses import dataclass, field, replace
 from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, ask_texts, check_answers
 from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, make
-from nlp_pipeline.deploy.rollout import (
-    give_share,
-    load_failure,
-    read_own,
-    send,
-    set_share,
-    share_of_newest,
-    stop,
-    wait_until_ready,
-)
+from nlp_pipeline.deploy.rollout import give_share, load_failure, read_own, send, set_share, stop, wait_until_ready
 from nlp_pipeline.deploy.settings import DeploySettings, Target, check_host_name
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
 
@@ -121,7 +112,7 @@ def _bring_up(
     print(f"ready after {seconds:.1f} s", flush=True)
     figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
     if begun:
-        if target.settings.canary_percent and share_of_newest(service) < 100:
+        if target.settings.canary_percent and service.predictor.get(SHARE, 100) < 100:
             _watch_canary(desired, target, rows["text"])
         service = give_share(desired, share, target)
         # The whole way, now by the address that everyone uses.

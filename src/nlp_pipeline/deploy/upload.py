@@ -77,9 +77,6 @@ def upload(folder: Path, release: Release, uri: str) -> None:
             if is_sealed:
                 print(f"{uri}: {name} is missing or altered there, and is sent again", flush=True)
             sizes.append(stored.send(folder / name, name, sha256=sha256))
-    if is_sealed and not sizes:
-        print(f"{uri} is there already: nothing is sent", flush=True)
-        return
     if not is_sealed:
         stored.send(folder / RECORD, RECORD)
     print(f"{uri}: sent {len(sizes)} of {len(release.files)} files, {sum(sizes) / 1e6:.1f} MB", flush=True)

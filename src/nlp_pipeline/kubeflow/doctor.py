@@ -220,7 +220,7 @@ class Doctor(platforms.Doctor):
         namespace = self._known(self._serving_namespace)
         if not self.result("KServe"):
             return Finding(None, "KServe is not known to be there")
-        return Finding(True, ", ".join(cluster.choose_runtime(self._deploy_settings, namespace)))
+        return Finding(True, cluster.choose_runtime(self._deploy_settings, namespace))
 
     def _check_serving_pods(self) -> Finding:
         namespace = self._known(self._serving_namespace)
