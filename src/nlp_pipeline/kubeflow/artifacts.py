@@ -16,7 +16,7 @@ from nlp_pipeline.kubeflow.http import trusted
 from nlp_pipeline.kubeflow.runs import get_run
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.platforms.calls import NotFoundError
-from nlp_pipeline.platforms.downloads import ANEW, Item, Target, fetch_missing
+from nlp_pipeline.platforms.downloads import ANEW, Item, fetch_missing
 from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
 from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
 
@@ -89,7 +89,7 @@ class Store:
             with contextlib.redirect_stdout(sys.stderr):
                 return retrying(s3_transient, doing)(function)()
         except minio.error.S3Error as error:
-            raise _refusal(where, str(error.code)) from None
+            raise _refusal(where, error) from None
         except (minio.error.MinioException, SyntaxError, ValueError) as error:
             # Errors of minio and of its XML parser hold the whole answer.
             status = s3_status(error)
@@ -112,16 +112,16 @@ class Store:
         return objects
 
 
-def _refusal(where: str, code: str) -> PipelineError:
+def _refusal(where: str, error: Any) -> PipelineError:
+    """Returns what to raise for an error that the object store answers with."""
+    code = error.code
     if code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
         return NotFoundError(f"{where} has it not ({code}): is {ENDPOINT} that of this Kubeflow's object store?")
-    if code in ("PreconditionFailed", "InvalidRange"):
+    if code == "PreconditionFailed":
         return PipelineError(f"{where} has it altered meanwhile: {ANEW}")
-    if code == "RequestTimeTooSkewed":
-        return UsageError(f"{where} finds this machine's clock wrong: set it, as with timedatectl set-ntp true")
     if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
         return UsageError(f"{where} is of another region ({code}): set {REGION} to the bucket's")
-    if code in ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout"):
+    if s3_transient(error):
         return PipelineError(f"{where} is too busy ({code}): the same command again goes on where this one ended")
     keys = f"{ACCESS_KEY} and {SECRET_KEY}"
     return UsageError(f"{where} refuses ({code}): check {keys}, and what they are allowed; {SECRET}")
@@ -194,27 +194,23 @@ def plan_files(prefix: str, objects: list[Any]) -> list[Item]:
     return items
 
 
-def _receive(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
-    """Receives what is missing of a file, trying again what may pass by itself; see `platforms.downloads.Receive`."""
-    receive = partial(_receive_rest, store, bucket, item, target, show)
-    encrypted: bool = store.call(f"fetching {f's3://{bucket}/{item.key}'!r}", receive)
+def _receive(store: Store, bucket: str, item: Item, part: Path, show: Callable[[int], None]) -> bool:
+    """Receives what is missing of a file; see `platforms.downloads.Receive`."""
+
+    def receive_rest() -> bool:
+        with part.open("ab") as file:
+            if (offset := file.tell()) == item.size:
+                show(offset)
+                return False
+            headers = {"Accept-Encoding": "identity", "If-Match": f'"{item.etag}"'}
+            response = store.client.get_object(bucket, item.key, offset=offset, request_headers=headers)
+            try:
+                for chunk in response.stream(CHUNK, decode_content=False):
+                    file.write(chunk)
+                    show(file.tell())
+                return any(response.headers.get(name) for name in ENCRYPTED)
+            finally:
+                response.close()
+
+    encrypted: bool = store.call(f"fetching {f's3://{bucket}/{item.key}'!r}", receive_rest)
     return encrypted
-
-
-def _receive_rest(store: Store, bucket: str, item: Item, target: Target, show: Callable[[int], None]) -> bool:
-    offset = target.begin(item)
-    if offset == item.size:
-        show(item.size)
-        return False
-    headers = {"Accept-Encoding": "identity", **({"If-Match": f'"{item.etag}"'} if item.etag else {})}
-    response = store.client.get_object(bucket, item.key, offset=offset, request_headers=headers)
-    try:
-        if response.headers.get("etag", "").strip('"') != item.etag:
-            raise _refusal(f"fetching {item.key!r}: {store.address}", "PreconditionFailed")
-        with target.part(item).open("ab") as file:
-            for chunk in response.stream(CHUNK, decode_content=False):
-                file.write(chunk)
-                show(file.tell())
-        return any(response.headers.get(name) for name in ENCRYPTED)
-    finally:
-        response.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.platforms.downloads import Item, Target, fetch_missing
+from nlp_pipeline.platforms.downloads import Item, fetch_missing
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.connection import Connection, connect
 from nlp_pipeline.vertex.pipelines import get_run
@@ -51,14 +51,14 @@ def list_blobs(connection: Connection, uri: str) -> list[Any]:
     return [blob for blob in blobs if blob.name == name or blob.name.startswith(f"{name}/")]
 
 
-def receive(connection: Connection, item: Item, target: Target, show: Callable[[int], None]) -> bool:
+def receive(connection: Connection, item: Item, part: Path, show: Callable[[int], None]) -> bool:
     """Receives a file, which Google's library checks against its checksum; see `platforms.downloads.Receive`."""
     from google.cloud.storage import Blob
     from google.cloud.storage.exceptions import DataCorruption
 
     send = Blob.from_uri(item.key, connection.storage).download_to_filename
     try:
-        connection.call(f"fetching {item.key}", send, filename=str(target.part(item)), retry=None)
+        connection.call(f"fetching {item.key}", send, filename=str(part), retry=None)
     except DataCorruption:
         raise PipelineError(f"{item.key} came otherwise than its checksum says: try later") from None
     show(item.size)
