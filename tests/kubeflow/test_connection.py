@@ -201,7 +201,7 @@ def test_a_proxy_of_the_environment_is_used_for_all(k: Kubeflow, monkeypatch: py
     ("proxy", "message"),
     [
         ("http://user:S3CRET@127.0.0.1:9", "k.example.com can't be reached"),
-        ("nonsense://user:S3CRET@127.0.0.1:9", "the proxy for k.example.com in the environment is no http:// or"),
+        ("nonsense://user:S3CRET@127.0.0.1:9", "the environment's proxy can't be used: Unknown scheme"),
     ],
 )
 def test_a_proxy_that_is_none_is_one_line_without_its_password(

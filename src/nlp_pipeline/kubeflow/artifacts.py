@@ -143,7 +143,7 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
         checked(f"s3_{name}", value, "[!-~]*", ODD)
     # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
     region = settings.s3_region or ("" if endpoint.rstrip("/").endswith("amazonaws.com") else "us-east-1")
-    client = s3_client(endpoint, access_key, secret_key, region, trusted(settings, public=True), (ENDPOINT, REGION))
+    client = s3_client(endpoint, access_key, secret_key, region, trusted(settings), (ENDPOINT, REGION))
     return Store(endpoint.rstrip("/"), client)
 
 

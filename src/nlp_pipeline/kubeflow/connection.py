@@ -55,9 +55,9 @@ class Connection:
 
         self.settings, self.namespace = settings, settings.namespace
         self.host = read_host(settings.host)
-        self._http = http_client(settings, self.host)
+        self._http = http_client(settings)
         weakref.finalize(self, self._http.close)
-        browser = partial(http_client, settings, self.host, follow_redirects=True, headers={"Accept": "text/html,*/*"})
+        browser = partial(http_client, settings, follow_redirects=True, headers={"Accept": "text/html,*/*"})
         with explained(self.host):
             self.sign_in = choose_sign_in(settings, self.host, browser)
             self.url, self.health = self._find_api()

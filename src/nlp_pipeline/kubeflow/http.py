@@ -3,9 +3,7 @@
 import contextlib
 import re
 import ssl
-import urllib.request
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,7 +14,8 @@ from nlp_pipeline.platforms.calls import TRANSIENT, UnansweredError
 from nlp_pipeline.settings import Settings, checked_address
 from nlp_pipeline.storage import retrying
 
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+# This machine is reached without the proxy that the environment names.
+WITHOUT_PROXY: dict[str, None] = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
 
 def read_host(host: str) -> str:
@@ -35,47 +34,30 @@ def read_host(host: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
-def http_client(settings: Settings, host: str, **options: Any) -> httpx.Client:
-    """Returns an HTTP client for a host; UsageError where the settings, or the environment's proxy, are wrong."""
-    return httpx.Client(verify=trusted(settings), proxy=_proxy_of(host), trust_env=False, timeout=30, **options)
+def http_client(settings: Settings, **options: Any) -> httpx.Client:
+    """Returns an HTTP client; UsageError where the settings, or the environment's proxy, are wrong."""
+    try:
+        return httpx.Client(verify=trusted(settings), mounts=WITHOUT_PROXY, timeout=30, **options)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"the environment's proxy can't be used: {error}") from None
 
 
-def trusted(settings: Settings, public: bool = False) -> ssl.SSLContext:
-    """Returns how servers are verified: by the known authorities, by a file's instead, or, where told so, not at all.
+def trusted(settings: Settings) -> ssl.SSLContext:
+    """Returns how servers are verified: by the known authorities and those of a file, or, where asked, not at all.
 
     Raises:
-        UsageError: The file can't be read; with `public` its authorities count beside the known ones.
+        UsageError: The file can't be read.
     """
     if settings.insecure:
         return httpx.create_ssl_context(verify=False)
-    if not settings.ca_cert:
-        return _known_authorities()
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_cert)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"ca_cert={settings.ca_cert} can't be read as certificates in PEM form ({error})") from None
-    if public:
-        context.load_default_certs()
-    return context
-
-
-@cache
-def _known_authorities() -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     context.load_default_certs()  # a company puts its own there
+    try:
+        if settings.ca_cert:
+            context.load_verify_locations(settings.ca_cert)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"ca_cert={settings.ca_cert} can't be read as certificates in PEM form ({error})") from None
     return context
-
-
-def _proxy_of(host: str) -> str | None:
-    """Returns the proxy that the environment names for a host; this machine is reached without any."""
-    parts = urlsplit(host)
-    if parts.hostname in THIS_MACHINE or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    if proxy and not re.fullmatch(r"https?://[^/\s]+/?", proxy):
-        raise UsageError(f"the proxy for {parts.netloc} in the environment is no http:// or https:// address")
-    return proxy or None
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -102,21 +84,20 @@ def explained(host: str) -> Iterator[None]:
     """Raises what `explain` makes of httpx's errors."""
     try:
         yield
-    except (httpx.RequestError, httpx.InvalidURL) as error:
+    except httpx.RequestError as error:
         raise explain(host, error) from None
 
 
 def explain(host: str, error: Exception) -> PipelineError:
     """Returns what to tell of a host that can't be reached, where httpx raised an error."""
     where, reason = urlsplit(host).netloc, " ".join(str(error).split())
-    if isinstance(error, httpx.InvalidURL):
-        return UsageError(f"--host {host} is no address ({reason})")
     if "certificate verify failed" in reason:
         why = reason.partition("certificate verify failed:")[2].partition("(")[0].strip(" .") or "it is not trusted"
-        remedies = {"expired": "it must be renewed", "mismatch": "use the name in --host that it is for"}
-        advice = next(
-            (text for word, text in remedies.items() if word in why), "give its authority with --ca-cert FILE"
-        )
+        advice = "give its authority with --ca-cert FILE"
+        if "expired" in why:
+            advice = "it must be renewed"
+        elif "mismatch" in why:
+            advice = "use the name in --host that it is for"
         return UsageError(f"{where}: its certificate can't be verified ({why}): {advice}")
     if re.search("Name or service not known|nodename nor servname|No address associated", reason):
         return UsageError(f"{where}: there is no such host; check --host {host}")
