@@ -118,6 +118,13 @@ def test_page_stands_alone(page: str) -> None:
     page.encode()
 
 
+def test_doubtful_values_are_named_with_their_counts() -> None:
+    page = render(TWO, ["<b>", "<B>"], "NaN", rows=2000)
+    assert "<p>Warning: labels look alike: &#39;&lt;B&gt;&#39; (1,950), &#39;&lt;b&gt;&#39; (50)\n" in page
+    assert "Warning: labels may stand for a missing one: &#39;NaN&#39; (50)\n" in render(TWO, ["NaN", "b"])
+    assert "Warning" not in render(TWO)
+
+
 def test_hostile_names_and_texts_are_shown_as_text() -> None:
     page = render(EVERY, HOSTILE, HOSTILE[0])
     cells = {cell for row in Page(page).rows for cell in row}

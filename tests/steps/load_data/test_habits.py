@@ -1,7 +1,12 @@
 """Formats with habits of their own, and labels that look alike: read rightly or refused, saying what was assumed."""
 
+import datetime
 import gzip
+import html
 import json
+import math
+import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +159,87 @@ def test_a_number_without_a_class(tmp_path: Path) -> None:
 def test_what_is_no_file_of_rows(tmp_path: Path, form: str, start: bytes) -> None:
     content = start + b"\x14\0\xff"
     message = refusal(tmp_path, gzip.compress(content) if form == "csv.gz" else content, f"x.{form}")
-    assert message.startswith(f"'x.{form}' is Excel, zip, HTML or PDF: save it as CSV")
+    assert message.startswith(f"'x.{form}' is Excel, a part of a zip, HTML or PDF: save it as CSV")
 
 
-def load(folder: Path, *labels: Any) -> Loaded:
+def test_a_zip_of_several_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "packed", "w") as archive:
+        for name in ("[Content_Types].xml", "xl/workbook.xml"):
+            archive.writestr(name, "")
+    message = refusal(tmp_path, (tmp_path / "packed").read_bytes(), "x.csv")
+    assert "is a zip of 2 files, '[Content_Types].xml', 'xl/workbook.xml': pack one; save Excel as CSV" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text;label\ngood, very;1,0\n",
+        "sep=;\ntext;label\ngood, very;1,0\n",
+        "\ufeffsep=;\r\ntext;label\r\ngood, very;1,0\r\n",
+        'sep=,\ntext,label\n"good, very","1,0"\n',
+        "id|text|label\n1|good, very|1,0\n",
+        "text\tlabel\ngood, very\t1,0\n",
+        '\n"text";"label"\n"good, very";"1,0"\n',
+    ],
+)
+def test_other_delimiters_in_csv(tmp_path: Path, content: str) -> None:
+    assert read(tmp_path, content, "x.csv")[0] == [("good, very", "1,0")]
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        assert read(tmp_path, content.removeprefix("\ufeff").encode(encoding), "x.csv")[0] == [("good, very", "1,0")]
+
+
+def test_the_delimiter_stands_in_the_notes(tmp_path: Path) -> None:
+    assert read(tmp_path, "text;label\na;b\nc;d\n", "x.csv")[1].notes == {"lines with ';' between the cells": 2}
+    assert read(tmp_path, "text,label\na;b,c\n", "x.csv")[1].notes == {}
+
+
+@pytest.mark.parametrize("head", ["text,label\n", "text;label\r\n"])
+def test_a_carriage_return_without_quotes_is_refused(tmp_path: Path, head: str) -> None:
+    message = refusal(tmp_path, f"{head}a{head[4]}b\nc\rd{head[4]}e\n", "x.csv")
+    assert "has a row at line 3 that can't be read (new-line character seen in unquoted field" in message
+
+
+def test_cp1252_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "text;label\nschön;gut\n".encode("cp1252"), "x.csv")
+    assert message.endswith(
+        "is not utf-8 (byte 0xf6, shortly after line 0): convert it, as by iconv -f cp1252 -t utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "result"),
+    [
+        (pyarrow.array([1, None, 0], pyarrow.int8()), ["1", None, "0"]),
+        (pyarrow.array([1.0, math.nan, -0.0], pyarrow.float16()), ["1", None, "0"]),
+        (pyarrow.array([Decimal("1.00"), None, Decimal("-2.00")]), ["1", None, "-2"]),
+        (pyarrow.array([True, None, False]), ["true", None, "false"]),
+        (pyarrow.array(["a", None, " b "], pyarrow.large_string()), ["a", None, "b"]),
+        (pyarrow.array(["a", None, "b"], pyarrow.string_view()), ["a", None, "b"]),
+        (pyarrow.array(["a", None, "b"]).dictionary_encode(), ["a", None, "b"]),
+        (pyarrow.array([7, None, 7]).dictionary_encode(), ["7", None, "7"]),
+    ],
+    ids=str,
+)
+def test_types_of_parquet(tmp_path: Path, labels: Any, result: list[str | None]) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y", "z"], "label": labels}), tmp_path / "x.parquet")
+    assert [label for _, label in read(tmp_path, (tmp_path / "x.parquet").read_bytes(), "x.parquet")[0]] == result
+
+
+@pytest.mark.parametrize(
+    "label", [0.5, Decimal("0.5"), b"a", ["a"], {"a": 1}, datetime.date(2026, 1, 1), math.inf], ids=str
+)
+def test_types_that_are_no_label(tmp_path: Path, label: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x"], "label": [label]}), tmp_path / "x.parquet")
+    message = refusal(tmp_path, (tmp_path / "x.parquet").read_bytes(), "x.parquet")
+    assert "has in line 1 the text 'x' and the label " in message
+
+
+def load(folder: Path, *labels: Any, doubtful_values: str = "keep") -> Loaded:
     """Loads five rows of each label."""
     rows = [{"text": f"{place}: film {number}", "label": label} for number in range(5)
             for place, label in enumerate(labels)]  # fmt: skip
     (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Loaded(folder, train_data=f"{folder}/x.jsonl")
+    return Loaded(folder, train_data=f"{folder}/x.jsonl", doubtful_values=doubtful_values, max_bad_share=0.6)
 
 
 @pytest.mark.parametrize(
@@ -179,18 +256,63 @@ def load(folder: Path, *labels: Any) -> Loaded:
         (("\u2764", "\u2764\ufe0f", "x"), "'\u2764' (5), '\u2764\ufe0f' (5)"),
         (("\uff21", "A", "b"), "'A' (5), '\uff21' (5)"),
         (("a<b>", "A<b>", "x"), "'A&lt;b&gt;' (5), 'a&lt;b&gt;' (5)"),
-        (("NaN", "good"), "'NaN' (5)"),
-        (("N/A", "null", "good"), "'N/A' (5), 'null' (5)"),
+        (("1,0", "1", "0"), "'1' (5), '1,0' (5)"),
     ],
 )
 def test_labels_that_look_alike_are_kept_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[Any, ...], named: str
 ) -> None:
     loaded = load(tmp_path, *labels)
-    line = f"\n- Warning: labels look alike, or missing, and are kept: {named}\n"
+    line = f"\n- Warning: labels look alike: {named}: set doubtful_values\n"
     assert line in loaded.summary and line in capsys.readouterr().out
     assert loaded.summary.count("Warning") == 1
     assert len({label for _, label in loaded.train_rows}) == len(labels)
+
+
+@pytest.mark.parametrize("label", ["NaN", "nan", "N/A", "NA", "#N/A", "<NA>", "null", "NULL", "None", "none", "n/a "])
+def test_markers_of_a_missing_value(tmp_path: Path, label: str) -> None:
+    loaded = load(tmp_path, label, "good", "bad")
+    assert f"\n- Warning: labels may stand for a missing one: {label.strip()!r} (5): set" in html.unescape(
+        loaded.summary
+    )
+    merged = load(tmp_path, label, "good", "bad", doubtful_values="merge")
+    assert merged.train["bad"] == 5 and {label for _, label in merged.train_rows} == {"good", "bad"}
+
+
+def test_texts_that_stand_for_a_missing_one(tmp_path: Path) -> None:
+    rows = [f"{label} film {number},{label}\n" for number in range(20) for label in ("good", "bad")]
+    (tmp_path / "x.csv").write_text("text,label\n" + "".join([*rows, "NaN,good\n", "NaN,bad\n", "null,bad\n"]))
+    loaded = Loaded(tmp_path, train_data=f"{tmp_path}/x.csv")
+    assert "- Warning: texts may stand for a missing one: 'NaN' (2), 'null' (1): set doubtful_values" in loaded.summary
+    merged = Loaded(tmp_path, train_data=f"{tmp_path}/x.csv", doubtful_values="merge", max_bad_share=0.1)
+    assert merged.train["bad"] == 3 and "Warning" not in merged.summary
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        (("1", "0", "1.0", "0.0"), {"1", "0"}),
+        (("Positive", "positive", "negative"), {"Positive", "negative"}),
+        (("True", "FALSE", "TRUE", "False"), {"True", "FALSE"}),
+        (("pos", "neg", "neg\u200b"), {"pos", "neg"}),
+        (("\uff21", "A", "b"), {"\uff21", "b"}),
+        (("so so", "so  so", "b"), {"so so", "b"}),
+    ],
+)
+def test_labels_that_look_alike_are_merged_if_asked_for(
+    tmp_path: Path, labels: tuple[str, ...], kept: set[str]
+) -> None:
+    loaded = load(tmp_path, *labels, doubtful_values="merge")
+    assert {label for _, label in loaded.train_rows + loaded.evaluation_rows} == kept
+    assert loaded.train["rows"] + loaded.evaluation["rows"] == 5 * len(labels) and "Warning" not in loaded.summary
+
+
+def test_doubtful_values_are_refused_if_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, "Good", "good", "nan", "bad", doubtful_values="refuse")
+    line = one_line(caught, UsageError)
+    assert "labels look alike: 'Good' (5), 'good' (5); labels may stand for a missing one: 'nan' (5): correct" in line
+    assert load(tmp_path, "good", "bad", doubtful_values="refuse").train["rows"] == 8
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("-1", "1"), ("C", "C++"), ("é", "e"), ("😀", "😡"), ("1.0", "1.5")])

@@ -1,9 +1,11 @@
 """The report: one self-contained page, `report.html.jinja` and `report.css` beside this module filled in by Jinja2."""
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
+from nlp_pipeline.labels import MISSING, doubtful_values
 from nlp_pipeline.volume import Run
 
 # Larger matrices can't be read, nor longer lists of classes.
@@ -33,6 +35,7 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
         trained=trained,
         most=MOST_CLASSES,
         figures=figures,
+        doubts=doubtful_values(Counter(columns["label"]), Counter(filter(re.compile(MISSING).match, columns["text"]))),
         wrong=sorted(wrong, key=lambda row: -row[3]),
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
         calibration=[part.values() for part in result["calibration"]],

@@ -1,8 +1,9 @@
 """Writes datasets: the rows that are good, and a split that keeps each text on one side."""
 
 import random
+import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.labels import MISSING, appearance
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 
@@ -26,19 +28,23 @@ class Dataset:
     """What was written to a Parquet file of the string columns `text` and `label`."""
 
     labels: Counter[str]  # how many rows each has
+    missing: Counter[str]  # how many rows have a text that may stand for a missing one
     lengths: Any  # the texts' lengths in characters, a pyarrow.ChunkedArray
     counts: dict[str, int]  # `rows`, and what `Reader` counts of the source where one was read for this file
 
 
 class Reader:
-    """Reads the good rows of a source but those that are held out, and remembers their texts by their hashes.
+    """Reads the good rows of a source, but those whose texts another has, and remembers their texts by their hashes.
 
     Two texts are the same where they are alike but for blanks around them. Python's hash has 64 bits: that among a
     million texts two that differ pass as the same happens once in 37 million times.
     """
 
-    def __init__(self, source: Source, settings: LoadSettings, held_out: Container[int] = ()) -> None:
-        self.source, self.settings, self.held_out = source, settings, held_out
+    def __init__(self, source: Source, settings: LoadSettings, other: "Reader | None" = None) -> None:
+        self.source, self.settings = source, settings
+        self.held_out = other.label_of if other else {}
+        # By what they look like, the labels that others become where they are merged: the first of their kind.
+        self.spellings: dict[str, str] = other.spellings if other else {}
         # Rows that lack a text or a label; whose text is held out, stood before, stood before with another label.
         self.counts = {"bad": 0, "leaked": 0, "duplicates": 0, "conflicts": 0}
         self.hashes: list[int] = []  # of each good row's text, in order
@@ -52,6 +58,10 @@ class Reader:
         bad_lines: list[int] = []
         size = 0
         for line, text, label in read_rows(self.source, (self.settings.text_column, self.settings.label_column)):
+            if label and self.settings.doubtful_values == "merge":
+                look = appearance(label)
+                label = self.spellings.setdefault(look, label) if look else None
+                text = None if text and re.match(MISSING, text) else text
             if text is None or label is None:
                 bad_lines.append(line)
                 continue
@@ -90,7 +100,7 @@ def write_datasets(sources: list[Source], settings: LoadSettings, paths: list[Pa
     reader = Reader(sources[-1], settings)
     if len(sources) == 2:
         evaluation = _write(reader.tables(), paths[1], reader.counts)
-        reader = Reader(sources[0], settings, reader.label_of)
+        reader = Reader(sources[0], settings, reader)
         return [_write(reader.tables(), paths[0], reader.counts), evaluation]
     _write(reader.tables(), scratch, {})
     chosen = choose_evaluation(reader.label_of, settings.evaluation_share, settings.seed)
@@ -129,14 +139,17 @@ def _filtered(path: Path, mask: Any) -> Iterator[pyarrow.Table]:
 
 def _write(tables: Iterator[pyarrow.Table], path: Path, counts: dict[str, int]) -> Dataset:
     """Writes tables into a Parquet file, each as a row group; `counts` are complete when they are exhausted."""
-    labels: Counter[str] = Counter()
+    labels, missing = Counter[str](), Counter[str]()
     lengths: list[Any] = []
     with pyarrow.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
             labels.update(table["label"].to_pylist())
+            missing.update(
+                table.filter(pyarrow.compute.match_substring_regex(table["text"], MISSING))["text"].to_pylist()
+            )
             lengths += pyarrow.compute.utf8_length(table["text"]).chunks
             if len(labels) > MOST_CLASSES:
                 label = max(labels)[:50]
                 raise UsageError(f"there are over {MOST_CLASSES} classes, such as {label!r}: is label_column right?")
-    return Dataset(labels, pyarrow.chunked_array(lengths, pyarrow.int32()), {"rows": labels.total(), **counts})
+    return Dataset(labels, missing, pyarrow.chunked_array(lengths, pyarrow.int32()), {"rows": labels.total(), **counts})

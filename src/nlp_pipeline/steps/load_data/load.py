@@ -1,10 +1,8 @@
 """Loads labelled text, checks it, splits it and writes it as Parquet."""
 
 import html
-import re
 import tempfile
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pyarrow.compute
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.labels import label_order
+from nlp_pipeline.labels import doubtful_values, label_order
 from nlp_pipeline.steps.load_data.datasets import Dataset, write_datasets
 from nlp_pipeline.steps.load_data.fetch import fetch_source
 from nlp_pipeline.steps.load_data.rows import listed
@@ -54,7 +52,11 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
         digests *= 2
     _require_classes(names[0], *(dataset.labels for dataset in datasets))
     notes = [f"{source.name}: {count:,} {note}" for source in sources for note, count in source.notes.items()]
-    text = summarise(datasets, names, notes + look_alikes(datasets[0].labels + datasets[1].labels))
+    first, second = datasets
+    doubts = doubtful_values(first.labels + second.labels, first.missing + second.missing)
+    if doubts and settings.doubtful_values == "refuse":
+        raise UsageError(f"{names[0]!r}: {'; '.join(doubts)}: correct them, or set doubtful_values to keep or merge")
+    text = summarise(datasets, names, notes + [f"Warning: {doubt}: set doubtful_values" for doubt in doubts])
     print(text)
     Path(summary).write_text(text, encoding="utf-8")
     run.keep(train, "datasets/train.parquet")
@@ -78,24 +80,6 @@ def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -
             f"evaluation has {len(unknown)} label(s) that training lacks: {listed(label_order(unknown))}; training has "
             f"{trained}: rename or remove them"
         )
-
-
-def look_alikes(labels: Counter[str]) -> list[str]:
-    """Warns of labels that are kept apart, though they look alike, and of those that may stand for a missing one.
-
-    Alike are those that differ in case, in blanks, in what can't be seen, or as `1` and `1.0` do.
-    """
-    groups: dict[str, list[str]] = defaultdict(list)
-    for label in label_order(labels):
-        letters = unicodedata.normalize("NFKC", label).casefold()
-        look = "".join(letter for letter in letters if letter.isprintable() and letter not in " \ufe0f")
-        look = re.sub(r"\.0+$|^(n/?a|nan|null|none)$", "", look)
-        groups[look].append(f"{label[:50]!r} ({labels[label]:,})")
-    return [
-        f"Warning: labels look alike, or missing, and are kept: {', '.join(group[:20])}"
-        for look, group in groups.items()
-        if len(group) > 1 or not look
-    ][:20]
 
 
 def summarise(datasets: list[Dataset], names: list[str], notes: list[str]) -> str:

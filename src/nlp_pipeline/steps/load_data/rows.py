@@ -1,16 +1,17 @@
-"""Reads rows of CSV, TSV, JSONL and Parquet files, plain or gzipped, one row at a time."""
+"""Reads rows of CSV, TSV, JSONL and Parquet files, plain or packed, one row at a time."""
 
 import codecs
 import contextlib
 import csv
-import gzip
 import io
 import json
 import re
 import unicodedata
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,8 @@ from nlp_pipeline.errors import UsageError
 
 # How files begin that are often taken for rows: Excel sheets, new (a zip file) and old, web pages, PDF.
 NO_ROWS = re.compile(rb"(?i)[\s\xef\xbb\xbf]*(PK\x03|\xd0\xcf|<!doc|<html|%PDF)")
+# How packed files begin, and what pyarrow calls their compression.
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 # A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
 Row = tuple[int, Any, Any]
 
@@ -30,17 +33,25 @@ class Source:
     """A file of rows; its name, which may be shown and kept, ends in its form: csv, tsv, jsonl or parquet."""
 
     def __init__(self, path: Path, name: str) -> None:
-        match = re.search(r"\.(csv|tsv|jsonl|ndjson|parquet)(\.gz)?\Z", name.lower())
+        match = re.search(r"\.(csv|tsv|jsonl|ndjson|parquet)(\.(gz|zst|zip))?\Z", name.lower())
         if match is None:
-            raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl or .parquet, or in these and .gz")
+            raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl, .parquet, or so and .gz, .zst, .zip")
         self.path, self.name, self.form = path, name, match[1].replace("ndjson", "jsonl")
         self.notes = Counter[str]()  # what was done in reading it, and how often
 
     def open(self) -> Any:
-        """Opens it to read its bytes; what is gzipped is unpacked, whatever its name says."""
+        """Opens it to read its bytes; what is packed is unpacked, whatever its name says."""
         with self.path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(self.path) if packed else self.path.open("rb")
+            start = file.read(2)
+        if start in PACKED:
+            return pyarrow.input_stream(self.path, PACKED[start])
+        if start != b"PK" or not zipfile.is_zipfile(self.path):
+            return self.path.open("rb")
+        archive = zipfile.ZipFile(self.path)
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise ValueError(f"is a zip of {len(names)} files, {listed(names)}: pack one; save Excel as CSV")
+        return archive.open(names[0])
 
 
 def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str | None, str | None]]:
@@ -51,29 +62,32 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
             if not (head := file.read(99)):
                 raise ValueError("is empty")
         if NO_ROWS.match(head):
-            raise ValueError("is Excel, zip, HTML or PDF: save it as CSV")
+            raise ValueError("is Excel, a part of a zip, HTML or PDF: save it as CSV")
         for line, text, label in READERS[source.form](source, columns):
-            try:
-                row = line, _clean_text(text), _clean_label(label)
-            except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
-                raise ValueError(
-                    f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a "
-                    "string, a label a string or an integer"
-                ) from None
-            if row[2] and isinstance(label, str) and row[2] != label:
-                source.notes["labels stripped or brought to NFC"] += 1
-            yield row
+            yield _clean_row(line, text, label, source.notes)
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
-        reason = (
-            f"is not {error.encoding} (byte {error.object[error.start]:#04x}, shortly after line {line}): convert it"
-        )
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = f"is a broken gzip file ({error}): make it anew"
+        byte = f"byte {error.object[error.start]:#04x}, shortly after line {line}"
+        reason = f"is not {error.encoding} ({byte}): convert it, as by iconv -f cp1252 -t utf-8"
+    except (EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        reason = f"can't be unpacked ({error}): make it anew"
     except ValueError as error:
         reason = str(error)
     else:
         return
     raise UsageError(f"{source.name!r} {reason}")
+
+
+def _clean_row(line: int, text: Any, label: Any, notes: Counter[str]) -> tuple[int, str | None, str | None]:
+    try:
+        row = line, _clean_text(text), _clean_label(label)
+    except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
+        raise ValueError(
+            f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a string, "
+            "a label a string or an integer"
+        ) from None
+    if row[2] and isinstance(label, str) and row[2] != label:
+        notes["labels stripped or brought to NFC"] += 1
+    return row
 
 
 def _clean_text(value: Any) -> str | None:
@@ -97,7 +111,7 @@ def _clean_label(value: Any) -> str | None:
     """Returns a label as text, without blanks around it and in Unicode's NFC; None where it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # how pandas writes integers where some are missing
+    if isinstance(value, float | Decimal) and value % 1 == 0:  # so pandas writes integers where some are missing
         value = int(value)
     text = _clean_text(value)
     if text is not None and not isinstance(value, str | int):
@@ -123,16 +137,34 @@ def _find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
 
 
 def _open_text(source: Source) -> IO[str]:
-    """Opens a file in the encoding that its byte-order mark tells; UTF-8 where there is none."""
+    """Opens a file in the encoding that its byte-order mark tells, or zeros between letters; UTF-8 by default."""
     with source.open() as file:
-        head = file.read(2)
-    encoding = "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    return io.TextIOWrapper(io.BufferedReader(source.open(), 1 << 20), encoding, newline="")
+        head = file.read(1 << 16)
+    zeros = {head[:1]: "utf-16-be", head[1:2]: "utf-16-le"}
+    encoding = "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else zeros.get(b"\0", "utf-8-sig")
+    # Where lines end in line feeds, a carriage return within one is none.
+    return io.TextIOWrapper(io.BufferedReader(source.open(), 1 << 20), encoding, newline="\n" if b"\n" in head else "")
 
 
 def _names(cells: Sequence[str]) -> list[str]:
     """Returns a header's names, bare of blanks, quotes and the byte-order mark of a file put behind another."""
     return [cell.strip().strip('\ufeff"') for cell in cells]
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    """Returns the names of the first row that is not blank, nor Excel's line that names the delimiter."""
+    rows = filter(any, map(_names, reader))
+    return next((names for names in rows if not names[0].startswith("sep=")), [])
+
+
+def _delimiter(source: Source, columns: Sequence[str]) -> str:
+    """Returns what stands between a CSV file's cells: that of the usual ones by which its header has the columns."""
+    for delimiter in ";\t|":
+        with _open_text(source) as file, contextlib.suppress(csv.Error):
+            if {*columns} <= {*_header(csv.reader(file, delimiter=delimiter))}:
+                source.notes[f"lines with {delimiter!r} between the cells"] = sum(1 for _ in file)
+                return delimiter
+    return ","
 
 
 def _quoting(source: Source) -> Any:
@@ -156,14 +188,14 @@ def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 
     A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
     """
-    delimiter = "," if source.form == "csv" else "\t"
     csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
+    delimiter = _delimiter(source, columns) if source.form == "csv" else "\t"
     quoting: Any = _quoting(source) if source.form == "tsv" else csv.QUOTE_MINIMAL
     start = 1
     with _open_text(source) as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
-            header = _names(next(filter(any, reader), []))
+            header = _header(reader)
             text_at, label_at = _find_columns(header, columns)
             start = reader.line_num + 1
             for cells in reader:
@@ -203,8 +235,8 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a Parquet file, a batch in memory at a time."""
     with source.open() as opened:
-        # It is read from its end: a gzipped one, which is rare, must be unpacked first.
-        content = io.BytesIO(opened.read()) if isinstance(opened, gzip.GzipFile) else opened
+        # It is read from its end: a packed one, which is rare, must be unpacked first.
+        content = opened if isinstance(opened, io.BufferedReader) else io.BytesIO(opened.read())
         try:
             # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
             file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import REQUIRED, SHARE, Range, Settings, parameter
+from nlp_pipeline.parameters import REQUIRED, SHARE, Range, Settings, one_of, parameter
 
 NOT_EMPTY: Range = (lambda value: value != "", "the name of a column")
 
@@ -14,7 +14,7 @@ class LoadSettings(Settings):
 
     train_data: str = parameter(
         REQUIRED,
-        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also .gz.",
+        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also packed.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     evaluation_data: str = parameter(
@@ -28,6 +28,11 @@ class LoadSettings(Settings):
         (lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.2"),
     )
     max_bad_share: float = parameter(0.01, "Share of rows that may lack a text or a label.", SHARE)
+    doubtful_values: str = parameter(
+        "keep",
+        "Labels that look alike, and values that stand for a missing one: keep, merge (and drop), or refuse.",
+        one_of("keep", "merge", "refuse"),
+    )
     seed: int = parameter(
         42,
         "Seed of the split, the new head, the order of rows and dropout.",
