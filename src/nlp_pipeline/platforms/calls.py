@@ -66,37 +66,27 @@ def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], uniq
     Raises:
         PipelineError: What `send` raised, where it is not there; or it is not known whether it is.
     """
-    failures: list[PipelineError] = []
 
     def attempt() -> Any:
-        if failures and (item := _look(doing, find, failures[-1])) is not None:
-            return item
-        if failures and isinstance(failures[-1], UnansweredError) and not unique:
-            raise failures[-1]
         try:
             return send()
-        except PipelineError as error:
-            if not isinstance(error, UsageError | NotFoundError):
-                failures.append(error)
+        except (UsageError, NotFoundError):
             raise
-
-    try:
-        return retrying(lambda error: error in failures and not isinstance(error, ConflictError))(attempt)()
-    except PipelineError as error:
-        if error not in failures:
-            raise
-        if (item := _look(doing, find, error)) is not None:
+        except PipelineError as failure:
+            reason = str(failure).removeprefix(f"{doing}: ")
+            try:
+                item = find()
+            except PipelineError as error:
+                raise UnansweredError(f"{doing}: {reason}; whether it was done is not known: {error}") from None
+            if item is None and isinstance(failure, UnansweredError):
+                raise UnansweredError(f"{doing}: {reason}; it may yet be done: look before you do it again") from None
+            if item is None:
+                raise
             return item
-        unsure = _unsure(doing, error, "it may yet be done: look before you do it again")
-        raise (unsure if isinstance(error, UnansweredError) else error) from None
 
+    def may_repeat(error: BaseException) -> bool:
+        if isinstance(error, UnansweredError):
+            return unique
+        return isinstance(error, PipelineError) and not isinstance(error, UsageError | NotFoundError | ConflictError)
 
-def _look(doing: str, find: Callable[[], Any], failure: PipelineError) -> Any:
-    try:
-        return find()
-    except PipelineError as error:
-        raise _unsure(doing, failure, f"whether it was done is not known: {error}") from None
-
-
-def _unsure(doing: str, failure: PipelineError, advice: str) -> PipelineError:
-    return PipelineError(f"{doing}: {str(failure).removeprefix(f'{doing}: ')}; {advice}")
+    return retrying(may_repeat)(attempt)()
