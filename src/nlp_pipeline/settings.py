@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from nlp_pipeline.errors import UsageError
@@ -26,6 +26,8 @@ KUBEFLOW = {
 }
 GOOGLE = {"GOOGLE_CLOUD_PROJECT": "project", "GOOGLE_CLOUD_REGION": "region"}
 SECRET = SecretStr("")
+# What secrets may be, as headers have them.
+TOKEN, COOKIES = "[!-~]*", "([!-~]+( [!-~]+)*)?"
 
 
 class Settings(BaseSettings):
@@ -57,64 +59,26 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr = SECRET
     s3_region: str = ""
 
-    endpoint_host: str = ""  # host name of a model, where a gateway is asked that routes by it
+    # Host name of a model, where a gateway is asked that routes by it.
+    endpoint_host: str = Field(default="", pattern="^[A-Za-z0-9.:_-]*$")
     endpoint_token: SecretStr = SECRET
     endpoint_cookie: SecretStr = SECRET
 
     def sign_in_headers(self) -> dict[str, str]:
-        """Returns the headers that sign a request to an endpoint in.
-
-        Raises:
-            UsageError: A setting can't stand in a header.
-        """
-        token, cookie = header_token(self, "endpoint_token"), header_cookie(self, "endpoint_cookie")
+        """Returns the headers that sign a request to an endpoint in; raises UsageError where a secret can't be one."""
+        token, cookie = header_value(self, "endpoint_token"), header_value(self, "endpoint_cookie", COOKIES)
         return {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Cookie": cookie} if cookie else {})}
 
     def endpoint_headers(self) -> dict[str, str]:
-        """Returns the headers of a request to an endpoint: those that sign in, and its host.
-
-        Raises:
-            UsageError: A setting can't stand in a header.
-        """
-        problem = f"is {self.endpoint_host!r}: it must be a host name alone, as in model.namespace.example.com"
-        host = checked("endpoint_host", self.endpoint_host, "[A-Za-z0-9.:_-]*", problem)
-        return {**({"Host": host} if host else {}), **self.sign_in_headers()}
+        """Returns the headers of a request to an endpoint: those that sign in, and its host."""
+        return {**({"Host": self.endpoint_host} if self.endpoint_host else {}), **self.sign_in_headers()}
 
 
-def header_token(settings: Settings, name: str) -> str:
-    """Returns the token in a setting; raises UsageError where it can't stand in a header."""
-    return checked(name, getattr(settings, name).get_secret_value(), "[!-~]*", ODD)
-
-
-def header_cookie(settings: Settings, name: str) -> str:
-    """Returns the cookies in a setting; raises UsageError where they can't stand in a header."""
-    return checked(name, getattr(settings, name).get_secret_value(), "([!-~]+( [!-~]+)*)?", ODD)
-
-
-def checked(name: str, value: str, allowed: str, problem: str) -> str:
-    """Returns a setting's value, where it can stand in a header: the HTTP client's own error would show it whole.
-
-    Args:
-        name: The setting's name.
-        value: Its value.
-        allowed: A regular expression of what can stand there.
-        problem: What is wrong with any other, for the message.
-
-    Raises:
-        UsageError: It can't.
-    """
+def header_value(settings: Settings, name: str, allowed: str = TOKEN) -> str:
+    """Returns a secret that a header will have; UsageError where it can't: the HTTP client's error would show it."""
+    value: str = getattr(settings, name).get_secret_value()
     if not re.fullmatch(allowed, value):
-        raise UsageError(f"{PREFIX}{name.upper()} {problem}")
-    return value
-
-
-def checked_address(name: str, value: str) -> str:
-    """Returns an address, where it holds no user name or password, as addresses are shown; else raises UsageError."""
-    if "@" in value:
-        raise UsageError(
-            f"{name}: an address with a user name or a password in it is not taken, as addresses are shown; set "
-            f"{PREFIX}USERNAME and {PREFIX}PASSWORD"
-        )
+        raise UsageError(f"{PREFIX}{name.upper()} {ODD}")
     return value
 
 
@@ -168,18 +132,22 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
     }
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
-    for origin, found in sources.items():
-        for name in origins.keys() & found.keys() - values.keys():
-            values[name], origins[name] = found[name], origin
+    for origin, source in sources.items():
+        for name in origins.keys() & source.keys() - values.keys():
+            values[name], origins[name] = source[name], origin
     for name in ("host", "s3_endpoint", "vertex_endpoint"):
-        checked_address(f"{name}, from {origins[name]}", str(values.get(name, "")))
+        if "@" in str(values.get(name, "")):
+            raise UsageError(
+                f"{name}, from {origins[name]}: an address with a user name or a password in it is not taken, as "
+                f"addresses are shown; set {PREFIX}USERNAME and {PREFIX}PASSWORD"
+            )
     try:
         return Settings.model_validate(values), origins
     except ValidationError as error:
         # pydantic's message would show the value.
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0])
-        raise UsageError(f"{name}, from {origins[name]}: {first['msg'].lower()}") from None
+        raise UsageError(f"{name}, from {origins[name]}: {first['msg']}") from None
 
 
 @cache

@@ -56,14 +56,14 @@ def test_all_settings_are_shown_and_secrets_masked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in Settings.model_fields:
-        value = {"insecure": "true", "platform": "kubeflow"}.get(name, f"s3cret/{name}")
+        value = {"insecure": "true", "platform": "kubeflow"}.get(name, f"s3cret.{name}")
         monkeypatch.setenv(f"NLP_PIPELINE_{name.upper()}", value)
     found = shown(capsys)
     assert list(found) == list(Settings.model_fields)
     assert {found[name] for name in SECRETS} == {("********", "the environment")} and len(SECRETS) == 7
     assert main(["--print-config"]) == 0
     out = capsys.readouterr().out
-    assert out.count("********") == 7 and all(f"s3cret/{name}" not in out for name in SECRETS)
+    assert out.count("********") == 7 and all(f"s3cret.{name}" not in out for name in SECRETS)
     # One whose length would tell of it is masked alike; one that isn't set is seen not to be.
     monkeypatch.setenv("NLP_PIPELINE_TOKEN", "")
     assert shown(capsys)["token"] == ("", "the environment")
@@ -80,7 +80,7 @@ def test_what_a_file_says_is_taken_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("INSECURE", "S3CRET", "insecure, from the environment: input should be a valid boolean"),
+        ("INSECURE", "S3CRET", "insecure, from the environment: Input should be a valid boolean"),
         ("HOST", "https://u:S3CRET@h", "host, from the environment: an address with a user name or a password in it"),
         ("S3_ENDPOINT", "u:S3CRET@h", "s3_endpoint, from the environment: an address with a user name or a password"),
         ("IMAGE", "No Image", "--image 'No Image' is no name of an image"),

@@ -17,7 +17,7 @@ from nlp_pipeline.kubeflow.runs import get_run
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.downloads import ANEW, Item, fetch_missing
-from nlp_pipeline.settings import ODD, PREFIX, Settings, checked
+from nlp_pipeline.settings import PREFIX, Settings, header_value
 from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
@@ -132,15 +132,13 @@ def open_store(settings: Settings, amazon: bool = False) -> Store:
     if importlib.util.find_spec("minio") is None:
         raise UsageError("minio is not installed: pip install -c constraints.txt -e '.[deploy]'")
     endpoint = settings.s3_endpoint or (AMAZON if amazon else "")
-    access_key, secret_key = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
+    access_key, secret_key = header_value(settings, "s3_access_key"), header_value(settings, "s3_secret_key")
     needed = {ENDPOINT: endpoint, ACCESS_KEY: access_key, SECRET_KEY: secret_key}
     if missing := [name for name, value in needed.items() if not value]:
         raise UsageError(
             f"the object store is not known: set {', '.join(missing)} (keys: {SECRET}; from outside of the cluster: "
             f"{FORWARD})"
         )
-    for name, value in (("access_key", access_key), ("secret_key", secret_key), ("region", settings.s3_region)):
-        checked(f"s3_{name}", value, "[!-~]*", ODD)
     # Buckets of object stores other than Amazon's have no regions of their own, and asking for one may be forbidden.
     region = settings.s3_region or ("" if endpoint.rstrip("/").endswith("amazonaws.com") else "us-east-1")
     client = s3_client(endpoint, access_key, secret_key, region, trusted(settings), (ENDPOINT, REGION))

@@ -15,7 +15,7 @@ import httpx
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.http import fetch
-from nlp_pipeline.settings import ODD, Settings, header_cookie, header_token
+from nlp_pipeline.settings import COOKIES, ODD, TOKEN, Settings, header_value
 
 # Where a pod of a Kubeflow profile finds its token for Kubeflow Pipelines.
 POD_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105, a path
@@ -69,9 +69,9 @@ def choose_sign_in(settings: Settings, host: str, browser: Callable[[], httpx.Cl
         headers = {"Authorization": f"Bearer {_pod_token()}"}
         return SignIn("by this pod's token", ADVICE["token"], headers, by_pod_token)
 
-    if token := header_token(settings, "token"):
+    if token := header_value(settings, "token"):
         return SignIn("by bearer token", ADVICE["token"], {"Authorization": f"Bearer {token}"})
-    if cookies := header_cookie(settings, "cookies"):
+    if cookies := header_value(settings, "cookies", COOKIES):
         return SignIn("by cookies", ADVICE["cookies"], {"Cookie": cookies})
     if username and password:
         return by_password()
@@ -90,7 +90,7 @@ def _pod_token() -> str:
         if os.environ.get(POD_TOKEN_PATH):
             raise UsageError(f"{POD_TOKEN_PATH}={path} can't be read ({error.strerror})") from None
         return ""
-    if not re.fullmatch("[!-~]*", token):
+    if not re.fullmatch(TOKEN, token):
         raise UsageError(f"the token in {path} {ODD}")
     return token
 
