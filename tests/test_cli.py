@@ -89,8 +89,6 @@ ROOT = Path(__file__).parents[1]
         ("--local --set train_data=", "train_data is '': it must be "),
         ("--local --set epochs=", "--set 'epochs=': epochs is a number, as in --set epochs="),
         ("--local --set =x", "--set '=x': the pipeline has no parameter ''"),
-        ("--local --set volume_path=", "volume_path is '': it must be the folder where the volume is mounted"),
-        ("--local --set volume_path=/dev/null/x", "volume_path=/dev/null/x can't be made a folder (Not a directory)"),
         ("--serve --release .", ". is no release: it has no sound release.json"),
         ("--serve", "no release of any model in outputs/volume: make one with --local"),
         ("--predict x --set model_name=m", "no release of m in outputs/volume"),

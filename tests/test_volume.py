@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.volume import Run, put
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.volume import VARIABLE, Run, put
 
 
 def run_on(volume: Path | str, name: str = "model") -> Run:
@@ -17,11 +17,18 @@ def test_a_runs_folder_is_made_where_the_volume_is(tmp_path: Path) -> None:
     for _ in range(2):
         run.prepare_folder()
         assert run.folder == tmp_path / "model" / "runs" / "run" and run.folder.is_dir()
-    with pytest.raises(UsageError, match="is the claim mounted there"):
-        run_on(tmp_path / "none").prepare_folder()
     (tmp_path / "other").touch()
     with pytest.raises(PipelineError, match="can't be made on the volume"):
         run_on(tmp_path, "other").prepare_folder()
+
+
+def test_the_volume_is_where_it_is_mounted_or_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert Run(model_name="model", run_id="run").model_folder == tmp_path / "model"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    assert Run(model_name="model", run_id="run").volume_path == ""
 
 
 def test_without_a_volume_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,13 +57,13 @@ def local(arguments: argparse.Namespace) -> None:
 
 def chosen_release(arguments: argparse.Namespace) -> Path:
     """Returns the release that `--release` names, or the one that was validated last."""
-    from nlp_pipeline.local import OUTPUTS
+    from nlp_pipeline.local import local_volume
 
     values = parameters_of(arguments)
     if arguments.release is not None:
         return Path(arguments.release)
     check_ranges(values)
-    return find_release(Path(values.get("volume_path", OUTPUTS / "volume")), values.get("model_name"))
+    return find_release(local_volume(), values.get("model_name"))
 
 
 def serve(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
 from nlp_pipeline.steps.gate import GateSettings, shortfall
+from nlp_pipeline.volume import VARIABLE
 
 OUTPUTS = Path("outputs")
 # All but deploy_model, which needs a cluster.
@@ -46,12 +47,13 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
     began = time.monotonic()
     check_packages()
     make_folder(OUTPUTS / "logs", str(OUTPUTS.absolute()))
-    arguments = complete_arguments(values)
+    arguments, volume = complete_arguments(values), local_volume().absolute()
+    make_folder(volume, str(volume))
     log = OUTPUTS / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     # The folder's name is short: TorchServe's sockets lie below it.
     with (
         tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as scratch,
-        environment(TMPDIR=scratch, TOKENIZERS_PARALLELISM="false"),
+        environment(**{VARIABLE: str(volume), "TMPDIR": scratch, "TOKENIZERS_PARALLELISM": "false"}),
         Progress(log, sys.stderr, debug) as progress,
     ):
         outputs = run_steps(arguments, Path(scratch) / "kfp", progress)
@@ -100,7 +102,7 @@ def make_folder(path: Path, name: str) -> None:
 
 
 def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the pipeline's arguments: where the user sets none, the demo's; a folder in place of the volume."""
+    """Returns the pipeline's arguments: where the user sets none, the demo's."""
     arguments: dict[str, Any] = {**demo.TRAINING, "base_model": demo.encoder_folder()}
     if "train_data" not in values:
         if values.get("evaluation_data"):
@@ -108,7 +110,7 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
         arguments |= {**demo.MODEL, **demo.write_reviews(OUTPUTS / "demo")}
     if values.get("deploy"):
         raise UsageError("deploy=true: --local has no cluster; deploy its release with --deploy --release DIR")
-    arguments |= {"volume_path": str(OUTPUTS / "volume"), **values, "deploy": False}
+    arguments |= {**values, "deploy": False}
     check_ranges(arguments)
     for name in ("train_data", "evaluation_data"):
         source = arguments.get(name, "")
@@ -117,9 +119,12 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
                 problem = "that is a folder" if Path(source).is_dir() else "there is no such file"
                 raise UsageError(f"{name}={source}: {problem}; give the path of a file, or a URL (http, https, s3)")
             arguments[name] = str(Path(source).absolute())
-    volume = Path(arguments["volume_path"]).absolute()
-    make_folder(volume, f"volume_path={volume}")
-    return {**arguments, "volume_path": str(volume)}
+    return arguments
+
+
+def local_volume() -> Path:
+    """Returns the folder in place of the volume: what NLP_PIPELINE_VOLUME names, or one below the outputs."""
+    return Path(os.environ.get(VARIABLE, OUTPUTS / "volume"))
 
 
 def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict[str, Any]:

@@ -8,7 +8,7 @@ submitted and at the start of the step, and the table of parameters in the docum
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
@@ -67,8 +67,13 @@ class Settings:
                 raise UsageError(f"{item.name} is {value!r}: it must be {meaning}")
 
 
+def inputs_of(kind: type[Settings]) -> list[Field[Any]]:
+    """Returns the fields of settings that a component has as inputs: all but those that a step finds out by itself."""
+    return [item for item in fields(kind) if item.default_factory is MISSING]
+
+
 def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a component's function a parameter for each field of the settings that it takes.
+    """Gives a component's function a parameter for each input of the settings that it takes.
 
     kfp knows neither dataclasses nor their fields. The function is called with the settings made anew.
     """
@@ -78,10 +83,10 @@ def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(**values: Any) -> Any:
         for name, kind in settings.items():
-            values[name] = kind(**{item.name: values.pop(item.name) for item in fields(kind)})
+            values[name] = kind(**{item.name: values.pop(item.name) for item in inputs_of(kind)})
         return function(**values)
 
-    types = {item.name: item.type for kind in settings.values() for item in fields(kind)} | types
+    types = {item.name: item.type for kind in settings.values() for item in inputs_of(kind)} | types
     call.__annotations__ = types
     call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=types[name]) for name in types]

@@ -4,13 +4,23 @@ Where there is no volume, nothing is written to it: the steps' artifacts are all
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
+
+# Where a step's pod has the claim, and the variable that names a folder in its place, as `--local` has one.
+VOLUME_PATH, VARIABLE = "/mnt/nlp-pipeline", "NLP_PIPELINE_VOLUME"
+
+
+def find_volume() -> str:
+    """Returns where the volume is mounted, or the folder in its place; nothing where there is none."""
+    path = os.environ.get(VARIABLE, VOLUME_PATH)
+    return path if Path(path).is_dir() else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +29,7 @@ class Run(Settings):
 
     Attributes:
         run_id: KFP's id of it.
-        volume_path: Where the volume is mounted, or the folder that takes its place; empty where there is none.
+        volume_path: Where the volume is mounted, or the folder in its place; empty where there is none.
     """
 
     model_name: str = parameter(
@@ -28,7 +38,7 @@ class Run(Settings):
         MODEL_NAME,
     )
     run_id: str
-    volume_path: str
+    volume_path: str = field(default_factory=find_volume)
 
     @property
     def model_folder(self) -> Path | None:
@@ -41,11 +51,9 @@ class Run(Settings):
         return self.model_folder / "runs" / self.run_id if self.model_folder else None
 
     def prepare_folder(self) -> None:
-        """Makes the run's folder; a PipelineError where the volume is not there, or can't be written to."""
+        """Makes the run's folder, where there is a volume; a PipelineError where it can't be written to."""
         if self.folder is None:
             return
-        if not Path(self.volume_path).is_dir():
-            raise UsageError(f"volume_path {self.volume_path!r} is not a folder here: is the claim mounted there?")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -10,6 +10,8 @@ from kfp import dsl
 from nlp_pipeline.errors import PipelineError, RolledBackError, UsageError
 from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.processes import environment
+from nlp_pipeline.volume import VARIABLE
 from tests.conftest import write_parquet
 from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release, predict, predict_wrongly
 from tests.fakes.httpd import Request, Response
@@ -32,10 +34,10 @@ def digest_in(volume: Path) -> str:
     return release.name
 
 
-def parameters(scene: Scene, volume: Path, **changed: Any) -> Json:
+def parameters(scene: Scene, **changed: Any) -> Json:
     """Returns the component's parameters."""
     defaults = {name: item.default for name, item in pipeline_parameters().items()}
-    own = {"run_id": "run", "volume_path": str(volume), "model_name": NAME, "volume_claim": "data", "endpoint_rows": 6}
+    own = {"run_id": "run", "model_name": NAME, "volume_claim": "data", "endpoint_rows": 6}
     known = {**defaults, **own, "gateway": scene.cluster.gateway_url, "deploy_timeout": 30, **changed}
     return {name: known[name] for name in deploy_model.component_spec.inputs if name in known}
 
@@ -50,13 +52,14 @@ def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
     scene.cluster.fates.setdefault(digest_in(volume), Fate(backend=predict))
     endpoint = dsl.Artifact(uri=str(volume.parent / "endpoint"))
     deployment = dsl.Metrics(uri=str(volume.parent / "deployment"))
-    deploy_model.python_func(
-        release=dsl.Model(uri=str(volume.parent / "release"), metadata={"digest": digest_in(volume)}),
-        predictions=dsl.Dataset(uri=str(predictions(volume))),
-        endpoint=endpoint,
-        deployment=deployment,
-        **parameters(scene, volume, **changed),
-    )
+    with environment(**{VARIABLE: str(volume)}):
+        deploy_model.python_func(
+            release=dsl.Model(uri=str(volume.parent / "release"), metadata={"digest": digest_in(volume)}),
+            predictions=dsl.Dataset(uri=str(predictions(volume))),
+            endpoint=endpoint,
+            deployment=deployment,
+            **parameters(scene, **changed),
+        )
     assert json.loads(Path(deployment.path).read_text()) == deployment.metadata
     assert written(volume) == endpoint.metadata
     return dict(endpoint.metadata), dict(deployment.metadata)
@@ -117,7 +120,8 @@ def test_in_a_pod(knative: Scene, volume: Path, tmp_path: Path) -> None:
         "release": (volume, {"digest": digest}),
         "predictions": (predictions(volume), {}),
     }
-    run_step("deploy_model", tmp_path, parameters(knative, volume), inputs, ["endpoint", "deployment"])
+    with environment(**{VARIABLE: str(volume)}):
+        run_step("deploy_model", tmp_path, parameters(knative), inputs, ["endpoint", "deployment"])
     assert (written(volume)["outcome"], written(volume)["url"]) == ("deployed", f"http://{knative.host}")
     assert knative.service.release == digest and not knative.service.is_unfinished
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+from nlp_pipeline.volume import VARIABLE, VOLUME_PATH
 
 Json = dict[str, Any]
 
@@ -94,6 +94,8 @@ class Pods:
 
     def __init__(self, ir: Json, folder: Path, pins: dict[str, list[str]]) -> None:
         self.ir, self.folder, self.pins = ir, folder, pins
+        self.volume = folder / "volume"  # mounted at VOLUME_PATH in a cluster
+        self.volume.mkdir()
         self.logs: dict[str, str] = {}
         self.outputs: dict[str, Json] = {}
 
@@ -101,7 +103,6 @@ class Pods:
         """Runs the pipeline; tasks behind a condition on a parameter that is false are left out."""
         parameters = self.ir["root"]["inputDefinitions"]["parameters"]
         defaults = {name: one["defaultValue"] for name, one in parameters.items() if "defaultValue" in one}
-        self.volume = str(arguments["volume_path"])  # mounted at VOLUME_PATH in a cluster
         self.run_dag(self.ir["root"]["dag"]["tasks"], {**defaults, **arguments})
 
     def run_dag(self, tasks: Json, inputs: Json) -> None:
@@ -170,9 +171,10 @@ class Pods:
                 "TMPDIR": empty,
                 "HF_HUB_OFFLINE": "1",
                 "OMP_NUM_THREADS": "1",
+                VARIABLE: str(self.volume),
                 "PIP_NO_INDEX": "1",  # all that the command asks pip for must be there
             }
-            command = [*(part.replace(VOLUME_PATH, self.volume) for part in container["command"]), *arguments]
+            command = [*(part.replace(VOLUME_PATH, str(self.volume)) for part in container["command"]), *arguments]
             done = subprocess.run(
                 command, cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )

@@ -21,14 +21,11 @@ def test_each_step_runs_by_its_command_line_where_only_kfp_and_its_pins_are(tmp_
     ir = next(yaml.safe_load_all((ROOT / compiled_path("kubeflow")).read_text(encoding="utf-8")))
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in make_rows(200)), encoding="utf-8")
-    volume = tmp_path / "volume"
-    volume.mkdir()
     pods = Pods(ir, tmp_path, {step.replace("_", "-"): getattr(packages, step.upper()) for step in ALL_STEPS})
     pods.run(
         {
             "train_data": str(rows),
             "base_model": str(encoder),
-            "volume_path": str(volume),
             "epochs": 8.0,
             "learning_rate": 2e-3,
             "batch_size": 16,
@@ -39,7 +36,7 @@ def test_each_step_runs_by_its_command_line_where_only_kfp_and_its_pins_are(tmp_
     )
     assert [name.replace("-", "_") for name in pods.logs] == list(ALL_STEPS)
     release = Path(pods.outputs["archive-model"]["artifacts"]["release"]["artifacts"][0]["metadata"]["release"])
-    assert (release / "release.json").is_file() and release.is_relative_to(volume)
+    assert (release / "release.json").is_file() and release.is_relative_to(pods.volume)
     assert pods.outputs["validate-archive"]["artifacts"]["validation"]["artifacts"][0]["metadata"]["agreement"] == 1.0
     for output in pods.outputs.values():  # what the budget of a workflow provides for
         for name, artifact in output.get("artifacts", {}).items():

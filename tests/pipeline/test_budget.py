@@ -34,6 +34,8 @@ from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import evaluate_model, load_data, train_model
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from nlp_pipeline.platforms import PLATFORMS
+from nlp_pipeline.processes import environment
+from nlp_pipeline.volume import VARIABLE
 from tests.conftest import make_rows
 
 # Source code, as far as JSON is concerned: how often it has a quotation mark or a new line.
@@ -262,12 +264,12 @@ def test_a_thousand_classes_are_not_in_the_artifacts_metadata(tmp_path: Path, en
         "base_model": str(encoder),
         "max_steps": 1,
         "max_length": 32,
-        "volume_path": str(folder / "volume"),
         "run_id": budget.RUN_ID,
     }
     artifacts: dict[str, Any] = {}
-    for component in (load_data, train_model, evaluate_model):
-        artifacts |= run_step(component, folder, values, artifacts)
+    with environment(**{VARIABLE: str(folder / "volume")}):
+        for component in (load_data, train_model, evaluate_model):
+            artifacts |= run_step(component, folder, values, artifacts)
     sizes = {name: len(json.dumps(artifact.metadata)) for name, artifact in artifacts.items()}
     assert {name: size for name, size in sizes.items() if size > budget.METADATA.get(name, size)} == {}
     assert not any("class 0" in json.dumps(artifact.metadata) for artifact in artifacts.values())

@@ -10,7 +10,7 @@ from nlp_pipeline import packages
 from nlp_pipeline.local import STEPS
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import deploy_model
-from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS, VOLUME_PATH
+from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
@@ -38,7 +38,7 @@ def test_every_step_has_the_volume(documents: list[dict[str, Any]]) -> None:
     assert sorted(executors) == sorted(EXECUTORS)
     for executor in executors.values():
         (mount,) = executor["pvcMount"]
-        assert mount["mountPath"] == VOLUME_PATH
+        assert mount["mountPath"] == "/mnt/nlp-pipeline"
         assert mount["pvcNameParameter"]["componentInputParameter"].endswith("volume_claim")
 
 
@@ -95,7 +95,7 @@ def test_deploying_waits_for_the_validation_and_can_be_left_out(
         name: parameter.default for name, parameter in pipeline_parameters().items()
     }
     inputs = {name: values[name] for name in deploy_model.component_spec.inputs}
-    run = {"run_id": "run", "volume_path": "/nowhere", "deploy": False, "endpoint": None, "deployment": None}
+    run = {"run_id": "run", "deploy": False, "endpoint": None, "deployment": None}
     deploy_model.python_func(**inputs | run)
     assert capsys.readouterr().out == "deploy=false: the release is validated, and not deployed\n"
 

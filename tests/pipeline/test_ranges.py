@@ -8,7 +8,6 @@ from nlp_pipeline.parameters import ANYTHING
 from nlp_pipeline.pipeline.parameters import SETTINGS, check_ranges
 
 GOOD: dict[str, list[Any]] = {
-    "volume_path": ["/mnt"],
     "volume_claim": ["claim", "team.claim-1", "a--b.0", "a" * 253],
     "train_cpu": ["4", "0.5", "500m"],
     "train_memory": ["12Gi", "512M"],
@@ -60,7 +59,6 @@ GOOD: dict[str, list[Any]] = {
 }
 NAN = float("nan")
 BAD: dict[str, list[Any]] = {
-    "volume_path": ["", " "],
     "volume_claim": ["", "Claim", "a b", "a..b", "a-.b", ".a", "a.", "a" * 254, "a\n"],
     "train_cpu": ["lots", "", "-1"],
     "train_memory": ["2GB", "", "12 Gi"],

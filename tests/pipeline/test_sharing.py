@@ -12,7 +12,7 @@ from kfp import components
 
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.embedding import step_containers, step_name
-from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+from nlp_pipeline.volume import VOLUME_PATH
 
 IR = compile_pipeline()
 PIPELINE: dict[str, Any] = next(yaml.safe_load_all(IR))

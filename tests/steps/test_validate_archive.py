@@ -10,7 +10,7 @@ from nlp_pipeline.errors import PipelineError, TimedOutError
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps import validate_archive as step
 from nlp_pipeline.steps.validate_archive import ask_torchserve, validate_archive
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import VARIABLE, Run
 from tests.conftest import make_rows, write_parquet
 from tests.serving.conftest import made_release
 from tests.steps.programs import run_step
@@ -70,8 +70,9 @@ def test_only_a_release_that_answers_right_becomes_the_latest(
 
 @pytest.mark.slow
 def test_in_a_pod_a_sound_release_becomes_the_latest(
-    model: Path, tmp_path: Path, volume: Path, predictions: Path
+    model: Path, tmp_path: Path, volume: Path, predictions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(VARIABLE, str(volume))
     release = made_release(model, "int8")
     log, made = run_step(
         "validate_archive",
@@ -80,7 +81,6 @@ def test_in_a_pod_a_sound_release_becomes_the_latest(
             "validation_rows": 20,
             "min_agreement": 0.97,
             "max_accuracy_drop": 0.01,
-            "volume_path": str(volume),
             "model_name": "tiny",
             "run_id": "run",
         },

@@ -95,7 +95,7 @@ def train(values: Json, **inputs: Any) -> Json:
     checked = prepared(values)
     return {
         "train": artifact("train", rows=3),
-        **{"base_model": values["base_model"], "model_name": "reviews", "run_id": "1", "volume_path": ""},
+        **{"base_model": values["base_model"], "model_name": "reviews", "run_id": "1"},
         **{"epochs": 2.0, "learning_rate": 5e-5, "batch_size": 32, "max_length": 128, "weight_decay": 0.01},
         **{"warmup_share": 0.1, "max_train_rows": 0, "max_steps": 0, "seed": 42},
         "machine_type": checked["train_machine_type"],

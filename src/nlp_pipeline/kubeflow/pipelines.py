@@ -16,9 +16,10 @@ from nlp_pipeline.deploy.settings import DNS_NAME
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, connect
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
-from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH, check_run
+from nlp_pipeline.pipeline.parameters import NAME, check_run
 from nlp_pipeline.platforms.calls import ConflictError
 from nlp_pipeline.settings import Settings
+from nlp_pipeline.volume import VOLUME_PATH
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from kfp import dsl, kubernetes
 
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
-from nlp_pipeline.pipeline.parameters import NAME, VOLUME_PATH
+from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.volume import VOLUME_PATH
 
-__all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "VOLUME_PATH", "nlp_pipeline"]
+__all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "nlp_pipeline"]
 
 GPU = "nvidia.com/gpu"
 # The keys of the Secrets are the names of the variables that the steps read.

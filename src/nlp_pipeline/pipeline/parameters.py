@@ -7,7 +7,7 @@ from typing import Any
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import POSITIVE, Settings, matches, one_of, parameter
+from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_of, parameter
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
 from nlp_pipeline.steps.gate import GateSettings
@@ -17,7 +17,6 @@ from nlp_pipeline.vertex.settings import VertexSettings, check_together
 from nlp_pipeline.volume import Run
 
 NAME = "nlp-pipeline"
-VOLUME_PATH = "/mnt/nlp-pipeline"
 SECRET = matches(DNS_NAME, "the name of a Secret, which need not exist")
 
 
@@ -38,11 +37,6 @@ class GraphSettings(Settings):
 class KubeflowSettings(Settings):
     """What the steps' pods get."""
 
-    volume_path: str = parameter(
-        VOLUME_PATH,
-        "Where the steps find the volume; change it only for a local run.",
-        (lambda value: value.strip() != "", "the folder where the volume is mounted"),
-    )
     train_cpu: str = parameter("4", "CPUs of the training and evaluation steps.", CPU)
     train_memory: str = parameter("12Gi", "Memory of the training and evaluation steps.", MEMORY)
     train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
@@ -166,9 +160,9 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
             raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")
     # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
     defaults = {name: known.default for name, known in pipeline_parameters(platform).items()}
-    complete = {"run_id": "-", "volume_path": "-", **defaults, **values}
+    complete = {"run_id": "-", **defaults, **values}
     complete = {name: "-" if value is None else value for name, value in complete.items()}
-    settings = [kind(**{field.name: complete[field.name] for field in fields(kind)}) for kind in SETTINGS[platform]]
+    settings = [kind(**{field.name: complete[field.name] for field in inputs_of(kind)}) for kind in SETTINGS[platform]]
     if platform == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
     elif complete["deploy"] and complete["namespace"]:

@@ -11,7 +11,7 @@ import hashlib
 from typing import Any
 
 from nlp_pipeline.pipeline.embedding import FILES, carry, pack, step_containers, step_name
-from nlp_pipeline.pipeline.parameters import VOLUME_PATH
+from nlp_pipeline.volume import VOLUME_PATH
 
 # Part of the archive: puts it on the volume, where it appears whole or not at all.
 PUT = """\

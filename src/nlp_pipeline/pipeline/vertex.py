@@ -118,7 +118,7 @@ nlp_pipeline_vertex = make_pipeline(
     Vertex(),
     "vertex",
     # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
-    {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "volume_path": ""},
+    {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
     display_name="NLP pipeline: text to endpoint, on Vertex AI",
     does="Fine-tunes a text classifier on labelled text, packs it, asks it in the real server, and deploys it "
     "to a Vertex AI endpoint.",

@@ -12,6 +12,7 @@ from nlp_pipeline.release import verify
 from nlp_pipeline.serving.handler import TEXTS, TextClassificationHandler
 from nlp_pipeline.serving.handler import __file__ as handler_file
 from nlp_pipeline.steps.archive_model.packing import HANDLER_REQUIREMENTS, build_mar, pack_model, server_config
+from nlp_pipeline.volume import VARIABLE
 from tests.serving.conftest import MAX_LENGTH, exported, made_release, make_context
 from tests.steps.programs import run_step
 
@@ -99,7 +100,10 @@ def test_labels_of_any_characters_reach_the_answer(model: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_in_a_pod_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+def test_in_a_pod_the_same_model_gives_the_same_bytes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "volume"))
     expected = made_release(model, "int8")
     inputs = expected.parents[3]
     (tmp_path / "volume").mkdir()
@@ -112,7 +116,6 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Pat
             "max_length": MAX_LENGTH,
             "min_agreement": 0.97,
             "serving_gpus": 0,
-            "volume_path": str(tmp_path / "volume"),
             "model_name": "tiny",
             "run_id": "another-run",
         },

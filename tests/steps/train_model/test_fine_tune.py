@@ -65,8 +65,7 @@ def test_the_component_saves_a_model_with_its_labels_and_few_figures(folder: Pat
         "training": dsl.Metrics(uri=str(folder / "training")),
     }
     settings = vars(TrainSettings(**{**TRAINING, "base_model": str(encoder), "epochs": 1.0}))
-    run = {"model_name": "tiny", "run_id": "run", "volume_path": str(folder)}
-    train_model.python_func(**settings, **run, seed=1, **artifacts)
+    train_model.python_func(**settings, model_name="tiny", run_id="run", seed=1, **artifacts)
 
     names = {path.name for path in (folder / "model").iterdir()}
     assert "model.safetensors" in names and "tokenizer.json" in names
