@@ -4,6 +4,7 @@ A command is a flag, too: it names the function of commands.py that does it. Res
 """
 
 import argparse
+import io
 import json
 import os
 import re
@@ -334,6 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, of the process or `argv`, and returns the exit code: see errors.py."""
     given = sys.argv[1:] if argv is None else argv
     facts: dict[str, Any] = {}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have all letters
     try:
         code = run_command(argv)
         if sys.stdout is not None:

@@ -252,15 +252,14 @@ def download(arguments: argparse.Namespace) -> None:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`--doctor`."""
-    from nlp_pipeline.platforms.doctor import missing, print_checks
+    from nlp_pipeline.platforms.doctor import missing, print_findings
 
-    checks = on_platform(arguments, "doctor", parameters_of(arguments))
+    findings = on_platform(arguments, "doctor", parameters_of(arguments))
     if arguments.json:
-        print(json.dumps([asdict(check) for check in checks], indent=2))
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        print_checks(checks)
-    names = missing(checks)
-    if names:
+        print_findings(findings)
+    if names := missing(findings):
         print(f"error: not ready for a run: {', '.join(names)}", file=sys.stderr)
     return UsageError.exit_code if names else 0
 

@@ -17,7 +17,7 @@ from nlp_pipeline.pipeline.compiling import check_image
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
-from nlp_pipeline.platforms.doctor import Check, Finding
+from nlp_pipeline.platforms.doctor import Finding
 from nlp_pipeline.settings import PREFIX, Settings
 
 # What the pipeline needs of Kubeflow Pipelines: names of claims and Secrets as parameters.
@@ -29,7 +29,7 @@ ONE_USER = "kubeflow"
 SHARED = "ReadWriteMany"
 
 
-def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
+def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
     """Checks what a run on Kubeflow needs."""
     check_ranges({**values, "namespace": values.get("namespace") or settings.namespace})
     return Doctor(settings, values).examine()
@@ -228,12 +228,7 @@ class Doctor(platforms.Doctor):
         return Finding(True, f"what they need is in namespace {namespace}")
 
     def _check_image(self) -> Finding:
-        image = self.settings.image
-        if not image:
-            return Finding(True, "none is set: each step installs its packages when it starts")
-        check_image(image)
-        last = image.rpartition("/")[2]
-        if "@" not in last and (last.partition(":")[2] or "latest") == "latest":
-            detail = f"{image} is whatever is newest when a pod starts, so that a run can't be repeated"
-            return Finding(False, detail, "give it a tag of its own", required=False)
-        return Finding(True, f"{image} is a sound name; whether nodes can pull it shows only there")
+        if image := self.settings.image:
+            check_image(image)
+            return Finding(True, f"{image} is a sound name; whether nodes can pull it shows only there")
+        return Finding(True, "none is set: each step installs its packages when it starts")

@@ -10,7 +10,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.compiling import check_vertex_installed
 from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.calls import NotFoundError
-from nlp_pipeline.platforms.doctor import Check, Finding
+from nlp_pipeline.platforms.doctor import Finding
 from nlp_pipeline.settings import PREFIX, Settings
 from nlp_pipeline.vertex.connection import Connection, bucket_of, check_region, find_credentials
 from nlp_pipeline.vertex.pipelines import check_parameters
@@ -34,7 +34,7 @@ REGISTRY = re.compile(
 DEFAULT_IMAGE = "none is set: steps install their packages when they start, which takes minutes"
 
 
-def doctor(settings: Settings, values: dict[str, Any]) -> list[Check]:
+def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
     """Checks what a run on Vertex AI needs."""
     check_vertex_installed()
     return Doctor(settings, values).examine()
