@@ -8,9 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from benchmarks.model import NAME
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.serving.torchserve import TorchServe, group_members
+from nlp_pipeline.serving.torchserve import TorchServe
+
+
+def group_members(group: int) -> list[int]:
+    """Returns the ids of the processes of a group that still run."""
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            # The first process of a container may be slow to bury the dead.
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process.pid)
+    return members
 
 
 class Server:

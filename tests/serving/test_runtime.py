@@ -15,8 +15,9 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.servers import group_members
 from nlp_pipeline.serving.runtime import PORTS
-from nlp_pipeline.serving.torchserve import free_ports, group_members
+from nlp_pipeline.serving.torchserve import free_ports
 from tests.fakes.cloud_storage import TOKEN, CloudStorage
 from tests.serving.conftest import before_it_loads, changed_release
 

@@ -72,19 +72,6 @@ def worker_states(port: int, model_name: str) -> list[str]:
         connection.close()
 
 
-def group_members(group: int) -> list[int]:
-    """Returns the ids of the processes of a group that still run."""
-    import psutil
-
-    members = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            # The first process of a container may be slow to bury the dead.
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                members.append(process.pid)
-    return members
-
-
 class TorchServe:
     """A server of one model, which is started, and not yet ready, when this is made.
 
@@ -125,9 +112,9 @@ class TorchServe:
             # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
             if "worker process died" in self.log_tail(1000):
                 time.sleep(0.5)  # the reason follows, line by line
-                raise PipelineError(f"TorchServe could not load model {self.model_name!r}")
+                raise PipelineError("TorchServe could not load the model")
             time.sleep(0.1)
-        raise TimedOutError(f"TorchServe was not ready with model {self.model_name!r} after {timeout:.0f} s")
+        raise TimedOutError(f"TorchServe was not ready after {timeout:.0f} s")
 
     def log_tail(self, count: int = 25) -> str:
         """Returns the last lines that the server printed, without those of access and of metrics."""
@@ -135,15 +122,13 @@ class TorchServe:
         return "\n".join([line for line in lines if "ACCESS_LOG" not in line and "TS_METRICS" not in line][-count:])
 
     def stop(self) -> None:
-        """Kills all of the server's processes, and waits until they are gone.
+        """Kills all of the server's processes.
 
         There is nothing to save, and asked to end, TorchServe takes seconds, in which it starts a worker anew.
         """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        while group_members(self.process.pid):
-            time.sleep(0.02)
 
 
 @contextlib.contextmanager
