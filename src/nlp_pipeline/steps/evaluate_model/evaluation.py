@@ -46,10 +46,7 @@ def evaluate(
     facts["report"] = str(run.keep(report, "report.html"))
     del facts["majority_label"]  # as long as a user's data has it
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
-    if len(labels) <= MOST_CLASSES:
-        return facts, labels, result["confusion"]
-    print(f"{len(labels)} classes are too many to show a matrix: the report has the most confused pairs")
-    return facts, labels, []
+    return facts, labels, result["confusion"] if len(labels) <= MOST_CLASSES else []
 
 
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:

@@ -1,6 +1,5 @@
 """The report: one self-contained page, `report.html.jinja` and `report.css` beside this module filled in by Jinja2."""
 
-import math
 import re
 from collections import Counter
 from typing import Any
@@ -38,15 +37,12 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
         doubts=doubtful_values(Counter(columns["label"]), Counter(filter(re.compile(MISSING).match, columns["text"]))),
         wrong=sorted(wrong, key=lambda row: -row[3]),
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
-        calibration=[part.values() for part in result["calibration"]],
-        losses=[(step, loss, 0) for step, loss in trained["loss_curve"] if math.isfinite(loss)],
+        calibration=[tuple(part.values()) for part in result["calibration"]],
     )
 
 
 def _format_value(value: Any) -> Any:
-    """Returns a value as the page shows it: numbers rounded, texts cut, "n/a" for what is not finite."""
-    if isinstance(value, float):
-        return f"{value:,.4f}" if math.isfinite(value) else "n/a"
-    if isinstance(value, int):
-        return f"{value:,}"
+    """Returns a value as the page shows it: numbers rounded, texts cut."""
+    if isinstance(value, float | int):
+        return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
     return value if hasattr(value, "__html__") else value[:600] + "…" * (len(value) > 600)
