@@ -57,7 +57,7 @@ ROOT = Path(__file__).parents[1]
         ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
         (
             f"--submit --dry-run --namespace team-a --set train_data=s3://b/x.csv --set model_name={'a' * 48}",
-            f"its host name in KServe, {'a' * 48}-predictor-team-a, has 65 characters of 63; shorten it by 2",
+            f"is too long by 2: its host name, {'a' * 48}-predictor-team-a, may have 63 characters",
         ),
         (
             "--submit --dry-run --service-account Robot --set train_data=s3://b/x.csv",
@@ -79,11 +79,11 @@ ROOT = Path(__file__).parents[1]
         ("--local --set precision=int4", "precision is 'int4': it must be auto"),
         (
             "--local --set min_agreement=97",
-            "min_agreement is 97.0: it must be a share from 0 to 1, such as 0.05 for 5%",
+            "min_agreement is 97.0: it must be from 0 to 1, as 0.05 for 5%",
         ),
         ("--local --set model_name=Film", "model_name is 'Film': it must be lower-case letters, digits and hyphens"),
         ("--local --set train_data=.", "train_data=.: that is a folder; give the path of a file"),
-        ("--local --set model_name=" + "a" * 49, "at most 48 characters (KServe adds 15, and Kubernetes takes 63)"),
+        ("--local --set model_name=" + "a" * 49, "a letter first, 48 at most, as in 'movie-reviews'"),
         ("--serve --set model_name=", "model_name is '': it must be lower-case letters, digits and hyphens"),
         ("--local --set base_model={{$.Name}}", "base_model is '{{$.Name}}': it must be without '{{', which begins a"),
         ("--local --set train_data=", "train_data is '': it must be "),

@@ -69,12 +69,12 @@ def change_record(folder: Path, **changed: Any) -> None:
 ILL_FORMED: list[Any] = [[], None, "text", {"a": 1}]
 NO_RECORDS = ["", "{}", "[]", "null", "\0", '{"digest": "0123456789abcdef"}']
 SPOILT: list[tuple[Callable[[Path], Any], str]] = [
-    (lambda folder: (folder / MAR).unlink(), f"is spoilt: {MAR} is missing; choose another release"),
+    (lambda folder: (folder / MAR).unlink(), f"is spoilt: {MAR} is missing; make it anew"),
     (lambda folder: (folder / MAR).write_text("other"), f"is spoilt: {MAR} is altered;"),
     (lambda folder: (folder / "config" / "more").touch(), "is spoilt: config/more does not belong to it;"),
-    (lambda folder: change_record(folder, digest="0" * 16), f"release.json has the digest '{'0' * 16}', and its files"),
+    (lambda folder: change_record(folder, digest="0" * 16), f"not '{'0' * 16}'; make it anew"),
     (lambda folder: change_record(folder, files={}), "is spoilt: config/config.properties does not belong to it"),
-    *[(partial(change_record, files=files), "has no sound release.json; releases lie in") for files in ILL_FORMED],
+    *[(partial(change_record, files=files), "has no sound release.json; they lie in") for files in ILL_FORMED],
     *[(lambda folder, text=text: (folder / "release.json").write_text(text), "is no release") for text in NO_RECORDS],
     (lambda folder: shutil.rmtree(folder), "is no release"),
     (lambda folder: (folder / "link").symlink_to("nowhere"), "can't be read (No such file or directory: "),

@@ -18,7 +18,7 @@ Range = tuple[Callable[[Any], bool], str]
 
 REQUIRED: Any = MISSING
 ANYTHING: Range = (lambda value: True, "")
-SHARE: Range = (lambda value: 0 <= value <= 1, "a share from 0 to 1, such as 0.05 for 5%")
+SHARE: Range = (lambda value: 0 <= value <= 1, "from 0 to 1, as 0.05 for 5%")
 COUNT: Range = (lambda value: value >= 0, "0 or more")
 POSITIVE: Range = (lambda value: value >= 1, "1 or more")
 
@@ -28,11 +28,10 @@ def matches(pattern: str, meaning: str) -> Range:
     return (lambda value: re.fullmatch(pattern, value, re.ASCII) is not None, meaning)
 
 
-# It names the InferenceService too: a DNS-1035 label, of which KServe makes the label isvc.NAME-predictor.
+# It names the InferenceService too: a DNS-1035 label, of which KServe makes isvc.NAME-predictor, of 63 at most.
 MODEL_NAME = matches(
     r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?",
-    "lower-case letters, digits and hyphens, a letter first, at most 48 characters (KServe adds 15, and Kubernetes "
-    "takes 63), as in 'movie-reviews'",
+    "lower-case letters, digits and hyphens, a letter first, 48 at most, as in 'movie-reviews'",
 )
 
 

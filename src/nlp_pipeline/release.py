@@ -83,9 +83,7 @@ def verify(folder: Path) -> Release:
     except OSError:
         release = None
     if release is None:
-        raise UsageError(
-            f"{folder} is no release: it has no sound {RECORD}; releases lie in <volume>/<model>/releases/"
-        )
+        raise UsageError(f"{folder} is no release: it has no sound {RECORD}; they lie in <volume>/<model>/releases/")
     try:
         files = hash_files(folder)
     except OSError as error:
@@ -94,13 +92,13 @@ def verify(folder: Path) -> Release:
         ) from None
     problem = ""
     if release.digest != digest_of(files):
-        problem = f"{RECORD} has the digest {release.digest[:100]!r}, and its files have {digest_of(files)}"
+        problem = f"its digest is {digest_of(files)}, not {release.digest[:100]!r}"
     if differing := release.files.items() ^ files.items():
         name, _ = min(differing)
         state = "is altered" if name in release.files else "does not belong to it"
         problem = f"{name} {state if name in files else 'is missing'}"
     if problem:
-        raise UsageError(f"{folder} is spoilt: {problem}; choose another release, or make it anew")
+        raise UsageError(f"{folder} is spoilt: {problem}; make it anew")
     return release
 
 

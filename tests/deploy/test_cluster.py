@@ -102,7 +102,7 @@ def test_access_that_is_missing(cluster: Cluster, user: str, account: str) -> No
     with pytest.raises(UsageError) as caught:
         check_access("team")
     assert str(caught.value) == (
-        "namespace team: may not list pods; someone who may can allow it: python pipeline_v2.py --manifests --set "
+        "namespace team: may not list pods; to allow it: python pipeline_v2.py --manifests --set "
         f"namespace=team{account} | kubectl apply -f -"
     )
     # Where even asking is forbidden, the calls themselves tell.

@@ -21,11 +21,11 @@ def test_a_first_deployment_and_the_same_again(scene: Scene, capsys: pytest.Capt
     assert (outcome.outcome, outcome.reason, outcome.figures["rows"]) == ("unchanged", "", 6)
     assert (len(scene.cluster.sent), scene.live["metadata"]) == (sent, metadata)
     assert [host for host, _, _ in scene.cluster.answered[before:]] == [scene.host] * 6
-    assert f"is release {'a' * 16} already: nothing is changed, and it is asked again" in capsys.readouterr().out
+    assert f"is release {'a' * 16} already; nothing is changed" in capsys.readouterr().out
     # It is left as it is also where it answers wrongly by now.
     scene.cluster.fates["a" * 16].backend = predict_wrongly
     outcome = scene.deploy("a")
-    assert outcome.outcome == "failed" and outcome.reason.endswith("; nothing has been changed")
+    assert outcome.outcome == "failed" and outcome.reason.endswith("; nothing is changed")
     assert len(scene.cluster.sent) == sent
 
 

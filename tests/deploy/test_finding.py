@@ -129,7 +129,7 @@ STRINGS = "text, label and predicted must all be strings"
         ({"text": ["a"], "label": ["0"]}, "predicted"),
         ({"text": ["a"], "label": [0], "predicted": [0]}, STRINGS),
         ({"text": [None], "label": ["0"], "predicted": ["0"]}, STRINGS),
-        ({"text": [], "label": [], "predicted": []}, "there are no predictions"),
+        ({"text": [], "label": [], "predicted": []}, " has no rows"),
         (b"text,label,predicted\na,0,0\n", "Parquet"),
     ],
 )

@@ -90,7 +90,7 @@ def test_ctrl_c_while_it_waits(site: Site) -> None:
     assert err == ("what was begun in the cluster has not ended: the same command again takes it up\ninterrupted\n")
     fate.ready_after = 0
     result = site.deploy(release, "--json")
-    assert (result.code, result.json["outcome"]) == (0, "deployed") and "whose deployment goes on" in result.err
+    assert (result.code, result.json["outcome"]) == (0, "deployed") and "its deployment goes on" in result.err
     assert site.serving() == release.name
 
 

@@ -10,13 +10,12 @@ from tests.deploy.scene import FAILURES, NAME, Scene, predict
 from tests.fakes.kubernetes.emulator import Fate
 
 REASONS = {
-    "wrong": r"the served model gives the offline model's label on 0\.0000 of 6 rows; min_agreement is 0\.97: "
+    "wrong": r"the served model gives the offline one's label on 0\.0000 of 6 rows; min_agreement is 0\.97: "
     r"try precision=fp32",
     "ModelLoadFailed": r"the model can't be loaded: (ModelLoadFailed: no such file: model\.onnx \(exit code 1\)|"
     r"pod tiny-predictor-\S+, kserve-container: CrashLoopBackOff: no such file: model\.onnx)",
     "InvalidSpec": r"the model can't be loaded: InvalidPredictorSpec: no such volume",
-    "never ready": r"InferenceService team/tiny was not ready after 60 s; its conditions, pods and newest events "
-    r"stand above",
+    "never ready": r"InferenceService team/tiny was not ready after 60 s: see above",
     "no way": r"http\S+/v1/models/tiny:predict answered 503 \(Host: \S+\), though it is ready: no way to the model",
 }
 BACK = f"the former release {'a' * 16} has been put back and serves"
@@ -87,10 +86,10 @@ def test_a_first_deployment_fails(scene: Scene, kind: str, first_failure: str) -
     scene.cluster.lag = 3
     outcome = scene.fails("a", kind, first_failure=first_failure)
     if first_failure == "stop":
-        sentence = "there was none before, and it has been stopped: the object is there, without pods"
+        sentence = "there was none before, and it has been stopped"
         assert outcome.outcome == "stopped" and scene.service.is_stopped and pods(scene) == 0
     else:
-        sentence = r"there was none before, and it has been deleted \(first_failure=delete\)"
+        sentence = "there was none before, and it has been deleted"
         assert (outcome.outcome, outcome.service, scene.is_there) == ("deleted", None, False)
     assert re.fullmatch(f"{REASONS[kind]}; {sentence}", outcome.reason)
     before = len(scene.cluster.answered)

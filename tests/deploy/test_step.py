@@ -89,7 +89,7 @@ def test_a_release_becomes_an_endpoint(scene: Scene, volume: Path, capsys: pytes
     assert (deployment["rows"], deployment["agreement"], deployment["accuracy"]) == (6, 1, 1)
     assert deployment["seconds_to_ready"] > 0 and deployment["p50_ms"] > 0
     output = capsys.readouterr().out
-    assert f"release {digest}, which KServe reads at pvc://data/tiny/releases/{digest}\n" in output
+    assert f"release {digest} at pvc://data/tiny/releases/{digest}\n" in output
     assert output.endswith(f"deployed: http://{HOSTS[scene.mode]}\n")
     assert step(scene, volume)[0] == {**endpoint, "outcome": "unchanged"}
 
@@ -97,7 +97,7 @@ def test_a_release_becomes_an_endpoint(scene: Scene, volume: Path, capsys: pytes
 def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> None:
     knative.deploy("b")
     knative.cluster.fates[digest_in(volume)] = Fate(backend=predict_wrongly)
-    with pytest.raises(RolledBackError, match=r"^rolled back: the served model gives the offline model's [^\n]*$"):
+    with pytest.raises(RolledBackError, match=r"^rolled back: the served model gives the offline one's [^\n]*$"):
         step(knative, volume)
     assert (written(volume)["outcome"], written(volume)["release"]) == ("rolled back", "b" * 16)
     assert knative.is_settled("b")

@@ -240,7 +240,7 @@ def test_a_killed_training_goes_on_when_it_is_run_again_and_what_is_not_good_eno
     code, out, err = finish(start(folder, "--local", "--json", *settings(**values)))
     last = err.splitlines()[-1]
     assert (code, json.loads(out)["error"]) == (3, last.removeprefix("error: "))
-    assert "going on from the checkpoint of step" in err
+    assert "going on from step" in err
     assert last.startswith("error: the gate is not passed: accuracy ") and "below min_accuracy 0.99" in last
     assert not (model_folder / "releases").exists()
     report = Path(last.rpartition(" ")[2])

@@ -71,7 +71,7 @@ def test_it_reaches_the_step(changed: Path, tmp_path: Path) -> None:
 def test_it_can_be_set_and_is_checked(changed: Path) -> None:
     done = run(changed, "pipeline_v2.py", "--local", "--set", "min_macro_f1=7")
     assert done.returncode == 2
-    assert done.stderr == "error: min_macro_f1 is 7.0: it must be a share from 0 to 1, such as 0.05 for 5%\n"
+    assert done.stderr == "error: min_macro_f1 is 7.0: it must be from 0 to 1, as 0.05 for 5%\n"
     done = run(changed, "pipeline_v2.py", "--local", "--set", "min_macro_f1=much")
     assert "min_macro_f1 is a number, as in --set min_macro_f1=0.25" in done.stderr
 

@@ -16,7 +16,7 @@ def test_rows_are_spread_evenly(tmp_path: Path) -> None:
     for count, expected in ((5, "02468"), (3, "036"), (0, "0123456789"), (11, "0123456789")):
         size = len(expected)
         assert spread_rows(path, count) == {"text": [*expected], "label": ["a"] * size, "predicted": ["b"] * size}
-    with pytest.raises(PipelineError, match=r"^there are no predictions"):
+    with pytest.raises(PipelineError, match=r"has no rows$"):
         spread_rows(write_parquet(tmp_path / "none.parquet", [], predicted=[]), 5)
 
 
@@ -27,10 +27,10 @@ def test_rows_are_spread_evenly(tmp_path: Path) -> None:
         (
             2,
             0.01,
-            "the served model's accuracy is 0.9800, 0.0200 below the offline model's; max_accuracy_drop is 0.01: ",
+            "the served model's accuracy is 0.9800, 0.0200 below the offline one's; max_accuracy_drop is 0.01: ",
         ),
         (3, 1.0, ""),
-        (4, 1.0, "the served model gives the offline model's label on 0.9600 of 100 rows; min_agreement is 0.97: "),
+        (4, 1.0, "the served model gives the offline one's label on 0.9600 of 100 rows; min_agreement is 0.97: "),
     ],
 )
 def test_limits(wrong: int, max_accuracy_drop: float, problem: str) -> None:

@@ -140,7 +140,7 @@ def write_service(
 
     body = poll(write, 120, 0.2)
     if body is None:
-        raise PipelineError(f"{desired} could not be changed for two minutes: something else keeps changing it")
+        raise PipelineError(f"{desired}: something else kept changing it for two minutes")
     return InferenceService(body)
 
 
@@ -153,7 +153,7 @@ def check_kserve() -> None:
     """Makes sure that the cluster knows InferenceServices."""
     ask = api("CustomObjectsApi").get_api_resources
     if call("looking for KServe", ask, GROUP, "v1beta1", expected=(404,)) == 404:
-        raise NotThereError("KServe is not installed in this cluster: ask its administrator, or set deploy=false")
+        raise NotThereError("KServe is not installed in this cluster: install it, or set deploy=false")
 
 
 def choose_runtime(settings: DeploySettings, namespace: str) -> str:
@@ -167,8 +167,8 @@ def choose_runtime(settings: DeploySettings, namespace: str) -> str:
     read = custom.get_cluster_custom_object
     if call(doing, read, *kind, "clusterservingruntimes", name, expected=(403, 404)) == 404:
         raise NotThereError(
-            f"ServingRuntime {name} is neither in namespace {namespace} nor in the cluster: install the project's "
-            f"own, {RUNTIME}, with {apply_manifests(namespace)}"
+            f"namespace {namespace} has no ServingRuntime {name}, nor has the cluster: {apply_manifests(namespace)} "
+            f"makes {RUNTIME}"
         )
     return name
 
@@ -183,7 +183,7 @@ def check_place(settings: DeploySettings, namespace: str) -> None:
     ):
         if name and call(f"looking for {kind} {name}", read, name, namespace, expected=(404,)) == 404:
             raise NotThereError(
-                f"{parameter}={name}: namespace {namespace} has no such {kind}, and serving pods need it there: "
+                f"{parameter}={name}: namespace {namespace} has no such {kind}: "
                 + apply_manifests(namespace, f" --set model_store={store}" if store else "")
             )
 
@@ -211,7 +211,7 @@ def check_access(namespace: str) -> None:
         account = user.removeprefix("system:serviceaccount:").replace(":", "/")
         # A person's account tells nothing of the steps', which is Kubeflow's own by default.
         remedy = apply_manifests(namespace, f" --steps-account {account}" if "/" in account else "")
-        raise UsageError(f"{missing}; someone who may can allow it: {remedy}")
+        raise UsageError(f"{missing}; to allow it: {remedy}")
 
 
 def apply_manifests(namespace: str, more: str = "") -> str:

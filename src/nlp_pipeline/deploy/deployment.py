@@ -43,7 +43,7 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
     uri = target.uri_of(release)
     if folder and target.settings.model_store:
         upload(folder, release, uri)
-    print(f"release {release.digest}, which KServe reads at {uri}", flush=True)
+    print(f"release {release.digest} at {uri}", flush=True)
     outcome = deploy(desired, target, rows)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
@@ -69,7 +69,7 @@ def connect(target: Target) -> Target:
     cluster.connect()
     namespace = target.settings.namespace or cluster.own_namespace()
     if not namespace:
-        raise UsageError("namespace is empty, and the kubeconfig's context names none: set namespace")
+        raise UsageError("the kubeconfig's context names no namespace: set namespace")
     cluster.check_kserve()
     return replace(target, namespace=namespace)
 
@@ -77,7 +77,7 @@ def connect(target: Target) -> Target:
 def server_args(release: Release, folder: Path | None) -> list[str]:
     """Returns the arguments of Hugging Face's server of a release."""
     if folder is None:
-        raise UsageError("serving_runtime=huggingface needs --release DIR: the server is set as its tokenizer wants it")
+        raise UsageError("serving_runtime=huggingface needs --release DIR: its tokenizer is read")
     normalizer = json.dumps(json.loads((folder / "huggingface" / "tokenizer.json").read_bytes()).get("normalizer"))
     is_lower_cased = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
     return [

@@ -86,5 +86,5 @@ def check_answers(service: InferenceService, newest: bool, target: Target, rows:
         print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
         require_agreement(figures, target.limits)
     elif target.labels and (unknown := sorted(set(labels) - set(target.labels))):
-        raise PipelineError(f"it answers with {unknown[0]!r}, and the model's labels are {target.labels}")
+        raise PipelineError(f"it answers {unknown[0]!r}, which is none of {target.labels}")
     return figures

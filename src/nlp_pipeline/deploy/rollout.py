@@ -36,7 +36,7 @@ def _require_own(live: InferenceService | None, desired: InferenceService) -> In
     if live is None:
         raise PipelineError(f"{desired} has been deleted meanwhile")
     if not live.matches(desired):
-        raise PipelineError(f"another deployment has taken the place of this one in {desired} meanwhile")
+        raise PipelineError(f"another deployment has taken the place of this one in {desired}")
     return live
 
 
@@ -187,9 +187,7 @@ def wait_until_ready(desired: InferenceService, target: Target) -> InferenceServ
     ready = poll(look, seconds, target.poll_seconds)
     if ready is None:
         print(describe(service), flush=True)
-        raise TimedOutError(
-            f"{desired} was not ready after {seconds} s; its conditions, pods and newest events stand above"
-        )
+        raise TimedOutError(f"{desired} was not ready after {seconds} s: see above")
     return ready
 
 

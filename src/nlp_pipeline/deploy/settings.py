@@ -21,10 +21,9 @@ def check_host_name(name: str, namespace: str, is_knative: bool) -> None:
     # On Knative the longest is that of the tag, by which the newest revision is asked.
     host = f"latest-{name}-predictor" if is_knative else f"{name}-predictor-{namespace}"
     if len(host) > 63:
-        advice = "" if is_knative else ", or set deployment_mode=Knative, where the cluster has that"
+        advice = "" if is_knative else "; or set deployment_mode=Knative"
         raise UsageError(
-            f"model_name={name} is too long: its host name in KServe, {host}, has {len(host)} characters of 63; "
-            f"shorten it by {len(host) - 63}{advice}"
+            f"model_name={name} is too long by {len(host) - 63}: its host name, {host}, may have 63 characters{advice}"
         )
 
 
@@ -100,7 +99,7 @@ class DeploySettings(Settings):
         if 0 < self.max_replicas < self.min_replicas:
             raise UsageError(f"min_replicas is {self.min_replicas}, above max_replicas, {self.max_replicas}")
         if self.scale_target and not self.scale_metric:
-            raise UsageError(f"scale_target is {self.scale_target}: of what? set scale_metric too")
+            raise UsageError(f"scale_target={self.scale_target} needs a scale_metric")
 
     @property
     def serving_account(self) -> str:

@@ -69,8 +69,7 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
     for name, is_asked in asked.items():
         if is_asked and service.is_standard:
             raise UsageError(
-                f"{name}={getattr(settings, name)}: {service} is in deployment mode Standard, which can't do that; "
-                "leave it out, or set deployment_mode=Knative"
+                f"{name}={getattr(settings, name)} needs deployment_mode=Knative, and {service} is in Standard"
             )
 
 
@@ -83,8 +82,8 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
     live = read_service(desired.name, desired.namespace)
     if live is not None and live.serves(desired):
         begun = live.is_unfinished
-        task = "whose deployment goes on" if begun else "nothing is changed, and it is asked again"
-        print(f"{desired} is release {desired.release} already: {task}", flush=True)
+        task = "its deployment goes on" if begun else "nothing is changed"
+        print(f"{desired} is release {desired.release} already; {task}", flush=True)
     else:
         begun = True
         check_mode(send(desired, dry_run="All"), target.settings)
@@ -94,7 +93,7 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
         outcome = Outcome("deployed" if begun else "unchanged", figures=_bring_up(desired, target, rows, begun))
     except Exception as error:  # noqa: BLE001  whatever it is, the former object must come back
         print(f"failed: {_line_of(error)}", flush=True)
-        what, done = _undo(desired, target) if begun else ("failed", "nothing has been changed")
+        what, done = _undo(desired, target) if begun else ("failed", "nothing is changed")
         outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
     return replace(outcome, service=read_service(desired.name, desired.namespace))
 
@@ -149,9 +148,9 @@ def _undo(desired: InferenceService, target: Target) -> tuple[str, str]:
             return "rolled back", _put_back(live, formers, target)
         if target.settings.first_failure == "delete":
             delete_service(live)
-            return "deleted", "there was none before, and it has been deleted (first_failure=delete)"
+            return "deleted", "there was none before, and it has been deleted"
         stop(live, target)
-        return "stopped", "there was none before, and it has been stopped: the object is there, without pods"
+        return "stopped", "there was none before, and it has been stopped"
     except Exception as error:  # noqa: BLE001  whatever it is, what failed first must be said too
         return "failed", f"and it could not be undone: {_line_of(error)}"
 

@@ -64,8 +64,7 @@ def upload(folder: Path, release: Release, uri: str) -> None:
     """
     if not os.environ.get("AWS_SECRET_ACCESS_KEY"):
         raise UsageError(
-            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set in the environment to upload to {uri}; the step "
-            "has them from the Secret that s3_secret names"
+            f"to upload to {uri}, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; steps have them from s3_secret"
         )
     stored = StoredRelease(uri, s3_client())
     # The same release made twice has two records, which differ in the run and the time: either will do.
@@ -75,7 +74,7 @@ def upload(folder: Path, release: Release, uri: str) -> None:
     for name, sha256 in release.files.items():
         if not stored.has(folder / name, name, sha256):
             if is_sealed:
-                print(f"{uri}: {name} is missing or altered there, and is sent again", flush=True)
+                print(f"{uri}: {name} is missing or altered there", flush=True)
             sizes.append(stored.send(folder / name, name, sha256=sha256))
     if not is_sealed:
         stored.send(folder / RECORD, RECORD)

@@ -24,7 +24,7 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
 
     table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])
     if table.num_rows == 0:
-        raise PipelineError("there are no predictions to hold the served model against")
+        raise PipelineError(f"{path} has no rows")
     rows = min(count, table.num_rows) if count > 0 else table.num_rows
     columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
     return columns
@@ -40,13 +40,13 @@ def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> No
     """Raises a PipelineError where, by what `compare_answers` returned, a served model is worse than it may be."""
     if compared["agreement"] < limits.min_agreement:
         raise PipelineError(
-            f"the served model gives the offline model's label on {compared['agreement']:.4f} of {compared['rows']} "
+            f"the served model gives the offline one's label on {compared['agreement']:.4f} of {compared['rows']} "
             f"rows; min_agreement is {limits.min_agreement}: try precision=fp32"
         )
     drop = compared["offline_accuracy"] - compared["accuracy"]
     # A drop of exactly the limit is allowed, and differences of decimal fractions are not exact.
     if drop > limits.max_accuracy_drop + 1e-9:
         raise PipelineError(
-            f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline model's; "
+            f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline one's; "
             f"max_accuracy_drop is {limits.max_accuracy_drop}: try precision=fp32"
         )

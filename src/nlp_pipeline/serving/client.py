@@ -43,7 +43,7 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
         best = max(prediction, key=prediction.__getitem__)
         number, score = int(best), finite(prediction[best])
     if number < 0 or (labels and number >= len(labels)):
-        raise ValueError(f"class id {number}, and the model has {len(labels)} classes")
+        raise ValueError(f"class id {number} of {len(labels)} classes")
     return {"label": labels[number] if labels else str(number), "score": score}
 
 

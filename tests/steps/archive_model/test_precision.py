@@ -37,7 +37,7 @@ def measured(texts_per_second: float, drop: float = 0.0, agreement: float = 1.0)
         (
             measured(200, 0.01, 0.99),
             "fp32",
-            "int8 is faster, but its accuracy drops by 1.00 points (allowed: 0.50) and it agrees on 99.0% of the rows "
+            "int8 is faster, but drops by 1.00 points (at most 0.50) and agrees on 99.0% of the rows "
             "(at least 97.0%); fp32 does 100 texts/s with a drop of 0.00 points",
         ),
         # fp32 is faster: there is nothing to refuse.
@@ -88,7 +88,7 @@ def require_archived(facts: dict[str, Any], folder: Path, precision: str) -> dic
     record = json.loads((Path(facts["release"]) / "release.json").read_text())["precision"]
     section = render_section(record)
     assert page == REPORT.replace(MARKER, section) and (folder / "report.html").read_text().endswith(section)
-    assert record["chosen"] == precision and f"before it was archived: {record['reason']}." in page
+    assert record["chosen"] == precision and f" evaluation rows: {record['reason']}." in page
     return dict(record)
 
 
@@ -96,7 +96,7 @@ def require_archived(facts: dict[str, Any], folder: Path, precision: str) -> dic
     ("int8", "chosen", "reason"),
     [
         (measured(200), "int8", "int8 does 200 texts/s with a drop of 0.00 points"),
-        (measured(200, 0.4, 0.6), "fp32", "int8 is faster, but its accuracy drops by 40.00 points"),
+        (measured(200, 0.4, 0.6), "fp32", "int8 is faster, but drops by 40.00 points"),
     ],
 )
 def test_what_was_chosen_is_archived_and_reported(
@@ -129,7 +129,7 @@ def test_the_section_tells_what_was_chosen_and_why() -> None:
     tried = {"int8": measured(812.4, 0.0015, 0.99951), "fp32": measured(312.4)}
     section = render_section({"chosen": "int8", "reason": "a <b> & c", "tried": tried})
     assert "Number format of the archive: int8" in section
-    assert "Measured on 2,000 evaluation rows" in section and "a &lt;b&gt; &amp; c." in section
+    assert "On 2,000 evaluation rows: " in section and "a &lt;b&gt; &amp; c." in section
     assert "<tr><th>int8<td>0.8985<td>+0.15<td>0.9995<td>812<td>16.0\n" in section
     assert "<tr><th>fp32<td>0.9000<td>+0.00<td>1.0000<td>312<td>16.0\n" in section
     template = Path(report.__file__).with_name("report.html.jinja").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ FUSED = ["bert", "distilbert", "roberta", "albert", "electra", "modernbert"]  # 
         (False, ["amx_bf16"], Device("cuda", "float32", "a GPU has no bfloat16")),
         (None, ["amx_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has amx_bf16")),
         (None, ["avx512_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has avx512_bf16")),
-        (None, [], Device("cpu", "float32", "no GPU; the CPU has neither amx_bf16 nor avx512_bf16")),
+        (None, [], Device("cpu", "float32", "no GPU; the CPU has no bfloat16")),
     ],
 )
 def test_the_device_is_chosen_with_its_reason(

@@ -126,7 +126,7 @@ def test_a_killed_step_resumes_from_its_checkpoint(folder: Path, encoder: Path, 
     result = run_step(folder, run_id="second", base_model=str(encoder), epochs=10.0)
     assert result["steps"] == 75
     assert result["resumed_from_step"] in range(7, 75, 7)
-    assert f"going on from the checkpoint of step {result['resumed_from_step']} of 75" in capfd.readouterr().out
+    assert f"going on from step {result['resumed_from_step']} of 75" in capfd.readouterr().out
     steps = [at for at, _ in result["loss_curve"]]
     assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 75
     assert list((folder / "tiny" / "checkpoints").iterdir()) == []
@@ -148,9 +148,7 @@ def test_a_training_that_diverges_says_so(folder: Path, encoder: Path) -> None:
     shutil.copytree(encoder, folder / "huge")
     huge = {name: tensor * 1e38 for name, tensor in weights.items()}
     safetensors.torch.save_file(huge, folder / "huge" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        PipelineError, match=r"diverged: the loss at step 1 is nan; try a lower learning_rate than 0\.0"
-    ):
+    with pytest.raises(PipelineError, match=r"the loss at step 1 is nan: try a learning_rate below 0\.0"):
         run_step(folder, base_model=str(folder / "huge"))
 
 

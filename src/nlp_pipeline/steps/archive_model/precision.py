@@ -75,8 +75,8 @@ def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agr
         if name == "fp32" or (drop <= max_drop + 1e-9 and agreement >= min_agreement):
             break
         reasons += (
-            f"{name} is faster, but its accuracy drops by {100 * drop:.2f} points (allowed: {100 * max_drop:.2f}) and "
-            f"it agrees on {agreement:.1%} of the rows (at least {min_agreement:.1%}); "
+            f"{name} is faster, but drops by {100 * drop:.2f} points (at most {100 * max_drop:.2f}) and agrees on "
+            f"{agreement:.1%} of the rows (at least {min_agreement:.1%}); "
         )
     return name, f"{reasons}{name} does {trial['texts_per_second']:.0f} texts/s with a drop of {100 * drop:.2f} points"
 
@@ -100,8 +100,7 @@ def render_section(precision: dict[str, Any]) -> str:
     )
     return (
         f"<section>\n<h2>Number format of the archive: {precision['chosen']}</h2>\n"
-        f"<p>Measured on {tried[precision['chosen']]['rows']:,} evaluation rows by the archive's own handler, held "
-        f"against the model before it was archived: {escape(precision['reason'])}.\n"
+        f"<p>On {tried[precision['chosen']]['rows']:,} evaluation rows: {escape(precision['reason'])}.\n"
         "<table><tr><th>Number format<th>Accuracy<th>Drop, points<th>Agreement<th>Texts/s<th>MB\n"
         f"{rows}</table>\n</section>\n"
     )

@@ -25,7 +25,7 @@ def choose_device() -> Device:
     for feature in ("amx_bf16", "avx512_bf16"):
         if torch.cpu.get_capabilities().get(feature):
             return Device("cpu", "bfloat16", f"no GPU; the CPU has {feature}")
-    return Device("cpu", "float32", "no GPU; the CPU has neither amx_bf16 nor avx512_bf16")
+    return Device("cpu", "float32", "no GPU; the CPU has no bfloat16")
 
 
 class FastDropout(torch.nn.Dropout):

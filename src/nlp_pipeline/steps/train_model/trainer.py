@@ -63,7 +63,7 @@ def train(
     first_step = last_checkpoint(folder)
     checkpoint = f"{folder}/checkpoint-{first_step}" if first_step else None
     if checkpoint:
-        print(f"going on from the checkpoint of step {first_step} of {steps}", flush=True)
+        print(f"going on from step {first_step} of {steps}", flush=True)
     if device.device == "cpu":
         speed_up_on_cpu(model)
     arguments = TrainingArguments(
@@ -127,10 +127,7 @@ class Progress(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise PipelineError(
-                f"the training has diverged: the loss at step {step} is {loss}; try a lower learning_rate than "
-                f"{args.learning_rate}"
-            )
+            raise PipelineError(f"the loss at step {step} is {loss}: try a learning_rate below {args.learning_rate}")
         rate = (step - self.first_step) / (time.monotonic() - self.started)
         print(
             f"step {step}/{steps}  loss {loss:.4f}  {rate * args.train_batch_size:.0f} samples/s  "
