@@ -102,7 +102,7 @@ class Doctor(platforms.Doctor):
             return Finding(False, "this Kubeflow has several users, and no namespace is set", remedy)
         name = self.settings.experiment
         try:
-            experiment = find_experiment(connection, name, fold=str.casefold)
+            experiment = find_experiment(connection, name)
         except PipelineError as error:
             remedy = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
             return Finding(False, f"{namespace or 'Kubeflow'}: {error}", remedy)

@@ -5,7 +5,6 @@ import re
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, connect
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.parameters import NAME, check_run
-from nlp_pipeline.platforms.calls import ConflictError
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.volume import VOLUME_PATH
 
@@ -26,10 +24,9 @@ from nlp_pipeline.volume import VOLUME_PATH
 class Version:
     """A version of the pipeline in Kubeflow; its name ends in the digest of its content."""
 
-    pipeline_id: str
-    version_id: str
     name: str
     is_new: bool
+    reference: Any  # KFP's own, for runs
 
 
 def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
@@ -75,40 +72,31 @@ def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
     if dry_run:
         return {"host": settings.host, "pipeline": NAME, "version": version_name(ir)}
     version = upload_version(connect(settings), ir)
-    ids = {"pipeline_id": version.pipeline_id, "version_id": version.version_id}
+    ids = {"pipeline_id": version.reference.pipeline_id, "version_id": version.reference.pipeline_version_id}
     return {**ids, "version": version.name, "new_version": version.is_new}
 
 
-def _of_name(items: Iterator[Any], name: str) -> Any:
-    # A server before 2.5 has no names apart from display names.
-    return next((item for item in items if name in (item.name, item.display_name)), None)
-
-
-def find_pipeline(connection: Connection) -> Any:
-    """Returns the pipeline in the user's namespace; None where there is none."""
-    method = connection.pipelines.pipeline_service_list_pipelines
-    return _of_name(connection.list_all("listing pipelines", method, "pipelines", namespace=connection.namespace), NAME)
-
-
-def find_version(connection: Connection, pipeline_id: str, name: str) -> Any:
-    """Returns the version of a name; None where there is none."""
-    method = connection.pipelines.pipeline_service_list_pipeline_versions
-    return _of_name(connection.list_all("listing versions", method, "pipeline_versions", pipeline_id=pipeline_id), name)
+def _find(connection: Connection, kind: str, method: Any, name: str, **query: Any) -> Any:
+    """Returns what a list method knows of a kind, as "experiments", under a display name; None where there is none."""
+    listed = connection.list_all(f"listing {kind.replace('_', ' ')}", method, kind, **query)
+    return next((item for item in listed if item.display_name == name), None)
 
 
 def upload_version(connection: Connection, ir: str) -> Version:
     """Uploads a version of the pipeline, where this content is not there yet."""
     import kfp_server_api  # type: ignore[import-untyped]
 
-    name = version_name(ir)
-    pipeline = find_pipeline(connection)
+    name, service = version_name(ir), connection.pipelines
+    listing, scope = service.pipeline_service_list_pipelines, {"namespace": connection.namespace}
+    find = partial(_find, connection, "pipelines", listing, NAME, **scope)
+    pipeline = find()
     if pipeline is None:
         # Not by an upload, which would call the first version like the pipeline.
         body = kfp_server_api.V2beta1Pipeline(display_name=NAME, name=NAME, namespace=connection.namespace or None)
-        method = connection.pipelines.pipeline_service_create_pipeline
-        find = partial(find_pipeline, connection)
+        method = service.pipeline_service_create_pipeline
         pipeline = connection.create(f"making pipeline {NAME}", method, find, body, unique=True)
-    find = partial(find_version, connection, pipeline.pipeline_id, name)
+    listing, scope = service.pipeline_service_list_pipeline_versions, {"pipeline_id": pipeline.pipeline_id}
+    find = partial(_find, connection, "pipeline_versions", listing, name, **scope)
     version = find()
     if is_new := version is None:
         names = {"name": name, "display_name": name, "pipelineid": pipeline.pipeline_id}
@@ -117,22 +105,18 @@ def upload_version(connection: Connection, ir: str) -> Version:
             file = Path(folder) / f"{name}.yaml"
             file.write_text(ir, encoding="utf-8")
             version = connection.create(f"uploading version {name}", method, find, str(file), unique=True, **names)
-    return Version(pipeline.pipeline_id, version.pipeline_version_id, name, is_new)
+    reference = kfp_server_api.V2beta1PipelineVersionReference(pipeline.pipeline_id, version.pipeline_version_id)
+    return Version(name, is_new, reference)
 
 
-def find_experiment(connection: Connection, name: str, fold: Callable[[str], str] = str) -> Any:
+def find_experiment(connection: Connection, name: str) -> Any:
     """Returns the experiment of a name in the user's namespace, an archived one too; None where there is none."""
     method = connection.experiments.experiment_service_list_experiments
-    listed = connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace)
-    return next((item for item in listed if fold(item.display_name or "") == fold(name)), None)
+    return _find(connection, "experiments", method, name, namespace=connection.namespace)
 
 
 def get_experiment(connection: Connection, name: str) -> str:
-    """Returns the id of an experiment, which is made where there is none.
-
-    Raises:
-        UsageError: It is archived, or the server takes another one's name for the same.
-    """
+    """Returns the id of an experiment, which is made where there is none; raises UsageError where it is archived."""
     import kfp_server_api
 
     experiment = find_experiment(connection, name)
@@ -140,17 +124,7 @@ def get_experiment(connection: Connection, name: str) -> str:
         body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=connection.namespace or None)
         method = connection.experiments.experiment_service_create_experiment
         find = partial(find_experiment, connection, name)
-        try:
-            experiment = connection.create(f"making experiment {name}", method, find, body, unique=True)
-        except ConflictError:
-            # MySQL has no regard to case.
-            other = find_experiment(connection, name, fold=str.casefold)
-            if other is None:
-                raise
-            raise UsageError(
-                f"experiment {name!r}: this server takes {other.display_name!r}, which is there, for the same name: "
-                "give that as --experiment"
-            ) from None
+        experiment = connection.create(f"making experiment {name}", method, find, body, unique=True)
     if experiment.storage_state == "ARCHIVED":
         raise UsageError(f"experiment {name!r} is archived: restore it in the dashboard, or give another --experiment")
     return str(experiment.experiment_id)
@@ -165,23 +139,12 @@ def start_run(connection: Connection, version: Version, experiment_id: str, valu
     body = kfp_server_api.V2beta1Run(
         display_name=name,
         experiment_id=experiment_id,
-        pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(
-            pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
-        ),
+        pipeline_version_reference=version.reference,
         runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=values),
         service_account=connection.settings.service_account or None,
     )
     of_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-
-    def find() -> Any:
-        listed = connection.list_all(
-            "looking for the run",
-            connection.runs.run_service_list_runs,
-            "runs",
-            experiment_id=experiment_id,
-            namespace=connection.namespace,
-            filter=quote(json.dumps(of_name)),  # the server takes it apart a second time
-        )
-        return next((run for run in listed if run.display_name == name), None)
-
+    # The server takes the filter apart a second time.
+    query = {"experiment_id": experiment_id, "namespace": connection.namespace, "filter": quote(json.dumps(of_name))}
+    find = partial(_find, connection, "runs", connection.runs.run_service_list_runs, name, **query)
     return connection.create("starting the run", connection.runs.run_service_create_run, find, body)

@@ -2,10 +2,9 @@
 
 import datetime
 import json
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from itertools import islice
-from typing import Any, TextIO
+from typing import Any
 
 from nlp_pipeline.kubeflow.connection import Connection, connect
 from nlp_pipeline.local import STEPS
@@ -25,18 +24,9 @@ NOT_ARCHIVED = json.dumps(
 def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
     """Returns so many runs that were made last in the user's namespace, newest first, those archived left out.
 
-    `created` is of ISO 8601, in UTC; `seconds` is None while a run is not over, and `version` empty where the
-    pipeline's version is not there any more.
+    `created` is of ISO 8601, in UTC; `seconds` is None while a run is not over.
     """
     connection = connect(settings)
-
-    @cache
-    def name_of(doing: str, method: Callable[..., Any], *ids: str | None) -> str:
-        try:
-            return (all(ids) and connection.call(doing, method, *ids).display_name) or ""
-        except NotFoundError:
-            return ""
-
     listed = connection.list_all(
         "listing runs",
         connection.runs.run_service_list_runs,
@@ -46,26 +36,18 @@ def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
         filter=NOT_ARCHIVED,
         page_size=min(count, PAGE),
     )
-    get_experiment = connection.experiments.experiment_service_get_experiment
-    get_version = connection.pipelines.pipeline_service_get_pipeline_version
-    rows = []
-    for run in islice(listed, count):
-        version = run.pipeline_version_reference
-        version_ids = (version.pipeline_id, version.pipeline_version_id) if version else (None,)
-        # The server tells the beginning of 1970 of what never came.
-        is_over = run.finished_at is not None and run.finished_at.timestamp() > 0
-        rows.append(
-            {
-                "id": run.run_id,
-                "name": run.display_name or "",
-                "state": run.state or "",
-                "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
-                "seconds": max(0, round((run.finished_at - run.created_at).total_seconds())) if is_over else None,
-                "experiment": name_of("reading the experiment", get_experiment, run.experiment_id),
-                "version": name_of("reading the pipeline's version", get_version, *version_ids),
-            }
-        )
-    return rows
+    return [
+        {
+            "id": run.run_id,
+            "name": run.display_name or "",
+            "state": run.state or "",
+            "created": run.created_at.astimezone(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds_between(run.created_at, run.finished_at) or 0) if run.state in ENDED else None,
+            "experiment_id": run.experiment_id,
+            "version_id": run.pipeline_version_reference and run.pipeline_version_reference.pipeline_version_id,
+        }
+        for run in islice(listed, count)
+    ]
 
 
 def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
@@ -76,7 +58,7 @@ def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
         raise NoRunError(f"there is no run {run_id}: --runs lists them") from None
 
 
-def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO | None = None) -> dict[str, Any]:
+def wait(settings: Settings, run_id: str, timeout: float | None) -> dict[str, Any]:
     """Follows a run until it ends; see `platforms.waiting.follow`."""
     connection = connect(settings)
     return waiting.follow(
@@ -86,7 +68,6 @@ def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO 
         connection.run_url(run_id),
         timeout,
         "Kubeflow",
-        stream,
     )
 
 

@@ -47,8 +47,7 @@ class Schedules(schedules.Schedules):
         ir, version, experiment_id = pipelines.compiled(self.settings), None, None
         if not dry_run:
             connection = connect(self.settings)
-            uploaded = pipelines.upload_version(connection, ir)
-            version = kfp_server_api.V2beta1PipelineVersionReference(uploaded.pipeline_id, uploaded.version_id)
+            version = pipelines.upload_version(connection, ir).reference
             experiment_id = pipelines.get_experiment(connection, self.settings.experiment)
         when = [timing.cron.expression, timing.start, timing.end, timing.catch_up, timing.max_concurrency]
         account, experiment = self.settings.service_account, self.settings.experiment

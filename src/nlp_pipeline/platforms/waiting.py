@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -64,8 +64,8 @@ def seconds_between(start: Any, end: Any) -> float | None:
 class Display:
     """Shows a run's progress: a live table on a terminal, a line for each change elsewhere."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False)
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr, highlight=False)
         live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self.live = live if self._console.is_terminal else None
         self._states: dict[str, str] = {}
@@ -103,9 +103,8 @@ def follow(
     url: str,
     timeout: float | None,
     server: str,
-    stream: TextIO | None = None,
 ) -> dict[str, Any]:
-    """Follows a run until it ends; shows how far it is, and the end of a failed step's log, by default on stderr.
+    """Follows a run until it ends; shows how far it is, and the end of a failed step's log, on stderr.
 
     Args:
         read: Asks how far it is.
@@ -114,7 +113,6 @@ def follow(
         url: Where people see it.
         timeout: Seconds to wait at most; None for no limit.
         server: Who is asked, as the user knows it.
-        stream: Where to show it.
 
     Returns:
         `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
@@ -125,8 +123,7 @@ def follow(
         PipelineError: It failed, or was canceled; or the server has been away for too long.
         StoppedWaitingError: The user has pressed Ctrl-C; the run goes on.
     """
-    stream = stream or sys.stderr
-    display = Display(stream)
+    display = Display()
     facts = {"run_id": run_id, "url": url}
     comes_back = f"--wait {run_id} comes back to it"
     try:
@@ -141,7 +138,7 @@ def follow(
         raise kind(f"{error}{hint}", {"run_id": run_id}) from None
     if progress is None:
         raise TimedOutError(f"the run has not ended after {timeout:g} s; it goes on: {comes_back}", facts)
-    return _outcome(progress, url, log_of, stream)
+    return _outcome(progress, url, log_of)
 
 
 def _watch(read: Callable[[], Progress], display: Display, server: str, timeout: float | None) -> Progress | None:
@@ -170,7 +167,7 @@ def _watch(read: Callable[[], Progress], display: Display, server: str, timeout:
         time.sleep(min(POLL_SECONDS, left))
 
 
-def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str], stream: TextIO) -> dict[str, Any]:
+def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str]) -> dict[str, Any]:
     state = "CANCELED" if progress.canceled else progress.state
     steps = {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()}
     facts: dict[str, Any] = {"run_id": progress.run_id, "name": progress.name, "url": url, "state": state}
@@ -180,7 +177,7 @@ def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str
     if state != "SUCCEEDED":
         failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
         if failed and (log := log_of(progress, failed)):
-            print(f"the end of {failed}'s log:\n{log}", file=stream)
+            print(f"the end of {failed}'s log:\n{log}", file=sys.stderr)
         raise PipelineError(f"{failed or 'the run'} failed: {url}", {**facts, "failed_step": failed})
     if progress.gate_passed is False:
         raise GateNotPassedError(f"the gate is not passed; nothing was archived: {url}", facts)

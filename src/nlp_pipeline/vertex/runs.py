@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from graphlib import TopologicalSorter
 from itertools import islice
-from typing import Any, TextIO
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.platforms import waiting
@@ -63,7 +63,7 @@ def list_runs(settings: Settings, count: int, only: str = "") -> list[dict[str, 
     ]
 
 
-def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO | None = None) -> dict[str, Any]:
+def wait(settings: Settings, run_id: str, timeout: float | None) -> dict[str, Any]:
     """Follows a run until it ends; see `platforms.waiting.follow`."""
     connection = connect(settings)
     return waiting.follow(
@@ -73,7 +73,6 @@ def wait(settings: Settings, run_id: str, timeout: float | None, stream: TextIO 
         run_url(connection, run_id),
         timeout,
         "Vertex AI",
-        stream,
     )
 
 

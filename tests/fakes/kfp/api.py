@@ -60,7 +60,6 @@ class Api:
         multi_user: Whether namespaces matter at all: each user has one.
         health: What it says of itself.
         fate: What becomes of runs that are made from now on.
-        case_matters: Whether names that differ in case alone are two names; not so with MySQL, so with PostgreSQL.
         requests: Method, path and user of all requests that came this far.
         records: All records of each collection by id, oldest first; what begins with an underscore is not told.
     """
@@ -68,7 +67,7 @@ class Api:
     def __init__(self, namespaces: dict[str, str]) -> None:
         self._namespaces, self.multi_user = namespaces, bool(namespaces)
         self._lock, self._count = threading.RLock(), itertools.count()
-        self.clock, self.fate, self.case_matters = Clock(), Fate(), False
+        self.clock, self.fate = Clock(), Fate()
         self.health: Json = {"tag_name": "2.17.0", "multi_user": self.multi_user, "pipeline_store": "database"}
         self.requests: list[tuple[str, str, str]] = []
         self.records: dict[str, dict[str, Json]] = {kind: {} for kind in IDS}
@@ -250,9 +249,9 @@ class Api:
         return self.records[kind][key]
 
     def _check_free(self, kind: str, name: str, **same: str) -> None:
-        fold = str if self.case_matters else str.casefold
         for record in self.records[kind].values():
-            if fold(record["display_name"]) == fold(name) and same.items() <= record.items():
+            # MySQL has no regard to case.
+            if record["display_name"].casefold() == name.casefold() and same.items() <= record.items():
                 raise Refused(409, f"The name {name} already exist. Please specify a new name")
 
 
