@@ -1,5 +1,6 @@
 """The encoder to fine-tune: a Hugging Face model in a folder or on the hub."""
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         raise UsageError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
+        tokenizer.truncation_side = tokenizer.padding_side = "right"  # as every server does
         config = AutoConfig.from_pretrained(
             base_model,
             attention_probs_dropout_prob=0.0,  # as BERT calls it
@@ -80,7 +82,7 @@ def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) ->
         reason = "has no pad token: set its tokenizer's pad_token"
     elif lacking:
         reason = f"has no {lacking[0]} of the size that config.json says"
-    elif numbers[last] >= model.config.vocab_size:
+    elif numbers[last] >= getattr(model.config, "vocab_size", math.inf):
         reason = f"has no embedding of the token {last!r}: call resize_token_embeddings"
     else:
         return
@@ -131,7 +133,7 @@ def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: in
             pack_model(folder, full, packed, "fp32", max_length)
             try_archive(packed, {name: ["a " * max_length] for name in ("text", "predicted", "label")})
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # the exporter's advice has colours
             raise UsageError(
                 f"base_model {base_model!r} is a {model.config.model_type}, which can't be exported to ONNX and served "
                 f"({reason}): take a BERT, RoBERTa, DeBERTa or ModernBERT"
