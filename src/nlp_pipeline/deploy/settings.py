@@ -80,7 +80,7 @@ class DeploySettings(Settings):
         (lambda value: 0 <= value < 100, "from 0 to 99"),
     )
     canary_minutes: float = parameter(
-        10.0, "How long it has that share.", (lambda value: 0 <= value < float("inf"), "0 or more")
+        10.0, "Minutes for which it has that share.", (lambda value: 0 <= value < float("inf"), "0 or more")
     )
     deploy_timeout: int = parameter(900, "Seconds within which a release must be ready.", POSITIVE)
     first_failure: str = parameter(

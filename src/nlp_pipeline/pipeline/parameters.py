@@ -26,11 +26,11 @@ class GraphSettings(Settings):
 
     validation_rows: int = parameter(
         500,
-        "Ask the served model for so many evaluation rows; 0 for all.",
+        "Evaluation rows to ask the served model for; 0 for all.",
         (lambda value: value >= 0, "0 for all, or a number above"),
     )
     deploy: bool = parameter(True, "Whether to deploy the release once it is validated.")
-    endpoint_rows: int = parameter(100, "Ask the deployed model for so many evaluation rows.", POSITIVE)
+    endpoint_rows: int = parameter(100, "Evaluation rows to ask the deployed model for.", POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)

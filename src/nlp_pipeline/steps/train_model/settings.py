@@ -22,7 +22,7 @@ class TrainSettings(Settings):
         "Peak learning rate; it falls linearly to 0 after the warm-up.",
         (lambda value: 0 < value < 1, "between 0 and 1, such as 5e-5"),
     )
-    batch_size: int = parameter(32, "Rows a training step.", POSITIVE)
+    batch_size: int = parameter(32, "Rows per training step.", POSITIVE)
     max_length: int = parameter(
         128,
         "Tokens at which a text is cut.",
@@ -30,5 +30,5 @@ class TrainSettings(Settings):
     )
     weight_decay: float = parameter(0.01, "Weight decay of AdamW.", BELOW_1)
     warmup_share: float = parameter(0.06, "Share of the training steps in which the learning rate rises.", BELOW_1)
-    max_train_rows: int = parameter(0, "Train on so many rows, chosen at random; 0 for all.", COUNT)
-    max_steps: int = parameter(0, "Stop after so many training steps; 0 for no cap.", COUNT)
+    max_train_rows: int = parameter(0, "Train on this many rows, chosen at random; 0 for all.", COUNT)
+    max_steps: int = parameter(0, "Stop after this many training steps; 0 for no cap.", COUNT)
