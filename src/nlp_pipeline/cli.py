@@ -78,10 +78,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Raises what is wrong with the arguments as a UsageError."""
         secrets = "password|token|cookies|s3-access-key|s3-secret-key"
-        if wanted := re.search(rf"unrecognized arguments:.*?--({secrets})", message):
+        if match := re.search(rf"unrecognized arguments:.*?--({secrets})", message):
             raise UsageError(
-                f"--{wanted[1]}: secrets have no flag, as others can read a process's arguments; set "
-                f"NLP_PIPELINE_{wanted[1].replace('-', '_').upper()} in the environment or in .env"
+                f"--{match[1]}: secrets have no flag, as others can read a process's arguments; set "
+                f"NLP_PIPELINE_{match[1].replace('-', '_').upper()} in the environment or in .env"
             )
         hint = "; a text that looks like a flag goes as --predict=TEXT" if "--predict: expected" in message else ""
         raise UsageError(f"{message}{hint}; see --help")
@@ -268,14 +268,14 @@ def add_output_options(parser: Parser) -> None:
 
 def check_arguments(parser: Parser, arguments: argparse.Namespace) -> str:
     """Returns the command, and raises UsageError where the flags make no sense together."""
-    given = [name for name in parser.run if is_given(arguments, name)]
+    chosen = [name for name in parser.run if is_given(arguments, name)]
     for command, also in (("local", "predict"), ("submit", "wait")):
-        if command in given and also in given:
-            given.remove(also)  # the texts to show at the end; the run to follow is the one that is submitted
-    if len(given) != 1:
-        problem = f"{' and '.join(map(flag_of, given))} exclude each other" if given else "nothing to do"
+        if command in chosen and also in chosen:
+            chosen.remove(also)  # the texts to show at the end; the run to follow is the one that is submitted
+    if len(chosen) != 1:
+        problem = f"{' and '.join(map(flag_of, chosen))} exclude each other" if chosen else "nothing to do"
         raise UsageError(f"{problem}: give one of {', '.join(map(flag_of, parser.run))}; see --help")
-    command = given[0]
+    command = chosen[0]
     for name, allowed in parser.goes_with.items():
         if is_given(arguments, name) and command not in allowed:
             partners = " or ".join(map(flag_of, allowed))
@@ -333,7 +333,7 @@ def add_settings(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, of the process or `argv`, and returns the exit code: see errors.py."""
-    given = sys.argv[1:] if argv is None else argv
+    flags = sys.argv[1:] if argv is None else argv
     facts: dict[str, Any] = {}
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have all letters
@@ -349,17 +349,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedWaitingError as error:
         message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
     except KeyboardInterrupt:
-        message, code = f"interrupted{what_is_left(given)}", INTERRUPTED
+        message, code = f"interrupted{what_is_left(flags)}", INTERRUPTED
     except Exception as error:  # noqa: BLE001, also a mistake of ours, or something that no one has thought of
         if isinstance(error, PipelineError):
             message, code, facts = f"error: {error}", error.exit_code, error.facts
         else:
             reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
             message, code = f"error: {reason}; --debug shows where", PipelineError.exit_code
-        if "--debug" in given:
+        if "--debug" in flags:
             traceback.print_exc()
     print(message, file=sys.stderr)
-    if "--json" in given:
+    if "--json" in flags:
         print(json.dumps({**facts, "error": message.removeprefix("error: ")}, indent=2, default=str))
     return code
 
@@ -374,9 +374,9 @@ def run_command(argv: Sequence[str] | None) -> int:
     return parser.run[arguments.command](arguments) or 0
 
 
-def what_is_left(given: Sequence[str]) -> str:
+def what_is_left(flags: Sequence[str]) -> str:
     """Returns what to say of what goes on after an interrupt."""
-    if any(flag_of(name) in given for name in RUNS):
+    if any(flag_of(name) in flags for name in RUNS):
         return "; see --runs and --schedules for what was done"
     # What is left in the cluster has been said, where something was sent.
-    return "" if any(flag_of(name) in given for name in DEPLOYING) else "; nothing is left running"
+    return "" if any(flag_of(name) in flags for name in DEPLOYING) else "; nothing is left running"

@@ -77,12 +77,14 @@ def read_progress(run: Any) -> Progress:
     Its task details are nodes of Argo's workflow, in no order: a step is the node of its name, others
     (`<step>-driver`, `executor`, `root`) are Argo's own.
     """
+    state = run.state or "PENDING"
+    if state in ENDED and any(item.state == "CANCELING" for item in run.state_history or []):
+        state = "CANCELED"
     nodes = {node.display_name: node for node in (run.run_details and run.run_details.task_details) or []}
     progress = Progress(
         run_id=run.run_id,
         name=run.display_name,
-        state=run.state or "PENDING",
-        canceled=run.state == "CANCELED" or any(item.state == "CANCELING" for item in run.state_history or []),
+        state=state,
         seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
         all_steps=ALL_STEPS,
     )

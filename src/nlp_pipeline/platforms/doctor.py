@@ -32,7 +32,7 @@ class Doctor(ABC):
         platform: Its name.
         optional: Checks of what a run can do without.
         certain: Checks whose errors say that it is not as it should be, not that it can't be known.
-        given: The parameters that the user set.
+        chosen: The parameters that the user set.
         values: All parameters, the others with their defaults.
     """
 
@@ -40,9 +40,9 @@ class Doctor(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     certain: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, settings: Settings, given: dict[str, Any]) -> None:
-        self.settings, self.given = settings, given
-        self.values = {name: item.default for name, item in pipeline_parameters(self.platform).items()} | given
+    def __init__(self, settings: Settings, chosen: dict[str, Any]) -> None:
+        self.settings, self.chosen = settings, chosen
+        self.values = {name: item.default for name, item in pipeline_parameters(self.platform).items()} | chosen
         self.findings: list[Finding] = []
 
     @abstractmethod

@@ -33,7 +33,6 @@ class Progress:
 
     Attributes:
         state: Its state, as KFP calls it.
-        canceled: Whether someone has asked for its end.
         all_steps: In the order in which they are shown.
         steps: State and seconds (None where unknown) of the steps that have begun, by their names.
         gate_passed: Whether the gate let the model pass; None where that is not known yet.
@@ -44,7 +43,6 @@ class Progress:
     run_id: str
     name: str
     state: str
-    canceled: bool
     seconds: float
     all_steps: tuple[str, ...]
     steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)
@@ -168,14 +166,14 @@ def _watch(read: Callable[[], Progress], display: Display, server: str, timeout:
 
 
 def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str]) -> dict[str, Any]:
-    state = "CANCELED" if progress.canceled else progress.state
-    steps = {step: {"state": state, "seconds": seconds} for step, (state, seconds) in progress.steps.items()}
+    state = progress.state
+    steps = {step: {"state": how, "seconds": seconds} for step, (how, seconds) in progress.steps.items()}
     facts: dict[str, Any] = {"run_id": progress.run_id, "name": progress.name, "url": url, "state": state}
     facts |= {"seconds": progress.seconds, "steps": steps}
     if state == "CANCELED":
         raise PipelineError(f"the run was canceled: {url}", facts)
     if state != "SUCCEEDED":
-        failed = next((step for step, (state, _) in progress.steps.items() if state == "FAILED"), "")
+        failed = next((step for step, (how, _) in progress.steps.items() if how == "FAILED"), "")
         if failed and (log := log_of(progress, failed)):
             print(f"the end of {failed}'s log:\n{log}", file=sys.stderr)
         raise PipelineError(f"{failed or 'the run'} failed: {url}", {**facts, "failed_step": failed})

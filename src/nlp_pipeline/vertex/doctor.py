@@ -202,10 +202,10 @@ class Doctor(platforms.Doctor):
         return Finding(True, f"{total} in {google.region}, a run needs {count}; what is in use is not told")
 
     def _check_parameters(self) -> Finding:
-        if "train_data" not in self.given:
+        if "train_data" not in self.chosen:
             return Finding(None, "a run needs --set train_data=gs://bucket/reviews.csv as well")
-        check_parameters(self.given)
-        return Finding(True, f"{len(self.given)} set, {len(self.values) - len(self.given)} by default")
+        check_parameters(self.chosen)
+        return Finding(True, f"{len(self.chosen)} set, {len(self.values) - len(self.chosen)} by default")
 
     def _check_image(self) -> Finding:
         return self._find_image(self.settings.image) if self.settings.image else Finding(True, DEFAULT_IMAGE)

@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import check_vertex_installed, compile_pipeline, version_name
+from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.parameters import check_run
 from nlp_pipeline.platforms.calls import NotFoundError, make_once
 from nlp_pipeline.platforms.waiting import NoRunError
@@ -22,7 +22,6 @@ VERSION, EXPERIMENT = "nlp-pipeline-version", "nlp-pipeline-experiment"
 
 def check_parameters(values: dict[str, Any]) -> None:
     """Raises UsageError where a run on Vertex AI can't begin with these parameters."""
-    check_vertex_installed()
     check_run(values, "vertex", "/gcs/", "gs://bucket/reviews.csv")
 
 

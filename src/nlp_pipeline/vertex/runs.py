@@ -107,7 +107,6 @@ def read_progress(run: Any) -> Progress:
         run_id=run.name.rpartition("/")[2],
         name=run.display_name,
         state=state,
-        canceled=state in ("CANCELED", "CANCELING"),
         seconds=seconds_between(run.create_time, run.end_time) or 0.0,
         all_steps=tuple(name.replace("-", "_") for name in details),
     )
@@ -128,14 +127,14 @@ def end_of_log(connection: Connection, progress: Progress, step: str) -> str:
     """Returns the last lines that a step printed, or else, where Cloud Logging does not give them, why it failed."""
     lines: list[str] = []
     for job in progress.jobs[step]:
-        wanted = {
+        query = {
             "resourceNames": [f"projects/{connection.project}"],
             "filter": f'resource.type="ml_job" AND resource.labels.job_id="{job}"',
             "orderBy": "timestamp desc",
             "pageSize": LOG_LINES,
         }
         try:
-            answer = connection.ask("reading the log", "logging", "/v2/entries:list", body=wanted)
+            answer = connection.ask("reading the log", "logging", "/v2/entries:list", body=query)
         except PipelineError:
             continue  # that is shown besides; what failed is reported in any case
         for entry in reversed(answer.get("entries", [])):

@@ -7,7 +7,6 @@ endpoint without versions cost nothing; what lies in the bucket costs a little e
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline.compiling import check_vertex_installed
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms.schedules import ENABLED
 from nlp_pipeline.settings import PREFIX, Settings
@@ -30,7 +29,6 @@ def undeploy(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[
         UsageError: The model is not named, or has no endpoint.
         PipelineError: Google refuses or fails; `facts` has what was done until then.
     """
-    check_vertex_installed()
     check_ranges({"deploy": False, **values}, "vertex")
     if "model_name" not in values:
         raise UsageError("which model? add --set model_name=NAME, the name of the model and of its endpoint")

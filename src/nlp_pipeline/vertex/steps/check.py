@@ -89,10 +89,10 @@ def check_endpoint(
 def find_deployed(endpoint: Any, version: str) -> str:
     """Returns the id by which an endpoint knows a model's version, which must be deployed to it."""
     # A project may be named by its id in one place and by its number in another.
-    wanted = version.partition("/models/")[2]
+    name = version.partition("/models/")[2]
     for item in endpoint.deployed_models:
         model = item.model.partition("/models/")[2].partition("@")[0]
-        if f"{model}@{item.model_version_id}" == wanted:
+        if f"{model}@{item.model_version_id}" == name:
             return str(item.id)
     raise PipelineError(f"{version} is not deployed to {endpoint.name}: someone has undeployed it")
 
