@@ -234,7 +234,7 @@ def test_what_compiling_and_manifests_give_as_json(
     assert json.loads(capsys.readouterr().out)["stale"] is True
     assert main(["--manifests", "--set", "namespace=team", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert listed["kind"] == "List" and "Role" in [one["kind"] for one in listed["items"]]
+    assert listed["kind"] == "List" and "Role" in [item["kind"] for item in listed["items"]]
 
 
 def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(

@@ -61,12 +61,12 @@ class CloudStorage:
         if request.method == "GET" and re.fullmatch("/storage/v1/b/[^/]+", request.path):
             return Response(403, "{}")  # Google's client looks the bucket up for its traces, and does well without
         self.asked.append(request)
-        found = re.fullmatch(r"/download/storage/v1/b/([^/]+)/o/([^/]+)", request.path)
-        if request.method != "GET" or not found or ("alt", "media") not in request.query:
+        result = re.fullmatch(r"/download/storage/v1/b/([^/]+)/o/([^/]+)", request.path)
+        if request.method != "GET" or not result or ("alt", "media") not in request.query:
             return Response(501, f"the stand-in knows no {request.method} {request.target}")
         if self.signed_in and request.headers.get("authorization") != f"Bearer {TOKEN}":
             return Response(401, "Invalid Credentials\n")
-        key = f"{found[1]}/{urllib.parse.unquote(found[2])}"
+        key = f"{result[1]}/{urllib.parse.unquote(result[2])}"
         if key in self.denied:
             return Response(403, DENIED)
         if key not in self.objects:

@@ -41,8 +41,8 @@ class Request:
     @property
     def cookies(self) -> dict[str, str]:
         """Cookies by name."""
-        found: http.cookies.SimpleCookie = http.cookies.SimpleCookie(self.headers.get("cookie", ""))
-        return {name: one.value for name, one in found.items()}
+        result: http.cookies.SimpleCookie = http.cookies.SimpleCookie(self.headers.get("cookie", ""))
+        return {name: item.value for name, item in result.items()}
 
     @property
     def form(self) -> dict[str, str]:

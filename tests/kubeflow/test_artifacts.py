@@ -83,9 +83,9 @@ class Scene:
         return asked
 
 
-def make_run(k: Kubeflow, **given: Any) -> str:
+def make_run(k: Kubeflow, **options: Any) -> str:
     """Makes a run, and returns its id."""
-    connection = connected(k, **given)
+    connection = connected(k, **options)
     run = start_run(connection, upload_version(connection, SMALL), get_experiment(connection, "films"), {})
     return str(run.run_id)
 

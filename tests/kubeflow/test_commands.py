@@ -76,7 +76,7 @@ def test_submit(k: Kubeflow, run: Run) -> None:
     code, out, _ = run("--submit", *TRAIN, "--image", "registry:5000/team/x:1", "--service-account", "robot", "--json")
     assert code == 0 and json.loads(out)["new_version"] is True and len(k.api.versions) == 2
     spec = k.api.versions[1]["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
-    assert {one["container"]["image"] for one in spec} == {"registry:5000/team/x:1"}
+    assert {item["container"]["image"] for item in spec} == {"registry:5000/team/x:1"}
     assert k.api.runs[2]["service_account"] == "robot"
 
 
@@ -92,11 +92,11 @@ def test_upload(k: Kubeflow, run: Run) -> None:
 def test_a_dry_run_sends_nothing(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
     for as_json in ([], ["--json"]):
         code, out, err = run(*command, "--dry-run", *as_json)
-        told = json.loads(out) if as_json else facts_of(out)
+        reported = json.loads(out) if as_json else facts_of(out)
         assert (code, err, k.visits) == (0, "", [])
-        assert told["host"] == k.url and told["pipeline"] == "nlp-pipeline"
+        assert reported["host"] == k.url and reported["pipeline"] == "nlp-pipeline"
     run("--upload")
-    assert k.api.versions[0]["name"] == told["version"]
+    assert k.api.versions[0]["name"] == reported["version"]
 
 
 def test_schedules_and_runs_are_tables(k: Kubeflow, run: Run) -> None:
@@ -134,21 +134,21 @@ def test_the_exit_code_is_the_runs(
     fate: Fate, timeout: tuple[str, ...], code: int, message: str, k: Kubeflow, run: Run
 ) -> None:
     k.api.fate = fate
-    found, out, err = run("--submit", "--wait", *TRAIN, *timeout)
-    assert (found, out) == (code, "") and err.splitlines()[-1].startswith(message)
+    result, out, err = run("--submit", "--wait", *TRAIN, *timeout)
+    assert (result, out) == (code, "") and err.splitlines()[-1].startswith(message)
     run_id = k.api.runs[0]["run_id"]
-    found, out, err = run("--wait", run_id, *timeout, "--json")
-    told = json.loads(out)
-    assert found == code and told["run_id"] == run_id and f"error: {told['error']}".startswith(message)
-    assert told["url"].endswith(run_id)
+    result, out, err = run("--wait", run_id, *timeout, "--json")
+    reported = json.loads(out)
+    assert result == code and reported["run_id"] == run_id and f"error: {reported['error']}".startswith(message)
+    assert reported["url"].endswith(run_id)
 
 
 @pytest.mark.parametrize("command", LIVE, ids=" ".join)
 def test_json_is_one_document_also_where_it_fails(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
     code, out, err = run(*command, "--json")
-    told = json.loads(out)
+    reported = json.loads(out)
     if code:
-        assert told["error"] and f"error: {told['error']}\n" in err
+        assert reported["error"] and f"error: {reported['error']}\n" in err
     k.faults.fail(500, times=99)
     code, out, err = run(*command, "--json")
     assert code == 1 and json.loads(out)["error"] and err.splitlines()[-1] == f"error: {json.loads(out)['error']}"

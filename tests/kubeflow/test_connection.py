@@ -67,8 +67,8 @@ def test_what_is_no_address(host: str) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/pipeline/", "/_/pipeline/?ns=team#/runs"])
 def test_the_api_is_found_behind_a_gateway(ending: str, k: Kubeflow) -> None:
-    for given in (BY_PASSWORD, {"token": TOKEN}):
-        connection = connected(k, host=k.url + ending, **given)
+    for options in (BY_PASSWORD, {"token": TOKEN}):
+        connection = connected(k, host=k.url + ending, **options)
         assert (connection.url, connection.multi_user) == (f"{k.url}/pipeline", True)
         assert list_experiments(connection) == []
         assert connection.run_url("id") == f"{k.url}/_/pipeline/?ns=team#/runs/details/id"

@@ -45,26 +45,26 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def team() -> Iterator[Kubeflow]:
     """A Kubeflow of several users; the token is that of the account of namespace "team"."""
-    with kubeflow(tokens={TOKEN: "team"}) as one:
-        yield one
-        assert {method for method, _, _ in one.api.requests} <= {"GET"}
+    with kubeflow(tokens={TOKEN: "team"}) as server:
+        yield server
+        assert {method for method, _, _ in server.api.requests} <= {"GET"}
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster in which all is there, and nothing is to be changed."""
-    with emulated_cluster("Knative") as one:
-        one.add(CLAIM)
-        one.write_kubeconfig(tmp_path / "kubeconfig", "team")
+    with emulated_cluster("Knative") as cluster:
+        cluster.add(CLAIM)
+        cluster.write_kubeconfig(tmp_path / "kubeconfig", "team")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        yield one
-        assert not one.sent
+        yield cluster
+        assert not cluster.sent
 
 
 def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **changed: Any) -> dict[str, Finding]:
     """Returns the doctor's checks by name, having made sure that each is a line without secrets."""
-    given = {"namespace": "team", "token": TOKEN, "image": IMAGE, **({"host": k.url} if k else {})}
-    checks = doctor(Settings.model_validate(given | changed), values or {})
+    options = {"namespace": "team", "token": TOKEN, "image": IMAGE, **({"host": k.url} if k else {})}
+    checks = doctor(Settings.model_validate(options | changed), values or {})
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         print_findings(checks)
@@ -77,26 +77,26 @@ def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **chan
 
 
 def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    found = examined(team)
-    assert {name: check.ok for name, check in found.items()} == dict.fromkeys(NAMES, True)
-    assert list(found) == NAMES and missing(list(found.values())) == []
+    findings = examined(team)
+    assert {name: check.ok for name, check in findings.items()} == dict.fromkeys(NAMES, True)
+    assert list(findings) == NAMES and missing(list(findings.values())) == []
     assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_is_known() -> None:
-    found = examined(None)
-    assert list(found) == NAMES and missing(list(found.values())) == ["sign-in"]
-    assert {name for name, check in found.items() if check.ok} == {"image"}
-    assert found["sign-in"].detail.startswith("no host: give --host URL, set NLP_PIPELINE_HOST")
-    assert found["namespace"].detail == found["version"].detail == "not signed in"
+    findings = examined(None)
+    assert list(findings) == NAMES and missing(list(findings.values())) == ["sign-in"]
+    assert {name for name, check in findings.items() if check.ok} == {"image"}
+    assert findings["sign-in"].detail.startswith("no host: give --host URL, set NLP_PIPELINE_HOST")
+    assert findings["namespace"].detail == findings["version"].detail == "not signed in"
 
 
 def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
-    found = examined(alone, token="", namespace="")
-    assert found["namespace"].ok and found["version"].ok
-    assert found["Kubernetes"].ok is None and "there is no kubeconfig of use" in found["Kubernetes"].detail
-    assert {found[name].detail for name in OF_CLUSTER} == {"Kubernetes can't be asked"}
-    assert missing(list(found.values())) == []
+    findings = examined(alone, token="", namespace="")
+    assert findings["namespace"].ok and findings["version"].ok
+    assert findings["Kubernetes"].ok is None and "there is no kubeconfig of use" in findings["Kubernetes"].detail
+    assert {findings[name].detail for name in OF_CLUSTER} == {"Kubernetes can't be asked"}
+    assert missing(list(findings.values())) == []
     with pytest.raises(UsageError, match="epochs"):
         examined(alone, {"epochs": -1.0})
 
@@ -112,42 +112,42 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
     ],
 )
 def test_no_address_or_no_one_there(host: str, detail: str) -> None:
-    found = examined(None, host=host)
-    assert found["sign-in"].ok is False and found["sign-in"].detail.startswith(detail)
+    findings = examined(None, host=host)
+    assert findings["sign-in"].ok is False and findings["sign-in"].detail.startswith(detail)
 
 
 def test_a_certificate_of_an_unknown_authority(ca: Authority) -> None:
-    with kubeflow(tokens={TOKEN: "team"}, tls=ca) as one:
-        found = examined(one)
-        assert found["sign-in"].ok is False and "--ca-cert" in found["sign-in"].detail
-        assert examined(one, ca_cert=str(ca.path))["namespace"].ok
-        assert "is not verified" in examined(one, insecure=True)["sign-in"].detail
-        assert examined(one, ca_cert="/none")["sign-in"].ok is False
+    with kubeflow(tokens={TOKEN: "team"}, tls=ca) as server:
+        findings = examined(server)
+        assert findings["sign-in"].ok is False and "--ca-cert" in findings["sign-in"].detail
+        assert examined(server, ca_cert=str(ca.path))["namespace"].ok
+        assert "is not verified" in examined(server, insecure=True)["sign-in"].detail
+        assert examined(server, ca_cert="/none")["sign-in"].ok is False
 
 
 def test_a_sign_in_that_fails_and_a_server_that_is_no_kubeflow() -> None:
     ann = {"token": "", "username": "ann@example.com"}
-    with kubeflow("dex", users={"ann@example.com": "secret"}, namespaces={"ann@example.com": "team"}) as one:
-        for given in ({"token": "wrong"}, {**ann, "password": "x"}):
-            found = examined(one, **given)
-            assert found["sign-in"].ok is False and found["namespace"].ok is None
-        found = examined(one, **ann, password="secret")
-        assert found["sign-in"].detail == "Kubeflow Pipelines answers as ann@example.com, by password"
-        assert found["namespace"].ok
-    with kubeflow("no kubeflow") as one:
-        assert "is no Kubeflow Pipelines" in examined(one)["sign-in"].detail
+    with kubeflow("dex", users={"ann@example.com": "secret"}, namespaces={"ann@example.com": "team"}) as server:
+        for options in ({"token": "wrong"}, {**ann, "password": "x"}):
+            findings = examined(server, **options)
+            assert findings["sign-in"].ok is False and findings["namespace"].ok is None
+        findings = examined(server, **ann, password="secret")
+        assert findings["sign-in"].detail == "Kubeflow Pipelines answers as ann@example.com, by password"
+        assert findings["namespace"].ok
+    with kubeflow("no kubeflow") as server:
+        assert "is no Kubeflow Pipelines" in examined(server)["sign-in"].detail
 
 
 def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
-    found = examined(team, namespace="")
-    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("give --namespace NAME")
-    assert found["claim"].ok is None and found["sign-in"].ok
-    found = examined(team, namespace="other")
-    assert found["namespace"].ok is False and found["namespace"].remedy.startswith("ask the profile's owner")
-    assert "other: listing experiments: 403" in found["namespace"].detail
+    findings = examined(team, namespace="")
+    assert findings["namespace"].ok is False and findings["namespace"].remedy.startswith("give --namespace NAME")
+    assert findings["claim"].ok is None and findings["sign-in"].ok
+    findings = examined(team, namespace="other")
+    assert findings["namespace"].ok is False and findings["namespace"].remedy.startswith("ask the profile's owner")
+    assert "other: listing experiments: 403" in findings["namespace"].detail
     team.faults.fail(times=9, on="/experiments")
-    found = examined(team)
-    assert found["namespace"].ok is False and found["version"].ok
+    findings = examined(team)
+    assert findings["namespace"].ok is False and findings["version"].ok
 
 
 # The experiment
@@ -163,8 +163,8 @@ def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
     assert examined(team)["namespace"].detail.endswith("; experiment nlp-pipeline is there")
     team.api.records["experiments"].clear()
     experiment_of(team, "ARCHIVED")
-    found = examined(team)["namespace"]
-    assert (found.ok, found.detail) == (False, "experiment nlp-pipeline is archived, and takes no runs")
+    finding = examined(team)["namespace"]
+    assert (finding.ok, finding.detail) == (False, "experiment nlp-pipeline is archived, and takes no runs")
 
 
 # Version
@@ -182,8 +182,8 @@ def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
 )
 def test_versions(team: Kubeflow, health: dict[str, Any], ok: bool | None, says: str) -> None:
     team.api.health = {"multi_user": True, **health}
-    found = examined(team)["version"]
-    assert found.ok is ok and says in found.detail and found.required
+    finding = examined(team)["version"]
+    assert finding.ok is ok and says in finding.detail and finding.required
 
 
 # The cluster
@@ -195,20 +195,20 @@ def test_no_kubeconfig_and_a_cluster_that_is_away(team: Kubeflow, tmp_path: Path
     gone = Cluster("Knative", "team")
     gone.url = f"http://127.0.0.1:{free_ports(1)[0]}"
     gone.write_kubeconfig(os.environ["KUBECONFIG"], "team")
-    found = examined(team)
-    assert found["Kubernetes"].ok is None and "can't be reached (" in found["Kubernetes"].detail
-    assert found["claim"].detail == found["KServe"].detail == "Kubernetes can't be asked"
+    findings = examined(team)
+    assert findings["Kubernetes"].ok is None and "can't be reached (" in findings["Kubernetes"].detail
+    assert findings["claim"].detail == findings["KServe"].detail == "Kubernetes can't be asked"
 
 
 def test_a_cluster_that_refuses_or_does_not_tell_who_asks(team: Kubeflow, cluster: Cluster) -> None:
     cluster.reviews_forbidden = True
-    found = examined(team)
-    assert found["Kubernetes"].ok and ", as " not in found["Kubernetes"].detail
-    assert found["right to deploy"].detail == "this account may, in namespace team"
+    findings = examined(team)
+    assert findings["Kubernetes"].ok and ", as " not in findings["Kubernetes"].detail
+    assert findings["right to deploy"].detail == "this account may, in namespace team"
     path = Path(os.environ["KUBECONFIG"])
     path.write_text(path.read_text().replace("a-token-of", "hunter2"))
-    found = examined(team)
-    assert found["Kubernetes"].ok is False and not found["Kubernetes"].required and found["claim"].ok is None
+    findings = examined(team)
+    assert findings["Kubernetes"].ok is False and not findings["Kubernetes"].required and findings["claim"].ok is None
 
 
 @pytest.mark.parametrize(
@@ -225,27 +225,29 @@ def test_claims(
     team: Kubeflow, cluster: Cluster, changed: dict[str, Any], ok: bool, says: str, mode: bool | None
 ) -> None:
     cluster.add(CLAIM | changed)
-    found = examined(team)
-    assert (found["claim"].ok, found["claim"].detail, found["access mode"].ok) == (ok, says, mode)
-    assert found["access mode"].required == (changed.get("spec") == {"accessModes": ["ReadOnlyMany"]})
+    findings = examined(team)
+    assert (findings["claim"].ok, findings["claim"].detail, findings["access mode"].ok) == (ok, says, mode)
+    assert findings["access mode"].required == (changed.get("spec") == {"accessModes": ["ReadOnlyMany"]})
 
 
 def test_a_claim_that_is_not_there_or_may_not_be_read(team: Kubeflow, cluster: Cluster) -> None:
-    found = examined(team, {"volume_claim": "mine"})
-    assert found["claim"].remedy == (
+    findings = examined(team, {"volume_claim": "mine"})
+    assert findings["claim"].remedy == (
         "python pipeline_v2.py --manifests --set namespace=team --set volume_claim=mine | kubectl apply -f -"
     )
-    assert found["claim"].ok is False and found["access mode"].ok is None
+    assert findings["claim"].ok is False and findings["access mode"].ok is None
     cluster.deny("get", "persistentvolumeclaims")
-    found = examined(team)
-    assert found["claim"].ok is None and "403" in found["claim"].detail and found["access mode"].ok is None
+    findings = examined(team)
+    assert findings["claim"].ok is None and "403" in findings["claim"].detail and findings["access mode"].ok is None
 
 
 def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster) -> None:
     team.api.health["tag_name"] = "2.14.3"
-    found = examined(team)["Secrets"]
-    assert (found.ok, found.detail) == (False, "Secret team/nlp-pipeline-s3 is not there")
-    assert found.remedy.startswith("kubectl -n team create secret generic nlp-pipeline-s3 --from-literal=AWS_ACCESS_K")
+    finding = examined(team)["Secrets"]
+    assert (finding.ok, finding.detail) == (False, "Secret team/nlp-pipeline-s3 is not there")
+    assert finding.remedy.startswith(
+        "kubectl -n team create secret generic nlp-pipeline-s3 --from-literal=AWS_ACCESS_K"
+    )
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
     data = dict.fromkeys(keys, base64.b64encode(b"hunter2").decode())
     cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-s3"}, "data": data})
@@ -259,23 +261,23 @@ def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster) -> None
 
 def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
     cluster.kserve_installed = False
-    found = examined(team)
-    assert found["KServe"].ok is False and "set deploy=false" in found["KServe"].detail
-    assert (found["runtime"].ok, found["runtime"].detail) == (None, "KServe is not known to be there")
-    found = examined(team, {"deploy": False})
-    assert found["KServe"].ok is None and "runtime" not in found
-    assert missing(list(found.values())) == []
+    findings = examined(team)
+    assert findings["KServe"].ok is False and "set deploy=false" in findings["KServe"].detail
+    assert (findings["runtime"].ok, findings["runtime"].detail) == (None, "KServe is not known to be there")
+    findings = examined(team, {"deploy": False})
+    assert findings["KServe"].ok is None and "runtime" not in findings
+    assert missing(list(findings.values())) == []
 
 
 def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team)["right to deploy"].detail == f"{ACCOUNT} may, in namespace team"
     cluster.deny("create", "inferenceservices")
-    found = examined(team)["right to deploy"]
-    assert (found.ok, found.detail) == (False, "namespace team: may not create inferenceservices")
-    assert found.remedy == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
-    found = examined(team, service_account="runner")["right to deploy"]
+    finding = examined(team)["right to deploy"]
+    assert (finding.ok, finding.detail) == (False, "namespace team: may not create inferenceservices")
+    assert finding.remedy == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
+    finding = examined(team, service_account="runner")["right to deploy"]
     runner = "system:serviceaccount:team:runner"
-    assert found.ok is None and found.detail == (
+    assert finding.ok is None and finding.detail == (
         f"{ACCOUNT} may not; the steps run as {runner}, of which it is not known: kubectl auth can-i create "
         f"inferenceservices -n team --as={runner}"
     )
@@ -284,20 +286,20 @@ def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster) -> None:
 def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team)["runtime"].detail == "kserve-torchserve"
     cluster.remove("clusterservingruntimes", "kserve-torchserve")
-    found = examined(team)["runtime"]
-    assert found.ok is False and "--manifests --set namespace=team" in found.detail
+    finding = examined(team)["runtime"]
+    assert finding.ok is False and "--manifests --set namespace=team" in finding.detail
     cluster.deny("get", "servingruntimes")
     assert examined(team)["runtime"].ok is None
 
 
 def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     values = {"model_store": "s3://models"}
-    found = examined(team, values)["serving pods"]
-    assert found.ok is False and "has no such ServiceAccount" in found.detail
+    finding = examined(team, values)["serving pods"]
+    assert finding.ok is False and "has no such ServiceAccount" in finding.detail
     cluster.add({"kind": "ServiceAccount", "metadata": {"name": "nlp-pipeline-serving"}})
     assert examined(team, values)["serving pods"].detail == "what they need is in namespace team"
-    found = examined(team, {"service_account": "default"})["serving pods"]
-    assert found.detail == "what they need is in namespace team"
+    finding = examined(team, {"service_account": "default"})["serving pods"]
+    assert finding.detail == "what they need is in namespace team"
     assert examined(team, {"namespace": "elsewhere"})["serving pods"].ok is False
     cluster.deny("get", "serviceaccounts")
     assert examined(team, values)["serving pods"].ok is None
@@ -315,5 +317,5 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     ],
 )
 def test_images(image: str, ok: bool, says: str) -> None:
-    found = examined(None, image=image)["image"]
-    assert found.ok is ok and says in found.detail
+    finding = examined(None, image=image)["image"]
+    assert finding.ok is ok and says in finding.detail

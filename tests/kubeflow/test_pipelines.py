@@ -32,9 +32,9 @@ schemaVersion: 2.1.0
 """
 
 
-def run_of(k: Kubeflow, values: dict[str, Any] = VALUES, **given: Any) -> dict[str, Any]:
+def run_of(k: Kubeflow, values: dict[str, Any] = VALUES, **options: Any) -> dict[str, Any]:
     """Submits a run."""
-    return submit(settings_of(k).model_copy(update=given), values, dry_run=False)
+    return submit(settings_of(k).model_copy(update=options), values, dry_run=False)
 
 
 def counts(k: Kubeflow) -> dict[str, int]:
@@ -175,11 +175,11 @@ def test_an_archived_experiment_is_told(either: Kubeflow) -> None:
 )
 def test_names_with_odd_characters(name: str, k: Kubeflow) -> None:
     connection = connected(k)
-    found = get_experiment(connection, name)
-    assert get_experiment(connection, name) == found
+    result = get_experiment(connection, name)
+    assert get_experiment(connection, name) == result
     version = upload_version(connection, SMALL)
     k.faults.drop(on=POSTS["runs"], after=True)
-    start_run(connection, version, found, {})
+    start_run(connection, version, result, {})
     assert k.api.experiments[-1]["display_name"] == name and len(k.api.runs) == 1
 
 
@@ -191,9 +191,9 @@ def test_a_name_that_differs_in_case_alone(either: Kubeflow) -> None:
 
 
 def test_parameters_of_all_types_arrive(either: Kubeflow) -> None:
-    given = ["train_data=s3://b/ä ö 日本 🎬.csv", "epochs=2", "learning_rate=0.00003", "batch_size=8", "deploy=false",
+    options = ["train_data=s3://b/ä ö 日本 🎬.csv", "epochs=2", "learning_rate=0.00003", "batch_size=8", "deploy=false",
              "label_column=Ein \"Wort\" = 'x'\\n", "seed=0"]  # fmt: skip
-    values = parse_settings(given)
+    values = parse_settings(options)
     run_of(either, values)
     sent = either.api.runs[0]["runtime_config"]["parameters"]
     assert sent == values and sent["seed"] == 0

@@ -26,10 +26,10 @@ from tests.kubeflow.test_pipelines import SMALL
 from tests.kubeflow.users import TOKEN, VALUES, settings_of
 
 
-def started(k: Kubeflow, fate: Fate, **given: Any) -> tuple[Settings, str]:
+def started(k: Kubeflow, fate: Fate, **options: Any) -> tuple[Settings, str]:
     """Starts a run with this fate; returns settings for it, and its id."""
     k.api.fate = fate
-    settings = settings_of(k, **given)
+    settings = settings_of(k, **options)
     return settings, submit(settings, VALUES, dry_run=False)["run_id"]
 
 

@@ -28,17 +28,19 @@ def settings(alone: Kubeflow) -> Settings:
 @pytest.fixture
 def nightly(settings: Settings) -> Schedule:
     """Schedules the pipeline as "nightly"."""
-    return lambda cron=NIGHTLY, **given: scheduled(settings, cron, **given)
+    return lambda cron=NIGHTLY, **options: scheduled(settings, cron, **options)
 
 
-def scheduled(settings: Settings, cron: str, **given: Any) -> dict[str, Any]:
+def scheduled(settings: Settings, cron: str, **options: Any) -> dict[str, Any]:
     """Schedules the pipeline; parameters, other settings and a dry run may be given, and options."""
-    values, dry_run = given.pop("values", VALUES), given.pop("dry_run", False)
+    values, dry_run = options.pop("values", VALUES), options.pop("dry_run", False)
     changed: dict[str, Any] = {}
-    for name in {"service_account", "image", "experiment"} & set(given):
-        changed[name] = given.pop(name)
+    for name in {"service_account", "image", "experiment"} & set(options):
+        changed[name] = options.pop(name)
     settings = settings.model_copy(update=changed) if changed else settings
-    return Schedules(settings).schedule(ScheduleOptions(**{"cron": cron, "name": "nightly", **given}), values, dry_run)
+    return Schedules(settings).schedule(
+        ScheduleOptions(**{"cron": cron, "name": "nightly", **options}), values, dry_run
+    )
 
 
 def stored(k: Kubeflow, name: str = "nightly") -> list[dict[str, Any]]:
@@ -56,7 +58,7 @@ def changes(k: Kubeflow, since: int = 0) -> list[str]:
     return [path.partition(":")[2] or method for method, path in asked if method != "GET"]
 
 
-def made_by_hand(k: Kubeflow, name: str = "nightly", trigger: Any = None, **given: Any) -> str:
+def made_by_hand(k: Kubeflow, name: str = "nightly", trigger: Any = None, **options: Any) -> str:
     """Makes a recurring run as the dashboard would, and returns its id."""
     version = k.api.versions[0]
     body = {
@@ -65,7 +67,7 @@ def made_by_hand(k: Kubeflow, name: str = "nightly", trigger: Any = None, **give
         "pipeline_version_reference": {key: version[key] for key in ("pipeline_id", "pipeline_version_id")},
         "runtime_config": {"parameters": VALUES},
         "trigger": trigger or {"cron_schedule": {"cron": HOURLY}},
-        **{"max_concurrency": "1", "mode": "ENABLE", "service_account": "x", "no_catchup": True, **given},
+        **{"max_concurrency": "1", "mode": "ENABLE", "service_account": "x", "no_catchup": True, **options},
     }
     return str(k.api._create_recurring_run(body, "")["recurring_run_id"])
 
@@ -93,15 +95,15 @@ def test_one_is_made(nightly: Schedule, alone: Kubeflow) -> None:
 
 def test_all_options(nightly: Schedule, alone: Kubeflow) -> None:
     start, end = in_days(1), in_days(9)
-    given: dict[str, Any] = {"catch_up": True, "max_concurrency": 3, "start": start, "end": end}
-    result = nightly("0 2 * * 7", **given, service_account="robot")
+    options: dict[str, Any] = {"catch_up": True, "max_concurrency": 3, "start": start, "end": end}
+    result = nightly("0 2 * * 7", **options, service_account="robot")
     (item,) = stored(alone)
     assert item["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * 0", "start_time": start, "end_time": end}}
     assert (item.get("no_catchup"), item["max_concurrency"], item["service_account"]) == (None, "3", "robot")
     assert (result["cron"], result["became"], result["catch_up"]) == ("0 0 2 * * 0", True, True)
     assert 1 <= len(result["next"]) <= 2 and all(start < time <= end for time in result["next"])
     since = len(alone.api.requests)
-    assert nightly("0 0 2 * * 0", **given, service_account="robot")["action"] == "unchanged"
+    assert nightly("0 0 2 * * 0", **options, service_account="robot")["action"] == "unchanged"
     assert changes(alone, since) == []
 
 
@@ -224,7 +226,7 @@ def test_pause_and_resume(nightly: Schedule, alone: Kubeflow, settings: Settings
     assert Schedules(settings).pause("nightly", False)["action"] == "unchanged"
     note = "it was paused and stays so: --resume nightly"
     same, other = nightly(), nightly(HOURLY)
-    assert [(one["action"], one["status"], one["next"], one["note"]) for one in (same, other)] == [
+    assert [(item["action"], item["status"], item["next"], item["note"]) for item in (same, other)] == [
         ("unchanged", "paused", [], note),
         ("replaced", "paused", [], note),
     ]
@@ -256,13 +258,18 @@ def test_names_that_there_are_not(verb: str, nightly: Schedule, settings: Settin
 
 
 def test_a_dry_run_changes_nothing(nightly: Schedule, alone: Kubeflow, settings: Settings) -> None:
-    told = nightly(dry_run=True)
-    assert (told["action"], told["dry_run"], told["id"], len(told["next"])) == ("created", True, None, 5)
-    assert alone.api.versions == alone.api.recurring_runs == [] and told["version_id"] is None
+    reported = nightly(dry_run=True)
+    assert (reported["action"], reported["dry_run"], reported["id"], len(reported["next"])) == (
+        "created",
+        True,
+        None,
+        5,
+    )
+    assert alone.api.versions == alone.api.recurring_runs == [] and reported["version_id"] is None
     made, since = nightly(), len(alone.api.requests)
     assert nightly(dry_run=True)["action"] == "unchanged"
-    told = nightly(HOURLY, dry_run=True)
-    assert (told["action"], told["id"], told["replaced"]) == ("replaced", None, [made["id"]])
+    reported = nightly(HOURLY, dry_run=True)
+    assert (reported["action"], reported["id"], reported["replaced"]) == ("replaced", None, [made["id"]])
     assert Schedules(settings).unschedule("nightly", True)["ids"] == [made["id"]]
     assert Schedules(settings).pause("nightly", True)["action"] == "paused"
     assert Schedules(settings).resume("nightly", True)["action"] == "unchanged"

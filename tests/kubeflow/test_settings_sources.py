@@ -45,9 +45,9 @@ def test_flags_then_environment_then_file_then_defaults(
 def test_a_file_that_is_named_is_read_instead_of_the_working_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").write_text("NLP_PIPELINE_HOST=http://of-env\nNLP_PIPELINE_NAMESPACE=env\n")
     Path("my.conf").write_text("# mine\nexport NLP_PIPELINE_HOST='http://of-conf'\nnlp_pipeline_insecure=true\n\n")
-    found = shown(capsys, "--config", "my.conf")
-    assert found["host"] == ("http://of-conf", "my.conf") and found["namespace"] == ("", "default")
-    assert found["insecure"] == (True, "my.conf")
+    result = shown(capsys, "--config", "my.conf")
+    assert result["host"] == ("http://of-conf", "my.conf") and result["namespace"] == ("", "default")
+    assert result["insecure"] == (True, "my.conf")
     assert main(["--print-config", "--config", "none.conf"]) == 2
     assert "--config none.conf: there is no such file" in capsys.readouterr().err
 
@@ -58,9 +58,9 @@ def test_all_settings_are_shown_and_secrets_masked(
     for name in Settings.model_fields:
         value = {"insecure": "true", "platform": "kubeflow"}.get(name, f"s3cret.{name}")
         monkeypatch.setenv(f"NLP_PIPELINE_{name.upper()}", value)
-    found = shown(capsys)
-    assert list(found) == list(Settings.model_fields)
-    assert {found[name] for name in SECRETS} == {("********", "the environment")} and len(SECRETS) == 7
+    result = shown(capsys)
+    assert list(result) == list(Settings.model_fields)
+    assert {result[name] for name in SECRETS} == {("********", "the environment")} and len(SECRETS) == 7
     assert main(["--print-config"]) == 0
     out = capsys.readouterr().out
     assert out.count("********") == 7 and all(f"s3cret.{name}" not in out for name in SECRETS)

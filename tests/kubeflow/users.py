@@ -17,21 +17,21 @@ TRAIN = ("--set", "train_data=s3://bucket/reviews.csv")
 @contextlib.contextmanager
 def team(kind: SignIn = "dex", **options: Any) -> Iterator[Kubeflow]:
     """Starts a Kubeflow in which Ann has the namespace "team", by password or by token."""
-    given = {"users": {ANN: PASSWORD}, "namespaces": {ANN: "team"}, "tokens": {TOKEN: "team"}, **options}
-    with kubeflow(kind, **given) as k:
+    settings_given = {"users": {ANN: PASSWORD}, "namespaces": {ANN: "team"}, "tokens": {TOKEN: "team"}, **options}
+    with kubeflow(kind, **settings_given) as k:
         yield k
 
 
-def settings_of(k: Kubeflow, **given: Any) -> Settings:
+def settings_of(k: Kubeflow, **options: Any) -> Settings:
     """Returns settings for a Kubeflow: by password, and in Ann's namespace where there are several users."""
     several = bool(k.api.health["multi_user"])
-    signed_in = given or (BY_PASSWORD if several else {})
+    signed_in = options or (BY_PASSWORD if several else {})
     return Settings.model_validate({"host": k.url, "namespace": "team" if several else "", **signed_in})
 
 
-def connected(k: Kubeflow, **given: Any) -> Connection:
+def connected(k: Kubeflow, **options: Any) -> Connection:
     """Connects to a Kubeflow."""
-    return Connection(settings_of(k, **given))
+    return Connection(settings_of(k, **options))
 
 
 def list_experiments(connection: Connection) -> list[Any]:

@@ -53,15 +53,15 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """A project of Google Cloud's, with a service account's key."""
-    with google_cloud() as one:
-        one.identity.write_key(tmp_path / "key.json", one.url)
+    with google_cloud() as cloud:
+        cloud.identity.write_key(tmp_path / "key.json", cloud.url)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
         for name in ("NLP_PIPELINE_VERTEX_ENDPOINT", "VERTEX_ENDPOINT"):  # of the command line, and of steps
-            monkeypatch.setenv(name, one.url)
+            monkeypatch.setenv(name, cloud.url)
         monkeypatch.setenv("NLP_PIPELINE_PLATFORM", "vertex")
         monkeypatch.setenv("NLP_PIPELINE_PROJECT", PROJECT)
         monkeypatch.setenv("NLP_PIPELINE_BUCKET", f"gs://{BUCKET}/runs")
-        yield one
+        yield cloud
 
 
 @pytest.fixture

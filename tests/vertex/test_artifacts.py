@@ -25,10 +25,10 @@ def run_id(cloud: Cloud, run: Run) -> str:
     """A run that has ended, and what it wrote."""
     cloud.pipelines.fate = Fate(not_triggered=("condition-2",))
     run_id = str(json.loads(run("--submit", "--wait", *TRAIN, "--json")[1])["run_id"])
-    (job,) = (one.job for one in cloud.pipelines.jobs.values())
+    (job,) = (item.job for item in cloud.pipelines.jobs.values())
     for detail in job.job_detail.task_details:
-        for output, found in detail.outputs.items():
-            place = found.artifacts[0].uri.removeprefix("gs://")
+        for output, result in detail.outputs.items():
+            place = result.artifacts[0].uri.removeprefix("gs://")
             for path, content in CONTENT.items():
                 task, name, *rest = path.split("/")
                 if (task, name) == (detail.task_name, output):
@@ -47,17 +47,17 @@ def downloaded(run: Run, *argv: str) -> dict[str, Any]:
     """Downloads, and returns what is told."""
     code, out, err = run("--download", *argv, "--json")
     assert code == 0, err
-    told: dict[str, Any] = json.loads(out)
-    return told
+    reported: dict[str, Any] = json.loads(out)
+    return reported
 
 
 def test_all_of_it(run_id: str, cloud: Cloud, run: Run) -> None:
     dry = downloaded(run, run_id, "--dry-run")
     assert dry["fetched_files"] == 6 and not any("/download/" in request.path for request in cloud.requests)
-    told = downloaded(run, run_id)
+    reported = downloaded(run, run_id)
     folder = Path("outputs/runs") / run_id
     assert files(folder) == CONTENT
-    assert told == {
+    assert reported == {
         **{"run_id": run_id, "state": "SUCCEEDED", "source": "gs://films/runs", "folder": str(folder)},
         **{"files": 6, "bytes": sum(map(len, CONTENT.values())), "fetched_files": 6},
         **{"fetched_bytes": sum(map(len, CONTENT.values())), "missing": [], "left_out": []},
@@ -77,12 +77,12 @@ def test_what_is_there_is_not_fetched_again(run_id: str, cloud: Cloud, run: Run)
     since = len(cloud.requests)
     again = downloaded(run, run_id, "--to", "here")
     assert again["fetched_files"] == 2 and files(Path("here")) == CONTENT
-    assert sum("/download/" in one.path for one in cloud.requests[since:]) == 2
+    assert sum("/download/" in item.path for item in cloud.requests[since:]) == 2
     assert downloaded(run, run_id, "--to", "here")["fetched_files"] == 0
 
 
 def test_what_comes_spoilt_is_not_kept(run_id: str, cloud: Cloud, run: Run) -> None:
-    name = next(one for one in cloud.around.objects if one.endswith("films.mar"))
+    name = next(item for item in cloud.around.objects if item.endswith("films.mar"))
     cloud.around.spoilt.add(name)
     code, out, err = run("--download", run_id, "--to", "here")
     assert (code, out) == (1, "")
@@ -99,10 +99,10 @@ def test_a_connection_that_is_lost_is_tried_again(run_id: str, cloud: Cloud, run
 
 
 def test_names_that_lead_elsewhere_are_left_out(run_id: str, cloud: Cloud, run: Run) -> None:
-    place = next(one for one in cloud.around.objects if one.endswith("model/config.json")).rpartition("/")[0]
+    place = next(item for item in cloud.around.objects if item.endswith("model/config.json")).rpartition("/")[0]
     cloud.around.objects[f"{place}/../../../evil"] = b"x"
-    told = downloaded(run, run_id, "--to", "a/b/c/d")
-    assert len(told["left_out"]) == 1 and told["files"] == 6 and not list(Path().rglob("evil"))
+    reported = downloaded(run, run_id, "--to", "a/b/c/d")
+    assert len(reported["left_out"]) == 1 and reported["files"] == 6 and not list(Path().rglob("evil"))
 
 
 def test_what_is_wrong_is_one_line(run_id: str, cloud: Cloud, run: Run) -> None:
@@ -110,8 +110,8 @@ def test_what_is_wrong_is_one_line(run_id: str, cloud: Cloud, run: Run) -> None:
     assert code == 2 and err.splitlines()[-1].endswith("there is no run unknown in us-central1: --runs lists them")
     other = json.loads(run("--submit", *TRAIN, "--json")[1])["run_id"]
     code, _, err = run("--download", other)
-    told = f"run {other} has no artifacts (yet) in gs://films/runs: it is RUNNING"
-    assert code == 1 and err.splitlines()[-1] == f"error: {told}"
+    reported = f"run {other} has no artifacts (yet) in gs://films/runs: it is RUNNING"
+    assert code == 1 and err.splitlines()[-1] == f"error: {reported}"
     cloud.around.granted.discard("storage.objects.get")
     code, _, err = run("--download", run_id, "--to", "there")
     assert code == 2 and "Permission 'storage.objects.get' denied" in err

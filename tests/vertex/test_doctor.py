@@ -32,21 +32,21 @@ def well(cloud: Cloud) -> None:
 def examined(run: Run, *argv: str) -> dict[str, Json]:
     """Returns the doctor's checks by name."""
     code, out, err = run("--doctor", *TRAIN, "--set", f"serving_image={IMAGE}", *argv, "--json")
-    checks: dict[str, Json] = {one["name"]: one for one in json.loads(out)}
-    missing = [name for name, one in checks.items() if one["required"] and one["ok"] is False]
+    checks: dict[str, Json] = {item["name"]: item for item in json.loads(out)}
+    missing = [name for name, item in checks.items() if item["required"] and item["ok"] is False]
     assert code == (2 if missing else 0), err
     assert err == (f"error: not ready for a run: {', '.join(missing)}\n" if missing else "")
-    assert "\n" not in "".join(one["detail"] + one["remedy"] for one in checks.values())
+    assert "\n" not in "".join(item["detail"] + item["remedy"] for item in checks.values())
     return checks
 
 
 def test_all_is_well(cloud: Cloud, run: Run) -> None:
-    found = examined(run, "--image", IMAGE)
-    assert list(found) == NAMES
-    marks = {name: one["ok"] for name, one in found.items()}
+    findings = examined(run, "--image", IMAGE)
+    assert list(findings) == NAMES
+    marks = {name: item["ok"] for name, item in findings.items()}
     assert marks == dict.fromkeys(NAMES, True) | {"right to write": None}
     assert cloud.changes == []
-    details = {name: one["detail"] for name, one in found.items()}
+    details = {name: item["detail"] for name, item in findings.items()}
     assert details["credentials"] == f"as {EMAIL}"
     assert details["project"] == "my-project is there, number 123456789012"
     assert details["service account"] == f"runs may run as {DEFAULT_ACCOUNT}, the project's default"
@@ -172,25 +172,25 @@ SCENARIOS: list[Scenario] = [
 def test_each_line(scenario: Scenario, cloud: Cloud, run: Run) -> None:
     change, argv, name, ok, detail, remedy = scenario
     change(cloud)
-    found = examined(run, *argv)[name]
-    assert found["ok"] is ok and detail in found["detail"] and remedy in found["remedy"], found
-    assert found["required"] is ("crosses regions" not in found["detail"])
+    finding = examined(run, *argv)[name]
+    assert finding["ok"] is ok and detail in finding["detail"] and remedy in finding["remedy"], finding
+    assert finding["required"] is ("crosses regions" not in finding["detail"])
 
 
 def test_no_credentials(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
-    found = examined(run)
-    assert list(found) == NAMES
-    assert "run gcloud auth application-default login" in found["credentials"]["detail"]
-    known = {name for name, one in found.items() if one["ok"] is not None}
+    findings = examined(run)
+    assert list(findings) == NAMES
+    assert "run gcloud auth application-default login" in findings["credentials"]["detail"]
+    known = {name for name, item in findings.items() if item["ok"] is not None}
     assert known == {"credentials", "region", "parameters", "image"} and cloud.requests == []
 
 
 def test_a_key_that_is_not_taken(cloud: Cloud, run: Run) -> None:
     cloud.identity.revoked = True
-    found = examined(run)
-    assert found["credentials"]["ok"] is False and "invalid_grant" in found["credentials"]["detail"]
-    assert found["project"]["detail"] == "not signed in, or the project is not known"
+    findings = examined(run)
+    assert findings["credentials"]["ok"] is False and "invalid_grant" in findings["credentials"]["detail"]
+    assert findings["project"]["detail"] == "not signed in, or the project is not known"
 
 
 def test_no_project_and_no_bucket(cloud: Cloud, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,19 +198,19 @@ def test_no_project_and_no_bucket(cloud: Cloud, run: Run, tmp_path: Path, monkey
     del key["project_id"]
     (tmp_path / "key.json").write_text(json.dumps(key))
     monkeypatch.delenv("NLP_PIPELINE_PROJECT")
-    found = examined(run)
-    assert (found["credentials"]["ok"], found["project"]["ok"]) == (True, False)
-    assert found["project"]["remedy"] == "give --project NAME, or set NLP_PIPELINE_PROJECT"
+    findings = examined(run)
+    assert (findings["credentials"]["ok"], findings["project"]["ok"]) == (True, False)
+    assert findings["project"]["remedy"] == "give --project NAME, or set NLP_PIPELINE_PROJECT"
     monkeypatch.setenv("NLP_PIPELINE_PROJECT", "my-project")
     monkeypatch.delenv("NLP_PIPELINE_BUCKET")
-    found = examined(run)
-    assert found["bucket"]["remedy"] == "give --bucket gs://NAME, or set NLP_PIPELINE_BUCKET"
-    assert (found["bucket"]["ok"], found["right to write"]["ok"]) == (False, None)
+    findings = examined(run)
+    assert findings["bucket"]["remedy"] == "give --bucket gs://NAME, or set NLP_PIPELINE_BUCKET"
+    assert (findings["bucket"]["ok"], findings["right to write"]["ok"]) == (False, None)
 
 
 def test_without_data(cloud: Cloud, run: Run) -> None:
     code, out, _ = run("--doctor", "--set", "deploy=false", "--json")
-    checks = {one["name"]: one for one in json.loads(out)}
+    checks = {item["name"]: item for item in json.loads(out)}
     assert code == 0 and checks["parameters"]["ok"] is None and "train_data" in checks["parameters"]["detail"]
     assert SERVING not in checks
     assert run("--doctor", "--set", "epoch=1")[0] == 2

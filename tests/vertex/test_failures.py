@@ -82,12 +82,12 @@ FAILURES: dict[str, tuple[Fault, int, str]] = {
 def check_failure(cloud: Cloud, run: Run, command: tuple[str, ...], failure: str) -> None:
     fail, code, message = FAILURES[failure]
     fail(cloud)
-    found, out, err = run(*command)
-    assert (found, out) == (code, "")
+    result, out, err = run(*command)
+    assert (result, out) == (code, "")
     assert err.splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
     assert "Traceback" not in err and "127.0.0.1:9" not in err
-    found, out, err = run(*command, "--json")
-    assert found == code and err.splitlines()[-1] == f"error: {json.loads(out)['error']}"
+    result, out, err = run(*command, "--json")
+    assert result == code and err.splitlines()[-1] == f"error: {json.loads(out)['error']}"
     assert cloud.pipelines.jobs == {} and cloud.pipelines.schedules == {}
 
 

@@ -36,7 +36,7 @@ def ir() -> Json:
 
 def groups(ir: Json) -> dict[str, Json]:
     """Returns the tasks of each group, by the group's name; the outermost one's is empty."""
-    inner = {name: one["dag"]["tasks"] for name, one in ir["components"].items() if "dag" in one}
+    inner = {name: item["dag"]["tasks"] for name, item in ir["components"].items() if "dag" in item}
     return {"": ir["root"]["dag"]["tasks"], **inner}
 
 
@@ -50,8 +50,8 @@ def container(ir: Json, step: str) -> Json:
     inputs = ir["components"][f"comp-{step}"].get("inputDefinitions", {}).get("parameters", {})
     if "worker_pool_specs" in inputs:
         (pool,) = inputs["worker_pool_specs"]["defaultValue"]
-        found: Json = pool["container_spec"]
-        return found
+        result: Json = pool["container_spec"]
+        return result
     executor: Json = ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
     return executor
 
@@ -87,10 +87,10 @@ def test_each_step_has_a_name_is_not_tried_again_and_not_taken_from_the_cache_bu
 
 @pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
 def test_each_step_carries_its_own_code(ir: Json, step: str) -> None:
-    found = container(ir, step)
-    assert found["command"][-3:] == carrying_command(step.replace("-", "_"))
-    assert "{{$" not in found["command"][-1]
-    assert found.get("image", found.get("image_uri")) == packages.BASE_IMAGE
+    result = container(ir, step)
+    assert result["command"][-3:] == carrying_command(step.replace("-", "_"))
+    assert "{{$" not in result["command"][-1]
+    assert result.get("image", result.get("image_uri")) == packages.BASE_IMAGE
 
 
 @pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
@@ -117,18 +117,18 @@ def test_custom_jobs(ir: Json, step: str) -> None:
     launcher = ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
     assert launcher["image"] == GOOGLES_IMAGE
     assert launcher["command"][-1] == "google_cloud_pipeline_components.container.preview.custom_job.launcher"
-    given = tasks(ir)[step]["inputs"]["parameters"]
-    prepared = {name: one["taskOutputParameter"] for name, one in given.items() if "taskOutputParameter" in one}
-    assert {name: one["outputParameterKey"] for name, one in prepared.items()} == {
+    options = tasks(ir)[step]["inputs"]["parameters"]
+    prepared = {name: item["taskOutputParameter"] for name, item in options.items() if "taskOutputParameter" in item}
+    assert {name: item["outputParameterKey"] for name, item in prepared.items()} == {
         "machine_type": "train_machine_type",
         "accelerator_type": "train_accelerator",
         "service_account": "job_service_account",
         "project": "project",
         "location": "location",
     }
-    assert {one["producerTask"] for one in prepared.values()} == {"prepare-vertex"}
-    assert given["accelerator_count"] == {"componentInputParameter": "train_gpus"}
-    assert "worker_pool_specs" not in given
+    assert {item["producerTask"] for item in prepared.values()} == {"prepare-vertex"}
+    assert options["accelerator_count"] == {"componentInputParameter": "train_gpus"}
+    assert "worker_pool_specs" not in options
 
 
 # Artifacts and parameters
@@ -139,26 +139,26 @@ def origins(ir: Json, group: str, source: Json) -> set[str]:
     if "runtimeValue" in source:
         return {"constant"}
     if "taskOutputParameter" in source:
-        one = source["taskOutputParameter"]
-        return {f"{one['producerTask']}:{one['outputParameterKey']}"}
+        item = source["taskOutputParameter"]
+        return {f"{item['producerTask']}:{item['outputParameterKey']}"}
     name = source["componentInputParameter"]
     if not group:
         return {f"pipeline:{name}"}
     outer = [(key, task) for key, some in groups(ir).items() for task in some.values()]
     used = [(key, task) for key, task in outer if task["componentRef"]["name"] == group]
-    return {one for key, task in used for one in origins(ir, key, task["inputs"]["parameters"][name])}
+    return {item for key, task in used for item in origins(ir, key, task["inputs"]["parameters"][name])}
 
 
 def test_no_text_of_a_user_goes_into_what_googles_steps_send(ir: Json) -> None:
-    texts = {name for name, one in pipeline_parameters("vertex").items() if one.kind is str}
-    found: dict[str, set[str]] = {}
+    texts = {name for name, item in pipeline_parameters("vertex").items() if item.kind is str}
+    result: dict[str, set[str]] = {}
     for group, some in groups(ir).items():
         for step, task in some.items():
             if step not in GOOGLES + JOBS:
                 continue
             # What the step of a custom job takes reaches it in the executor input, as escaped JSON.
             argument = next(
-                one for one in ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["args"] if "{" in one
+                item for item in ir["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["args"] if "{" in item
             )
             for name, source in task["inputs"]["parameters"].items():
                 if (
@@ -166,11 +166,11 @@ def test_no_text_of_a_user_goes_into_what_googles_steps_send(ir: Json) -> None:
                     or f"parameters['{name}']" in argument
                     or name in ("machine_type", "accelerator_type")
                 ):
-                    found.setdefault(step, set()).update(origins(ir, group, source))
-    assert sorted(found) == sorted(GOOGLES + JOBS)
-    for step, sources in found.items():
-        assert not {one for one in sources if one.removeprefix("pipeline:") in texts}, step
-        steps = {one.partition(":")[0] for one in sources}
+                    result.setdefault(step, set()).update(origins(ir, group, source))
+    assert sorted(result) == sorted(GOOGLES + JOBS)
+    for step, sources in result.items():
+        assert not {item for item in sources if item.removeprefix("pipeline:") in texts}, step
+        steps = {item.partition(":")[0] for item in sources}
         assert steps <= {"pipeline", "constant", "prepare-vertex", "plan-vertex-deployment"}, step
 
 

@@ -63,8 +63,8 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 def prepared(values: Json) -> Json:
     """Returns the outputs of the step that checks parameters."""
-    found = prepare_vertex.python_func(**values)
-    return dict(zip(prepare_vertex.component_spec.outputs, found, strict=True))
+    result = prepare_vertex.python_func(**values)
+    return dict(zip(prepare_vertex.component_spec.outputs, result, strict=True))
 
 
 def artifact(name: str, **metadata: Any) -> Json:
@@ -124,8 +124,8 @@ def check_job(backend: Backend, values: Json) -> None:
 
 def inputs_of(pool: Any) -> Json:
     """Returns the inputs that a custom job's container finds in its command line."""
-    found: Json = json.loads(argument(list(pool.container_spec.args), "--executor_input"))["inputs"]
-    return found
+    result: Json = json.loads(argument(list(pool.container_spec.args), "--executor_input"))["inputs"]
+    return result
 
 
 def check_upload(backend: Backend, values: Json) -> None:
@@ -147,10 +147,10 @@ def check_upload(backend: Backend, values: Json) -> None:
         model = upload_runner.append_unmanaged_model_artifact_into_payload(
             argument(command, "--executor_input"), json.loads(argument(command, "--payload"), strict=False)
         )
-        found = message(aiplatform_v1.UploadModelRequest, {"model": json_util.recursive_remove_empty(model)}).model
-        assert found.display_name == values["model_name"] and dict(found.labels) == inputs["labels"]
-        assert found.container_spec.image_uri == values["serving_image"]
-        assert found.artifact_uri == "gs://films/release"
+        result = message(aiplatform_v1.UploadModelRequest, {"model": json_util.recursive_remove_empty(model)}).model
+        assert result.display_name == values["model_name"] and dict(result.labels) == inputs["labels"]
+        assert result.container_spec.image_uri == values["serving_image"]
+        assert result.artifact_uri == "gs://films/release"
 
 
 def check_endpoint(backend: Backend, values: Json) -> None:
@@ -224,9 +224,9 @@ def test_what_a_step_is_told_reaches_its_custom_job_as_it_is(backend: Backend, t
     (pool,) = job_of(
         backend.command("comp-train-model", train(GOOD, train=data, base_model=text))[0]
     ).job_spec.worker_pool_specs
-    found = inputs_of(pool)
-    assert found["artifacts"]["train"]["artifacts"] == [data]
-    assert found["parameterValues"]["base_model"] == text
+    result = inputs_of(pool)
+    assert result["artifacts"]["train"]["artifacts"] == [data]
+    assert result["parameterValues"]["base_model"] == text
 
 
 @pytest.mark.parametrize("step", ["train-model", "evaluate-model"])

@@ -71,8 +71,8 @@ def test_submit_with_an_image_a_service_account_and_another_place(cloud: Cloud, 
     assert job.service_account == ACCOUNT and job.runtime_config.gcs_output_directory == "gs://films"
     assert job.runtime_config.parameter_values["job_service_account"] == ACCOUNT
     executors = spec_of(job)["deploymentSpec"]["executors"].values()
-    images = {one["container"]["image"] for one in executors if "container" in one}
-    assert "registry:5000/x:1" in images and not any(one.startswith("python") for one in images)
+    images = {item["container"]["image"] for item in executors if "container" in item}
+    assert "registry:5000/x:1" in images and not any(item.startswith("python") for item in images)
     # What the user sets goes before what the settings have.
     own = "other@my-project.iam.gserviceaccount.com"
     argv = ("--set", f"job_service_account={own}", "--service-account", ACCOUNT, "--dry-run", "--json")
@@ -121,7 +121,7 @@ def test_submit_and_wait(display_names: bool, cloud: Cloud, run: Run) -> None:
     code, out, _ = run("--wait", made(cloud).display_name, "--json")
     result = json.loads(out)
     assert code == 0 and result["seconds"] == 60
-    assert {one["state"] for one in result["steps"].values()} == {"SUCCEEDED"}
+    assert {item["state"] for item in result["steps"].values()} == {"SUCCEEDED"}
     shared = ["load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive"]
     assert [step for step in result["steps"] if step in shared] == shared
     # Of what the plan chooses between, only what was chosen is shown.
@@ -143,12 +143,12 @@ def test_the_exit_code_is_the_runs(
     fate: Fate, timeout: tuple[str, ...], code: int, message: str, cloud: Cloud, run: Run
 ) -> None:
     cloud.pipelines.fate = fate
-    found, out, err = run("--submit", "--wait", *TRAIN, *timeout)
-    assert found == code and (not code or (out == "" and err.splitlines()[-1].startswith(message)))
+    outcome, out, err = run("--submit", "--wait", *TRAIN, *timeout)
+    assert outcome == code and (not code or (out == "" and err.splitlines()[-1].startswith(message)))
     run_id = made(cloud).display_name
-    found, out, err = run("--wait", run_id, *timeout, "--json")
+    outcome, out, err = run("--wait", run_id, *timeout, "--json")
     result = json.loads(out)
-    assert found == code and result["run_id"] == run_id and result["url"].endswith(f"{run_id}?project=my-project")
+    assert outcome == code and result["run_id"] == run_id and result["url"].endswith(f"{run_id}?project=my-project")
     assert not code or f"error: {result['error']}".startswith(message)
 
 
@@ -224,9 +224,9 @@ def test_runs(cloud: Cloud, run: Run) -> None:
     assert {key: rows[0][key] for key in last} == last
     assert (rows[1]["state"], rows[1]["seconds"]) == ("PENDING", None) and ids[0].startswith(rows[1]["version"])
     # The pipeline itself, which is long, is not asked for.
-    listings = [dict(one.query) for one in cloud.requests if "readMask" in one.target]
-    assert {one["readMask"] for one in listings} == {"name,displayName,state,createTime,endTime,labels"}
-    assert [(one["pageSize"], one.get("pageToken")) for one in listings] == [("4", None), ("4", "2")]
+    listings = [dict(item.query) for item in cloud.requests if "readMask" in item.target]
+    assert {item["readMask"] for item in listings} == {"name,displayName,state,createTime,endTime,labels"}
+    assert [(item["pageSize"], item.get("pageToken")) for item in listings] == [("4", None), ("4", "2")]
     assert run("--runs")[1].splitlines()[1].startswith(ids[-1])
 
 
@@ -292,5 +292,5 @@ def test_ctrl_c_leaves_the_run_running(cloud: Cloud) -> None:
     run_id = made(cloud).display_name
     assert process.returncode == 130 and len(lines) == 2
     assert err.splitlines()[-1] == f"interrupted; the run goes on: --wait {run_id} comes back to it"
-    assert "Traceback" not in err and not any("cancel" in one for one in cloud.changes)
+    assert "Traceback" not in err and not any("cancel" in item for item in cloud.changes)
     assert json.loads(out)["run_id"] == run_id

@@ -35,17 +35,17 @@ def scheduled(run: Run, cron: str = NIGHTLY, *argv: str, name: str = "nightly") 
 
 def stored(cloud: Cloud, name: str = "nightly") -> list[Any]:
     """Returns the schedules of a name, oldest first."""
-    return [one for one in cloud.pipelines.schedules.values() if one.display_name == name]
+    return [item for item in cloud.pipelines.schedules.values() if item.display_name == name]
 
 
 def ids(cloud: Cloud) -> list[str]:
     """Returns the ids of the schedules named "nightly", oldest first."""
-    return [one.name.rpartition("/")[2] for one in stored(cloud)]
+    return [item.name.rpartition("/")[2] for item in stored(cloud)]
 
 
 def changes(cloud: Cloud, since: int = 0) -> list[str]:
     """Returns the methods of requests that change something."""
-    return [one.split()[0] for one in cloud.changes[since:]]
+    return [item.split()[0] for item in cloud.changes[since:]]
 
 
 def by_hand(cloud: Cloud, run: Run, **changed: Any) -> Any:
@@ -104,10 +104,10 @@ def test_when_it_comes() -> None:
 
 def test_one_is_made(cloud: Cloud, run: Run) -> None:
     result = scheduled(run, NIGHTLY, "--experiment", "films")
-    (one,) = stored(cloud)
-    assert (one.cron, one.state, one.max_concurrent_run_count) == ("TZ=UTC 0 2 * * *", State.ACTIVE, 1)
-    assert one.max_concurrent_active_run_count == 1 and not one.allow_queueing and one.end_time is None
-    assert one.create_pipeline_job_request.parent == "projects/my-project/locations/us-central1"
+    (item,) = stored(cloud)
+    assert (item.cron, item.state, item.max_concurrent_run_count) == ("TZ=UTC 0 2 * * *", State.ACTIVE, 1)
+    assert item.max_concurrent_active_run_count == 1 and not item.allow_queueing and item.end_time is None
+    assert item.create_pipeline_job_request.parent == "projects/my-project/locations/us-central1"
     assert {key: result[key] for key in ("action", "dry_run", "status", "cron", "became", "replaced", "note")} == {
         **{"action": "created", "dry_run": False, "status": "enabled", "cron": "TZ=UTC 0 2 * * *", "became": False},
         **{"replaced": [], "note": ""},
@@ -115,7 +115,7 @@ def test_one_is_made(cloud: Cloud, run: Run) -> None:
     assert ids(cloud) == [result["id"]]
     assert len(result["next"]) == 5 and all(time.endswith("T02:00:00Z") for time in result["next"])
     # What it makes is a run as --submit would send it.
-    made = cloud.pipelines.fire(one)
+    made = cloud.pipelines.fire(item)
     assert (
         made.labels["nlp-pipeline-version"] == result["version"] and made.labels["nlp-pipeline-experiment"] == "films"
     )
@@ -131,11 +131,11 @@ def test_all_options(cloud: Cloud, run: Run) -> None:
     start, end = in_days(1), in_days(9)
     options = ("--concurrency", "3", "--start", start, "--end", end, "--service-account", ACCOUNT)
     result = scheduled(run, "TZ=Europe/Berlin 0 2 * * 7", *options)
-    (one,) = stored(cloud)
-    assert one.cron == result["cron"] == "TZ=Europe/Berlin 0 2 * * 0" and result["became"] is True
-    assert (one.max_concurrent_run_count, one.max_concurrent_active_run_count) == (3, 3)
-    assert [write_time(time) for time in (one.start_time, one.end_time)] == [start, end]
-    assert one.create_pipeline_job_request.pipeline_job.service_account == ACCOUNT
+    (item,) = stored(cloud)
+    assert item.cron == result["cron"] == "TZ=Europe/Berlin 0 2 * * 0" and result["became"] is True
+    assert (item.max_concurrent_run_count, item.max_concurrent_active_run_count) == (3, 3)
+    assert [write_time(time) for time in (item.start_time, item.end_time)] == [start, end]
+    assert item.create_pipeline_job_request.pipeline_job.service_account == ACCOUNT
     assert 1 <= len(result["next"]) <= 2 and all(start < time <= end for time in result["next"])
     assert scheduled(run, "TZ=Europe/Berlin 0 0 2 * * 0", *options)["action"] == "unchanged"
 
@@ -162,9 +162,9 @@ def test_another_one_is_the_same_edited(other: tuple[str, ...], cloud: Cloud, ru
     second = scheduled(run, *other)
     assert (second["action"], second["id"], second["replaced"]) == ("updated", first["id"], [])
     assert changes(cloud, since) == ["PATCH"]
-    (one,) = stored(cloud)
-    assert one.cron == second["cron"] and one.max_concurrent_active_run_count == second["max_concurrency"]
-    config = json_format.MessageToDict(type(one).pb(one).create_pipeline_job_request.pipeline_job.runtime_config)
+    (item,) = stored(cloud)
+    assert item.cron == second["cron"] and item.max_concurrent_active_run_count == second["max_concurrency"]
+    config = json_format.MessageToDict(type(item).pb(item).create_pipeline_job_request.pipeline_job.runtime_config)
     assert (config["parameterValues"], config["gcsOutputDirectory"]) == (second["parameters"], second["bucket"])
     assert scheduled(run, *other)["action"] == "unchanged"
 
@@ -219,7 +219,7 @@ def test_where_it_is_not_made_the_former_one_stays(cloud: Cloud, run: Run) -> No
     cloud.refuse(400, "No.", on="POST .*/schedules")
     code, _, err = run("--schedule", HOURLY, "--schedule-name", "nightly", *TRAIN)
     assert code == 2 and err.splitlines()[-1] == "error: scheduling 'nightly': 400: No."
-    assert [one.cron for one in stored(cloud)] == ["TZ=UTC 0 2 * * *"]
+    assert [item.cron for item in stored(cloud)] == ["TZ=UTC 0 2 * * *"]
 
 
 def test_an_answer_that_is_lost_makes_no_second_one(cloud: Cloud, run: Run) -> None:
@@ -240,7 +240,7 @@ def test_one_that_rests_does_so_after_a_change_too(wakes: bool, cloud: Cloud, ru
     assert result["note"] == "it was paused and stays so: --resume nightly"
     assert stored(cloud)[0].state == State.PAUSED
     scheduled(run, HOURLY, "--end", in_days(9))
-    assert scheduled(run, HOURLY)["action"] == "replaced" and [one.state for one in stored(cloud)] == [State.PAUSED]
+    assert scheduled(run, HOURLY)["action"] == "replaced" and [item.state for item in stored(cloud)] == [State.PAUSED]
 
 
 @pytest.mark.parametrize("former", [False, True])
@@ -266,9 +266,9 @@ def test_pause_resume_unschedule(cloud: Cloud, run: Run) -> None:
         ("--resume", "unchanged", "enabled", State.ACTIVE),
     ):
         code, out, _ = run(command, "nightly", "--json")
-        found = json.loads(out)
-        assert (code, found["action"], found["status"]) == (0, action, status) and stored(cloud)[0].state == state
-        assert found["ids"] == ([] if action == "unchanged" else [result["id"]])
+        outcome = json.loads(out)
+        assert (code, outcome["action"], outcome["status"]) == (0, action, status) and stored(cloud)[0].state == state
+        assert outcome["ids"] == ([] if action == "unchanged" else [result["id"]])
     cloud.operations.reads = 1
     code, out, _ = run("--unschedule", "nightly", "--json")
     assert json.loads(out) == {"name": "nightly", "action": "removed", "dry_run": False, "ids": [result["id"]]}
@@ -289,22 +289,26 @@ def test_schedules(cloud: Cloud, run: Run) -> None:
     scheduled(run, HOURLY, name="hourly")
     run("--pause", "hourly")
     by_hand(cloud, run, state=State.COMPLETED, display_name="by hand", max_concurrent_active_run_count=0)
-    (one,) = stored(cloud)
+    (item,) = stored(cloud)
     cloud.pipelines.fate = Fate(not_triggered=("condition-1",))
-    cloud.pipelines.fire(one, datetime.now(UTC) - timedelta(days=1))
-    last = cloud.pipelines.fire(one)
+    cloud.pipelines.fire(item, datetime.now(UTC) - timedelta(days=1))
+    last = cloud.pipelines.fire(item)
     code, out, _ = run("--schedules", "--json")
-    found = {row["name"]: row for row in json.loads(out)}
-    assert code == 0 and list(found) == ["by hand", "hourly", "nightly"]
+    outcome = {row["name"]: row for row in json.loads(out)}
+    assert code == 0 and list(outcome) == ["by hand", "hourly", "nightly"]
     expected = {
         **{"cron": "TZ=UTC 0 2 * * *", "next": result["next"][0], "status": "enabled", "version": result["version"]},
         **{"id": result["id"], "experiment": "films", "max_concurrency": 1, "end": None, "service_account": ACCOUNT},
         **{"bucket": "gs://films/runs", "parameters": result["parameters"]},
         **{"last_run": last.name.rpartition("/")[2], "last_state": "PENDING"},
     }
-    assert {key: found["nightly"][key] for key in expected} == expected
-    assert (found["hourly"]["status"], found["hourly"]["next"], found["hourly"]["last_run"]) == ("paused", None, None)
-    other = found["by hand"]
+    assert {key: outcome["nightly"][key] for key in expected} == expected
+    assert (outcome["hourly"]["status"], outcome["hourly"]["next"], outcome["hourly"]["last_run"]) == (
+        "paused",
+        None,
+        None,
+    )
+    other = outcome["by hand"]
     assert (other["status"], other["version"], other["max_concurrency"]) == ("ended", "", 1)
     table = run("--schedules")[1].splitlines()
     assert table[0].split() == ["name", "cron", "next", "status", "version"] and "nightly" in table[3]
@@ -317,8 +321,8 @@ def test_schedules(cloud: Cloud, run: Run) -> None:
 def test_a_start_that_is_past(cloud: Cloud, run: Run) -> None:
     result = scheduled(run, NIGHTLY, "--start", in_days(-2))
     assert result["note"] == "its start is past, and runs since then are not made up for"
-    (one,) = stored(cloud)
-    assert one.start_time == one.create_time
+    (item,) = stored(cloud)
+    assert item.start_time == item.create_time
     assert scheduled(run, NIGHTLY, "--start", result["start"])["action"] == "unchanged"
 
 

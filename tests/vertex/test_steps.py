@@ -208,7 +208,7 @@ def test_a_first_version_that_is_good_stays(cloud: Cloud, tmp_path: Path) -> Non
     assert facts["deployed_model"] == "new" and facts["agreement"] == facts["accuracy"] == 1.0
     assert facts["rows"] == len(ROWS) and facts["p50_ms"] > 0
     assert traffic(cloud) == {"new": 100}
-    assert not any("undeploy" in one for one in cloud.changes)
+    assert not any("undeploy" in item for item in cloud.changes)
 
 
 def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeployed(
@@ -221,7 +221,7 @@ def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeploy
     facts = deploy_and_check(cloud, tmp_path, {"a": ("1", 60), "b": ("2", 40), "left over": ("3", 0)})
     assert facts["agreement"] == 1.0
     assert deployed(cloud) == ["new"] and traffic(cloud) == {"new": 100}
-    assert [one.version_id for one in cloud.serving.models[MODEL] if "default" in one.version_aliases] == ["9"]
+    assert [item.version_id for item in cloud.serving.models[MODEL] if "default" in item.version_aliases] == ["9"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_b
         deploy_and_check(cloud, tmp_path, former)
     assert "\n" not in str(caught.value)
     assert deployed(cloud) == list(former) and traffic(cloud) == {"a": 70, "b": 30}
-    assert not any("default" in one.version_aliases for one in cloud.serving.models[MODEL])
+    assert not any("default" in item.version_aliases for item in cloud.serving.models[MODEL])
 
 
 def test_a_first_version_that_is_wrong_is_undeployed(cloud: Cloud, tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def test_an_endpoint_with_its_own_address_is_asked_there(cloud: Cloud, tmp_path:
         own.identity = cloud.identity
         cloud.serving.endpoints[ENDPOINT].dedicated_endpoint_dns = own.url
         check(cloud, tmp_path, {})
-        assert any(one.endswith(":predict") for one in own.changes)
-    assert not any(one.endswith(":predict") for one in cloud.changes)
+        assert any(item.endswith(":predict") for item in own.changes)
+    assert not any(item.endswith(":predict") for item in cloud.changes)
 
 
 # The checking step as KFP runs it
@@ -357,10 +357,10 @@ def run_check(tmp_path: Path) -> Any:
 
 def test_the_step_reports_what_it_found(cloud: Cloud, tmp_path: Path) -> None:
     deploy(cloud, {"a": ("1", 90)}, 10)
-    found = run_check(tmp_path)
-    assert found.metadata["endpoint"] == ENDPOINT and found.metadata["version"] == f"{MODEL}@9"
-    assert found.metadata["deployed_model"] == "new" and found.metadata["rows"] == 12
-    assert json.loads(Path(found.path).read_text()) == found.metadata
+    result = run_check(tmp_path)
+    assert result.metadata["endpoint"] == ENDPOINT and result.metadata["version"] == f"{MODEL}@9"
+    assert result.metadata["deployed_model"] == "new" and result.metadata["rows"] == 12
+    assert json.loads(Path(result.path).read_text()) == result.metadata
 
 
 CANCELLED = """
@@ -377,7 +377,7 @@ def test_a_run_that_is_cancelled_while_the_version_is_asked(cloud: Cloud, tmp_pa
     command = [sys.executable, "-c", CANCELLED, str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        while not any(one.endswith(":predict") for one in cloud.changes):
+        while not any(item.endswith(":predict") for item in cloud.changes):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)

@@ -68,7 +68,7 @@ def test_versions_of_other_models_stay(
     endpoint = deployed(cloud, *others, shares=shares)
     result = undeployed(run)
     assert result["deleted"] is False and list(result["undeployed"]) == ["1", "2"]
-    assert [one.id for one in endpoint.deployed_models] == [id for id, _ in others]
+    assert [item.id for item in endpoint.deployed_models] == [id for id, _ in others]
     assert dict(endpoint.traffic_split) == split
     assert result["left"][0] == f"endpoint {endpoint.name}, with {len(others)} versions of other models"
     assert result["costs"].startswith("the other models' versions on the endpoint, by the hour; ")
@@ -101,7 +101,7 @@ def test_a_failure_says_what_goes_on_costing_and_the_same_again_goes_on(cloud: C
     assert code == 1 and (result["undeployed"], result["still_deployed"]) == (["1"], ["2"])
     line = "undeploying 2: 500: Internal error encountered.; still deployed, and costing money: 2; run the same again"
     assert err.splitlines()[-1] == f"error: {line}"
-    assert [one.id for one in endpoint.deployed_models] == ["2"]
+    assert [item.id for item in endpoint.deployed_models] == ["2"]
     cloud.operations.failing.clear()
     assert undeployed(run)["deleted"] and cloud.serving.endpoints == {}
 

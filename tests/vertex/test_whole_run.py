@@ -67,8 +67,8 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
             if not addresses:
                 release = backend.buckets / "bucket" / "runs" / "archive-model" / "release"
                 addresses["good"] = servers.enter_context(served(release))[0]
-            found = httpx.post(addresses["good"], json={"instances": instances}, timeout=60, trust_env=False)
-            return list(found.json()["predictions"])
+            result = httpx.post(addresses["good"], json={"instances": instances}, timeout=60, trust_env=False)
+            return list(result.json()["predictions"])
 
         cloud.serving.versions = {"1": answer, "2": lambda texts: [{"label": "0", "score": 1.0} for _ in texts]}
         backend.run(parameters)
@@ -129,5 +129,5 @@ def check_second_version(cloud: Cloud) -> None:
     (endpoint,) = cloud.serving.endpoints.values()
     (deployed,) = endpoint.deployed_models
     assert deployed.model_version_id == "1" and dict(endpoint.traffic_split) == {deployed.id: 100}
-    asked = [one for one in cloud.requests if one.path.endswith(":deployModel")]
+    asked = [item for item in cloud.requests if item.path.endswith(":deployModel")]
     assert b'"traffic_split": {"0": "10", "3' in asked[-1].body

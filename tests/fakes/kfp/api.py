@@ -91,8 +91,8 @@ class Api:
 
     def fire(self, recurring_run_id: str) -> Json:
         """Makes the next run of a recurring run, and returns it; nothing if that is disabled."""
-        found = self.records["recurringRuns"][recurring_run_id]
-        return public(self._run({**found, "display_name": "fired"})) if found["mode"] == "ENABLE" else {}
+        result = self.records["recurringRuns"][recurring_run_id]
+        return public(self._run({**result, "display_name": "fired"})) if result["mode"] == "ENABLE" else {}
 
     def answer(self, request: Request, user: str) -> Response:
         """Answers a request with a path from `/apis/` on."""
@@ -158,8 +158,8 @@ class Api:
         if experiment := query.get("experiment_id"):
             namespace = self._find("experiments", experiment, user)["_namespace"]
         self._check(user, namespace)
-        found = [item for item in self.records[kind].values() if item["_namespace"] == namespace]
-        return _page(kind, [item for item in found if not experiment or item["experiment_id"] == experiment], query)
+        result = [item for item in self.records[kind].values() if item["_namespace"] == namespace]
+        return _page(kind, [item for item in result if not experiment or item["experiment_id"] == experiment], query)
 
     def _create(self, kind: str, body: Json, user: str) -> Json:
         """Makes an experiment or a pipeline."""
@@ -255,17 +255,17 @@ class Api:
                 raise Refused(409, f"The name {name} already exist. Please specify a new name")
 
 
-def _page(kind: str, found: list[Json], query: dict[str, str]) -> Json:
+def _page(kind: str, result: list[Json], query: dict[str, str]) -> Json:
     # What comes in a query is unquoted once more.
     only = json.loads(urllib.parse.unquote(query.get("filter", "")) or "{}")
     for item in only.get("predicates", []):
-        wanted, equals = item.get("string_value", item.get("stringValue")), item["operation"] == "EQUALS"
-        found = [record for record in found if (record.get(item["key"], "") == wanted) is equals]
+        expected, equals = item.get("string_value", item.get("stringValue")), item["operation"] == "EQUALS"
+        result = [record for record in result if (record.get(item["key"], "") == expected) is equals]
     by = query.get("sort_by", "created_at").split()
-    found = sorted(found, key=lambda record: (record[by[0]], record[IDS[kind]]), reverse="desc" in by)
+    result = sorted(result, key=lambda record: (record[by[0]], record[IDS[kind]]), reverse="desc" in by)
     start, size = int(query.get("page_token") or 0), min(int(query.get("page_size") or 20), 200)
-    page = {kind: [public(record) for record in found[start : start + size]], "total_size": len(found)}
-    page["next_page_token"] = str(start + size) if start + size < len(found) else ""
+    page = {kind: [public(record) for record in result[start : start + size]], "total_size": len(result)}
+    page["next_page_token"] = str(start + size) if start + size < len(result) else ""
     return {name: value for name, value in page.items() if value}
 
 

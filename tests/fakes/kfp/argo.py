@@ -74,14 +74,14 @@ def pod_of(run: Json, task: str) -> str:
 
 def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
     """Returns the container tasks in an order in which they may run, each with the conditions around it."""
-    found: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[str, ...]] = {}
     waiting, done = dict(sorted(dag["tasks"].items())), set[str]()
     while waiting:
         name = next(name for name, task in waiting.items() if done.issuperset(task.get("dependentTasks", [])))
         component = pipeline["components"][waiting.pop(name)["componentRef"]["name"]]
-        found |= _tasks(pipeline, component["dag"], (*within, name)) if "dag" in component else {name: within}
+        result |= _tasks(pipeline, component["dag"], (*within, name)) if "dag" in component else {name: within}
         done.add(name)
-    return found
+    return result
 
 
 def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: str) -> list[Json]:

@@ -58,17 +58,17 @@ def _next_month(time: datetime) -> datetime:
 def _bits(at: int, text: str) -> set[int]:
     least, most = BOUNDS[at]
     names = {4: dict(zip(MONTHS, range(1, 13), strict=True)), 5: dict(zip(DAYS, range(7), strict=True))}.get(at, {})
-    found: set[int] = set()
+    result: set[int] = set()
     for part in filter(None, text.split(",")):
         bounds, *steps = part.split("/")
         ends = [names.get(end.lower(), end) for end in bounds.split("-")]
         if ends[0] in ("*", "?"):
-            found.add(STAR)
+            result.add(STAR)
             first, last = least, most
         else:
             first, last = int(ends[0]), int(ends[-1])
             last = most if steps and len(ends) == 1 else last
         if not least <= first <= last <= most:
             raise ValueError(f"out of range: {part}")
-        found |= set(range(first, last + 1, int(steps[0]) if steps else 1))
-    return found
+        result |= set(range(first, last + 1, int(steps[0]) if steps else 1))
+    return result

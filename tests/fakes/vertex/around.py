@@ -42,7 +42,7 @@ class Around:
 
     def test_permissions(self, request: Request, **_: str) -> Json:
         asked = json.loads(request.body)["permissions"] if request.body else [value for _, value in request.query]
-        return {"permissions": [one for one in asked if one in self.granted]}
+        return {"permissions": [item for item in asked if item in self.granted]}
 
     def list_services(self, request: Request) -> Json:
         names = [value.rpartition("/")[2] for name, value in request.query if name == "names"]
@@ -76,15 +76,15 @@ class Around:
         """Lists what lies in a bucket below a prefix, two at a time."""
         query = dict(request.query)
         place, start = f"{bucket}/{query.get('prefix', '')}", int(query.get("pageToken", 0))
-        found = sorted(name for name in self.objects if name.startswith(place))
+        result = sorted(name for name in self.objects if name.startswith(place))
         items: list[Json] = []
-        for full in found[start : start + 2]:
+        for full in result[start : start + 2]:
             name, content = full.partition("/")[2], self.objects[full]
             about = {"name": name, "bucket": bucket, "size": str(len(content)), "generation": "7"}
             digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
             # What was put together of others has no MD5.
             items.append(about if name in self.composed else {**about, "md5Hash": digest})
-        return {"items": items, **({"nextPageToken": str(start + 2)} if start + 2 < len(found) else {})}
+        return {"items": items, **({"nextPageToken": str(start + 2)} if start + 2 < len(result) else {})}
 
     def read_object(self, request: Request, bucket: str, name: str) -> Response:
         full = f"{bucket}/{unquote(name)}"

@@ -118,14 +118,14 @@ class Backend:
     def run_component(self, name: str, inputs: Values, task: str = "") -> Values:
         """Runs a step or a group, and returns its outputs."""
         component = self.ir["components"][name]
-        given = self._with_defaults(component, inputs)
+        options = self._with_defaults(component, inputs)
         if "dag" in component:
-            return self._run_group(component["dag"], given)
+            return self._run_group(component["dag"], options)
         executor = self.ir["deploymentSpec"]["executors"][component["executorLabel"]]
         if importer := executor.get("importer"):
-            context = Context({"inputs": {"parameterValues": given}, "outputs": {}})
+            context = Context({"inputs": {"parameterValues": options}, "outputs": {}})
             metadata = json.loads(context.render(json.dumps(importer.get("metadata", {}))))
-            uri = given[importer["artifactUri"]["runtimeParameter"]]
+            uri = options[importer["artifactUri"]["runtimeParameter"]]
             return {"artifact": {"name": "", "uri": uri, "metadata": metadata, "type": importer["typeSchema"]}}
         command, declared = self.command(name, inputs, task)
         folder = Path(declared["outputFile"]).parent
@@ -142,11 +142,11 @@ class Backend:
     @staticmethod
     def _with_defaults(component: Json, inputs: Values) -> Values:
         parameters = component.get("inputDefinitions", {}).get("parameters", {})
-        values = {name: one["defaultValue"] for name, one in parameters.items() if "defaultValue" in one} | inputs
-        for name, one in parameters.items():
-            if one["parameterType"] == "NUMBER_INTEGER" and name in values:
+        values = {name: item["defaultValue"] for name, item in parameters.items() if "defaultValue" in item} | inputs
+        for name, item in parameters.items():
+            if item["parameterType"] == "NUMBER_INTEGER" and name in values:
                 values[name] = int(values[name])
-            if one["parameterType"] == "STRING" and name not in inputs and name in values:
+            if item["parameterType"] == "STRING" and name not in inputs and name in values:
                 values[name] = of_run(values[name])
         return values
 
@@ -161,29 +161,29 @@ class Backend:
 
         for name in sorted(dag["tasks"]):
             run_with_those_before(name)
-        found = {}
-        for key, one in dag.get("outputs", {}).get("artifacts", {}).items():
-            for selector in one["artifactSelectors"]:
+        result = {}
+        for key, item in dag.get("outputs", {}).get("artifacts", {}).items():
+            for selector in item["artifactSelectors"]:
                 if produced := outputs[selector["producerSubtask"]]:
-                    found[key] = produced[selector["outputArtifactKey"]]
-        return found
+                    result[key] = produced[selector["outputArtifactKey"]]
+        return result
 
     def _run_task(self, name: str, task: Json, outer: Values, outputs: dict[str, Values | None]) -> Values | None:
         """Runs a task unless its condition, or one of a task before it, is not fulfilled; returns its outputs."""
         if any(outputs[other] is None for other in task.get("dependentTasks", [])):
             return None
         inputs: Values = {}
-        given = task.get("inputs", {})
-        for key, one in [*given.get("parameters", {}).items(), *given.get("artifacts", {}).items()]:
-            if "runtimeValue" in one:
-                constant = one["runtimeValue"]["constant"]
+        options = task.get("inputs", {})
+        for key, item in [*options.get("parameters", {}).items(), *options.get("artifacts", {}).items()]:
+            if "runtimeValue" in item:
+                constant = item["runtimeValue"]["constant"]
                 inputs[key] = of_run(constant) if isinstance(constant, str) else constant
-            elif source := one.get("taskOutputParameter") or one.get("taskOutputArtifact"):
+            elif source := item.get("taskOutputParameter") or item.get("taskOutputArtifact"):
                 produced = outputs[source["producerTask"]]
                 assert produced is not None, source
                 inputs[key] = produced[source.get("outputParameterKey") or source["outputArtifactKey"]]
             else:
-                inputs[key] = outer[one.get("componentInputParameter") or one["componentInputArtifact"]]
+                inputs[key] = outer[item.get("componentInputParameter") or item["componentInputArtifact"]]
         if (condition := task.get("triggerPolicy", {}).get("condition")) and not self._holds(condition, inputs):
             return None
         produced = self.run_component(task["componentRef"]["name"], inputs, name)
@@ -195,13 +195,13 @@ class Backend:
         is_negated = condition.startswith("!(")
         match = CONDITION.fullmatch(condition[2:-1] if is_negated else condition)
         assert match, condition
-        wanted = True if match["value"] == "true" else match["value"][1:-1]
-        return bool((inputs[match["name"]] == wanted) is not is_negated)
+        expected = True if match["value"] == "true" else match["value"][1:-1]
+        return bool((inputs[match["name"]] == expected) is not is_negated)
 
     def command(self, name: str, inputs: Values, task: str = "task") -> tuple[list[str], Json]:
         """Returns the command line with which a step is run, and where it is to write its outputs."""
         component = self.ir["components"][name]
-        given, declared = self._with_defaults(component, inputs), component.get("outputDefinitions", {})
+        options, declared = self._with_defaults(component, inputs), component.get("outputDefinitions", {})
         folder, known = (
             self.buckets / "bucket" / "runs" / task,
             component.get("inputDefinitions", {}).get("artifacts", {}),
@@ -210,16 +210,16 @@ class Backend:
         def artifact(key: str, kind: Json) -> Json:
             return {"name": key, "uri": f"gs://bucket/runs/{task}/{key}", "metadata": {}, "type": kind["artifactType"]}
 
-        artifacts = {key: {"artifacts": [artifact(key, one)]} for key, one in declared.get("artifacts", {}).items()}
+        artifacts = {key: {"artifacts": [artifact(key, item)]} for key, item in declared.get("artifacts", {}).items()}
         outputs: Json = {
             "parameters": {key: {"outputFile": str(folder / key)} for key in declared.get("parameters", {})},
             "artifacts": artifacts,
             "outputFile": str(folder / "executor_output.json"),
         }
-        values = {key: value for key, value in given.items() if key not in known}
-        found = {key: {"artifacts": [given[key]]} for key in known if key in given}
-        executor_input = {"inputs": {"parameterValues": values, "artifacts": found}, "outputs": outputs}
-        context = Context(executor_input, given.keys() - inputs.keys())
+        values = {key: value for key, value in options.items() if key not in known}
+        result = {key: {"artifacts": [options[key]]} for key in known if key in options}
+        executor_input = {"inputs": {"parameterValues": values, "artifacts": result}, "outputs": outputs}
+        context = Context(executor_input, options.keys() - inputs.keys())
         container = self.ir["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
         return [*container["command"], *context.arguments(container["args"])], outputs
 
@@ -232,11 +232,11 @@ class Backend:
     def _outputs(declared: Json, folder: Path) -> Values:
         written = folder / "executor_output.json"
         result = json.loads(written.read_text()) if written.exists() else {}
-        found: Values = {key: one["artifacts"][0] for key, one in declared["artifacts"].items()}
-        for key, one in result.get("artifacts", {}).items():
-            found[key] |= one["artifacts"][0]
-        found |= {key: (folder / key).read_text() for key in declared["parameters"] if (folder / key).exists()}
-        return {**found, **result.get("parameterValues", {})}
+        outcome: Values = {key: item["artifacts"][0] for key, item in declared["artifacts"].items()}
+        for key, item in result.get("artifacts", {}).items():
+            outcome[key] |= item["artifacts"][0]
+        outcome |= {key: (folder / key).read_text() for key in declared["parameters"] if (folder / key).exists()}
+        return {**outcome, **result.get("parameterValues", {})}
 
 
 def through(cloud_url: str, patch: Callable[..., None]) -> None:

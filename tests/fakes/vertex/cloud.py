@@ -103,8 +103,8 @@ class Cloud:
     @property
     def changes(self) -> list[str]:
         """Method and path of the requests that change something; what only asks is posted, too."""
-        sent = [f"{one.method} {one.path}" for one in self.requests if one.method != "GET"]
-        return [one for one in sent if not one.endswith(("testIamPermissions", "entries:list"))]
+        sent = [f"{item.method} {item.path}" for item in self.requests if item.method != "GET"]
+        return [item for item in sent if not item.endswith(("testIamPermissions", "entries:list"))]
 
     def _clock(self) -> datetime.datetime:
         self._seconds += 1
@@ -157,8 +157,8 @@ class Cloud:
                 for name, pattern in NAMES.items():
                     path = path.replace(name, pattern)
                 if method == request.method and (parts := re.fullmatch(path, request.path)):
-                    found = self._handle(request, permission, handler, parts.groupdict())
-                    return found if isinstance(found, Response) else answer(found)
+                    result = self._handle(request, permission, handler, parts.groupdict())
+                    return result if isinstance(result, Response) else answer(result)
             raise RefusedError(404, f"Method not found: {request.method} {request.target}")
         except RefusedError as refused:
             return refused.response()

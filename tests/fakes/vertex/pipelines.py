@@ -71,8 +71,8 @@ def check_parameters(values: dict[str, Value], inputs: Any) -> None:
         is_right = value.WhichOneof("kind") == KINDS.get(kind, "bool_value")
         if not is_right or (kind == "NUMBER_INTEGER" and value.number_value != int(value.number_value)):
             raise RefusedError(400, f"The input parameter {name} is not of type {kind}.")
-    for name, one in inputs.items():
-        if not (name in values or one.is_optional or one.HasField("default_value")):
+    for name, item in inputs.items():
+        if not (name in values or item.is_optional or item.HasField("default_value")):
             raise RefusedError(400, f"The input parameter {name} is required.")
 
 
@@ -180,8 +180,8 @@ class Pipelines:
         return as_json(job.job)
 
     def list_jobs(self, request: Request) -> Json:
-        kind, found = aiplatform_v1.ListPipelineJobsRequest, [one.job for one in self.jobs.values()]
-        return list_of(kind, request, found, "pipelineJobs", ("display_name", "schedule_name"), self.page)
+        kind, result = aiplatform_v1.ListPipelineJobsRequest, [item.job for item in self.jobs.values()]
+        return list_of(kind, request, result, "pipelineJobs", ("display_name", "schedule_name"), self.page)
 
     def create_schedule(self, request: Request) -> Json:
         schedule = read(Schedule, request)
@@ -194,24 +194,24 @@ class Pipelines:
         return as_json(schedule)
 
     def list_schedules(self, request: Request) -> Json:
-        kind, found = aiplatform_v1.ListSchedulesRequest, self.schedules.values()
-        for one in found:
-            zone, _, fields = one.cron.partition(" ")
-            one.next_run_time = next(CronSim(fields, datetime.now(ZoneInfo(zone.partition("=")[2]))))
-        return list_of(kind, request, found, "schedules", ("create_pipeline_job_request",), self.page)
+        kind, result = aiplatform_v1.ListSchedulesRequest, self.schedules.values()
+        for item in result:
+            zone, _, fields = item.cron.partition(" ")
+            item.next_run_time = next(CronSim(fields, datetime.now(ZoneInfo(zone.partition("=")[2]))))
+        return list_of(kind, request, result, "schedules", ("create_pipeline_job_request",), self.page)
 
     def update_schedule(self, request: Request, name: str) -> Json:
         """Changes a schedule: what its mask names is replaced, and nothing can be taken away."""
-        schedule, wanted = self._find(self.schedules, f"schedules/{name}"), read(Schedule, request)
+        schedule, expected = self._find(self.schedules, f"schedules/{name}"), read(Schedule, request)
         if schedule.state == Schedule.State.COMPLETED:
             raise RefusedError(400, "A completed schedule can't be updated.")
         mask = field_mask_pb2.FieldMask()
         mask.FromJsonString(dict(request.query).get("updateMask", ""))
         changed = copy.deepcopy(schedule)
         for path in check_mask(schedule, list(mask.paths)).paths:
-            if path in schedule and getattr(schedule, path) and not getattr(wanted, path):
+            if path in schedule and getattr(schedule, path) and not getattr(expected, path):
                 raise RefusedError(400, f"The non-empty field {path} cannot be unset.")
-            setattr(changed, path, getattr(wanted, path))
+            setattr(changed, path, getattr(expected, path))
         self._check(changed)
         if self.wakes:
             changed.state = Schedule.State.ACTIVE

@@ -48,8 +48,8 @@ def plain(message: Any) -> Any:
 
 def as_json(message: Any) -> Json:
     """Returns a message, of proto-plus or of protobuf, as JSON has it."""
-    found: Json = json_format.MessageToDict(plain(message))
-    return found
+    result: Json = json_format.MessageToDict(plain(message))
+    return result
 
 
 def parse(kind: Any, fields: Any) -> Any:
@@ -65,28 +65,28 @@ def read(kind: Any, request: Request) -> Any:
     return parse(kind, json.loads(request.body))
 
 
-def list_of(kind: Any, request: Request, found: Iterable[Any], name: str, fields: tuple[str, ...], most: int) -> Json:
+def list_of(kind: Any, request: Request, result: Iterable[Any], name: str, fields: tuple[str, ...], most: int) -> Json:
     """Answers a request, of a kind, for a list of what was `found`, at most so many a page.
 
     A filter is one comparison of one of some `fields`, or one question whether a field is there.
     """
     asked = parse(kind, {name: value for name, value in request.query if name != "$alt"})
-    chosen = list(found)
+    chosen = list(result)
     if asked.filter:
         parts = FILTER.fullmatch(asked.filter)
         if not parts or parts["field"] not in fields:
             raise RefusedError(400, f"Invalid filter: {asked.filter}")
-        wanted = parts["plain"] if parts["quoted"] is None else parts["quoted"]
+        expected = parts["plain"] if parts["quoted"] is None else parts["quoted"]
         field = parts["field"]
-        chosen = [one for one in chosen if (field in one if wanted is None else getattr(one, field) == wanted)]
+        chosen = [item for item in chosen if (field in item if expected is None else getattr(item, field) == expected)]
     if asked.order_by:
         field, _, direction = asked.order_by.partition(" ")
-        chosen.sort(key=lambda one: getattr(one, field), reverse=direction == "desc")
+        chosen.sort(key=lambda item: getattr(item, field), reverse=direction == "desc")
     start = int(asked.page_token or 0)
     end = start + min(asked.page_size or most, most)
     mask = getattr(asked, "read_mask", None)
     paths = list(mask.paths) if mask else []
-    shown = [as_json(masked(one, paths) if paths else one) for one in chosen[start:end]]
+    shown = [as_json(masked(item, paths) if paths else item) for item in chosen[start:end]]
     return {name: shown, **({"nextPageToken": str(end)} if end < len(chosen) else {})}
 
 

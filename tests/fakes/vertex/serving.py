@@ -18,7 +18,7 @@ JobState = aiplatform_v1beta1.JobState
 
 def good(instances: list[Any]) -> list[Any]:
     """Answers as a served archive does, with a text's second word as its label."""
-    return [{"label": str(one).split()[1], "score": 0.9} for one in instances]
+    return [{"label": str(item).split()[1], "score": 0.9} for item in instances]
 
 
 class Serving:
@@ -59,12 +59,12 @@ class Serving:
 
     def list_models(self, request: Request) -> Json:
         """Lists models, each by its last version."""
-        found = [versions[-1] for versions in self.models.values()]
-        return list_of(aiplatform_v1.ListModelsRequest, request, found, "models", ("display_name",), 100)
+        result = [versions[-1] for versions in self.models.values()]
+        return list_of(aiplatform_v1.ListModelsRequest, request, result, "models", ("display_name",), 100)
 
     def list_versions(self, request: Request, name: str) -> Json:
-        found = self.models[f"{self._place}/models/{name}"]
-        return list_of(aiplatform_v1.ListModelVersionsRequest, request, found, "models", (), 100)
+        result = self.models[f"{self._place}/models/{name}"]
+        return list_of(aiplatform_v1.ListModelVersionsRequest, request, result, "models", (), 100)
 
     def upload(self, request: Request) -> Json:
         """Makes a model, or a version of one."""
@@ -89,15 +89,15 @@ class Serving:
     def merge_aliases(self, request: Request, name: str) -> Json:
         """Gives a version names; another one that has one loses it."""
         asked = read(aiplatform_v1.MergeVersionAliasesRequest, request)
-        versions, wanted = self._version(f"{self._place}/models/{unquote(name)}")
-        for one in versions:
-            one.version_aliases = [alias for alias in one.version_aliases if alias not in asked.version_aliases]
-        wanted.version_aliases = [*wanted.version_aliases, *asked.version_aliases]
-        return as_json(wanted)
+        versions, expected = self._version(f"{self._place}/models/{unquote(name)}")
+        for item in versions:
+            item.version_aliases = [alias for alias in item.version_aliases if alias not in asked.version_aliases]
+        expected.version_aliases = [*expected.version_aliases, *asked.version_aliases]
+        return as_json(expected)
 
     def list_endpoints(self, request: Request) -> Json:
-        found = self.endpoints.values()
-        return list_of(aiplatform_v1.ListEndpointsRequest, request, found, "endpoints", ("display_name",), 100)
+        result = self.endpoints.values()
+        return list_of(aiplatform_v1.ListEndpointsRequest, request, result, "endpoints", ("display_name",), 100)
 
     def get_endpoint(self, request: Request, name: str) -> Json:
         return as_json(self._find(name))
@@ -113,10 +113,10 @@ class Serving:
         return self._operations.begin(endpoint.name, "create endpoint", add)
 
     def update_endpoint(self, request: Request, name: str) -> Json:
-        endpoint, wanted = self._find(name), read(aiplatform_v1.Endpoint, request)
+        endpoint, expected = self._find(name), read(aiplatform_v1.Endpoint, request)
         if dict(request.query)["updateMask"] != "trafficSplit":
             raise RefusedError(400, "Invalid update mask.")
-        self._share(endpoint, dict(wanted.traffic_split))
+        self._share(endpoint, dict(expected.traffic_split))
         return as_json(endpoint)
 
     def delete_endpoint(self, request: Request, name: str) -> Json:
@@ -143,7 +143,7 @@ class Serving:
             deployed.model, deployed.model_version_id = version.name, version.version_id
             deployed.display_name = deployed.display_name or version.display_name
             endpoint.deployed_models.append(deployed)
-            self._share(endpoint, {deployed.id if one == "0" else one: share for one, share in split.items()})
+            self._share(endpoint, {deployed.id if item == "0" else item: share for item, share in split.items()})
             return aiplatform_v1.DeployModelResponse(deployed_model=deployed)
 
         return self._operations.begin(endpoint.name, "deploy", add)
@@ -152,7 +152,7 @@ class Serving:
         """Takes a version off an endpoint, which may have no traffic then."""
         endpoint, asked = self._find(name), read(aiplatform_v1.UndeployModelRequest, request)
         gone, split = asked.deployed_model_id, dict(asked.traffic_split)
-        left = [one for one in endpoint.deployed_models if one.id != gone]
+        left = [item for item in endpoint.deployed_models if item.id != gone]
         if len(left) == len(endpoint.deployed_models):
             raise RefusedError(404, f"DeployedModel {gone} is not found.")
         if left and (split or endpoint.traffic_split).get(gone):
@@ -171,8 +171,8 @@ class Serving:
         endpoint, asked = self._find(name), read(aiplatform_v1.PredictRequest, request)
         split = dict(endpoint.traffic_split)
         (chosen,) = self._random.choices(list(split), list(split.values()))
-        deployed = next(one for one in endpoint.deployed_models if one.id == chosen)
-        instances = [json_format.MessageToDict(one) for one in plain(asked).instances]
+        deployed = next(item for item in endpoint.deployed_models if item.id == chosen)
+        instances = [json_format.MessageToDict(item) for item in plain(asked).instances]
         predictions = self.versions.get(deployed.model_version_id, good)(instances)
         return {"predictions": predictions, "deployedModelId": chosen, "model": deployed.model}
 
@@ -212,7 +212,7 @@ class Serving:
 
     @staticmethod
     def _share(endpoint: Any, split: dict[str, int]) -> None:
-        known = {one.id for one in endpoint.deployed_models}
+        known = {item.id for item in endpoint.deployed_models}
         if split and (sum(split.values()) != 100 or not split.keys() <= known):
             raise RefusedError(400, f"The traffic split must name deployed models and add up to 100: {split}")
         endpoint.traffic_split = split
