@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nlp_pipeline import processes
 from nlp_pipeline.processes import MARK, nothing_left_running
 
 # A shell that is gone at once, and leaves behind a process that is nobody's child and ignores SIGTERM.
@@ -33,10 +34,11 @@ def started_orphan(path: Path) -> psutil.Process:
     return psutil.Process(int(path.read_text()))
 
 
-def test_ends_what_lost_its_parent_and_nothing_else(tmp_path: Path) -> None:
+def test_ends_what_lost_its_parent_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
     outside = started_orphan(tmp_path / "outside")
     try:
-        with pytest.raises(RuntimeError, match="a step failed"), nothing_left_running(grace=0.3):
+        with pytest.raises(RuntimeError, match="a step failed"), nothing_left_running():
             inside = started_orphan(tmp_path / "inside")
             assert inside.is_running()
             raise RuntimeError("a step failed")

@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterator
 
 MARK = "NLP_PIPELINE_COMMAND"
+# After so long, what does not end is killed.
+GRACE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -24,15 +26,12 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nothing_left_running(grace: float = 10) -> Iterator[None]:
+def nothing_left_running() -> Iterator[None]:
     """Ends, on leaving, every process that was started inside, whatever the reason for leaving.
 
     A step is a shell, a Python and maybe a TorchServe, each of which may have lost its parent by then. So they are
     found by a mark in their environment. SIGTERM, and the SIGHUP of a terminal that is closed, become KeyboardInterrupt
     as SIGINT does, so that they leave this way too.
-
-    Args:
-        grace: Seconds before what does not end is killed.
     """
     mark = uuid.uuid4().hex
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,12 +42,12 @@ def nothing_left_running(grace: float = 10) -> Iterator[None]:
     finally:
         for number in former:
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
-        _end_marked(mark, grace)
+        _end_marked(mark)
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def _end_marked(mark: str, grace: float) -> None:
+def _end_marked(mark: str) -> None:
     import psutil
 
     def marked() -> Iterator[psutil.Process]:
@@ -61,7 +60,7 @@ def _end_marked(mark: str, grace: float) -> None:
     for process in running:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    psutil.wait_procs(running, timeout=grace)
+    psutil.wait_procs(running, timeout=GRACE_SECONDS)
     for process in marked():
         with contextlib.suppress(psutil.Error):
             process.kill()

@@ -163,7 +163,11 @@ class Host:
             disable_nagle_algorithm = True
 
             def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                length = int(self.headers.get("Content-Length", 0))
+                body = self.rfile.read(length)
+                if len(body) < length:  # the client was ended meanwhile
+                    self.close_connection = True
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 response = host._answer(Request(self.command, self.path, headers, body))
                 if response is None:

@@ -1,9 +1,11 @@
 """Calls of a server's API: what they end with, when they are tried again, and how something is made just once."""
 
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.storage import retrying
@@ -74,6 +76,7 @@ def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], uniq
             raise
         except PipelineError as failure:
             reason = str(failure).removeprefix(f"{doing}: ")
+            time.sleep(storage.FIRST_WAIT)  # the server may still be at it
             try:
                 item = find()
             except PipelineError as error:

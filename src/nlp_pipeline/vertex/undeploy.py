@@ -9,7 +9,7 @@ from typing import Any
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms.schedules import ENABLED
-from nlp_pipeline.settings import PREFIX, Settings
+from nlp_pipeline.settings import Settings
 from nlp_pipeline.vertex.connection import Connection, connect
 from nlp_pipeline.vertex.pipelines import VERSION
 from nlp_pipeline.vertex.schedules import Schedules, label
@@ -81,19 +81,15 @@ def take_off(connection: Connection, endpoint: Any, ours: set[str], others: set[
 
 def what_is_left(connection: Connection, name: str, models: list[Any]) -> tuple[list[str], str]:
     """Returns what stays of a model, each with what removes it, and what that costs."""
-    left, listing = [], connection.service("Model").list_model_versions
     place = f"--region {connection.region} --project {connection.project}"
-    for model in models:
-        full = model.name.partition("@")[0]
-        numbers = [version.version_id for version in connection.call("listing versions", listing, name=full)]
-        delete = f"gcloud ai models delete {full.rpartition('/')[2]} {place}"
-        left.append(f"model {name}, versions {', '.join(numbers)}: {delete}")
+    ids = [model.name.partition("@")[0].rpartition("/")[2] for model in models]
+    left = [f"model {name} and its versions: gcloud ai models delete {id} {place}" for id in ids]
     schedules = Schedules(connection.settings).list_schedules()
     active = [item for item in schedules if item.status == ENABLED and label(item.content, VERSION)]
     left += [f"schedule {item.name}, which deploys anew: --unschedule {item.name}" for item in active]
     if bucket := connection.settings.bucket.rstrip("/"):
         left.append(f"what runs wrote below {bucket}: gcloud storage ls {bucket} shows it")
     else:
-        left.append(f"what runs wrote to their bucket ({PREFIX}BUCKET is not set, so that it is not known here)")
+        left.append("what runs wrote to their bucket")
     runs = f"; machines while the runs of {len(active)} schedules go" if active else ""
     return left, f"storage in the bucket, by the month{runs}; a model that is not deployed costs nothing"

@@ -29,7 +29,6 @@ ROUTES = (
     ("POST", f"{SCHEDULES}/NAME:pause", "aiplatform.schedules.update", "pipelines.pause_schedule"),
     ("POST", f"{SCHEDULES}/NAME:resume", "aiplatform.schedules.update", "pipelines.resume_schedule"),
     ("GET", MODELS, "", "serving.list_models"),
-    ("GET", f"{MODELS}/NAME:listVersions", "", "serving.list_versions"),
     ("POST", f"{MODELS}:upload", "", "serving.upload"),
     ("POST", f"{MODELS}/NAME:mergeVersionAliases", "", "serving.merge_aliases"),
     ("GET", ENDPOINTS, "", "serving.list_endpoints"),

@@ -62,10 +62,6 @@ class Serving:
         result = [versions[-1] for versions in self.models.values()]
         return list_of(aiplatform_v1.ListModelsRequest, request, result, "models", ("display_name",), 100)
 
-    def list_versions(self, request: Request, name: str) -> Json:
-        result = self.models[f"{self._place}/models/{name}"]
-        return list_of(aiplatform_v1.ListModelVersionsRequest, request, result, "models", (), 100)
-
     def upload(self, request: Request) -> Json:
         """Makes a model, or a version of one."""
         asked = read(aiplatform_v1.UploadModelRequest, request)
