@@ -1,10 +1,14 @@
 """`--predict`: whom it asks, and what it makes of their answers."""
 
+import json
+
 import pytest
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.serving.endpoint import predict_address, predict_at
+from nlp_pipeline.serving import handler
+from nlp_pipeline.serving.endpoint import TEXTS, predict_address, predict_at
 
 PATH = "/v1/models/tiny:predict"
 
@@ -17,6 +21,22 @@ def test_an_endpoint_is_asked(httpserver: HTTPServer) -> None:
         {"text": "é", "label": "ja\n", "score": 1},
         {"text": "?", "label": "nein", "score": 0.5},
     ]
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
+def test_many_texts_are_asked_in_requests_that_the_handler_takes(httpserver: HTTPServer, count: int) -> None:
+    sizes: list[int] = []
+
+    def answer(request: Request) -> Response:
+        texts = request.get_json()["instances"]
+        sizes.append(len(texts))
+        return Response(json.dumps({"predictions": [{"label": f"of {text}", "score": 1} for text in texts]}))
+
+    httpserver.expect_request(PATH).respond_with_handler(answer)
+    answers = predict_at(httpserver.url_for(PATH), [str(number) for number in range(count)])
+    assert [(each["text"], each["label"]) for each in answers] == [(str(at), f"of {at}") for at in range(count)]
+    assert TEXTS == handler.TEXTS >= max(sizes)
+    assert len(sizes) == -(-count // TEXTS)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 
+TEXTS = 256  # a request: more are refused by the handler
+
 
 def predict_address(endpoint: str, model_name: str | None) -> str:
     """Completes what `--endpoint` was given, a model's whole address or the server's; UsageError where it can't."""
@@ -24,7 +26,7 @@ def predict_address(endpoint: str, model_name: str | None) -> str:
 def predict_at(
     address: str, texts: list[str], labels: Sequence[str] = (), headers: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Asks a served model for texts; a PipelineError says how to reach it where it can't be.
+    """Asks a served model for any number of texts; a PipelineError says how to reach it where it can't be.
 
     Args:
         address: `http://host:port/v1/models/<name>:predict`.
@@ -45,7 +47,8 @@ def predict_at(
         # Proxies of the environment are for other machines.
         is_local = httpx.URL(address).host in ("127.0.0.1", "localhost", "::1")
         with httpx.Client(timeout=60, trust_env=not is_local, headers=headers, event_hooks=hooks) as client:
-            answers = ask(client, address, texts, list(labels))
+            parts = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+            answers = [answer for part in parts for answer in ask(client, address, part, list(labels))]
     except PipelineError as error:
         advice = advise(responses[-1], headers or {}) if responses else ""
         raise PipelineError(f"{error}{advice}") from None
