@@ -72,8 +72,9 @@ def serve(arguments: argparse.Namespace) -> None:
     with (
         contextlib.suppress(KeyboardInterrupt),  # while it starts, or again
         nothing_left_running(),
-        served(release, arguments.port or 8080) as (address, process),
+        served(release, arguments.port or 8080) as server,
     ):
+        address = server.address
         if arguments.json:
             print(json.dumps({"release": str(release), "url": address}), flush=True)
         else:
@@ -84,10 +85,10 @@ def serve(arguments: argparse.Namespace) -> None:
                 flush=True,
             )
         try:
-            wait_for_end(process)
+            wait_for_end(server)
         except KeyboardInterrupt:
             print("it ends when it has answered what it was asked; a second Ctrl-C ends it at once", file=sys.stderr)
-            drain(address)
+            drain(server)
 
 
 def predict(arguments: argparse.Namespace) -> None:

@@ -56,8 +56,8 @@ def forward(address: str, request: Request) -> Response:
 def served_release(model: Path) -> Iterator[tuple[Path, str]]:
     """A release, and the address of its model in a TorchServe."""
     release = made_release(model, "int8")
-    with served(release) as (address, _):
-        yield release, address
+    with served(release) as server:
+        yield release, server.address
 
 
 def test_as_a_user_types_it(site: Site, served_release: tuple[Path, str], tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from nlp_pipeline.serving.local_server import find_release
 from nlp_pipeline.serving.torchserve import free_ports
 from tests.serving.conftest import changed_release
 
-# What makes a handler say that it works, and go on only when it may.
+# What makes a handler go on with a batch of so many texts or more only when it may.
 WAITS = """
 
 def _wait(self, data, context, handle=TextClassificationHandler.handle):
     import time
-    while not Path({path!r}).exists():
+    while sum(len(row["body"]["instances"]) for row in data) >= {texts} and not Path({path!r}).exists():
         time.sleep(0.01)
     return handle(self, data, context)
 
@@ -122,25 +122,34 @@ def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> 
     assert errors.splitlines()[-1].startswith("error: TorchServe has ended by itself")
 
 
+def holding(release: Path, folder: Path, texts: int) -> tuple[Path, Path]:
+    """Returns a release that holds batches of so many texts or more, and the file that lets them go once it exists."""
+    waits = WAITS.format(texts=texts, path=str(folder / "go")).encode()
+    return changed_release(release, folder / "held", {"handler.py": lambda source: source + waits}), folder / "go"
+
+
+def wait_until_asked(folder: Path, count: int) -> None:
+    """Waits until a server that writes to a folder in this one has got so many requests."""
+    [config] = folder.glob("nlp-*/config.properties")
+    [metrics] = re.findall("metrics_address=(.*)", config.read_text())
+    counter = rf"ts_inference_requests_total{{.*}} {count}\.0"
+    while not re.search(counter, httpx.get(f"{metrics}/metrics").text):
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 def test_sigterm_while_requests_are_in_flight(release: Path, tmp_path: Path, again: bool) -> None:
-    """They are answered, more of them than a batch has, and then it ends; told twice, it ends at once."""
-    go = tmp_path / "go"
-    waits = WAITS.format(path=str(go)).encode()
-    held = changed_release(release, tmp_path / "held", {"handler.py": lambda source: source + waits})
+    """They are answered, more of them than the workers' batches have, and then it ends; told twice, it ends at once."""
+    held, go = holding(release, tmp_path, 0)
     [port] = free_ports(1)
-    bodies = [{"instances": ["superb"] * count} for count in (1, 2, 200)] * 4
+    bodies = [{"instances": ["superb"] * count} for count in (1, 2, 200)] * 8
     flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
     with ThreadPoolExecutor(len(bodies)) as pool, command(*flags, temporary=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         address = json.loads(process.stdout.readline())["url"]
         asked = [pool.submit(httpx.post, address, json=body, timeout=300) for body in bodies]
-        [config] = tmp_path.glob("nlp-*/config.properties")
-        [metrics] = re.findall("metrics_address=(.*)", config.read_text())
-        counter = rf"ts_inference_requests_total{{.*}} {len(bodies)}\.0"
-        while not re.search(counter, httpx.get(f"{metrics}/metrics").text):
-            time.sleep(0.05)
+        wait_until_asked(tmp_path, len(bodies))
         process.send_signal(signal.SIGTERM)
         assert process.stderr.readline().startswith("it ends when it has answered what it was asked")
         if again:
@@ -151,4 +160,28 @@ def test_sigterm_while_requests_are_in_flight(release: Path, tmp_path: Path, aga
         go.touch()
         counts = [len(request.result().json()["predictions"]) for request in asked]
         assert counts == [len(body["instances"]) for body in bodies]
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_a_large_request_holds_none_up_and_is_waited_for_at_the_end(release: Path, tmp_path: Path) -> None:
+    """Also while others come and go, which the other worker answers."""
+    held, go = holding(release, tmp_path, 200)
+    [port] = free_ports(1)
+    flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
+    with ThreadPoolExecutor() as pool, command(*flags, temporary=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        address = json.loads(process.stdout.readline())["url"]
+        large = pool.submit(httpx.post, address, json={"instances": ["superb"] * 256}, timeout=300)
+        wait_until_asked(tmp_path, 1)
+        time.sleep(0.1)  # TorchServe gives a worker what comes within a millisecond together
+        small = {"instances": ["awful"]}
+        for at in range(40):
+            assert httpx.post(address, json=small, timeout=300).status_code == 200
+            if at == 20:
+                process.send_signal(signal.SIGTERM)
+                assert process.stderr.readline().startswith("it ends when it has answered what it was asked")
+        assert process.poll() is None and not large.done()
+        go.touch()
+        assert len(large.result().json()["predictions"]) == 256
         assert process.wait(timeout=60) == 0

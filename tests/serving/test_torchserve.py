@@ -30,8 +30,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def address(release: Path) -> Iterator[str]:
     """The address of a server that all tests here may ask."""
-    with served(release) as (address, _):
-        yield address
+    with served(release) as server:
+        yield server.address
 
 
 def labels(response: httpx.Response) -> list[str]:
@@ -131,13 +131,13 @@ def test_150_requests_at_once_get_the_answers_they_would_get_alone(
     alone = dict(zip(texts, load_handler(release).classify(texts), strict=True))
 
     def post(request: list[Any]) -> httpx.Response:
-        return httpx.post(slow_address, json={"instances": request}, trust_env=False, timeout=60)
+        return httpx.post(server.address, json={"instances": request}, trust_env=False, timeout=60)
 
-    with served(slow) as (slow_address, process), ThreadPoolExecutor(150) as pool:
+    with served(slow) as server, ThreadPoolExecutor(150) as pool:
         responses = list(pool.map(post, requests))
-        log = Path(f"/proc/{process.pid}/cwd/server.log").read_text()
+        log = server.log.read_text()
         # Another server goes on meanwhile.
-        assert slow_address != address
+        assert server.address != address
         assert labels(httpx.post(address, json={"instances": ["awful"]}, trust_env=False)) == ["0"]
     assert Counter(response.status_code for response in responses) == {200: 135, 400: 15}
     assert any(f"a batch of {size}" in log for size in range(2, 9)), "no requests were batched"
@@ -201,11 +201,11 @@ def test_it_serves_whatever_the_environment_and_the_paths_and_leaves_nothing(
     }.items():
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(name.lower(), value)
-    with served(moved) as (address, process):
-        predictions = predict_at(address, ["superb", "awful \udcff"])
-        assert len(group_members(process.pid)) == 3  # the launcher, Java, a worker
+    with served(moved) as server:
+        predictions = predict_at(server.address, ["superb", "awful \udcff"])
+        assert len(group_members(server.process.pid)) == 4  # the launcher, Java, two workers
     assert [(each["text"], each["label"]) for each in predictions] == [("superb", "4"), ("awful ?", "0")]
-    while group_members(process.pid):
+    while group_members(server.process.pid):
         time.sleep(0.02)
     assert list(temporary.iterdir()) == []
 

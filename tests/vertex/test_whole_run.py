@@ -66,7 +66,7 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
             """Answers as the served release does."""
             if not addresses:
                 release = backend.buckets / "bucket" / "runs" / "archive-model" / "release"
-                addresses["good"] = servers.enter_context(served(release))[0]
+                addresses["good"] = servers.enter_context(served(release)).address
             result = httpx.post(addresses["good"], json={"instances": instances}, timeout=60, trust_env=False)
             return list(result.json()["predictions"])
 

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import verify
 from nlp_pipeline.serving.endpoint import predict_at
-from nlp_pipeline.serving.torchserve import serving
+from nlp_pipeline.serving.torchserve import TorchServe, serving
 
 
 def find_release(volume: Path, model_name: str | None) -> Path:
@@ -33,8 +33,8 @@ def find_release(volume: Path, model_name: str | None) -> Path:
 
 
 @contextlib.contextmanager
-def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Serves a whole release while inside, as `serving` does; yields the model's address and the server's process."""
+def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[TorchServe]:
+    """Serves a whole release while inside, as `serving` does; yields the server."""
     name = verify(release).model_name
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -43,30 +43,40 @@ def served(release: Path, port: int = 0, timeout: float = 120) -> Iterator[tuple
             f"port {port} can't be used ({os.strerror(error.errno or 0)}): choose another with --port"
         ) from None
     with serving(release, name, port, timeout) as server:
-        yield server.address, server.process
+        yield server
 
 
 def predict_with_release(release: Path, texts: list[str]) -> list[dict[str, Any]]:
     """Serves a release just long enough to ask it for texts; returns what `predict_at` does."""
-    with served(release) as (address, _):
-        return predict_at(address, texts)
+    with served(release) as server:
+        return predict_at(server.address, texts)
 
 
-def drain(address: str, seconds: float = 120) -> None:
-    """Waits until the requests that a model's server has are answered, so many seconds at most.
+def count_by_worker(log: Path, step: str) -> Counter[str]:
+    """Returns how often each worker has logged a step of its work."""
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        return Counter(line.split(" W-", 1)[1].split()[0] for line in lines if step in line)
 
-    It has one worker, which takes them in turn: when it answers a request that came after them, they are answered.
+
+def drain(server: TorchServe, seconds: float = 120) -> None:
+    """Waits until the requests that a server has are answered, so many seconds at most.
+
+    Its workers take them in turn: when a request that came after them is answered, they are all taken, and each is
+    answered when its worker is done with what it has. Others may come in meanwhile.
     """
     import httpx
 
     end = time.monotonic() + seconds
     with contextlib.suppress(httpx.HTTPError), httpx.Client(timeout=seconds, trust_env=False) as client:
-        while client.post(address, json={"instances": []}).status_code == 503 and time.monotonic() < end:
+        while client.post(server.address, json={"instances": []}).status_code == 503 and time.monotonic() < end:
             time.sleep(0.1)  # its queue is full
+        taken = count_by_worker(server.log, "Flushing req.cmd")
+        while taken - count_by_worker(server.log, "Backend response time") and time.monotonic() < end:
+            time.sleep(0.1)
         time.sleep(0.2)  # the last answers are on their way
 
 
-def wait_for_end(process: subprocess.Popen[bytes]) -> None:
+def wait_for_end(server: TorchServe) -> None:
     """Waits until a server ends by itself, which it should not: then it raises a PipelineError."""
-    status = process.wait()
+    status = server.process.wait()
     raise PipelineError(f"TorchServe has ended by itself, with status {status}: start it again")

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -116,10 +117,11 @@ class TorchServe:
             time.sleep(0.1)
         raise TimedOutError(f"TorchServe was not ready after {timeout:.0f} s")
 
-    def log_tail(self, count: int = 25) -> str:
-        """Returns the last lines that the server printed, without those of access and of metrics."""
+    def log_tail(self, count: int = 40) -> str:
+        """Returns the last lines that the server printed, without those of access, of metrics and of Java's stack."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join([line for line in lines if "ACCESS_LOG" not in line and "TS_METRICS" not in line][-count:])
+        noise = re.compile("ACCESS_LOG|TS_METRICS|^\tat ")
+        return "\n".join([line for line in lines if not noise.search(line)][-count:])
 
     def stop(self) -> None:
         """Kills all of the server's processes.

@@ -70,6 +70,7 @@ def test_the_servers_settings() -> None:
     assert int(keys["max_response_size"]) > TEXTS * 200 * 12
     snapshot = json.loads(keys["model_snapshot"])["models"]["tiny"]["1.0"]
     assert (snapshot["marName"], snapshot["batchSize"], snapshot["maxBatchDelay"]) == ("tiny.mar", 8, 1)
+    assert snapshot["minWorkers"] == snapshot["maxWorkers"] == 2
 
 
 @pytest.mark.parametrize("name", ["mar", "handler", "a" * 63])

@@ -68,8 +68,8 @@ def server_config(model_name: str, batch_size: int) -> str:
     version = {
         "defaultVersion": True,
         "marName": f"{model_name}.mar",
-        "minWorkers": 1,
-        "maxWorkers": 1,
+        "minWorkers": 2,  # while one computes a request of many texts, the other answers small ones
+        "maxWorkers": 2,
         "batchSize": batch_size,
         "maxBatchDelay": 1,
         "responseTimeout": 600,  # then the worker is killed; full requests of long texts may take minutes
