@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def prefix(self) -> str:
-        return f"v2/artifacts/x/{self.run_id}/"
+        return f"v2/artifacts/nlp-pipeline/{self.run_id}/"
 
     def settings(self, **changed: Any) -> Settings:
         keys = {"s3_endpoint": self.proxy.url, "s3_access_key": "test-key", "s3_secret_key": SECRET}
@@ -144,9 +144,9 @@ def test_all_of_it_once(scene: Scene, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_is_there_so_far(scene: Scene) -> None:
-    scene.put({"x": b""}, "else/")
+    scene.put({"x": b""}, "v2/artifacts/nlp-pipeline/other/")
     line = refused(scene.download, NotFoundError)
-    assert line.startswith(f"run {scene.run_id} has no artifacts (yet) in s3://mlpipeline/v2/artifacts/: it is ")
+    assert line.startswith(f"run {scene.run_id} has no artifacts (yet) in s3://mlpipeline/{scene.prefix}: it is ")
     assert line.endswith("SUCCEEDED") and not scene.target.exists()
     scene.put({f"evaluate-model/{UUIDS[1]}/report": REPORT})
     result = scene.download()
@@ -166,18 +166,18 @@ def test_no_such_run(scene: Scene) -> None:
     ("root", "prefix"),
     [("minio://mine/", ""), ("s3://mine/deep/er?region=x&endpoint=y:1&disableSSL=true", "deep/er/")],
 )
-def test_the_runs_own_root_and_another_name(scene: Scene, root: str, prefix: str) -> None:
+def test_the_runs_own_root(scene: Scene, root: str, prefix: str) -> None:
     scene.k.api.records["runs"][scene.run_id]["runtime_config"] = {"pipeline_root": root}
-    scene.put({"evaluate-model/report": b"old layout"}, f"{prefix}other/{scene.run_id}/", "mine")
-    scene.put({"evaluate-model/report": b"of another run"}, f"{prefix}other/{UUIDS[0]}/", "mine")
-    assert scene.download()["source"] == f"s3://mine/{prefix}other/{scene.run_id}/"
+    scene.put({"evaluate-model/report": b"old layout"}, f"{prefix}nlp-pipeline/{scene.run_id}/", "mine")
+    scene.put({"evaluate-model/report": b"of another run"}, f"{prefix}nlp-pipeline/{UUIDS[0]}/", "mine")
+    assert scene.download()["source"] == f"s3://mine/{prefix}nlp-pipeline/{scene.run_id}/"
     assert scene.files() == {"evaluate-model/report": b"old layout"}
 
 
 def test_where_each_namespace_has_its_own(scene: Scene) -> None:
     with kubeflow(tokens={"ann": "team"}) as several:
         scene.k, scene.run_id = several, make_run(several, token="ann")
-        prefix = f"private-artifacts/team/v2/artifacts/x/{scene.run_id}/"
+        prefix = f"private-artifacts/team/v2/artifacts/nlp-pipeline/{scene.run_id}/"
         scene.put({"evaluate-model/report": REPORT}, prefix)
         assert scene.download(token="ann")["source"] == f"s3://mlpipeline/{prefix}"
 

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,9 +105,9 @@ class Store:
                 f"{where} can't be reached ({reason}): is {ENDPOINT} right? from outside of the cluster: {FORWARD}"
             ) from None
 
-    def list(self, bucket: str, prefix: str, recursive: bool) -> list[Any]:
-        """Returns the objects below a prefix; with folders as such where it is not recursive."""
-        listing = partial(self.client.list_objects, bucket, prefix=prefix, recursive=recursive)
+    def list(self, bucket: str, prefix: str) -> list[Any]:
+        """Returns the objects below a prefix."""
+        listing = partial(self.client.list_objects, bucket, prefix=prefix, recursive=True)
         objects: list[Any] = self.call(f"listing {f's3://{bucket}/{prefix}'!r}", lambda: [*listing()])
         return objects
 
@@ -151,24 +151,15 @@ def _find_objects(store: Store, run_id: str, roots: list[str]) -> tuple[str, str
     bucket = prefix = ""
     for root in roots:
         bucket, prefix = parse_root(root)
+        prefix += f"{NAME}/{run_id}/"
         try:
-            for pipeline in _pipeline_folders(store, bucket, prefix):
-                folder = f"{pipeline}{run_id}/"
-                if objects := store.list(bucket, folder, recursive=True):
-                    return bucket, folder, objects
+            if objects := store.list(bucket, prefix):
+                return bucket, prefix, objects
         except (NotFoundError, UsageError) as error:
             failures.append(error)  # a user may be allowed the namespace's own root alone
     if len(failures) == len(roots):
         raise failures[0]
     return bucket, prefix, []
-
-
-def _pipeline_folders(store: Store, bucket: str, prefix: str) -> Iterator[str]:
-    """Yields the folders of pipelines, ours first, whether it is there or not."""
-    yield f"{prefix}{NAME}/"
-    for item in store.list(bucket, prefix, recursive=False):
-        if item.is_dir:
-            yield item.object_name
 
 
 def plan_files(prefix: str, objects: list[Any]) -> list[Item]:
