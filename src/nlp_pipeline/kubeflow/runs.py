@@ -16,13 +16,11 @@ from nlp_pipeline.settings import Settings
 ALL_STEPS = (*STEPS, "deploy_model")
 # As many as the server gives at once.
 PAGE = 200
-NOT_ARCHIVED = json.dumps(
-    {"predicates": [{"operation": "NOT_EQUALS", "key": "storage_state", "string_value": "ARCHIVED"}]}
-)
+NOT_ARCHIVED = {"key": "storage_state", "operation": "NOT_EQUALS", "string_value": "ARCHIVED"}
 
 
-def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
-    """Returns so many runs that were made last in the user's namespace, newest first, those archived left out.
+def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
+    """Returns so many runs that were made last in the user's namespace, newest first; `only` is a filter of the API's.
 
     `created` is of ISO 8601, in UTC; `seconds` is None while a run is not over.
     """
@@ -33,7 +31,7 @@ def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
         "runs",
         namespace=connection.namespace,
         sort_by="created_at desc",
-        filter=NOT_ARCHIVED,
+        filter=json.dumps({"predicates": [only or NOT_ARCHIVED]}),
         page_size=min(count, PAGE),
     )
     return [

@@ -15,6 +15,7 @@ from typing import Any
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow import pipelines
 from nlp_pipeline.kubeflow.connection import connect
+from nlp_pipeline.kubeflow.runs import runs
 from nlp_pipeline.pipeline.compiling import version_name
 from nlp_pipeline.platforms import schedules
 from nlp_pipeline.platforms.calls import NotFoundError
@@ -109,32 +110,18 @@ class Schedules(schedules.Schedules):
             "parameters": (content.runtime_config and content.runtime_config.parameters) or {},
         }
 
-    def look_up(self, schedule: Schedule) -> dict[str, Any]:
-        connection, source = connect(self.settings), schedule.content.pipeline_version_reference
+    def look_up(self, content: Any) -> dict[str, Any]:
+        connection, source = connect(self.settings), content.pipeline_version_reference
         version = source and source.pipeline_version_id
         if version:
             read = connection.pipelines.pipeline_service_get_pipeline_version
             # Where it was removed, or is another user's, its id stands for it.
             with contextlib.suppress(NotFoundError, UsageError):
                 version = connection.call("reading a version", read, source.pipeline_id, version).display_name
-        of_it = {"key": "recurring_run_id", "operation": "EQUALS", "string_value": schedule.id}
-        last = None
-        with contextlib.suppress(UsageError):  # an older server can't look for that, or the user may not
-            runs = connection.call(
-                "listing runs",
-                connection.runs.run_service_list_runs,
-                namespace=connection.namespace,
-                page_size=1,
-                sort_by="created_at desc",
-                filter=json.dumps({"predicates": [of_it]}),
-            ).runs
-            last = runs[0] if runs else None
-        return {
-            "version": version or (source and "the newest"),
-            "last_run": last and last.run_id,
-            "last_state": last and last.state,
-            "last_time": last and write_time(last.created_at),
-        }
+        return {"version": version or (source and "the newest")}
+
+    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
+        return runs(self.settings, 1, {"key": "recurring_run_id", "operation": "EQUALS", "string_value": schedule.id})
 
 
 def _read_digest(item: Any) -> str:

@@ -4,7 +4,7 @@ A platform is a package: `nlp_pipeline.kubeflow`, `nlp_pipeline.vertex`. Its mod
 as the flow of schedules is the same on both, a class:
 
     pipelines   submit(settings, values, dry_run)    upload(settings, dry_run)
-    runs        runs(settings, count)                wait(settings, run_id, timeout)
+    runs        runs(settings, count, only)          wait(settings, run_id, timeout)
     schedules   Schedules(settings); see `platforms.schedules`
     artifacts   download(settings, run_id, folder, dry_run)
     doctor      doctor(settings, values)

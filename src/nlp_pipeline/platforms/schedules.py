@@ -1,5 +1,6 @@
 """Schedules on either platform: when one is desired, what is done for that, and what is reported of it."""
 
+import contextlib
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -144,9 +145,13 @@ class Schedules(ABC):
     def describe(self, content: Any) -> dict[str, Any]:
         """Returns what a schedule says of itself."""
 
+    def look_up(self, content: Any) -> dict[str, Any]:
+        """Returns what else is to be listed, that has to be asked for."""
+        return {}
+
     @abstractmethod
-    def look_up(self, schedule: Schedule) -> dict[str, Any]:
-        """Returns what else is to be listed: `last_run`, `last_state`, `last_time` (None where there is none), ..."""
+    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
+        """Returns the last of its runs, as `runs` lists them."""
 
     # The same on each
 
@@ -215,18 +220,25 @@ class Schedules(ABC):
 
         What can't be told, or is not there, is None: the `next` time, the last run, `start`, `end`.
         """
-        return [
-            {
-                "name": schedule.name,
-                "id": schedule.id,
-                "status": schedule.status,
-                "next": schedule.next and write_time(schedule.next),
-                "created": write_time(schedule.created),
-                **self.describe(schedule.content),
-                **self.look_up(schedule),
-            }
-            for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)
-        ]
+        return [self._row(schedule) for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)]
+
+    def _row(self, schedule: Schedule) -> dict[str, Any]:
+        last_runs = []
+        with contextlib.suppress(UsageError):  # an older server can't look for that, or the user may not
+            last_runs = self.last_runs(schedule)
+        last = last_runs[0] if last_runs else {}
+        return {
+            "name": schedule.name,
+            "id": schedule.id,
+            "status": schedule.status,
+            "next": schedule.next and write_time(schedule.next),
+            "created": write_time(schedule.created),
+            **self.describe(schedule.content),
+            **self.look_up(schedule.content),
+            "last_run": last.get("id"),
+            "last_state": last.get("state"),
+            "last_time": last.get("created"),
+        }
 
     def unschedule(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Removes a schedule, of which there must be one; runs that it has made go on."""

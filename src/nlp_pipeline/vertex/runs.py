@@ -29,12 +29,7 @@ def state_of(run: Any) -> str:
     return STATES.get(state, state)
 
 
-def runs(settings: Settings, count: int) -> list[dict[str, Any]]:
-    """Returns the runs that were made last; see `list_runs`."""
-    return list_runs(settings, count)
-
-
-def list_runs(settings: Settings, count: int, only: str = "") -> list[dict[str, Any]]:
+def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
     """Returns the runs of a project and region that were made last; `only` is a filter of the API's.
 
     Returns:
@@ -42,7 +37,7 @@ def list_runs(settings: Settings, count: int, only: str = "") -> list[dict[str, 
         over), `experiment` and `version` (of the pipeline; both empty for runs of others).
     """
     connection = connect(settings)
-    request: dict[str, Any] = {"parent": connection.parent, "filter": only, "order_by": "create_time desc"}
+    request: dict[str, Any] = {"parent": connection.parent, "filter": only or "", "order_by": "create_time desc"}
     request |= {"page_size": min(count, 100), "read_mask": {"paths": FIELDS}}
     listing = connection.service("Pipeline").list_pipeline_jobs
 

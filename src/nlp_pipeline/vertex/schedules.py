@@ -22,7 +22,7 @@ from nlp_pipeline.platforms.calls import make_once
 from nlp_pipeline.platforms.schedules import ENABLED, ENDED, PAUSED, Schedule, ScheduleOptions, Timing, write_time
 from nlp_pipeline.vertex.connection import connect
 from nlp_pipeline.vertex.pipelines import EXPERIMENT, VERSION, build_run, check_parameters
-from nlp_pipeline.vertex.runs import list_runs
+from nlp_pipeline.vertex.runs import runs
 
 CONTENT, REQUEST = "nlp-pipeline-content", "nlp-pipeline-request"
 STATUS = {"ACTIVE": ENABLED, "PAUSED": PAUSED, "COMPLETED": ENDED}
@@ -149,13 +149,8 @@ class Schedules(schedules.Schedules):
             "parameters": config.get("parameterValues", {}),
         }
 
-    def look_up(self, schedule: Schedule) -> dict[str, Any]:
-        try:
-            last_runs = list_runs(self.settings, 1, only=f"schedule_name={schedule.content.name}")
-        except UsageError:  # the user may not see runs
-            last_runs = []
-        last = last_runs[0] if last_runs else {"id": None, "state": None, "created": None}
-        return {"last_run": last["id"], "last_state": last["state"], "last_time": last["created"]}
+    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
+        return runs(self.settings, 1, f"schedule_name={schedule.content.name}")
 
 
 def _read_schedule(item: Any) -> Schedule:
