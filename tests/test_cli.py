@@ -133,7 +133,7 @@ def test_a_variable_of_the_shell_that_is_not_set_is_refused_by_the_flags_name(
 
 
 @pytest.mark.parametrize(
-    ("given", "texts"),
+    ("argv", "texts"),
     [
         (["-bad"], ["-bad"]),
         (["good", "-horrible", "-h0"], ["good", "-horrible", "-h0"]),  # -h is a flag
@@ -144,10 +144,10 @@ def test_a_variable_of_the_shell_that_is_not_set_is_refused_by_the_flags_name(
         (["\u2014 great", "\U0001f600", " ", "{{$.Name}}"], ["\u2014 great", "\U0001f600", " ", "{{$.Name}}"]),
     ],
 )
-def test_a_text_may_begin_with_a_hyphen(given: list[str], texts: list[str]) -> None:
-    arguments = make_parser().parse_args(["--json", "--predict", *given])
+def test_a_text_may_begin_with_a_hyphen(argv: list[str], texts: list[str]) -> None:
+    arguments = make_parser().parse_args(["--json", "--predict", *argv])
     assert (arguments.predict, arguments.json) == (texts, True)
-    assert make_parser().parse_args(["--predict", *given, "--json", "--port", "1"]).predict == texts
+    assert make_parser().parse_args(["--predict", *argv, "--json", "--port", "1"]).predict == texts
     assert make_parser().parse_args(["--predict=--json", "--json"]).predict == ["--json"]
 
 

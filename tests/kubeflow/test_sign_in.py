@@ -148,7 +148,7 @@ def test_sessions_that_never_hold_are_not_renewed_for_ever(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changed", "message"),
     [
         ({"username": ANN}, "a username is set, and no password: set NLP_PIPELINE_PASSWORD too"),
         ({"password": "S3CRET"}, "a password is set, and no username: set NLP_PIPELINE_USERNAME too"),
@@ -159,15 +159,15 @@ def test_sessions_that_never_hold_are_not_renewed_for_ever(kind: Any) -> None:
         ({"username": ""}, "lets no one in without sign-in (401): set NLP_PIPELINE_TOKEN"),
     ],
 )
-def test_half_or_wrong_credentials_are_told_apart(given: dict[str, str], message: str, k: Kubeflow) -> None:
+def test_half_or_wrong_credentials_are_told_apart(changed: dict[str, str], message: str, k: Kubeflow) -> None:
     with pytest.raises(UsageError) as caught:
-        connected(k, **given)
+        connected(k, **changed)
     assert message in str(caught.value) and "S3CRET" not in str(caught.value)
     assert k.api.requests == []
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "message"),
+    ("kind", "changed", "message"),
     [
         ("unknown", BY_PASSWORD, r"/sso/login shows no form .* of another kind"),
         ("unknown", {}, r"lets no one in without sign-in"),
@@ -175,9 +175,9 @@ def test_half_or_wrong_credentials_are_told_apart(given: dict[str, str], message
         ("no kubeflow", {"token": "x"}, r"is no Kubeflow Pipelines: it does not"),
     ],
 )
-def test_pages_that_no_one_knows(kind: Any, given: dict[str, str], message: str) -> None:
+def test_pages_that_no_one_knows(kind: Any, changed: dict[str, str], message: str) -> None:
     with kubeflow(kind) as k, pytest.raises(PipelineError, match=message):
-        connected(k, **given)
+        connected(k, **changed)
 
 
 @KINDS

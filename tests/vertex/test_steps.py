@@ -145,11 +145,11 @@ def test_another_version_gets_its_first_share(
     assert outputs["former_traffic"] == {id: str(share) for id, share in former.items() if share}
 
 
-@pytest.mark.parametrize("given", ["6", f"{PLACE}/endpoints/6", f"projects/{PROJECT}/locations/{REGION}/endpoints/6"])
-def test_an_endpoint_that_is_named(cloud: Cloud, given: str) -> None:
+@pytest.mark.parametrize("chosen", ["6", f"{PLACE}/endpoints/6", f"projects/{PROJECT}/locations/{REGION}/endpoints/6"])
+def test_an_endpoint_that_is_named(cloud: Cloud, chosen: str) -> None:
     cloud.serving.add_endpoint("5", NAME, {})
     cloud.serving.add_endpoint("6", "of another name", {})
-    assert plan(cloud, endpoint=given)["endpoint"] == f"{PLACE}/endpoints/6"
+    assert plan(cloud, endpoint=chosen)["endpoint"] == f"{PLACE}/endpoints/6"
     assert plan(cloud)["endpoint"] == ENDPOINT
 
 

@@ -74,11 +74,11 @@ def test_versions_of_other_models_stay(
     assert result["costs"].startswith("the other models' versions on the endpoint, by the hour; ")
 
 
-@pytest.mark.parametrize("given", ["5", ENDPOINT])
-def test_an_endpoint_of_another_name(given: str, cloud: Cloud, run: Run) -> None:
+@pytest.mark.parametrize("endpoint", ["5", ENDPOINT])
+def test_an_endpoint_of_another_name(endpoint: str, cloud: Cloud, run: Run) -> None:
     deployed(cloud).display_name = "shared"
     assert run(*UNDEPLOY)[0] == 2
-    assert undeployed(run, "--set", f"endpoint={given}")["deleted"] is True and cloud.serving.endpoints == {}
+    assert undeployed(run, "--set", f"endpoint={endpoint}")["deleted"] is True and cloud.serving.endpoints == {}
 
 
 def test_what_is_left_besides(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
