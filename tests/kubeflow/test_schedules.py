@@ -301,8 +301,11 @@ def test_other_namespaces_are_left_alone() -> None:
         ({"max_concurrency": 0}, "--concurrency 0: Kubeflow allows 1 to 10 runs at once"),
         ({"name": "a\nb"}, "is no name"),
         ({"start": "soon"}, "--start 'soon' is no time"),
-        ({"start": "2099-01-02", "end": "2099-01-01T23:00Z"}, "--start 2099-01-02T00:00:00Z is not before --end 2099"),
-        ({"end": "2026-01-01"}, "--end 2026-01-01T00:00:00Z is past: it is 2"),
+        (
+            {"start": "2099-01-02", "end": "2099-01-01T23:00Z"},
+            "never comes after --start 2099-01-02T00:00:00Z before --end 2099",
+        ),
+        ({"end": "2026-01-01"}, "never comes before --end 2026-01-01T00:00:00Z"),
         ({"start": "2099-01-01T03:00", "end": "2099-01-02T01:00"}, "never comes after --start 2099-01-01T03:00:00Z b"),
         ({"cron": "0 0 0 1 1 *", "end": in_days(0.01)}, "never comes before --end 2"),
     ],

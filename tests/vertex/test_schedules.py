@@ -335,7 +335,7 @@ def test_a_start_that_is_past(cloud: Cloud, run: Run) -> None:
             "--catch-up: on Vertex AI missed runs are made up for only by resuming in the console",
         ),
         ((NIGHTLY, "--concurrency", "0"), "--concurrency 0: Vertex AI allows 1 to 10 runs at once"),
-        ((NIGHTLY, "--end", in_days(-1)), "is past: it is "),
+        ((NIGHTLY, "--end", in_days(-1)), "never comes before --end "),
         ((NIGHTLY, "--schedule-name", "x" * 129), "has 129 characters: Vertex AI takes 128 at most"),
         ((NIGHTLY, "--set", "epochs=0"), "epochs is 0.0: it must be above 0"),
         ((NIGHTLY, "--bucket", "gs://flims"), "there is no bucket flims"),

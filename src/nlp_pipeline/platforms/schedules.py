@@ -72,10 +72,6 @@ class ScheduleOptions:
             raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
         cron, start, end = read_cron(self.cron), read_time(self.start, "--start"), read_time(self.end, "--end")
         timing = Timing(self.name, cron, self.catch_up, self.max_concurrency, start, end, datetime.now(UTC))
-        if start and end and start >= end:
-            raise UsageError(f"--start {write_time(start)} is not before --end {write_time(end)}")
-        if end and end <= timing.now:
-            raise UsageError(f"--end {write_time(end)} is past: it is {write_time(timing.now)}")
         if not timing.times(1):
             after = f" after --start {write_time(start)}" if start and timing.later_start else ""
             before = f" before --end {write_time(end)}" if end else ""
