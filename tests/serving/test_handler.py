@@ -20,6 +20,7 @@ from nlp_pipeline.serving import handler as handler_module
 from nlp_pipeline.serving.handler import CPU, CUDA, SEND, TextClassificationHandler
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import FILLER, WORDS
+from tests.serving.bodies import handed_over, sent
 from tests.serving.conftest import MAX_LENGTH, load_handler, made_release, make_context
 
 Rows = Callable[..., list[tuple[str, str]]]
@@ -30,9 +31,14 @@ NO_TEXT = "is neither a text nor an object with a text as"
 
 def answer(handler: TextClassificationHandler, *bodies: Any) -> tuple[list[Any], list[int]]:
     """Returns the answers to a batch of requests, and their statuses."""
-    context = make_context(len(bodies))
-    answers = handler.handle([{"body": body} for body in bodies], context)
-    return answers, [context.get_response_status(at)[0] for at in range(len(bodies))]
+    return answer_rows(handler, *({"body": body} for body in bodies))
+
+
+def answer_rows(handler: TextClassificationHandler, *rows: dict[str, Any]) -> tuple[list[Any], list[int]]:
+    """Returns the answers to a batch of requests, as TorchServe hands them over, and their statuses."""
+    context = make_context(len(rows))
+    answers = handler.handle(list(rows), context)
+    return answers, [context.get_response_status(at)[0] for at in range(len(rows))]
 
 
 def instances(*values: Any) -> dict[str, list[Any]]:
@@ -298,46 +304,23 @@ def test_the_provider_is_chosen_and_its_reason_logged(
     assert [each["label"] for each in handler.classify(["superb", "awful"])] == ["4", "0"]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["instances", "data", "text", "body", ""]) | st.text(max_size=3), inner)
-    ),
-    max_leaves=6,
-)
-# Texts of any characters, half surrogate pairs among them: JSON can say "\ud800".
-TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
-INSTANCE = TEXT | st.fixed_dictionaries({}, optional={"data": TEXT, "text": TEXT | st.none()}) | JSON
-REQUEST = st.fixed_dictionaries({"instances": st.lists(INSTANCE, max_size=4)}) | JSON | st.binary(max_size=9)
-
-
-def is_well_formed(body: Any) -> bool:
-    if isinstance(body, bytes | str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            return False
-    if not isinstance(body, dict) or not isinstance(body.get("instances"), list):
-        return False
-    texts = [each.get("data", each.get("text")) if isinstance(each, dict) else each for each in body["instances"]]
-    return all(isinstance(text, str) for text in texts)
-
-
-@given(
-    bodies=st.lists(
-        REQUEST | REQUEST.map(lambda body: body if isinstance(body, bytes) else json.dumps(body)), max_size=4
-    )
-)
+@given(requests=st.lists(sent(limit=4), max_size=4))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_body_is_answered(handlers: Handlers, bodies: list[Any]) -> None:
-    bodies.append(instances("superb \ud800", "awful \x00\U0010ffff\u2028"))
-    answers, statuses = answer(handlers["int8"], *bodies)
-    assert statuses == [200 if is_well_formed(body) else 400 for body in bodies]
-    for found, status in zip(answers, statuses, strict=True):
-        assert set(found) == ({"predictions"} if status == 200 else {"error"})
+def test_any_body_is_answered_as_it_would_be_alone(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch, requests: list[tuple[bytes, str, int]]
+) -> None:
+    monkeypatch.setattr(handler_module, "TEXTS", 4)
+    expected = [*(status for _, _, status in requests), 200]
+    batch = [handed_over(body, content_type) for body, content_type, _ in requests]
+    batch.append({"body": instances("superb \ud800", "awful \x00\U0010ffff\u2028")})
+    answers, statuses = answer_rows(handlers["int8"], *batch)
+    assert statuses == expected
+    assert [found.keys() for found in answers] == [
+        {"predictions"} if status == 200 else {"error"} for status in expected
+    ]
     assert labels(answers[-1]) == ["4", "0"]
     json.dumps(answers, allow_nan=False).encode()
+    assert [answer_rows(handlers["int8"], row)[0] for row in batch] == [[found] for found in answers]
 
 
 def test_it_warms_up_when_it_loads(model: Path) -> None:
