@@ -69,11 +69,17 @@ def change_record(folder: Path, **changed: Any) -> None:
 ILL_FORMED: list[Any] = [[], None, "text", {"a": 1}]
 NO_RECORDS = ["", "{}", "[]", "null", "\0", '{"digest": "0123456789abcdef"}']
 SPOILT: list[tuple[Callable[[Path], Any], str]] = [
-    (lambda folder: (folder / MAR).unlink(), f"is spoilt: {MAR} is missing; make it anew"),
-    (lambda folder: (folder / MAR).write_text("other"), f"is spoilt: {MAR} is altered;"),
-    (lambda folder: (folder / "config" / "more").touch(), "is spoilt: config/more does not belong to it;"),
-    (lambda folder: change_record(folder, digest="0" * 16), f"not '{'0' * 16}'; make it anew"),
-    (lambda folder: change_record(folder, files={}), "is spoilt: config/config.properties does not belong to it"),
+    (
+        lambda folder: (folder / MAR).unlink(),
+        f"is spoilt: {MAR} is missing, altered or none",
+    ),
+    (lambda folder: (folder / MAR).write_text("other"), f"is spoilt: {MAR} is missing, altered"),
+    (
+        lambda folder: (folder / "config" / "more").touch(),
+        "is spoilt: config/more is missing, altered",
+    ),
+    (lambda folder: change_record(folder, digest="0" * 16), "is spoilt: release.json is missing, altered"),
+    (lambda folder: change_record(folder, files={}), "is spoilt: config/config.properties is missing, altered"),
     *[(partial(change_record, files=files), "has no sound release.json; they lie in") for files in ILL_FORMED],
     *[(lambda folder, text=text: (folder / "release.json").write_text(text), "is no release") for text in NO_RECORDS],
     (lambda folder: shutil.rmtree(folder), "is no release"),

@@ -90,15 +90,9 @@ def verify(folder: Path) -> Release:
         raise UsageError(
             f"{folder} can't be read ({error.strerror}: {error.filename}): may this user read it?"
         ) from None
-    problem = ""
-    if release.digest != digest_of(files):
-        problem = f"its digest is {digest_of(files)}, not {release.digest[:100]!r}"
-    if differing := release.files.items() ^ files.items():
-        name, _ = min(differing)
-        state = "is altered" if name in release.files else "does not belong to it"
-        problem = f"{name} {state if name in files else 'is missing'}"
-    if problem:
-        raise UsageError(f"{folder} is spoilt: {problem}; make it anew")
+    if release.files != files or release.digest != digest_of(files):
+        name, _ = min(release.files.items() ^ files.items(), default=(RECORD, ""))
+        raise UsageError(f"{folder} is spoilt: {name} is missing, altered or none of its files; make it anew")
     return release
 
 

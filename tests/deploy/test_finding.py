@@ -35,7 +35,7 @@ def test_folders_that_are_refused(site: Site) -> None:
     says = "is a folder here: say where KServe reads it, with --set volume_claim=NAME where it lies on that claim"
     refused(site, site(f"--deploy --release {release}"), 2, f"--release {release} {says}")
     (release / "model-store" / "tiny.mar").write_text("junk")
-    refused(site, site.deploy(release), 2, "is spoilt: model-store/tiny.mar is altered")
+    refused(site, site.deploy(release), 2, "is spoilt: model-store/tiny.mar is missing, altered or")
 
 
 def test_a_release_on_a_claim(site: Site) -> None:
@@ -69,7 +69,7 @@ def test_through_an_object_store(site: Site, store: S3Server) -> None:
     assert site.deploy(release, f"{line} --dry-run").code == 0
     assert list(store.client.list_objects("models", "of-a/", recursive=True)) == []
     result = site.deploy(release, f"{line} --json")
-    assert result.json["storage_uri"] == address and f"{address}: sent 2 of 2 files" in result.err
+    assert result.json["storage_uri"] == address and f"{address}: sending 2 of 2 files" in result.err
     assert site.cluster.after("tiny")["spec"]["predictor"]["serviceAccountName"] == "nlp-pipeline-serving"
     # From elsewhere, where there is no such folder.
     shutil.rmtree(site.volume)

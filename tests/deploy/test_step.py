@@ -108,7 +108,7 @@ def test_a_step_that_is_refused_writes_nothing_down(knative: Scene, volume: Path
         step(knative, volume, volume_claim="other")
     assert not knative.sent and not list((volume / NAME / "runs").glob("*/*"))
     (volume / NAME / "releases" / digest_in(volume) / "model-store" / "tiny.mar").write_text("junk")
-    with pytest.raises(UsageError, match=r" is spoilt: model-store/tiny\.mar is altered"):
+    with pytest.raises(UsageError, match=r" is spoilt: model-store/tiny\.mar is missing, altered or"):
         step(knative, volume)
 
 

@@ -46,7 +46,7 @@ def test_predictions(prediction: Any, labels: list[str], read: tuple[str, float 
         ('{"predictions": [0, 1]}', "2 predictions"),
         ('{"predictions": [{"0": 0.1, "7": 0.9}]}', "class id 7 of 2 classes"),
         ('{"predictions": [-1]}', "class id -1 of "),
-        ('{"predictions": ["a"]}', "neither a label and a score nor class ids"),
+        ('{"predictions": ["a"]}', "'str' object has no attribute 'keys'"),
         ('{"predictions": [{}]}', "empty"),
         ('{"predictions": [{"a": 0.5}]}', "invalid literal"),
         ('{"predictions": [{"0": NaN, "1": 0.5}]}', "the score is nan"),

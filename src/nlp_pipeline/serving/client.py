@@ -26,7 +26,7 @@ def finite(value: Any) -> float:
 
 
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
-    """Returns the `label` and the `score` of a prediction; ValueError or TypeError where it has none.
+    """Returns the `label` and the `score` of a prediction; an error of Python's where it has none.
 
     Args:
         prediction: The archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by
@@ -35,8 +35,6 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     """
     if isinstance(prediction, int):
         number, score = prediction, None
-    elif not isinstance(prediction, dict):
-        raise ValueError("neither a label and a score nor class ids")
     elif prediction.keys() >= {"label", "score"}:
         return {"label": str(prediction["label"]), "score": finite(prediction["score"])}
     else:
@@ -75,7 +73,7 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
         if len(predictions) != len(instances):
             raise ValueError(f"{len(predictions)} predictions")
         return [read_prediction(prediction, labels) for prediction in predictions]
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         wanted = f"a label and a score for each of {len(instances)} texts"
         raise PipelineError(f"{url} did not answer with {wanted} ({error}): {excerpt}") from None
 
