@@ -144,9 +144,9 @@ def test_runtimes_that_are_hidden_and_the_projects_own(cluster: Cluster) -> None
         (
             {
                 "transitionStatus": "BlockedByFailedLoad",
-                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "no\n such file", "exitCode": 3},
+                "lastFailureInfo": {"reason": "ModelLoadFailed", "message": "no\n such file"},
             },
-            "ModelLoadFailed: no such file (exit code 3)",
+            "ModelLoadFailed: no such file",
         ),
     ],
 )

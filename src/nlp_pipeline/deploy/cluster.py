@@ -26,6 +26,8 @@ ACCESS = {
 }
 # What serves, the likeliest first; the project's own is never installed for the cluster, KServe's last one may be.
 RUNTIMES = {"torchserve": (RUNTIME, "kserve-torchserve"), "huggingface": ("kserve-huggingfaceserver",)}
+# Within these seconds a ready service must answer, and its newest revision get its share of the traffic.
+ROUTE_SECONDS = 120
 # No answer at all, too many requests, an overload.
 TRANSIENT = (0, 429, 500, 502, 503, 504)
 
@@ -103,7 +105,7 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def poll(look: Callable[[], T | None], seconds: float, every: float) -> T | None:
+def poll(look: Callable[[], T | None], seconds: float, every: float = 2) -> T | None:
     """Looks again and again until there is something to return; returns None when the time is over."""
     end = time.monotonic() + seconds
     while (result := look()) is None and time.monotonic() < end:

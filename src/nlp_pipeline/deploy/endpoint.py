@@ -3,7 +3,7 @@
 import time
 from urllib.parse import urlsplit
 
-from nlp_pipeline.deploy.cluster import POD_NAMESPACE
+from nlp_pipeline.deploy.cluster import POD_NAMESPACE, ROUTE_SECONDS
 from nlp_pipeline.deploy.inference_service import InferenceService
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError
@@ -37,7 +37,7 @@ def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[s
 
 
 def ask_texts(
-    service: InferenceService, newest: bool, target: Target, texts: list[str], seconds: float
+    service: InferenceService, newest: bool, target: Target, texts: list[str], seconds: float = ROUTE_SECONDS
 ) -> tuple[list[str], float]:
     """Asks a live InferenceService, or its newest revision, for texts, one by one.
 
@@ -53,7 +53,7 @@ def ask_texts(
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(ConnectionError),
         stop=tenacity.stop_after_delay(seconds),
-        wait=tenacity.wait_fixed(target.poll_seconds),
+        wait=tenacity.wait_fixed(1),
         reraise=True,
     )
     def ask_text(text: str) -> str:
@@ -79,7 +79,7 @@ def check_answers(service: InferenceService, newest: bool, target: Target, rows:
     """
     if not rows:
         return {}
-    labels, p50_ms = ask_texts(service, newest, target, rows["text"], target.route_seconds)
+    labels, p50_ms = ask_texts(service, newest, target, rows["text"])
     figures = {"p50_ms": p50_ms}
     if "predicted" in rows:
         figures = compare_answers(labels, rows["predicted"], rows["label"]) | figures

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from nlp_pipeline.deploy.cluster import api, call, one_line, poll, read_service, write_service
+from nlp_pipeline.deploy.cluster import ROUTE_SECONDS, api, call, one_line, poll, read_service, write_service
 from nlp_pipeline.deploy.inference_service import GROUP, NOTES, SHARE, STOP, Former, InferenceService, Json, successor
-from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
 # For how many more looks a failure that KServe reports may be another's: right after a change, the status may still be
@@ -32,7 +31,9 @@ def send(desired: InferenceService, formers: list[Former] | None = None, **optio
     return sent
 
 
-def _require_own(live: InferenceService | None, desired: InferenceService) -> InferenceService:
+def read_own(desired: InferenceService) -> InferenceService:
+    """Returns the live InferenceService, which must still be the one that was sent."""
+    live = read_service(desired.name, desired.namespace)
     if live is None:
         raise PipelineError(f"{desired} has been deleted meanwhile")
     if not live.matches(desired):
@@ -40,14 +41,9 @@ def _require_own(live: InferenceService | None, desired: InferenceService) -> In
     return live
 
 
-def read_own(desired: InferenceService) -> InferenceService:
-    """Returns the live InferenceService, which must still be the one that was sent."""
-    return _require_own(read_service(desired.name, desired.namespace), desired)
-
-
 def _edit_own(desired: InferenceService, edit: Callable[[InferenceService], None]) -> None:
-    def change(live: InferenceService | None) -> Json:
-        own = _require_own(live, desired)
+    def change(_: InferenceService | None) -> Json:
+        own = read_own(desired)
         edit(own)
         return own.body
 
@@ -65,11 +61,11 @@ def set_share(desired: InferenceService, percent: int | None) -> None:
     _edit_own(desired, edit)
 
 
-def stop(service: InferenceService, target: Target) -> None:
+def stop(service: InferenceService) -> None:
     """Stops an InferenceService (the object stays, its pods go) and waits until KServe has seen it."""
     _edit_own(service, lambda own: own.annotations.update({STOP: "true"}))
     # Started again before it was seen, it would be judged by the status of what was to be stopped.
-    poll(lambda: None if read_own(service).component else True, target.route_seconds, target.poll_seconds)
+    poll(lambda: None if read_own(service).component else True, ROUTE_SECONDS)
 
 
 def load_failure(service: InferenceService) -> str:
@@ -78,8 +74,7 @@ def load_failure(service: InferenceService) -> str:
     if model.get("transitionStatus") not in ("BlockedByFailedLoad", "InvalidSpec"):
         return ""
     info = model.get("lastFailureInfo", {})
-    code = f" (exit code {info['exitCode']})" if info.get("exitCode") else ""
-    return one_line(f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}{code}")
+    return one_line(f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}")
 
 
 def list_pods(service: InferenceService) -> list[Any]:
@@ -161,8 +156,8 @@ def _progress(service: InferenceService) -> tuple[bool, bool]:
     return is_new, is_new and service.is_ready and component.get("latestReadyRevision") == newest and newest in tagged
 
 
-def wait_until_ready(desired: InferenceService, target: Target) -> InferenceService:
-    """Waits until the pods of an object that was sent are ready, and returns the live object.
+def wait_until_ready(desired: InferenceService, seconds: int) -> InferenceService:
+    """Waits until the pods of an object that was sent are ready, for so many seconds, and returns the live object.
 
     Where its model can't be loaded, or the time is over, conditions, pods and events are printed.
     """
@@ -183,15 +178,14 @@ def wait_until_ready(desired: InferenceService, target: Target) -> InferenceServ
             raise PipelineError(f"the model can't be loaded: {failure}")
         return None
 
-    seconds = target.settings.deploy_timeout
-    ready = poll(look, seconds, target.poll_seconds)
+    ready = poll(look, seconds)
     if ready is None:
         print(describe(service), flush=True)
         raise TimedOutError(f"{desired} was not ready after {seconds} s: see above")
     return ready
 
 
-def give_share(desired: InferenceService, percent: int | None, target: Target) -> InferenceService:
+def give_share(desired: InferenceService, percent: int | None) -> InferenceService:
     """Does what `set_share` does, waits until the newest revision has its share, and returns the live object."""
     set_share(desired, percent)
     share = 100 if percent is None else percent
@@ -202,7 +196,7 @@ def give_share(desired: InferenceService, percent: int | None, target: Target) -
         reached = sum(item.get("percent", 0) for item in traffic if item.get("revisionName") == newest)
         return service if service.is_standard or reached == share else None
 
-    service = poll(look, target.route_seconds, target.poll_seconds)
+    service = poll(look, ROUTE_SECONDS)
     if service is None:
         raise TimedOutError(f"{desired}: its newest revision did not get {share}% of the traffic")
     return service

@@ -117,8 +117,6 @@ class Target:
         runtime: The name of the ServingRuntime; empty before it is found out.
         labels: The model's labels in the order of their ids, for a server that answers with ids.
         headers: What signs requests to the endpoint in.
-        poll_seconds: Between two looks at the cluster.
-        route_seconds: Within these a ready service must answer.
     """
 
     settings: DeploySettings
@@ -128,8 +126,6 @@ class Target:
     runtime: str = ""
     labels: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    poll_seconds: float = 2.0
-    route_seconds: float = 120.0
 
     @property
     def name(self) -> str:

@@ -106,14 +106,14 @@ def _bring_up(
     One whose deployment was not begun now, but has ended long ago, has it.
     """
     began = time.monotonic()
-    service = wait_until_ready(desired, target)
+    service = wait_until_ready(desired, target.settings.deploy_timeout)
     seconds = time.monotonic() - began
     print(f"ready after {seconds:.1f} s", flush=True)
     figures = {"seconds_to_ready": seconds, **check_answers(service, begun, target, rows)}
     if begun:
         if target.settings.canary_percent and service.predictor.get(SHARE, 100) < 100:
             _watch_canary(desired, target, rows["text"])
-        service = give_share(desired, share, target)
+        service = give_share(desired, share)
         # The whole way, now by the address that everyone uses.
         check_answers(service, False, target, {"text": rows["text"][:10]} if rows else {})
     return figures
@@ -122,18 +122,18 @@ def _bring_up(
 def _watch_canary(desired: InferenceService, target: Target, texts: list[str]) -> None:
     """Gives the newest revision its canary share for its time, and asks it and the whole service all along."""
     percent, minutes = target.settings.canary_percent, target.settings.canary_minutes
-    service, waiting = give_share(desired, percent, target), itertools.cycle(texts)
+    service, waiting = give_share(desired, percent), itertools.cycle(texts)
     print(f"{percent}% of the traffic go to it for {minutes:g} minutes", flush=True)
 
     def look() -> None:
         text = next(waiting)
         for newest in (True, False):
             # It has answered already: where it does not any more, those who ask it shall not bear that for long.
-            ask_texts(service, newest, target, [text], target.route_seconds / 10)
+            ask_texts(service, newest, target, [text], seconds=12)
         if failure := load_failure(read_own(desired)):
             raise PipelineError(f"it failed with {percent}% of the traffic: {failure}")
 
-    poll(look, 60 * minutes, target.poll_seconds)
+    poll(look, 60 * minutes)
 
 
 def _undo(desired: InferenceService, target: Target) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def _undo(desired: InferenceService, target: Target) -> tuple[str, str]:
         if target.settings.first_failure == "delete":
             delete_service(live)
             return "deleted", "there was none before, and it has been deleted"
-        stop(live, target)
+        stop(live)
         return "stopped", "there was none before, and it has been stopped"
     except Exception as error:  # noqa: BLE001  whatever it is, what failed first must be said too
         return "failed", f"and it could not be undone: {_line_of(error)}"
@@ -166,11 +166,11 @@ def _put_back(live: InferenceService, formers: list[Former], target: Target) -> 
     done, share = f"{name} has been put back", former.spec["predictor"].get(SHARE)
     if not former.serves and not desired.is_stopped:
         # Else the pods that failed would go on answering where nothing did before.
-        stop(live, target)
+        stop(live)
     desired = send(desired, formers)
     if not former.serves:
         set_share(desired, share)
-        return f"{done}; it was {'stopped before too' if desired.is_stopped else 'not ready before either'}"
+        return f"{done}; it did not serve before either"
     target = replace(target, labels=[], settings=replace(target.settings, canary_percent=0))
     try:
         # What was not made by this project may speak another protocol: it is not asked.
@@ -178,7 +178,7 @@ def _put_back(live: InferenceService, formers: list[Former], target: Target) -> 
     except PipelineError as error:
         if former.ready:
             raise
-        return f"{done}; it was not ready before either, and so gets no traffic ({error})"
+        return f"{done}; it did not serve before either ({error})"
     return f"{done} and serves"
 
 

@@ -50,11 +50,10 @@ class StoredRelease:
         stat = self._call(name, "read", self.client.stat_object)
         return bool(stat) and (stat.size, stat.metadata.get("x-amz-meta-sha256")) == (path.stat().st_size, sha256)
 
-    def send(self, path: Path, name: str, **metadata: str) -> int:
-        """Sends a file, and returns its size in bytes."""
+    def send(self, path: Path, name: str, **metadata: str) -> None:
+        """Sends a file."""
         put = self.client.fput_object
         self._call(name, "sent", lambda *place: put(*place, str(path), metadata=metadata, part_size=PART_SIZE))
-        return path.stat().st_size
 
 
 def upload(folder: Path, release: Release, uri: str) -> None:
@@ -67,15 +66,11 @@ def upload(folder: Path, release: Release, uri: str) -> None:
             f"to upload to {uri}, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; steps have them from s3_secret"
         )
     stored = StoredRelease(uri, s3_client())
+    files = {name: sha256 for name, sha256 in release.files.items() if not stored.has(folder / name, name, sha256)}
+    print(f"{uri}: sending {len(files)} of {len(release.files)} files", flush=True)
+    for name, sha256 in files.items():
+        stored.send(folder / name, name, sha256=sha256)
     # The same release made twice has two records, which differ in the run and the time: either will do.
     record = stored.record()
-    is_sealed = record is not None and record.files == release.files
-    sizes = []
-    for name, sha256 in release.files.items():
-        if not stored.has(folder / name, name, sha256):
-            if is_sealed:
-                print(f"{uri}: {name} is missing or altered there", flush=True)
-            sizes.append(stored.send(folder / name, name, sha256=sha256))
-    if not is_sealed:
+    if record is None or record.files != release.files:
         stored.send(folder / RECORD, RECORD)
-    print(f"{uri}: sent {len(sizes)} of {len(release.files)} files, {sum(sizes) / 1e6:.1f} MB", flush=True)
