@@ -16,10 +16,10 @@ FUSED = ["bert", "distilbert", "roberta", "albert", "electra", "modernbert"]  # 
 @pytest.mark.parametrize(
     ("gpu_has_bf16", "features", "chosen"),
     [
-        (True, [], Device("cuda", "bfloat16", "a GPU computes in bfloat16")),
+        (True, [], Device("cuda", "bfloat16", "a GPU has bfloat16")),
         (False, ["amx_bf16"], Device("cuda", "float32", "a GPU has no bfloat16")),
-        (None, ["amx_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has amx_bf16")),
-        (None, ["avx512_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has avx512_bf16")),
+        (None, ["amx_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has bfloat16")),
+        (None, ["avx512_bf16"], Device("cpu", "bfloat16", "no GPU; the CPU has bfloat16")),
         (None, [], Device("cpu", "float32", "no GPU; the CPU has no bfloat16")),
     ],
 )

@@ -1,7 +1,6 @@
 """From a trained classifier to an ONNX graph that is fast on a CPU."""
 
 import contextlib
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -40,10 +39,8 @@ def export_model(model_path: Path, target: Path) -> None:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    # Some tokenizers give token_type_ids to models that take none.
-    known = inspect.signature(model.forward).parameters
-    tokens = tokenizer(["a short text", "a text that is longer"], padding=True, return_tensors="pt")
-    example = {name: tensor for name, tensor in tokens.items() if name in known}
+    texts = ["a short text", "a text that is longer"]
+    example = dict(tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False))
     with _muted():
         torch.onnx.export(
             model,

@@ -14,11 +14,7 @@ from nlp_pipeline.volume import Run
 # Where the report of `evaluate_model` takes the section on the number format; a text in it can't look so, since "<" is
 # escaped.
 MARKER = "<!-- archive_model -->"
-HEAD = """\
-<!DOCTYPE html>
-<meta charset="utf-8">
-<style>body { font: 15px system-ui } th, td { padding: 4px 16px 4px 0; text-align: start }</style>
-"""
+HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4px; text-align: start }</style>\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
     if precision != "auto":
         return [precision], f"precision={precision} was asked for"
     if serving_gpus:
-        return ["fp32"], "a GPU serves, and int8 of this kind is for CPUs"
+        return ["fp32"], "a GPU serves, and int8 is for CPUs"
     return ["int8", "fp32"], ""
 
 

@@ -1,6 +1,5 @@
 """Predicts rows that a model has not seen, and writes metrics, predictions and a report."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def evaluate(
     run.keep(predictions, "datasets/predictions.parquet")
     run.keep(metrics, "metrics.json")
     facts["report"] = str(run.keep(report, "report.html"))
-    del facts["majority_label"]  # as long as a user's data has it
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
     return facts, labels, result["confusion"] if len(labels) <= MOST_CLASSES else []
 
@@ -58,17 +56,20 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(model_path, dtype=torch.float32)
     model.eval().to(device)
-    known = inspect.signature(model.forward).parameters
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     probabilities = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
         tokens = tokenizer(
-            [texts[at] for at in batch], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+            [texts[at] for at in batch],
+            truncation=True,
+            max_length=max_length,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
         ).to(device)
         with torch.inference_mode():
-            # Some tokenizers give token_type_ids to models that take none.
-            logits = model(**{name: tensor for name, tensor in tokens.items() if name in known}).logits
+            logits = model(**tokens).logits
         probabilities[batch] = logits.double().softmax(dim=-1).cpu()
         if start // BATCH_SIZE % 50 == 49:
             print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)
@@ -103,7 +104,6 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
         "expected_calibration_error": sum(
             part["rows"] / rows * abs(part["accuracy"] - part["confidence"]) for part in calibration
         ),
-        "majority_label": labels[shares.argmax()],
         "per_class": [
             {"label": label, "precision": precision, "recall": recall, "f1": f1, "support": support}
             for label, precision, recall, f1, support in zip(

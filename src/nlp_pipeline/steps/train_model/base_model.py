@@ -11,6 +11,7 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import pack_model
 from nlp_pipeline.steps.archive_model.precision import try_archive
+from nlp_pipeline.volume import file_sha256
 
 TASK = "single_label_classification"
 
@@ -22,8 +23,6 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
     accuracy does not suffer (docs/performance.md). The other layers keep the dropout that the encoder came with.
     """
-    if base_model[0] in "./~" and not Path(base_model).is_dir():
-        raise UsageError(f"base_model {base_model!r} is not a folder here: give a folder or a hub id")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)
         tokenizer.truncation_side = tokenizer.padding_side = "right"  # as every server does
@@ -42,7 +41,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
         elif tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+            tokenizer.pad_token_id = config.pad_token_id
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base_model,
             config=config,
@@ -91,14 +90,10 @@ def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) ->
 
 def longest_input(model: Any, tokenizer: Any) -> int:
     """Returns how many tokens a model reads at most, as far as it is known."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 0
-    if positions <= 0:  # XLNet says -1: its positions are relative
-        return int(tokenizer.model_max_length)
-    for name, layer in model.named_modules():
-        # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
-        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
-            positions -= layer.padding_idx + 1
-    return min(int(tokenizer.model_max_length), positions)
+    longest, positions = int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None) or 0
+    # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
+    positions -= getattr(getattr(model.base_model, "embeddings", None), "padding_idx", -1) + 1
+    return min(longest, positions) if positions > 0 else longest  # XLNet says -1: its positions are relative
 
 
 def settle_head(model: Any, former: list[str], labels: list[str], new: set[str]) -> None:
@@ -141,6 +136,5 @@ def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: in
 
 
 def model_identity(base_model: str) -> list[Any]:
-    """Returns what tells one base model from another: its name, and where it is a folder, files, sizes and times."""
-    files = sorted(Path(base_model).iterdir()) if Path(base_model).is_dir() else []
-    return [base_model, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    """Returns what tells one base model from another: its name, and where it is a folder, its files' SHA-256."""
+    return [base_model, *(file_sha256(path) for path in sorted(Path(base_model).glob("*")) if path.is_file())]

@@ -17,15 +17,14 @@ class Device:
 
 def choose_device() -> Device:
     """Prefers a GPU to the CPU, and bfloat16 where the hardware computes in it."""
+    device, name = "cpu", "no GPU; the CPU"
+    has_bfloat16 = any(torch.cpu.get_capabilities().get(feature) for feature in ("amx_bf16", "avx512_bf16"))
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Device("cuda", "bfloat16", f"{name} computes in bfloat16")
-        return Device("cuda", "float32", f"{name} has no bfloat16")
-    for feature in ("amx_bf16", "avx512_bf16"):
-        if torch.cpu.get_capabilities().get(feature):
-            return Device("cpu", "bfloat16", f"no GPU; the CPU has {feature}")
-    return Device("cpu", "float32", "no GPU; the CPU has no bfloat16")
+        device, name = "cuda", torch.cuda.get_device_name()
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if has_bfloat16:
+        return Device(device, "bfloat16", f"{name} has bfloat16")
+    return Device(device, "float32", f"{name} has no bfloat16")
 
 
 class FastDropout(torch.nn.Dropout):

@@ -22,7 +22,8 @@ def tokenise(
     ids = {label: number for number, label in enumerate(labels)}
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
-        encoded = tokenizer(batch["text"], truncation=True, max_length=settings.max_length)
+        # Types tell two texts of a row apart, and there is one.
+        encoded = tokenizer(batch["text"], truncation=True, max_length=settings.max_length, return_token_type_ids=False)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         return {**encoded, "length": lengths, "labels": [ids[label] for label in batch["label"]]}
 
