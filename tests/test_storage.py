@@ -34,10 +34,9 @@ def test_a_wrong_endpoint(address: str) -> None:
     one_line(caught, UsageError, "hunter2")
 
 
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_half_the_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(UsageError, match="set both, or neither") as caught:
+def test_half_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter2")
+    with pytest.raises(UsageError, match="a key is wrong: secret key must be provided with access key") as caught:
         s3_client("http://host")
     one_line(caught, UsageError, "hunter2")
 

@@ -19,9 +19,7 @@ def retrying(
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Returns a decorator for what may fail for a moment: it is tried again, each time from its start.
 
-    Args:
-        is_transient: Whether an error may be gone the next time; any other, and the last one, is raised.
-        shown: What it is about, as the log shows it; empty for no word of it.
+    An error that is not transient, and the last one, is raised. The log has what is `shown`; empty for no word of it.
     """
     import tenacity
 
@@ -71,8 +69,6 @@ def s3_client(
             _read_variable, ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
         )
         region = region or default_region
-        if bool(access_key) != bool(secret_key):
-            raise UsageError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither")
     match = re.fullmatch(r"(https?)://([^\s/?#@]+)/?", endpoint or s3_endpoint())
     if not match:
         raise UsageError(f"{names[0]} is no address of an object store: write it as in http://localhost:9000")
@@ -94,7 +90,7 @@ def s3_client(
             http_client=http_client,
         )
     except ValueError as error:
-        raise UsageError(f"{names[0]}={match[0]} or {names[1]} is wrong: {error}") from None
+        raise UsageError(f"{names[0]}={match[0]}, {names[1]} or a key is wrong: {error}") from None
 
 
 def _read_variable(name: str) -> str | None:
@@ -126,10 +122,7 @@ def s3_transient(error: BaseException) -> bool:
 def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
     """Does something with an object, with retries, and makes one line of what fails for good.
 
-    Args:
-        call: What to do, each time from its start.
-        shown: The object, as messages show it.
-        task: What shall be done, as in "downloaded".
+    `shown` is the object, as messages show it, and `task` what shall be done, as in "downloaded".
 
     Raises:
         UsageError: There is no such bucket or object.

@@ -302,7 +302,7 @@ def test_roots_that_are_none() -> None:
         ),
         ({"s3_endpoint": f"http://test-key:{SECRET}@localhost"}, "NLP_PIPELINE_S3_ENDPOINT is no address"),
         ({"s3_secret_key": f"{SECRET}\n"}, "NLP_PIPELINE_S3_SECRET_KEY has a blank, a line break"),
-        ({"s3_region": "a b"}, "NLP_PIPELINE_S3_REGION is wrong: "),
+        ({"s3_region": "a b"}, "NLP_PIPELINE_S3_REGION or a key is wrong: "),
         ({"s3_secret_key": "wrong"}, "refuses (SignatureDoesNotMatch): check NLP_PIPELINE_S3_ACCESS_KEY and NLP_"),
         ({"ca_cert": "/none"}, "ca_cert=/none can't be read"),
     ],
