@@ -21,7 +21,7 @@ from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 from nlp_pipeline.steps.train_model.rows import tokenise, training_order
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import train
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import VARIABLE, Run
 from tests.conftest import TRAINING, make_rows, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_component_saves_a_model_with_its_labels_and_few_figures(folder: Path, encoder: Path, capfd: Any) -> None:
+def test_the_component_saves_a_model_with_its_labels_and_few_figures(
+    folder: Path, encoder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(folder))
     rows = [(f"{text} {at}", ["10", "9", "1"][at % 3]) for at, (text, _) in enumerate(make_rows(96))]
     source = {"source": "rows.csv", "source_sha256": "ab12"}
     artifacts: dict[str, Any] = {
