@@ -41,12 +41,9 @@ def one_of(*values: str) -> Range:
 
 
 def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
-    """Declares a parameter of the pipeline, as a field of settings.
+    """Declares a parameter of the pipeline, as a field of settings; REQUIRED where it has no default.
 
-    Args:
-        default: Its default; REQUIRED where a value must be given.
-        description: What it is, a sentence, with unit or range where they are not plain.
-        allowed: Its range.
+    The description is a sentence, with unit or range where they are not plain.
     """
     return field(default=default, metadata={"description": description, "allowed": allowed})
 

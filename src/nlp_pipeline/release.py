@@ -10,7 +10,6 @@ On the volume, `<model_name>/releases/<digest>/` holds
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.volume import file_sha256
+from nlp_pipeline.volume import digest_of, file_sha256
 
 RECORD = "release.json"
 
@@ -60,11 +59,6 @@ def hash_files(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of each of a release's files but release.json, by its path in the release."""
     paths = [path for path in sorted(folder.rglob("*")) if not path.is_dir() and path != folder / RECORD]
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-
-
-def digest_of(files: dict[str, str]) -> str:
-    """Returns the name of a release with these files (path to SHA-256): 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def seal(folder: Path, release: Release) -> Release:

@@ -4,11 +4,13 @@ Where there is no volume, nothing is written to it: the steps' artifacts are all
 """
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
@@ -82,6 +84,11 @@ def put(source: Path, target: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def digest_of(value: Any) -> str:
+    """Returns what a value that JSON can hold is known again by: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: str | Path) -> str:

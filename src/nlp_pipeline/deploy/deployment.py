@@ -1,6 +1,5 @@
 """From a release to a live InferenceService: what the step `deploy_model` and `--deploy` do alike."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, verify
 from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import Run, digest_of
 
 
 def deploy_published(
@@ -23,13 +22,7 @@ def deploy_published(
 ) -> Outcome:
     """Deploys a release that a run has published on the volume.
 
-    Args:
-        run: The run.
-        digest: The release's.
-        settings: Where and how it is served.
-        limits: How far its answers may differ from the offline model's.
-        predictions: What the offline model said: Parquet with text, label and predicted.
-        endpoint_rows: For how many of them, spread evenly, the endpoint is asked; 0 for all.
+    The endpoint is asked for `endpoint_rows` of the offline model's predictions, spread evenly; 0 for all.
     """
     # What KServe will read, not the copy of it that came as an artifact.
     folder = Path(run.volume_path, run.model_name, "releases", digest)
@@ -99,8 +92,7 @@ def service_for(release: Release, folder: Path | None, target: Target) -> Infere
     # Istio reads the label in newer versions, the annotation in older ones.
     labels = {"app.kubernetes.io/managed-by": "nlp-pipeline", f"{NOTES}release": release.digest} | sidecar
     service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec_for(release, folder, target))
-    asked = json.dumps(service.body, sort_keys=True)
-    service.annotations[f"{NOTES}applied"] = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    service.annotations[f"{NOTES}applied"] = digest_of(service.body)
     service.annotations[f"{NOTES}run-id"] = target.run.run_id
     service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', float('nan')):.4f}"
     noted = json.dumps(release.labels)

@@ -21,9 +21,8 @@ def check_host_name(name: str, namespace: str, is_knative: bool) -> None:
     # On Knative the longest is that of the tag, by which the newest revision is asked.
     host = f"latest-{name}-predictor" if is_knative else f"{name}-predictor-{namespace}"
     if len(host) > 63:
-        advice = "" if is_knative else "; or set deployment_mode=Knative"
         raise UsageError(
-            f"model_name={name} is too long by {len(host) - 63}: its host name, {host}, may have 63 characters{advice}"
+            f"model_name={name} is too long by {len(host) - 63}: its host name, {host}, may have 63 characters"
         )
 
 

@@ -25,7 +25,7 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
     table = pyarrow.parquet.read_table(path, columns=["text", "label", "predicted"])
     if table.num_rows == 0:
         raise PipelineError(f"{path} has no rows")
-    rows = min(count, table.num_rows) if count > 0 else table.num_rows
+    rows = min(count or table.num_rows, table.num_rows)
     columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
     return columns
 

@@ -28,10 +28,8 @@ def finite(value: Any) -> float:
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     """Returns the `label` and the `score` of a prediction; an error of Python's where it has none.
 
-    Args:
-        prediction: The archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by
-            class ids, `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None).
-        labels: The labels in the order of their ids; where there are none, ids stay.
+    It is the archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by class ids,
+    `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None). Where there are no labels, ids stay.
     """
     if isinstance(prediction, int):
         number, score = prediction, None
@@ -48,11 +46,8 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
 def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
     """Sends instances to a model, and returns the `label` and the `score` of each, in order.
 
-    Args:
-        client: The client.
-        url: The model's address, `http://host:port/v1/models/<name>:predict`.
-        instances: Texts, or objects with a text as "data" or "text".
-        labels: The labels in the order of their ids, for a server that answers with ids; may be empty.
+    Instances are texts, or objects with a text as "data" or "text"; the labels, in the order of their ids, are for a
+    server that answers with ids.
 
     Raises:
         UnreachableError: The server can't be reached, or there is no way to the model (404, 502, 503, 504).

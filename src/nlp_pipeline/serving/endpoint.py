@@ -28,14 +28,9 @@ def predict_at(
 ) -> list[dict[str, Any]]:
     """Asks a served model for any number of texts; a PipelineError says how to reach it where it can't be.
 
-    Args:
-        address: `http://host:port/v1/models/<name>:predict`.
-        texts: The texts.
-        labels: The labels in the order of their ids, for a server that answers with ids.
-        headers: Headers that the way to it needs: a host, a token, cookies.
-
-    Returns:
-        For each text, in order: `text`, `label`, `score` (None where the server gives none).
+    The labels, in the order of their ids, are for a server that answers with ids; the headers are what the way to it
+    needs: a host, a token, cookies. Returns for each text, in order, `text`, `label`, `score` (None where the server
+    gives none).
     """
     import httpx
 

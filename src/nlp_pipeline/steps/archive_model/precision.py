@@ -61,8 +61,7 @@ def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
 def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agreement: float) -> tuple[str, str]:
     """Chooses, by what `try_archive` returned, the fastest format that answers as the offline model; or else fp32.
 
-    Returns:
-        The number format, and the reason as a sentence.
+    Returns the number format, and the reason as a sentence.
     """
     reasons = ""
     for name, trial in sorted(trials.items(), key=lambda item: -item[1]["texts_per_second"]):

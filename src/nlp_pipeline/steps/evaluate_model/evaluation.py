@@ -105,10 +105,8 @@ def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> 
             part["rows"] / rows * abs(part["accuracy"] - part["confidence"]) for part in calibration
         ),
         "per_class": [
-            {"label": label, "precision": precision, "recall": recall, "f1": f1, "support": support}
-            for label, precision, recall, f1, support in zip(
-                labels, *(column.tolist() for column in per_class), strict=True
-            )
+            dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True))
+            for row in zip(labels, *(column.tolist() for column in per_class), strict=True)
         ],
         "confusion": metrics.confusion_matrix(truth, predicted, labels=ids).tolist(),
         "calibration": calibration,

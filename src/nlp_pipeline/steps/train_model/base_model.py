@@ -92,18 +92,16 @@ def longest_input(model: Any, tokenizer: Any) -> int:
     """Returns how many tokens a model reads at most, as far as it is known."""
     longest, positions = int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None) or 0
     # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
-    positions -= getattr(getattr(model.base_model, "embeddings", None), "padding_idx", -1) + 1
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    positions -= 0 if padding is None else padding + 1
     return min(longest, positions) if positions > 0 else longest  # XLNet says -1: its positions are relative
 
 
 def settle_head(model: Any, former: list[str], labels: list[str], new: set[str]) -> None:
     """Takes over the head of a base model that is a classifier of the very same labels; any other head is made anew.
 
-    Args:
-        model: The model; a head that fits in size came with the base model's weights.
-        former: The base model's labels, in the order of their ids; none where it is no classifier of single labels.
-        labels: The labels, in the order of their ids.
-        new: Names of the weights that did not come with the base model.
+    A head that fits in size came with the base model's weights, but for those that are `new`. The `former` labels are
+    the base model's, in the order of their ids; none where it is no classifier of single labels.
     """
     name, head = [pair for pair in model.named_modules() if getattr(pair[1], "out_features", 0) == len(labels)][-1]
     origin = "new"

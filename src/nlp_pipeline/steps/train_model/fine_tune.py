@@ -47,8 +47,8 @@ def fine_tune(
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
-        result |= {"base_model": settings.base_model, "parameters": network.num_parameters()}
-        result |= {"rows": len(tokenised), **asdict(device)}
+        result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
+        result |= asdict(device)
         training = Path(model, "training.json")
         training.write_text(json.dumps(result | (source or {}), indent=1), encoding="utf-8")
         run.keep(model, "model")

@@ -1,8 +1,6 @@
 """Training by transformers' `Trainer`, resumed where it was killed."""
 
 import fcntl
-import hashlib
-import json
 import math
 import shutil
 import tempfile
@@ -18,7 +16,7 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.steps.train_model.device import Device, speed_up_on_cpu
 from nlp_pipeline.steps.train_model.rows import training_order
 from nlp_pipeline.steps.train_model.settings import TrainSettings
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import Run, digest_of
 
 
 @contextmanager
@@ -29,7 +27,7 @@ def checkpoint_folder(run: Run, inputs: Any) -> Iterator[Path]:
     parameters, and locked. Where another process trains the very same now, or the volume knows no locks, the run gets
     a folder of its own, which its own retries find again. Without a volume it is a temporary one.
     """
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    digest = digest_of(inputs)
     folder = (run.model_folder or Path(tempfile.mkdtemp())) / "checkpoints" / digest
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
