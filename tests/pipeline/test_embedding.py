@@ -13,9 +13,10 @@ import pytest
 
 import nlp_pipeline.pipeline.components
 import nlp_pipeline.pipeline.vertex_components  # registers its components
-from nlp_pipeline import __version__
+from nlp_pipeline import __version__, packages
 from nlp_pipeline.pipeline.embedding import (
     FILES,
+    REQUIREMENTS,
     carrying_command,
     image_command,
     needed_files,
@@ -93,6 +94,11 @@ def test_types_of_functions_stay_behind() -> None:
 def test_comments_and_docstrings_stay_behind() -> None:
     text = '"""What it is."""\n\nX = "# no comment"  # why\n\n\nclass Y(Exception):\n    """Only this."""\n'
     assert strip(text) == '\n\nX = "# no comment"\n\n\nclass Y(Exception):\n    pass\n'
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_steps_install_exactly_their_pins(name: str) -> None:
+    assert REQUIREMENTS[name] == [*getattr(packages, name.upper()), packages.KFP]
 
 
 @pytest.mark.parametrize("name", FILES)

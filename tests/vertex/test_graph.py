@@ -88,17 +88,9 @@ def test_each_step_has_a_name_is_not_tried_again_and_not_taken_from_the_cache_bu
 @pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
 def test_each_step_carries_its_own_code(ir: Json, step: str) -> None:
     result = container(ir, step)
-    assert result["command"][-3:] == carrying_command(step.replace("-", "_"))
+    assert result["command"] == carrying_command(step.replace("-", "_"))
     assert "{{$" not in result["command"][-1]
     assert result.get("image", result.get("image_uri")) == packages.BASE_IMAGE
-
-
-@pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
-def test_steps_install_exactly_their_pins(ir: Json, step: str) -> None:
-    command = container(ir, step)["command"]
-    pins = getattr(packages, step.replace("-", "_").upper())
-    assert [pin for pin in pins if f" {pin} " not in command[2]] == []
-    assert command[2].count("==") == len(pins) + 1  # kfp's own
 
 
 @pytest.mark.parametrize("step", JOBS)

@@ -27,21 +27,6 @@ ROOT = Path(__file__).parents[1]
 # Six signs of Python's base 85 stand for others where the text travels: Kubernetes expands "$", Argo "{{", and Go
 # writes "<", ">" and "&" in JSON with six letters each.
 SIGNS = ("$&<>{}", ",./:[]")
-# Puts files into a temporary folder and hands over to kfp's executor. Logging is set up first, and thereby for kfp too,
-# which would log at INFO: a step's log is what the step prints.
-UNPACK = """\
-import logging, os, pathlib, sys, tempfile
-logging.basicConfig(stream=sys.stdout)
-os.environ["_KFP_RUNTIME"] = "true"
-folder = tempfile.mkdtemp()
-for name, text in files.items():
-    path = pathlib.Path(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
-sys.argv += ["--component_module_path", folder + "/" + sys.argv[4] + ".py"]
-from kfp.dsl.executor_main import executor_main
-executor_main()
-"""
 # In an image that holds the package, nothing travels but the component itself.
 CHECK = f"""\
 import sys
@@ -52,11 +37,13 @@ except ImportError:
 if found != "{__version__}":
     sys.exit(f"error: compiled by nlp-pipeline {__version__}, and the image holds {{found}}: build the image anew, or "
              "compile with --image and one that fits")
+from nlp_pipeline.pipeline.startup import start
 """
 # A line and a column in a source, both from 0; columns count bytes.
 Place = tuple[int, int]
-# What travels with each component, by its function's name: texts by their paths.
+# What travels with each component, by its function's name: texts by their paths; and what it needs, as pip has it.
 FILES: dict[str, dict[str, str]] = {}
+REQUIREMENTS: dict[str, list[str]] = {}
 
 
 def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], Any]:
@@ -71,26 +58,16 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
         # kfp takes the name and the source from the function; a docstring it would store many times over.
         flat.__name__, flat.__doc__ = function.__name__, None
         flat.__wrapped__ = function  # type: ignore[attr-defined]
-        made = dsl.component(flat, base_image=packages.BASE_IMAGE, packages_to_install=packages_to_install)
+        made = dsl.component(flat, base_image=packages.BASE_IMAGE)
         container = made.component_spec.implementation.container
         # kfp's own command ends with its program: imports, and the function's source.
         name, program = function.__name__, component_source(function, container.command[-1])
         FILES[name] = {f"{name}.py": program, **needed_files(program)}
-        container.command = ["sh", "-c", install_script(packages_to_install), *carrying_command(name)]
+        REQUIREMENTS[name] = [*packages_to_install, packages.KFP]
+        container.command = carrying_command(name)
         return made
 
     return make
-
-
-def install_script(requirements: list[str]) -> str:
-    """Returns the shell's script that installs a step's packages and kfp, and runs the command after it.
-
-    It is kfp's own in fewer words: without what only an image without pip, or an old Python, would need.
-    """
-    # Errors only: no notices of newer versions, no advice about users and paths.
-    pip = "pip='python3 -m pip install -qq'"
-    own = [f"$pip {' '.join(requirements)}"] if requirements else []
-    return " && ".join([pip, *own, f"$pip --no-deps {packages.KFP}", 'exec "$0" "$@"'])
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:
@@ -107,15 +84,15 @@ def component_source(function: Callable[..., Any], source: str) -> str:
     return program
 
 
-def pack(files: dict[str, str], before: str = "") -> bytes:
-    """Returns an archive: a program that unpacks files and runs the component among them, compressed.
+def pack(before: str, files: dict[str, str], requirements: dict[str, list[str]]) -> bytes:
+    """Returns an archive: a program that calls `startup.start`, which must be defined before, compressed."""
+    values = json.dumps([files, requirements], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return bz2.compress(f"{before}start(*{values})\n".encode())
 
-    Args:
-        files: Texts by their paths.
-        before: A program that is run first; its variable `code` is the archive.
-    """
-    listed = json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return bz2.compress(f"{before}files = {listed}\n{UNPACK}".encode())
+
+def startup_source() -> str:
+    """Returns the source of startup.py as it travels."""
+    return strip(Path(__file__).with_name("startup.py").read_text(encoding="utf-8"), types=True)
 
 
 def carry(archive: bytes, before: str = "") -> str:
@@ -130,14 +107,14 @@ code = base64.b85decode("{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0
 
 
 def carrying_command(name: str) -> list[str]:
-    """Returns the command of a step that carries its code, where its packages are installed."""
-    return ["python3", "-c", carry(pack(FILES[name]))]
+    """Returns the command of a step that carries its code."""
+    return ["python3", "-c", carry(pack(startup_source(), FILES[name], {name: REQUIREMENTS[name]}))]
 
 
 def image_command(name: str) -> list[str]:
     """Returns the command of a step where this package is installed too, in an image of ours."""
     program = f"{name}.py"
-    return ["python3", "-c", carry(pack({program: strip(CHECK) + FILES[name][program]}))]
+    return ["python3", "-c", carry(pack(CHECK, {program: FILES[name][program]}, {}))]
 
 
 def step_containers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:

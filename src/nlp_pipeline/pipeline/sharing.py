@@ -10,7 +10,7 @@ an artifact, it would be one more input of each step: 67 KB of the workflow.)
 import hashlib
 from typing import Any
 
-from nlp_pipeline.pipeline.embedding import FILES, carry, pack, step_containers, step_name
+from nlp_pipeline.pipeline.embedding import FILES, REQUIREMENTS, carry, pack, startup_source, step_containers, step_name
 from nlp_pipeline.volume import VOLUME_PATH
 
 # Part of the archive: puts it on the volume, where it appears whole or not at all.
@@ -44,7 +44,8 @@ def share_code(pipeline: dict[str, Any]) -> None:
         pipeline: The first document of the IR, which is changed.
     """
     containers = {step_name(container): container for container in step_containers(pipeline)}
-    archive = pack({path: text for name in containers for path, text in FILES[name].items()}, PUT)
+    files = {path: text for name in containers for path, text in FILES[name].items()}
+    archive = pack(PUT + startup_source(), files, {name: REQUIREMENTS[name] for name in containers})
     path = f"{VOLUME_PATH}/.code/{hashlib.sha256(archive).hexdigest()[:32]}"
     programs = {True: carry(archive, f"path = '{path}'\n"), False: TAKE.replace("PATH", path)}
     (first,) = (name for name, task in pipeline["root"]["dag"]["tasks"].items() if not task.get("dependentTasks"))

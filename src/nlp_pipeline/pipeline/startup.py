@@ -1,0 +1,61 @@
+"""How a step starts in its pod: with its packages and its code, and then by kfp's executor.
+
+It travels as text, at the end of an archive (see embedding.py): nothing of the package is there yet, nor kfp. It works
+as any user, also on a read-only root file system: what it writes to are temporary folders.
+"""
+
+import importlib.metadata
+import logging
+import os
+import site
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
+    """Runs a component that stands among files.
+
+    Args:
+        files: Texts by the paths that they get in a temporary folder.
+        requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
+    """
+    logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
+    os.umask(0o002)  # the next step may run as another user of the same group
+    if not os.access("/tmp", os.W_OK):  # noqa: S108
+        os.environ.setdefault("TMPDIR", "/.cache")  # which Kubeflow Pipelines mounts
+    folder, name = tempfile.mkdtemp(), sys.argv[4]
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111, a user without a home has none of its own
+        os.environ["HOME"] = folder
+    install([needed for needed in requirements.get(name, []) if not is_installed(needed)])
+    for path, text in files.items():
+        target = Path(folder, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, "utf-8")
+    sys.argv += ["--component_module_path", f"{folder}/{name}.py"]
+    os.environ["_KFP_RUNTIME"] = "true"  # kfp comes without what only compiling needs
+    from kfp.dsl.executor_main import executor_main
+
+    executor_main()
+
+
+def is_installed(requirement: str) -> bool:
+    """Says whether a package is there in the version that it is pinned to."""
+    package, _, version = requirement.partition("==")
+    try:
+        return importlib.metadata.version(package).partition("+")[0] == version
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def install(requirements: list[str]) -> None:
+    """Installs packages by pip; kfp without what only compiling needs."""
+    kfp = [requirement for requirement in requirements if requirement.startswith("kfp==")]
+    for chosen in ([item for item in requirements if item not in kfp], kfp and ["--no-deps", *kfp]):
+        # Errors only: no notices of newer versions, no advice about users and paths.
+        if chosen and subprocess.run([sys.executable, "-m", "pip", "install", "-qq", *chosen]).returncode:
+            sys.exit(f"error: pip can't install {' '.join(chosen)}: may the pod reach an index? An --image needs none")
+    if not os.access(site.getsitepackages()[0], os.W_OK):
+        site.addsitedir(site.getusersitepackages())  # where pip puts them then
+    importlib.invalidate_caches()
