@@ -37,11 +37,7 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
         config.problem_type = TASK  # or the loss would be the one that the base model was trained by
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
-        # Where only one of the two knows what to pad with, the other learns it.
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = tokenizer.pad_token_id
-        elif tokenizer.pad_token is None:
-            tokenizer.pad_token_id = config.pad_token_id
+        config.pad_token_id = tokenizer.pad_token_id  # which pads; a configuration's default may be another token
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base_model,
             config=config,
