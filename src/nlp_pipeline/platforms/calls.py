@@ -81,11 +81,11 @@ def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], uniq
                 item = find()
             except PipelineError as error:
                 raise UnansweredError(f"{doing}: {reason}; whether it was done is not known: {error}") from None
-            if item is None and isinstance(failure, UnansweredError):
+            if item is not None:
+                return item
+            if isinstance(failure, UnansweredError):
                 raise UnansweredError(f"{doing}: {reason}; it may yet be done: look before you do it again") from None
-            if item is None:
-                raise
-            return item
+            raise
 
     def may_repeat(error: BaseException) -> bool:
         if isinstance(error, UnansweredError):
