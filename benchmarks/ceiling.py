@@ -18,7 +18,7 @@ def load_model(archive: Path, threads: int) -> Callable[[str], int]:
     """Returns a function that gives the class id of a text by an archive's handler, with so many threads a call."""
     handler = load_handler(archive)
     session = handler.load(archive, "CPUExecutionProvider", threads)
-    return lambda text: int(handler.probabilities([handler.encode(text)], session).argmax())
+    return lambda text: int(handler.probabilities([text], session).argmax())
 
 
 def ask(classify: Callable[[str], int], texts: list[str], callers: int) -> dict[str, Any]:

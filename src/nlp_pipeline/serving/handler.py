@@ -136,6 +136,8 @@ class TextClassificationHandler:
         """Returns an `onnxruntime.InferenceSession` of the model, whose calls are spread over some threads."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that spin while they wait for work take the CPUs from the other worker, and from all else there is.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(
             str(folder / "model.onnx"),
             options,
@@ -145,11 +147,10 @@ class TextClassificationHandler:
 
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
         """Returns for each text, in order, its `label` and its `score`, the probability of that label."""
-        if self.on_gpu:
-            rows = self.classify_in_chunks([self.encode(text) for text in texts])
-        else:
-            apply, session = (self.pool.map, self.single) if len(texts) > 1 else (map, self.together)
-            rows = list(apply(lambda text: self.probabilities([self.encode(text)], session)[0], texts))
+        size = CHUNK if self.on_gpu else 1
+        calls = [texts[start : start + size] for start in range(0, len(texts), size)]
+        apply, session = (map, self.together) if self.on_gpu or len(texts) == 1 else (self.pool.map, self.single)
+        rows = [row for rows in apply(lambda call: self.probabilities(call, session), calls) for row in rows]
         best = [int(row.argmax()) for row in rows]
         return [{"label": self.labels[at], "score": float(row[at])} for at, row in zip(best, rows)]
 
@@ -166,15 +167,9 @@ class TextClassificationHandler:
                 return encoding
         return self.tokenizer.encode(text[: FAR * self.max_length])
 
-    def classify_in_chunks(self, encodings: list[Any]) -> list[Any]:
-        """Returns the probabilities of texts that share calls with texts of like length: less padding to compute."""
-        order = sorted(range(len(encodings)), key=lambda at: len(encodings[at]))
-        chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
-        rows = [row for chunk in chunks for row in self.probabilities([encodings[at] for at in chunk], self.together)]
-        return [row for _, row in sorted(zip(order, rows))]
-
-    def probabilities(self, encodings: list[Any], session: Any) -> Any:
+    def probabilities(self, texts: list[str], session: Any) -> Any:
         """Runs the model; returns an array of shape (texts, classes), whose rows sum to 1."""
+        encodings = [self.encode(text) for text in texts]
         longest = max(map(len, encodings))
         for encoding in encodings:
             encoding.pad(longest, pad_id=self.pad_token_id)

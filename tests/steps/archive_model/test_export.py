@@ -73,7 +73,7 @@ def test_architectures_give_the_same_in_onnx(
     pack_model(folder, first, tmp_path / "packed", "fp32", max_length=60)
     handler.initialize(make_context(1, tmp_path / "packed"))
     asked = ["superb", "the film was awful and " * 9, "a story it is with music of long scene"]
-    found = handler.probabilities(handler.tokenizer.encode_batch(asked), handler.together)
+    found = handler.probabilities(asked, handler.together)
     assert np.abs(found - predict(str(folder), asked, 60)).max() < 1e-5
     assert np.ptp(found, axis=0).max() > 3e-4  # or the texts do not matter
 
