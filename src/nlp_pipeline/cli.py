@@ -53,6 +53,7 @@ exit codes:
 CHANGES = ("submit", "upload", "wait", "schedule", "unschedule", "pause", "resume", "download")
 RUNS = (*CHANGES, "schedules", "runs")
 CLIENT = (*RUNS, "doctor", "print_config")
+COMPILING = ("compile", "submit", "upload", "schedule", "print_config")
 DEPLOYING = ("deploy", "rollback", "undeploy")
 
 
@@ -206,7 +207,9 @@ def add_run_options(parser: Parser) -> None:
     add = partial(parser.option, parser.add_argument_group("compiling"))
     add("--check", ("compile",), "with --compile: write nothing, exit 1 and show a diff if it is stale")
     text = "an image that holds the packages of every step, for steps that install nothing"
-    add("--image", ("compile", "submit", "upload", "schedule", "doctor", "print_config"), text, metavar="IMAGE")
+    add("--image", (*COMPILING, "doctor"), text, metavar="IMAGE")
+    text = "the steps' user, by number, where a namespace lets no pod run as root"
+    add("--run-as-user", COMPILING, text, "kubeflow", type=int, metavar="UID")
     text = "the compiled file of one platform, or a folder for the files (default: compiled/)"
     add("--output", ("compile",), text, metavar="PATH")
 

@@ -121,9 +121,13 @@ def compile_(arguments: argparse.Namespace) -> None:
     if arguments.image is not None:
         compiling.check_image(arguments.image)
     targets = compiling.find_targets(arguments.platform, arguments.output)
+
+    def options(platform: str) -> tuple[Any, ...]:
+        return arguments.image, platform, arguments.run_as_user if platform == "kubeflow" else None
+
     result: dict[str, Any] = {}
     if arguments.check:
-        differences = {file: compiling.check_compiled(file, arguments.image, name) for name, file in targets.items()}
+        differences = {file: compiling.check_compiled(file, *options(name)) for name, file in targets.items()}
         if stale := {file: difference for file, difference in differences.items() if difference}:
             difference = "\n".join(stale.values())
             if not arguments.json:
@@ -134,7 +138,7 @@ def compile_(arguments: argparse.Namespace) -> None:
         result["stale"] = False
     else:
         for platform, target in targets.items():
-            compiling.write_compiled(target, arguments.image, platform)
+            compiling.write_compiled(target, *options(platform))
             if not arguments.json:
                 print(target)
             result[f"compiled_{platform}" if result else "compiled"] = str(target)

@@ -45,7 +45,10 @@ def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
 
     The description is a sentence, with unit or range where they are not plain.
     """
-    return field(default=default, metadata={"description": description, "allowed": allowed})
+    metadata = {"description": description, "allowed": allowed}
+    if isinstance(default, dict | list):  # which a dataclass makes anew for each
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class Settings:
 
 def inputs_of(kind: type[Settings]) -> list[Field[Any]]:
     """Returns the fields of settings that a component has as inputs: all but those that a step finds out by itself."""
-    return [item for item in fields(kind) if item.default_factory is MISSING]
+    return [item for item in fields(kind) if item.metadata or item.default_factory is MISSING]
 
 
 def flatten(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, NonNegativeInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from nlp_pipeline.errors import UsageError
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     experiment: str = "nlp-pipeline"
     image: str = ""  # holds every step's packages
     service_account: str = ""  # that runs have; an e-mail on Vertex AI
+    run_as_user: NonNegativeInt | None = None  # the number of the user that the steps run as on Kubeflow
 
     host: str = ""  # Kubeflow's address, as in https://kubeflow.example.com
     namespace: str = ""  # of your profile, where Kubeflow has several users

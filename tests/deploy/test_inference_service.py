@@ -72,7 +72,7 @@ def test_arguments_of_the_hugging_face_server(tmp_path: Path, normalizer: Json |
 def test_the_object_of_a_release() -> None:
     body = made().body
     assert len(body["metadata"]["annotations"].pop("nlp-pipeline/applied")) == 16
-    resources = {"cpu": "1", "memory": "2Gi"}
+    resources = {"requests": {"cpu": "250m", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
     assert body == {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -102,7 +102,7 @@ def test_the_object_of_a_release() -> None:
                     "runtime": "kserve-torchserve",
                     "protocolVersion": "v1",
                     "storageUri": f"pvc://data/tiny/releases/{'a' * 16}",
-                    "resources": {"requests": resources, "limits": resources},
+                    "resources": resources,
                 },
             }
         },

@@ -56,7 +56,7 @@ def test_all_settings_are_shown_and_secrets_masked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in Settings.model_fields:
-        value = {"insecure": "true", "platform": "kubeflow"}.get(name, f"s3cret.{name}")
+        value = {"insecure": "true", "platform": "kubeflow", "run_as_user": "7"}.get(name, f"s3cret.{name}")
         monkeypatch.setenv(f"NLP_PIPELINE_{name.upper()}", value)
     result = shown(capsys)
     assert list(result) == list(Settings.model_fields)

@@ -103,7 +103,7 @@ def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) ->
     for name, task in tasks(documents).items():
         if f"exec-{name}" in EXECUTORS:
             resources = documents[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
-            assert resources["resourceCpuLimit"] and resources["resourceMemoryLimit"], name
+            assert resources["resourceCpuRequest"] and resources["resourceMemoryLimit"], name
             assert task["taskInfo"]["name"] != name
 
 

@@ -8,7 +8,10 @@ from nlp_pipeline.parameters import ANYTHING
 from nlp_pipeline.pipeline.parameters import SETTINGS, check_ranges
 
 GOOD: dict[str, list[Any]] = {
-    "volume_claim": ["claim", "team.claim-1", "a--b.0", "a" * 253],
+    "volume_claim": ["claim", "team-claim-1", "a--b-0", "a" * 63],
+    "environment_config": ["team-environment", "a" * 63],
+    "node_selector": [{}, {"pool": "gpu", "kubernetes.io/os": "linux"}],
+    "tolerations": [[], [{"key": "nvidia.com/gpu", "operator": "Exists"}]],
     "train_cpu": ["4", "0.5", "500m"],
     "train_memory": ["12Gi", "512M"],
     "train_gpus": ["0", "1"],
@@ -59,7 +62,10 @@ GOOD: dict[str, list[Any]] = {
 }
 NAN = float("nan")
 BAD: dict[str, list[Any]] = {
-    "volume_claim": ["", "Claim", "a b", "a..b", "a-.b", ".a", "a.", "a" * 254, "a\n"],
+    "volume_claim": ["", "Claim", "a b", "a.b", "-a", "a-", "a" * 64, "a\n"],
+    "environment_config": ["", "Config", "a.b", "a" * 64],
+    "node_selector": [{"pool": 1}],
+    "tolerations": [["key"], [{"key": "gpu"}]],
     "train_cpu": ["lots", "", "-1"],
     "train_memory": ["2GB", "", "12 Gi"],
     "train_gpus": ["2", "-1", ""],

@@ -106,11 +106,15 @@ def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
     """Returns the spec of an InferenceService that serves a release, by the kserve SDK's typed models."""
     import kserve
     from kubernetes import client
+    from kubernetes.utils.quantity import parse_quantity as parse
 
     settings, uri = target.settings, target.uri_of(release)
-    resources = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
+    limits = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
     if settings.serving_gpus:
-        resources["nvidia.com/gpu"] = str(settings.serving_gpus)
+        limits["nvidia.com/gpu"] = str(settings.serving_gpus)
+    # Little must be free, so that a new pod starts beside the old one on a small node too; but what scales by CPU is
+    # scaled by its share of the request.
+    free = settings.serving_cpu if settings.scale_metric == "cpu" else min(settings.serving_cpu, "250m", key=parse)
     is_torchserve = settings.serving_runtime == "torchserve"
     model = kserve.V1beta1ModelSpec(
         model_format=kserve.V1beta1ModelFormat(name="pytorch" if is_torchserve else "huggingface"),
@@ -118,7 +122,7 @@ def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
         protocol_version="v1",
         storage_uri=uri if is_torchserve else f"{uri}/huggingface",
         args=None if is_torchserve else server_args(release, folder),
-        resources=client.V1ResourceRequirements(requests=resources, limits=resources),
+        resources=client.V1ResourceRequirements(requests=limits | {"cpu": free}, limits=limits),
     )
     predictor = kserve.V1beta1PredictorSpec(
         model=model,
@@ -127,5 +131,7 @@ def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
         scale_metric=settings.scale_metric or None,
         scale_target=settings.scale_target or None,
         service_account_name=settings.serving_account or None,
+        node_selector=settings.node_selector or None,
+        tolerations=settings.tolerations or None,
     )
     return client.ApiClient().sanitize_for_serialization(kserve.V1beta1InferenceServiceSpec(predictor=predictor))

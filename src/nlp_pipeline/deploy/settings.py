@@ -12,6 +12,14 @@ DNS_NAME = r"(?!.{254})[a-z0-9]+((-+|\.)[a-z0-9]+)*"  # a DNS-1123 subdomain
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
 MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
 NAME_OR_EMPTY: Range = matches(f"|{DNS_NAME}", "a name in lower case, or empty")
+LABELS: Range = (
+    lambda value: all(isinstance(label, str) for label in value.values()),
+    'labels with texts for values, as in {"pool": "gpu"}',
+)
+TOLERATIONS: Range = (
+    lambda value: all(isinstance(item, dict) and "operator" in item for item in value),
+    'a list such as [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
+)
 # What --manifests makes in a namespace.
 RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
 
@@ -51,11 +59,17 @@ class DeploySettings(Settings):
     volume_claim: str = parameter(
         "nlp-pipeline",
         "Existing PersistentVolumeClaim, mounted into the steps.",
-        matches(DNS_NAME, "the name of a PersistentVolumeClaim"),
+        # KFP names a volume by it, and a volume's name is shorter than a claim's, and without dots.
+        matches(
+            r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            "the name of a PersistentVolumeClaim, at most 63 characters, without dots: KFP names a pod's volume by it",
+        ),
     )
     service_account: str = parameter(
         "", "Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.", NAME_OR_EMPTY
     )
+    node_selector: dict[str, str] = parameter({}, "Labels of the nodes for steps and serving pods.", LABELS)
+    tolerations: list[dict[str, str]] = parameter([], "Taints that they tolerate, as a pod has them.", TOLERATIONS)
     deployment_mode: str = parameter(
         "",
         "Knative, Standard, or empty for the cluster's default.",
@@ -69,7 +83,7 @@ class DeploySettings(Settings):
         one_of("concurrency", "rps", "cpu", "memory", ""),
     )
     scale_target: int = parameter(0, "Value of the metric for each pod; 0 for KServe's own choice.", COUNT)
-    serving_cpu: str = parameter("1", "CPUs of a serving pod.", CPU)
+    serving_cpu: str = parameter("1", "CPUs that a serving pod uses at most.", CPU)
     serving_memory: str = parameter("2Gi", "Memory of a serving pod.", MEMORY)
     serving_gpus: int = parameter(0, "GPUs of a serving pod.", COUNT)
     istio_sidecar: bool = parameter(False, "Whether serving pods get an Istio sidecar.")

@@ -39,8 +39,8 @@ def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
 
 
 def compiled(settings: Settings) -> str:
-    """Returns the pipeline's IR with the settings' image."""
-    return compile_pipeline(settings.image or None)
+    """Returns the pipeline's IR with the settings' image and user."""
+    return compile_pipeline(settings.image or None, run_as_user=settings.run_as_user)
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:

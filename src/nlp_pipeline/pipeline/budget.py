@@ -246,6 +246,7 @@ class Workflow:
         messages = ["--executor_input", encode_message(executor_input), "--component_spec", encode_message(component)]
         placeholder = r"{{\$.inputs.parameters\['(.*?)'\]}}"
         resources = re.sub(placeholder, lambda found: str(inputs[found[1]]), encode(container.get("resources", {})))
+        configs = [value_of(item["configMapNameParameter"], values) for item in kubernetes.get("configMapAsVolume", [])]
         claims = [value_of(mount["pvcNameParameter"], values) for mount in kubernetes.get("pvcMount", [])]
         main = {
             "name": "main",
@@ -259,9 +260,10 @@ class Workflow:
                 for name in [value_of(secret["secretNameParameter"], values)]
                 for key in secret["keyToEnv"]
             ],
-            "volumeMounts": [{"name": claim, "mountPath": "/mnt/nlp-pipeline"} for claim in claims],
+            "volumeMounts": [{"name": name, "mountPath": "/mnt/nlp-pipeline"} for name in [*claims, *configs]],
         }
         volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+        volumes += [{"name": name, "configMap": {"name": name, "optional": True}} for name in configs]
         return {"containers": [main], "volumes": volumes}
 
     def add_nodes(self, name: str, kind: str, inputs: dict[str, str], outputs: dict[str, str] | None = None) -> None:

@@ -48,13 +48,14 @@ def check_vertex_installed() -> None:
             raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
 
 
-def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> str:
+def compile_pipeline(image: str | None = None, platform: str = "kubeflow", run_as_user: int | None = None) -> str:
     """Returns the pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
 
     Args:
         image: An image that holds this package and those of all steps; None for steps that install their packages on a
             plain Python image, and carry their code.
         platform: One of PLATFORMS.
+        run_as_user: On Kubeflow, the number of the user that the steps run as; None for their image's.
     """
     import yaml
     from kfp import compiler
@@ -71,6 +72,9 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow") -> st
         use_image(documents[0], image)
     elif platform == "kubeflow":
         share_code(documents[0])
+    if run_as_user is not None:
+        for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            executor["securityContext"] = {"runAsNonRoot": run_as_user > 0, "runAsUser": str(run_as_user)}
     # The comments at the top list the parameters.
     comments = itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True))
     return "".join(comments) + str(yaml.safe_dump_all(documents))
@@ -121,9 +125,9 @@ def find_targets(platform: str | None, output: str | None) -> dict[str, Path]:
     return targets
 
 
-def write_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> None:
-    """Writes the pipeline's IR to a file; raises UsageError where that can't be written."""
-    text = compile_pipeline(image, platform)
+def write_compiled(target: Path, *options: Any) -> None:
+    """Writes the pipeline's IR, as `compile_pipeline` makes it, to a file; UsageError where that can't be written."""
+    text = compile_pipeline(*options)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8", newline="\n")
@@ -131,11 +135,11 @@ def write_compiled(target: Path, image: str | None = None, platform: str = "kube
         raise UsageError(f"{target} can't be written ({error.strerror}): name another file with --output") from None
 
 
-def check_compiled(target: Path, image: str | None = None, platform: str = "kubeflow") -> str:
-    """Returns how a compiled file differs from the code, as a unified diff; PipelineError where it is not there."""
+def check_compiled(target: Path, *options: Any) -> str:
+    """Returns how a compiled file differs from what `compile_pipeline` makes; PipelineError where it is not there."""
     if not target.is_file():
         raise PipelineError(f"{target} is not there: write it with --compile")
     former = target.read_text(encoding="utf-8")
-    current = compile_pipeline(image, platform).splitlines()
+    current = compile_pipeline(*options).splitlines()
     diff = difflib.unified_diff(former.splitlines(), current, str(target), "the code", lineterm="", n=1)
     return "\n".join(diff)

@@ -39,7 +39,7 @@ class Platform(Protocol):
     def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation step as it runs on the platform."""
 
-    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
         """Gives a task its name in the dashboard, its resources, and all else that it needs on the platform."""
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
@@ -51,7 +51,7 @@ def add_steps(platform: Platform, values: Values) -> None:
     platform.prepare(values)
 
     loaded = load_data(**values.of(load_data))
-    platform.configure_task(loaded, "Load data", "1", "4Gi")
+    platform.configure_task(loaded, "Load data", "4Gi")
 
     trained = platform.train_model(values, train=loaded.outputs["train"])
 
@@ -59,16 +59,16 @@ def add_steps(platform: Platform, values: Values) -> None:
     predictions = evaluated.outputs["predictions"]
 
     passed = gate(metrics=evaluated.outputs["metrics"], **values.of(gate))
-    platform.configure_task(passed, "Gate: is it better?", "500m", "512Mi")
+    platform.configure_task(passed, "Gate: is it better?", "512Mi")
 
     with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
         model = trained.outputs["model"]
         archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
-        platform.configure_task(archived, "Archive model", "2", "8Gi")
+        platform.configure_task(archived, "Archive model", "8Gi")
         release = archived.outputs["release"]
 
         validated = validate_archive(release=release, predictions=predictions, **values.of(validate_archive))
-        platform.configure_task(validated, "Validate archive", "2", "4Gi")
+        platform.configure_task(validated, "Validate archive", "4Gi")
         platform.deploy(values, validated, release=release, predictions=predictions)
 
 

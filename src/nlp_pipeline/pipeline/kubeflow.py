@@ -7,6 +7,7 @@ from kfp import dsl, kubernetes
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.pipeline.startup import CONFIGURATION
 from nlp_pipeline.volume import VOLUME_PATH
 
 __all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "nlp_pipeline"]
@@ -38,16 +39,22 @@ class Kubeflow:
         # The limit is a string, as the others are: of a number, KFP's driver makes an empty one, and leaves the GPU
         # out without a word.
         task.set_accelerator_type(GPU).set_accelerator_limit(self.values["train_gpus"])
-        self.configure_task(task, display_name, self.values["train_cpu"], self.values["train_memory"])
+        self.configure_task(task, display_name, self.values["train_memory"])
+        task.set_cpu_request(self.values["train_cpu"]).set_memory_request("2Gi")
         return task
 
-    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
-        """Gives a task its name in the dashboard, limits as Kubernetes writes them, the volume and its Secrets."""
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
+        """Gives a task its name in the dashboard, its resources, a place, the volume and its Secrets."""
         task.set_display_name(display_name)
-        task.set_cpu_limit(cpu).set_memory_limit(memory)  # requests are the same where none are given
+        # Little must be free, so that a step starts on a small node too; what CPUs are free, it uses.
+        task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit(memory)
         # Steps write to the volume; taken from the cache, they would leave nothing there.
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)
+        kubernetes.add_node_selector_json(task, self.values["node_selector"])
+        kubernetes.add_toleration_json(task, self.values["tolerations"])
+        config = self.values["environment_config"]
+        kubernetes.use_config_map_as_volume(task, config, mount_path=str(CONFIGURATION), optional=True)
         if task.name in ("load-data", "deploy-model"):
             kubernetes.use_secret_as_env(task, self.values["s3_secret"], {key: key for key in S3_KEYS}, optional=True)
         if task.name == "train-model":
@@ -56,7 +63,7 @@ class Kubeflow:
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the step that makes the release an InferenceService, asks it and gives it the traffic, with `deploy`."""
         task = deploy_model(**artifacts, **values.of(deploy_model)).after(validated)
-        self.configure_task(task, "Deploy model", "500m", "2Gi")
+        self.configure_task(task, "Deploy model", "2Gi")
 
 
 nlp_pipeline = make_pipeline(

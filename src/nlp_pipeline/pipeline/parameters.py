@@ -1,7 +1,9 @@
 """The pipeline's parameters: which settings a platform's pipeline has, and what `--set NAME=VALUE` makes of them."""
 
 import difflib
+import json
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -17,6 +19,19 @@ from nlp_pipeline.vertex.settings import VertexSettings, check_together
 from nlp_pipeline.volume import Run
 
 NAME = "nlp-pipeline"
+# How `--set` reads values of some kinds, and what each kind is.
+READERS: dict[type, Callable[[str], Any]] = {
+    bool: lambda value: {"true": True, "false": False}[value.lower()],
+    dict: json.loads,
+    list: json.loads,
+}
+KINDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object of JSON",
+    list: "a list of JSON",
+}
 SECRET = matches(DNS_NAME, "the name of a Secret, which need not exist")
 
 
@@ -37,13 +52,18 @@ class GraphSettings(Settings):
 class KubeflowSettings(Settings):
     """What the steps' pods get."""
 
-    train_cpu: str = parameter("4", "CPUs of the training and evaluation steps.", CPU)
-    train_memory: str = parameter("12Gi", "Memory of the training and evaluation steps.", MEMORY)
+    train_cpu: str = parameter("500m", "CPUs that a node must have free for training; it uses what is there.", CPU)
+    train_memory: str = parameter("12Gi", "Memory that training and evaluation use at most.", MEMORY)
     train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
     s3_secret: str = parameter(
         "nlp-pipeline-s3",
         "Secret with the S3 credentials and endpoint; need not exist without S3.",
         SECRET,
+    )
+    environment_config: str = parameter(
+        "nlp-pipeline-environment",
+        "ConfigMap whose keys are the steps' environment, ca.crt a CA to trust; need not exist.",
+        matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a ConfigMap without dots, which need not exist"),
     )
     hub_secret: str = parameter(
         "nlp-pipeline-hub",
@@ -65,7 +85,7 @@ class Parameter:
     """A parameter of the pipeline; without a default, a value must be given."""
 
     name: str
-    kind: type  # str, int, float or bool
+    kind: type  # str, int, float, bool; or dict or list, of JSON
     default: Any  # None where there is none
     description: str
 
@@ -76,13 +96,17 @@ def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
         field.name: Parameter(
             field.name,
             field.type,  # type: ignore[arg-type]  # a class, where annotations are not postponed
-            None if field.default is MISSING else field.default,
+            field.default_factory() if field.default_factory is not MISSING else _default_of(field.default),
             field.metadata["description"],
         )
         for settings in SETTINGS[platform]
         for field in fields(settings)
         if "description" in field.metadata
     }
+
+
+def _default_of(value: Any) -> Any:
+    return None if value is MISSING else value
 
 
 def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
@@ -107,14 +131,12 @@ def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str,
             raise UsageError(f"--set {setting!r}: the pipeline has no parameter {name!r}; {hint}")
         kind = parameters[name].kind
         try:
-            values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-            if kind is float and not math.isfinite(values[name]):
+            values[name] = READERS.get(kind, kind)(value)
+            if not isinstance(values[name], kind) or (kind is float and not math.isfinite(values[name])):
                 raise ValueError
         except (ValueError, KeyError):
-            what = {int: "an integer", float: "a number", bool: "true or false"}[kind]
-            raise UsageError(
-                f"--set {setting!r}: {name} is {what}, as in --set {name}={str(parameters[name].default).lower()}"
-            ) from None
+            example = str(parameters[name].default).lower()
+            raise UsageError(f"--set {setting!r}: {name} is {KINDS[kind]}, as in --set {name}={example}") from None
     return values
 
 
@@ -165,7 +187,16 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     settings = [kind(**{field.name: complete[field.name] for field in inputs_of(kind)}) for kind in SETTINGS[platform]]
     if platform == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
-    elif complete["deploy"] and complete["namespace"]:
+        return
+    check_volumes(complete)
+    if complete["deploy"] and complete["namespace"]:
         # The cluster's default mode is not known here.
         is_knative = complete["deployment_mode"] == "Knative"
         check_host_name(complete["model_name"], complete["namespace"], is_knative)
+
+
+def check_volumes(values: dict[str, Any]) -> None:
+    """Raises UsageError where KFP would give two volumes of a pod one name, or a volume a name that it can't have."""
+    claim, config = values["volume_claim"], values["environment_config"]
+    if claim == config:
+        raise UsageError(f"volume_claim and environment_config are both {claim!r}: KFP names a pod's volumes by them")

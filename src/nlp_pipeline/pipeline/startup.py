@@ -13,6 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Where a ConfigMap may be mounted: environment variables by their names, and certificates.
+CONFIGURATION = Path("/etc/nlp-pipeline")
+
 
 def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
     """Runs a component that stands among files.
@@ -22,6 +25,7 @@ def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
         requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
     """
     logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
+    read_configuration()
     os.umask(0o002)  # the next step may run as another user of the same group
     if not os.access("/tmp", os.W_OK):  # noqa: S108
         os.environ.setdefault("TMPDIR", "/.cache")  # which Kubeflow Pipelines mounts
@@ -38,6 +42,18 @@ def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
     from kfp.dsl.executor_main import executor_main
 
     executor_main()
+
+
+def read_configuration() -> None:
+    """Takes over the environment that a cluster's owner has set; what a Secret sets comes first."""
+    for path in CONFIGURATION.glob("[A-Za-z_]*"):
+        os.environ.setdefault(path.name, path.read_text("utf-8").strip())
+    if (extra := CONFIGURATION / "ca.crt").exists():
+        bundle = Path(tempfile.mkdtemp(), "ca.crt")
+        known = Path("/etc/ssl/certs/ca-certificates.crt")
+        bundle.write_text((known.read_text("utf-8") if known.exists() else "") + extra.read_text("utf-8"), "utf-8")
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE"):
+            os.environ[name] = str(bundle)
 
 
 def is_installed(requirement: str) -> bool:

@@ -31,7 +31,7 @@ class Vertex:
     def prepare(self, values: Values) -> None:
         """Adds the step that checks what goes into requests to Vertex AI."""
         task = prepare_vertex(**values.of(prepare_vertex))
-        self.configure_task(task, "Check parameters", "500m", "512Mi")
+        self.configure_task(task, "Check parameters", "512Mi")
         # What Google's components are given: the texts are those that were checked.
         self.checked = Values({**values.values, **task.outputs})
         self.place = {"project": task.outputs["project"], "location": task.outputs["location"]}
@@ -44,18 +44,18 @@ class Vertex:
         """Adds the evaluation as a custom job."""
         return self._run_job(evaluate_model_job, "Evaluate model", **artifacts, **values.of(evaluate_model))
 
-    def configure_task(self, task: dsl.PipelineTask, display_name: str, cpu: str, memory: str) -> None:
+    def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
         """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them."""
         # Its input has the run's id, or it changes what is outside of its outputs: no other run's outputs would do.
         task.set_caching_options(task.name == "gate").set_display_name(display_name)
-        task.set_cpu_limit(cpu).set_memory_limit(memory)
+        task.set_memory_limit(memory)
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
         with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712, a comparison that kfp writes down
             inputs = self.checked.of(plan_vertex_deployment)
             planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
-            self.configure_task(planned, "Plan deployment", "1", "2Gi")
+            self.configure_task(planned, "Plan deployment", "2Gi")
             served = {"model": self._upload(planned.outputs), "endpoint": self._find_endpoint(planned.outputs)}
             deployed = self._run(
                 ModelDeployOp,
@@ -71,7 +71,7 @@ class Vertex:
             )
             served |= {"predictions": artifacts["predictions"], "former_traffic": planned.outputs["former_traffic"]}
             checked = check_vertex_endpoint(**(values.of(check_vertex_endpoint) | served)).after(deployed)
-            self.configure_task(checked, "Check endpoint", "1", "2Gi")
+            self.configure_task(checked, "Check endpoint", "2Gi")
 
     def _run(self, component: Any, title: str, **inputs: Any) -> dsl.PipelineTask:
         """Adds a step of Google's; its machine, where it has one, is among its inputs."""
