@@ -20,6 +20,9 @@ def gate():
     if "MODULE" in os.environ:
         __import__(os.environ["MODULE"])
     Path("made").touch()
+    for name in ("PIP_INDEX_URL", "HTTPS_PROXY", "SSL_CERT_FILE"):
+        if "CONFIGURED" in os.environ:
+            print(name, Path(os.environ[name]).read_text() if "CERT" in name else os.environ[name])
     print(os.environ["HOME"], tempfile.gettempdir(), oct(Path("made").stat().st_mode))
 """
 
@@ -29,7 +32,8 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """Starts a step in a process of its own, with these requirements."""
     archive = folder / "archive"
-    archive.write_bytes(pack(startup_source(), {"gate.py": COMPONENT}, {"gate": list(requirements), "other": ["no"]}))
+    startup = startup_source().replace("/etc/nlp-pipeline", str(folder / "configuration"))
+    archive.write_bytes(pack(startup, {"gate.py": COMPONENT}, {"gate": list(requirements), "other": ["no"]}))
     program = f"import bz2; exec(bz2.decompress(open({str(archive)!r}, 'rb').read()))"
     executor_input = '{"inputs": {}, "outputs": {"outputFile": "' + str(folder / "output.json") + '"}}'
     arguments = ["--executor_input", executor_input, "--function_to_execute", "gate"]
@@ -60,6 +64,22 @@ def test_what_is_missing_is_installed(tmp_path: Path) -> None:
     pins = ["tiny==1", f"kfp=={version('kfp')}"]
     done = start(tmp_path, *pins, python=python, PIP_FIND_LINKS=str(tmp_path), MODULE="tiny", PYTHONPATH="")
     assert done.stdout.startswith("tiny is here\n"), done.stderr
+
+
+def test_a_config_map_sets_the_environment_and_a_ca_to_trust(tmp_path: Path) -> None:
+    configuration = tmp_path / "configuration"
+    configuration.mkdir()
+    (configuration / "PIP_INDEX_URL").write_text("https://packages.example.com/simple\n")
+    (configuration / "HTTPS_PROXY").write_text("http://proxy.example.com:3128")
+    (configuration / "ca.crt").write_text("-----our CA-----\n")
+    (configuration / "..data").mkdir()  # Kubernetes' own
+    done = start(tmp_path, CONFIGURED="1", HTTPS_PROXY="http://of-a-secret.example.com")
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "PIP_INDEX_URL https://packages.example.com/simple",
+        "HTTPS_PROXY http://of-a-secret.example.com",  # what is set already stays
+    ]
+    assert lines[2].startswith("SSL_CERT_FILE ") and "-----our CA-----" in lines, done.stderr
 
 
 def test_without_an_index_it_ends_with_what_to_do(tmp_path: Path) -> None:

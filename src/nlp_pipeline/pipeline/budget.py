@@ -22,12 +22,14 @@ import re
 import string
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import yaml
 
+from nlp_pipeline.parameters import ANYTHING
 from nlp_pipeline.pipeline.embedding import step_containers, step_name
+from nlp_pipeline.pipeline.parameters import SETTINGS
 
 # Bytes that a workflow may have, uncompressed and compressed, and a template; Argo's limits are 1,048,576 and 131,072.
 UNCOMPRESSED, COMPRESSED, TEMPLATE = 1_000_000, 700_000, 100_000
@@ -131,14 +133,21 @@ def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
 
 
 def long_values(pipeline: dict[str, Any]) -> dict[str, Any]:
-    """Returns parameters of a run whose texts are as long as the budget provides for, and unlike each other."""
+    """Returns parameters of a run whose texts are unlike each other, and as long as the budget provides for.
+
+    Where a parameter's range is narrower, which is checked before a run is submitted, they are as long as that allows:
+    a name of 63 characters, or the longest of a few words.
+    """
     noise = random.Random(0)  # noqa: S311
-    return {
-        name: "".join(noise.choices(string.ascii_letters, k=TEXT))
-        if declared["parameterType"] == "STRING"
-        else declared["defaultValue"]
-        for name, declared in pipeline["root"]["inputDefinitions"]["parameters"].items()
-    }
+    allowed = {item.name: item.metadata.get("allowed") for kind in SETTINGS["kubeflow"] for item in fields(kind)}
+    values: dict[str, Any] = {}
+    for name, declared in pipeline["root"]["inputDefinitions"]["parameters"].items():
+        text = "".join(noise.choices(string.ascii_lowercase, k=TEXT))
+        texts = [text, f"s3://bucket/{text[12:]}", f"https://{text[8:]}", text[:63], text[:48]]
+        is_allowed, _ = allowed.get(name) or ANYTHING
+        is_text = declared["parameterType"] == "STRING"
+        values[name] = next((text for text in texts if is_text and is_allowed(text)), declared.get("defaultValue", ""))
+    return values
 
 
 def encode(value: Any) -> str:
