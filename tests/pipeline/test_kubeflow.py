@@ -41,6 +41,12 @@ def test_every_step_has_the_volume(documents: list[dict[str, Any]]) -> None:
         assert mount["pvcNameParameter"]["componentInputParameter"].endswith("volume_claim")
 
 
+def test_a_step_that_hangs_ends_some_day(documents: list[dict[str, Any]]) -> None:
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    days = {name: int(executor["activeDeadlineSeconds"]) / 86_400 for name, executor in executors.items()}
+    assert days == {**dict.fromkeys(EXECUTORS, 1), "exec-train-model": 7}
+
+
 def test_secrets_reach_the_steps_by_name_and_need_not_exist(documents: list[dict[str, Any]]) -> None:
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     found = {

@@ -13,6 +13,10 @@ from nlp_pipeline.volume import VOLUME_PATH
 __all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "nlp_pipeline"]
 
 GPU = "nvidia.com/gpu"
+# For so many seconds a step's pod may run; kfp takes constants alone. KFP before 2.17 refuses a file with a deadline of
+# the whole run.
+DAY = 86_400
+DEADLINES = {"train-model": 7 * DAY}
 # The keys of the Secrets are the names of the variables that the steps read.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 HUB_KEYS = ("HF_TOKEN",)
@@ -50,6 +54,7 @@ class Kubeflow:
         task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit(memory)
         # Steps write to the volume; taken from the cache, they would leave nothing there.
         task.set_caching_options(False)
+        kubernetes.set_timeout(task, DEADLINES.get(task.name, DAY))
         kubernetes.mount_pvc(task, pvc_name=self.values["volume_claim"], mount_path=VOLUME_PATH)
         kubernetes.add_node_selector_json(task, self.values["node_selector"])
         kubernetes.add_toleration_json(task, self.values["tolerations"])
