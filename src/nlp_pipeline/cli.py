@@ -242,6 +242,8 @@ def add_platform_options(parser: Parser) -> None:
     add("--schedule-name", ("schedule",), "its name (default: nlp-pipeline)", metavar="NAME")
     add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")
     add("--end", ("schedule",), "not after", metavar="TIME")
+    text = "for --unschedule: also where a run of it is in progress"
+    add("--force", ("unschedule",), text, "kubeflow")
     add("--catch-up", ("schedule",), "also start the runs that were missed")
     add("--concurrency", ("schedule",), "so many runs at once, 1 to 10 (default: 1)", type=int, metavar="N")
 

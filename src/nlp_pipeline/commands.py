@@ -238,8 +238,8 @@ def schedules(arguments: argparse.Namespace) -> None:
 
 def change_schedule(arguments: argparse.Namespace) -> None:
     """`--unschedule`, `--pause` and `--resume`."""
-    name = getattr(arguments, arguments.command)
-    print_result(on_platform(arguments, arguments.command, name, arguments.dry_run), arguments.json)
+    name, force = getattr(arguments, arguments.command), (True,) if arguments.force else ()
+    print_result(on_platform(arguments, arguments.command, name, arguments.dry_run, *force), arguments.json)
 
 
 def runs(arguments: argparse.Namespace) -> None:

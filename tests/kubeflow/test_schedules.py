@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow.runs import wait
 from nlp_pipeline.kubeflow.schedules import Schedules
 from nlp_pipeline.platforms.schedules import ScheduleOptions, write_time
 from nlp_pipeline.settings import Settings
-from tests.fakes.kfp import Kubeflow, kubeflow
+from tests.fakes.kfp import Fate, Kubeflow, kubeflow
 from tests.kubeflow.users import VALUES, settings_of
 
 NIGHTLY, HOURLY = "0 0 2 * * *", "0 0 * * * *"
@@ -243,6 +244,25 @@ def test_unschedule(nightly: Schedule, alone: Kubeflow, settings: Settings) -> N
     result = Schedules(settings).unschedule("nightly", False)
     assert (result["action"], sorted(result["ids"])) == ("removed", sorted([made["id"], by_hand]))
     assert [item["recurring_run_id"] for item in alone.api.recurring_runs] == [other]
+
+
+def test_a_run_in_progress_is_not_lost_with_its_schedule(
+    nightly: Schedule, alone: Kubeflow, settings: Settings
+) -> None:
+    alone.api.fate = Fate(at_once=True)
+    made, schedules = nightly(), Schedules(settings)
+    run_id = alone.api.fire(made["id"])["run_id"]
+    for dry_run in (True, False):
+        message = rf"^run {run_id} of 'nightly' is in progress; .*: --pause nightly, then --wait {run_id}; or --force$"
+        with pytest.raises(UsageError, match=message):
+            schedules.unschedule("nightly", dry_run)
+    assert ids_of(alone) == [made["id"]]
+    assert schedules.unschedule("nightly", False, True)["action"] == "removed"
+    # From KFP 2.16 on, it goes on nevertheless; and it is nothing that would keep another schedule of this name.
+    assert wait(settings, run_id, 60)["state"] == "SUCCEEDED"
+    again = nightly()
+    wait(settings, alone.api.fire(again["id"])["run_id"], 60)
+    assert schedules.unschedule("nightly", False)["ids"] == [again["id"]]
 
 
 @pytest.mark.parametrize("verb", ["unschedule", "pause", "resume"])

@@ -30,6 +30,7 @@ class Schedules(schedules.Schedules):
     """Those of the user's namespace; their contents are recurring runs."""
 
     platform = "Kubeflow"
+    kills_runs = True
     when_resumed = "if a time has passed meanwhile, Kubeflow starts a run at once"
 
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
@@ -92,7 +93,9 @@ class Schedules(schedules.Schedules):
     def change(self, doing: str, verb: str, schedule: Schedule) -> None:
         connection, own = connect(self.settings), {"pause": "disable", "resume": "enable"}.get(verb, verb)
         method = getattr(connection.recurring_runs, f"recurring_run_service_{own}_recurring_run")
-        connection.call(doing, method, schedule.id)
+        # From 2.16 on, Kubeflow can leave a schedule's runs alone; before, it ignores that, and kills what goes on.
+        options: dict[str, Any] = {"propagation_policy": "ORPHAN"} if verb == "delete" else {}
+        connection.call(doing, method, schedule.id, **options)
 
     def describe(self, content: Any) -> dict[str, Any]:
         source, by_cron = content.pipeline_version_reference, content.trigger.cron_schedule
@@ -120,8 +123,9 @@ class Schedules(schedules.Schedules):
                 version = connection.call("reading a version", read, source.pipeline_id, version).display_name
         return {"version": version or (source and "the newest")}
 
-    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
-        return runs(self.settings, 1, {"key": "recurring_run_id", "operation": "EQUALS", "string_value": schedule.id})
+    def last_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
+        of_it = {"key": "recurring_run_id", "operation": "EQUALS", "string_value": schedule.id}
+        return runs(self.settings, count, of_it)
 
 
 def _read_digest(item: Any) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.platforms import waiting
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.cron import Cron, next_times
 from nlp_pipeline.settings import Settings
@@ -102,10 +103,12 @@ class Schedules(ABC):
 
     Attributes:
         platform: Its name, for messages.
+        kills_runs: Whether a run in progress may be lost with its schedule.
         when_resumed: What becomes of the times that a paused schedule has missed.
     """
 
     platform: ClassVar[str]
+    kills_runs: ClassVar[bool] = False
     when_resumed: ClassVar[str]
 
     def __init__(self, settings: Settings) -> None:
@@ -146,7 +149,7 @@ class Schedules(ABC):
         return {}
 
     @abstractmethod
-    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
+    def last_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
         """Returns the last of its runs, as `runs` lists them."""
 
     # The same on each
@@ -218,11 +221,13 @@ class Schedules(ABC):
         """
         return [self._row(schedule) for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)]
 
-    def _row(self, schedule: Schedule) -> dict[str, Any]:
-        last_runs = []
+    def _known_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
         with contextlib.suppress(UsageError):  # an older server can't look for that, or the user may not
-            last_runs = self.last_runs(schedule)
-        last = last_runs[0] if last_runs else {}
+            return self.last_runs(schedule, count)
+        return []
+
+    def _row(self, schedule: Schedule) -> dict[str, Any]:
+        last = next(iter(self._known_runs(schedule, 1)), {})
         return {
             "name": schedule.name,
             "id": schedule.id,
@@ -236,9 +241,17 @@ class Schedules(ABC):
             "last_time": last.get("created"),
         }
 
-    def unschedule(self, name: str, dry_run: bool) -> dict[str, Any]:
-        """Removes a schedule, of which there must be one; runs that it has made go on."""
-        return self._change_all("delete", name, self._find(name), dry_run)
+    def unschedule(self, name: str, dry_run: bool, force: bool = False) -> dict[str, Any]:
+        """Removes a schedule, of which there must be one; not while a run of it might be killed, except by force."""
+        found = self._find(name)
+        killing = found if self.kills_runs and not force else []
+        recent = [run for schedule in killing for run in self._known_runs(schedule, MOST_AT_ONCE)]
+        if going := [run["id"] for run in recent if run["state"] not in waiting.ENDED]:
+            raise UsageError(
+                f"run {going[0]} of {name!r} is in progress; {self.platform} may kill it with its schedule, and leave "
+                f"it RUNNING for good: --pause {name}, then --wait {going[0]}; or --force"
+            )
+        return self._change_all("delete", name, found, dry_run)
 
     def pause(self, name: str, dry_run: bool) -> dict[str, Any]:
         """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""

@@ -149,8 +149,8 @@ class Schedules(schedules.Schedules):
             "parameters": config.get("parameterValues", {}),
         }
 
-    def last_runs(self, schedule: Schedule) -> list[dict[str, Any]]:
-        return runs(self.settings, 1, f"schedule_name={schedule.content.name}")
+    def last_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
+        return runs(self.settings, count, f"schedule_name={schedule.content.name}")
 
 
 def _read_schedule(item: Any) -> Schedule:

@@ -124,14 +124,15 @@ class Api:
             raise Refused(404, "Not Found")
         kind = match[1].replace("recurringruns", "recurringRuns")
         if match[2]:
-            return self._do(request.method, kind, match[2], match[3] or "", user)
+            orphan = query.get("propagation_policy") == "ORPHAN"
+            return self._do(request.method, kind, match[2], match[3] or "", user, orphan)
         if request.method == "GET":
             return self._list(kind, query, user)
         body = json.loads(request.body)
         make = {"runs": self._create_run, "recurringRuns": self._create_recurring_run}.get(kind)
         return public(make(body, user) if make else self._create(kind, body, user))
 
-    def _do(self, method: str, kind: str, key: str, action: str, user: str) -> Json:
+    def _do(self, method: str, kind: str, key: str, action: str, user: str, orphan: bool) -> Json:
         """Reads, deletes or changes one record."""
         record = self._find(kind, key, user)
         if method == "DELETE":
@@ -142,6 +143,8 @@ class Api:
         elif action == "archive":
             record["storage_state"] = "ARCHIVED"
         elif action == "terminate":
+            for run in self.records["runs"].values():  # of a recurring run: its Workflows go, and no one tells the runs
+                run["_killed"] = run.get("_killed") or (run.get("recurring_run_id") == key and not orphan)
             record["state"] = "CANCELING"
             record["state_history"].append({"state": "CANCELING"})
         elif kind == "runs":

@@ -43,7 +43,7 @@ class Fate:
 def advance(run: Json, now: str) -> None:
     """Lets a run go on by one step."""
     fate: Fate = run["_fate"]
-    if run["state"] not in GOING:
+    if run["state"] not in GOING or run.get("_killed"):
         return
     run["_reads"] += 1
     tasks = _tasks(run["_pipeline"], run["_pipeline"]["root"]["dag"])
