@@ -64,7 +64,7 @@ ROOT = Path(__file__).parents[1]
             "service_account is 'Robot': it must be the name of a ServiceAccount",
         ),
         ("--upload --host kubeflow", "--host kubeflow is no address: write https://kubeflow.example.com"),
-        ("--submit --wait x", "--submit --wait x: the run to follow is the one that is submitted"),
+        ("--submit --wait x", "--submit --wait x: the run to follow is known; leave it out"),
         ("--wait", "--wait needs the run's id, or goes with --submit"),
         ("--submit --timeout 5", "--timeout takes seconds above 0, and goes with --wait"),
         ("--runs --count 0", "--count 0: give 1 or more"),

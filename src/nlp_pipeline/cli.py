@@ -50,7 +50,7 @@ exit codes:
 """
 
 # Commands of a platform that send or change something, and those that only look.
-CHANGES = ("submit", "upload", "wait", "schedule", "unschedule", "pause", "resume", "download")
+CHANGES = ("submit", "upload", "wait", "retry", "schedule", "unschedule", "pause", "resume", "download")
 RUNS = (*CHANGES, "schedules", "runs")
 CLIENT = (*RUNS, "doctor", "print_config")
 COMPILING = ("compile", "submit", "upload", "schedule", "print_config")
@@ -168,6 +168,8 @@ def add_commands(parser: Parser) -> None:
     add("--submit", commands.submit, "run the pipeline; with --wait, follow the run")
     text = "follow a run until it ends; its exit code is the run's"
     add("--wait", commands.wait, text, nargs="?", const=True, metavar="RUN_ID")
+    text = "let a run go on that failed; what has succeeded is not run again; with --wait, follow it"
+    add("--retry", commands.retry, text, metavar="RUN_ID")
     add("--upload", commands.upload, "upload the pipeline, or a new version of it, without a run")
     text = 'run it again and again: six fields, as in "0 0 2 * * *"'
     add("--schedule", commands.schedule, text, metavar="CRON")
@@ -233,17 +235,17 @@ def add_platform_options(parser: Parser) -> None:
     add("--bucket", google, "Vertex AI: where runs write, as in gs://bucket/folder", "vertex", metavar="URI")
     add("--config", google, "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
     text = "for --wait: give up after so long, exit code 4"
-    add("--timeout", ("submit", "wait"), text, type=float, metavar="SECONDS")
+    add("--timeout", ("submit", "wait", "retry"), text, type=float, metavar="SECONDS")
     text = "for --download: where to (default: outputs/runs/RUN_ID)"
     add("--to", ("download",), text, type=Path, metavar="DIR")
     add("--count", ("runs",), "for --runs: how many (default: 20)", type=int, metavar="N")
 
     add = partial(parser.option, parser.add_argument_group("schedules"))
     add("--schedule-name", ("schedule",), "its name (default: nlp-pipeline)", metavar="NAME")
-    add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")
-    add("--end", ("schedule",), "not after", metavar="TIME")
     text = "for --unschedule: also where a run of it is in progress"
     add("--force", ("unschedule",), text, "kubeflow")
+    add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")
+    add("--end", ("schedule",), "not after", metavar="TIME")
     add("--catch-up", ("schedule",), "also start the runs that were missed")
     add("--concurrency", ("schedule",), "so many runs at once, 1 to 10 (default: 1)", type=int, metavar="N")
 
@@ -274,7 +276,7 @@ def add_output_options(parser: Parser) -> None:
 def check_arguments(parser: Parser, arguments: argparse.Namespace) -> str:
     """Returns the command, and raises UsageError where the flags make no sense together."""
     chosen = [name for name in parser.run if is_given(arguments, name)]
-    for command, also in (("local", "predict"), ("submit", "wait")):
+    for command, also in (("local", "predict"), ("submit", "wait"), ("retry", "wait")):
         if command in chosen and also in chosen:
             chosen.remove(also)  # the texts to show at the end; the run to follow is the one that is submitted
     if len(chosen) != 1:
@@ -314,8 +316,8 @@ def find_conflict(arguments: argparse.Namespace, command: str) -> str:
         return f"--set goes with a run, not with {flag_of(command)}: parameters are given when the pipeline is run"
     if command == "wait" and arguments.wait is True:
         return "--wait needs the run's id, or goes with --submit: --runs lists them"
-    if command == "submit" and isinstance(arguments.wait, str):
-        return f"--submit --wait {arguments.wait}: the run to follow is the one that is submitted; leave it out"
+    if command in ("submit", "retry") and isinstance(arguments.wait, str):
+        return f"{flag_of(command)} --wait {arguments.wait}: the run to follow is known; leave it out"
     if arguments.timeout is not None and not (arguments.timeout > 0 and arguments.wait):
         return "--timeout takes seconds above 0, and goes with --wait"
     if arguments.count is not None and arguments.count < 1:

@@ -209,6 +209,15 @@ def wait(arguments: argparse.Namespace) -> None:
     )
 
 
+def retry(arguments: argparse.Namespace) -> None:
+    """`--retry RUN_ID`, with `--wait` too."""
+    result = on_platform(arguments, "retry", arguments.retry, arguments.dry_run)
+    if arguments.dry_run or not arguments.wait:
+        return print_result(result, arguments.json)
+    arguments.wait = arguments.retry
+    wait(arguments)
+
+
 def upload(arguments: argparse.Namespace) -> None:
     """`--upload`."""
     print_result(on_platform(arguments, "upload", arguments.dry_run), arguments.json)

@@ -23,6 +23,7 @@ COMMANDS: list[tuple[str, ...]] = [
     ("--submit", "--wait", *TRAIN),
     ("--upload",),
     ("--wait", "unknown"),
+    ("--retry", "unknown"),
     ("--schedule", "0 0 2 * * *", *TRAIN),
     ("--schedules",),
     ("--unschedule", "unknown"),

@@ -143,6 +143,7 @@ def test_a_server_that_stays_away(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) 
     message = rf"can't be reached: .*; the run may go on: --wait {run_id} comes back to it$"
     with pytest.raises(PipelineError, match=message):
         ended(settings, run_id)
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 600.0)
     with pytest.raises(TimedOutError):
         ended(settings, run_id, 0.05)
 

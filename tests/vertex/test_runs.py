@@ -131,7 +131,7 @@ def test_submit_and_wait(display_names: bool, cloud: Cloud, run: Run) -> None:
 @pytest.mark.parametrize(
     ("fate", "timeout", "code", "message"),
     [
-        (Fate(failing="train-model"), (), 1, "error: train_model failed: http"),
+        (Fate(failing="train-model"), (), 1, "error: train_model failed: The replica workerpool0-0 exited with"),
         (Fate(not_triggered=("condition-1",)), (), 3, "error: the gate is not passed; nothing was archived: http"),
         (Fate(ends=None), ("--timeout", "0.1"), 4, "error: the run has not ended after 0.1 s; it goes on: --wait "),
         (Fate(ends="CANCELLED"), (), 1, "error: the run was canceled: http"),

@@ -2,11 +2,14 @@
 
 import datetime
 import json
+import re
 from functools import partial
 from itertools import islice
 from typing import Any
 
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, connect
+from nlp_pipeline.kubeflow.workflow import Workflow
 from nlp_pipeline.local import STEPS
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.platforms.calls import NotFoundError
@@ -14,6 +17,8 @@ from nlp_pipeline.platforms.waiting import ENDED, LOG_LINES, NoRunError, Progres
 from nlp_pipeline.settings import Settings
 
 ALL_STEPS = (*STEPS, "deploy_model")
+# Nodes that are no steps, but hold some.
+GROUP = re.compile(r"root|(condition|condition-branches|for-loop|exit-handler)-\d+")
 # As many as the server gives at once.
 PAGE = 200
 NOT_ARCHIVED = {"key": "storage_state", "operation": "NOT_EQUALS", "string_value": "ARCHIVED"}
@@ -56,53 +61,127 @@ def get_run(connection: Connection, run_id: str, repeat: bool = True) -> Any:
         raise NoRunError(f"there is no run {run_id}: --runs lists them") from None
 
 
+def retry(settings: Settings, run_id: str, dry_run: bool) -> dict[str, Any]:
+    """Lets a run that failed, or was canceled, go on by KFP's own retry: what has succeeded is not run again."""
+    connection = connect(settings)
+    run = get_run(connection, run_id)
+    if run.state not in ("FAILED", "CANCELED"):
+        raise UsageError(f"run {run_id} is {run.state}: only one that failed or was canceled can go on by --retry")
+    if not dry_run:
+        connection.call(f"retrying run {run_id}", connection.runs.run_service_retry_run, run_id, repeat=False)
+    facts = {"run_id": run_id, "name": run.display_name, "url": connection.run_url(run_id)}
+    return {**facts, "action": "retried", "dry_run": dry_run}
+
+
 def wait(settings: Settings, run_id: str, timeout: float | None) -> dict[str, Any]:
     """Follows a run until it ends; see `platforms.waiting.follow`."""
     connection = connect(settings)
-    return waiting.follow(
-        lambda: read_progress(get_run(connection, run_id, repeat=False)),
-        partial(_end_of_log, connection),
-        run_id,
-        connection.run_url(run_id),
-        timeout,
-        "Kubeflow",
-    )
+    # Where there is but one user, runs are where Kubeflow Pipelines is.
+    workflow = Workflow(run_id, connection.namespace or "kubeflow")
+
+    def read() -> Progress:
+        run = get_run(connection, run_id, repeat=False)
+        workflow.read([run.state, [task.state for task in _task_details(run)]])
+        return read_progress(run, workflow)
+
+    url = connection.run_url(run_id)
+    return waiting.follow(read, partial(_end_of_log, connection, workflow), run_id, url, timeout, "Kubeflow")
 
 
-def read_progress(run: Any) -> Progress:
-    """Reads how far a run is.
+def _task_details(run: Any) -> list[Any]:
+    return (run.run_details and run.run_details.task_details) or []
 
-    Its task details are nodes of Argo's workflow, in no order: a step is the node of its name, others
-    (`<step>-driver`, `executor`, `root`) are Argo's own.
+
+def read_progress(run: Any, workflow: Workflow) -> Progress:
+    """Reads how far a run is, from its Workflow's nodes, or else from the API's task details, which are such nodes too.
+
+    They come in no order: a step is the node of its name, others (`<step>-driver`, `executor`, `root`) are Argo's own.
     """
     state = run.state or "PENDING"
-    if state in ENDED and any(item.state == "CANCELING" for item in run.state_history or []):
+    going = [item.state for item in run.state_history or [] if item.state not in ENDED]
+    if state in ENDED and going[-1:] == ["CANCELING"]:  # after a retry, it may have been canceled earlier
         state = "CANCELED"
-    nodes = {node.display_name: node for node in (run.run_details and run.run_details.task_details) or []}
+    nodes: dict[str, Any] = {node.display_name: node for node in workflow.nodes or _task_details(run)}
+    steps = _find_steps(nodes)
+    is_ours = set(steps.values()) <= set(ALL_STEPS)
     progress = Progress(
         run_id=run.run_id,
         name=run.display_name,
         state=state,
         seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
-        all_steps=ALL_STEPS,
+        all_steps=ALL_STEPS if is_ours else tuple(steps.values()),
     )
-    for step in ALL_STEPS:
-        if (node := nodes.get(step.replace("_", "-"))) is not None and node.state:
-            progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
-            progress.jobs[step] = [child.pod_name for child in node.child_tasks or [] if child.pod_name]
+    for task, step in sorted(steps.items(), key=lambda item: progress.all_steps.index(item[1])):
+        node = nodes.get(task) or nodes[f"{task}-driver"]
+        progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
+        progress.jobs[step] = workflow.pods_of(task) or _guess_pods(nodes, task)
     # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
-    if (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
+    if is_ours and (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
         progress.gate_passed = gate.state != "SKIPPED"
+    _explain(progress, workflow, is_ours)
     return progress
 
 
-def _end_of_log(connection: Connection, progress: Progress, step: str) -> str:
-    """Returns the last lines that a step printed, where Kubeflow's user interface still has them."""
-    for node in progress.jobs[step]:
-        workflow, _, number = node.rpartition("-")
-        # Older versions of Argo call the pod by the node's own id, as in nlp-pipeline-x7k2f-1793831555.
-        for pod in (f"{workflow}-system-container-impl-{number}", node):
-            query = {"podname": pod, "podnamespace": connection.namespace or "kubeflow", "runid": progress.run_id}
-            if lines := connection.read_text("/k8s/pod/logs", query).rstrip().splitlines():
-                return "\n".join(lines[-LOG_LINES:])
-    return ""
+def _find_steps(nodes: dict[str, Any]) -> dict[str, str]:
+    """Returns the steps that have begun, by their nodes' names, in that order: what has a driver, and is no group."""
+    drivers = {name.removesuffix("-driver"): node for name, node in nodes.items() if name.endswith("-driver")}
+    begun = [
+        task
+        for task, driver in drivers.items()
+        if not GROUP.fullmatch(task) and (driver.state == "FAILED" or (task in nodes and nodes[task].state))
+    ]
+    begun.sort(key=lambda task: drivers[task].start_time or drivers[task].create_time)
+    ours = {task: task.replace("-", "_") for task in begun}
+    return ours if set(ours.values()) <= set(ALL_STEPS) else dict(zip(begun, begun, strict=True))
+
+
+def _guess_pods(nodes: dict[str, Any], task: str) -> list[str]:
+    """Returns names that the pod of a task may have, where the API tells no more than its nodes' names and children.
+
+    Argo numbers nodes by a hash of their path. On stock KFP 2.17 each node has attempts; before, a task's child is it.
+    """
+    numbers, workflow = [], ""
+    for child in (nodes[task].child_tasks or []) if task in nodes else []:
+        workflow, _, number = (child.pod_name or "").rpartition("-")
+        numbers.append(number)
+    for group in ("", *(f".{name}(0)" for name in nodes if GROUP.fullmatch(name) and name != "root")):
+        numbers.append(str(_hash(f"{workflow}(0).root(0){group}.{task}(0).executor(0)")))
+    templates = ("-system-container-impl", "-retry-system-container-impl", "")
+    return [f"{workflow}{template}-{number}" for number in numbers for template in templates] if workflow else []
+
+
+def _hash(text: str) -> int:
+    """Returns the FNV-1a hash, of 32 bits."""
+    value = 0x811C9DC5
+    for byte in text.encode():
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return value
+
+
+def _explain(progress: Progress, workflow: Workflow, is_ours: bool) -> None:
+    """Adds what the cluster says of the run."""
+
+    def name_of(task: str) -> str:
+        return task.replace("-", "_") if is_ours else task
+
+    progress.errors = {name_of(task): message for task, message in workflow.errors().items()}
+    progress.notes = list(workflow.notes)
+    if progress.state in ENDED:
+        return
+    for task, reason in workflow.hold_ups.items():
+        progress.notes.append(f"{'the run' if task == 'root' else name_of(task)} is held up: {reason}")
+    if what := workflow.lost():
+        progress.lost = f"{what}, though Kubeflow still calls the run {progress.state}, and may do so for good"
+    if not workflow.name:
+        kubectl = f"kubectl -n {workflow.namespace}"
+        pods = f"{kubectl} get pods -l pipeline/runid={progress.run_id}"
+        progress.look = f"to look for the reason: {pods}; {kubectl} get events --sort-by=.lastTimestamp"
+
+
+def _end_of_log(connection: Connection, workflow: Workflow, progress: Progress, step: str) -> str:
+    """Returns the last lines that a step printed, where Kubeflow's user interface or the cluster still has them."""
+    for pod in progress.jobs[step]:
+        query = {"podname": pod, "podnamespace": workflow.namespace, "runid": progress.run_id}
+        if lines := connection.read_text("/k8s/pod/logs", query).rstrip().splitlines():
+            return "\n".join(lines[-LOG_LINES:])
+    return workflow.end_of_log(progress.jobs[step])

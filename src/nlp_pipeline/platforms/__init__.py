@@ -5,6 +5,7 @@ as the flow of schedules is the same on both, a class:
 
     pipelines   submit(settings, values, dry_run)    upload(settings, dry_run)
     runs        runs(settings, count, only)          wait(settings, run_id, timeout)
+                retry(settings, run_id, dry_run)
     schedules   Schedules(settings); see `platforms.schedules`
     artifacts   download(settings, run_id, folder, dry_run)
     doctor      doctor(settings, values)
@@ -21,7 +22,7 @@ PLATFORMS = ("kubeflow", "vertex")
 # Where each verb stands.
 VERBS = {
     **dict.fromkeys(("submit", "upload"), "pipelines"),
-    **dict.fromkeys(("runs", "wait"), "runs"),
+    **dict.fromkeys(("runs", "wait", "retry"), "runs"),
     **dict.fromkeys(("schedule", "schedules", "unschedule", "pause", "resume"), "schedules"),
     "download": "artifacts",
     "doctor": "doctor",

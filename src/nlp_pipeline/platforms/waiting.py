@@ -15,12 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, StoppedWaitingError, TimedOutError, UsageError
+from nlp_pipeline.progress import RAISED
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
 # For so long a server may be away, as when it is restarted or its node drained.
 PATIENCE_SECONDS = 900.0
+# After so long without a change, it is said how to look for its reason.
+QUIET_SECONDS = 300.0
 LOG_LINES = 20
+# Of an error's message, in the line that ends a run.
+MESSAGE_LENGTH = 300
 
 
 class NoRunError(UsageError):
@@ -37,7 +42,10 @@ class Progress:
         steps: State and seconds (None where unknown) of the steps that have begun, by their names.
         gate_passed: Whether the gate let the model pass; None where that is not known yet.
         jobs: What each step runs as: names that its pod may have, or of its jobs.
-        errors: What the server itself says of steps that failed.
+        errors: What the server itself says of steps that failed; of the run by an empty name.
+        notes: What is to be said besides, each once.
+        lost: Why it will not end, though the server says that it goes on; empty where it may.
+        look: How people can look for what holds it up; empty where the notes say so.
     """
 
     run_id: str
@@ -49,6 +57,9 @@ class Progress:
     gate_passed: bool | None = None
     jobs: dict[str, list[str]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lost: str = ""
+    look: str = ""
 
 
 def seconds_between(start: Any, end: Any) -> float | None:
@@ -67,17 +78,34 @@ class Display:
         live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self.live = live if self._console.is_terminal else None
         self._states: dict[str, str] = {}
+        self._notes: set[str] = set()
+        self._quiet_since: float | None = time.monotonic()
 
     def show(self, progress: Progress) -> None:
         """Shows how far the run is."""
+        changes = {step: state for step, (state, _) in progress.steps.items() if self._states.get(step) != state}
+        self._states |= changes
         if self.live is not None:
             self.live.update(_table(progress), refresh=True)
-            return
-        for step, (state, seconds) in progress.steps.items():
-            if self._states.get(step) != state:
-                self._states[step] = state
+        else:
+            for step, state in changes.items():
+                seconds = progress.steps[step][1]
                 took = f" after {seconds:.0f} s" if seconds is not None and state in ENDED else ""
                 self.note(f"{step} {state.lower()}{took}")
+        for note in progress.notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                self.note(note)
+        self._hint(bool(changes), progress.look)
+
+    def _hint(self, has_changed: bool, look: str) -> None:
+        """Says how to look, once in a silence."""
+        now = time.monotonic()
+        if has_changed:
+            self._quiet_since = now
+        elif look and self._quiet_since is not None and now - self._quiet_since >= QUIET_SECONDS:
+            self._quiet_since = None
+            self.note(f"nothing has changed for {QUIET_SECONDS / 60:.0f} minutes; {look}")
 
     def note(self, text: str) -> None:
         """Shows a line besides."""
@@ -157,7 +185,7 @@ def _watch(read: Callable[[], Progress], display: Display, server: str, timeout:
                 away_since = None
                 display.note(f"{server} is back")
             display.show(progress)
-            if progress.state in ENDED:
+            if progress.state in ENDED or progress.lost:
                 return progress
         left = until - time.monotonic()
         if left <= 0:
@@ -174,9 +202,14 @@ def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str
         raise PipelineError(f"the run was canceled: {url}", facts)
     if state != "SUCCEEDED":
         failed = next((step for step, (how, _) in progress.steps.items() if how == "FAILED"), "")
+        message = progress.errors.get(failed, "")
         if failed and (log := log_of(progress, failed)):
             print(f"the end of {failed}'s log:\n{log}", file=sys.stderr)
-        raise PipelineError(f"{failed or 'the run'} failed: {url}", {**facts, "failed_step": failed})
+            raised = [match["message"] for match in map(RAISED.match, log.splitlines()) if match]
+            message = raised[-1] if raised else message
+        what = progress.lost or f"{failed or 'the run'} failed"
+        parts = filter(None, (what, message[:MESSAGE_LENGTH].strip(), url))
+        raise PipelineError(": ".join(parts), {**facts, "failed_step": failed})
     if progress.gate_passed is False:
         raise GateNotPassedError(f"the gate is not passed; nothing was archived: {url}", facts)
     return facts

@@ -7,7 +7,7 @@ from graphlib import TopologicalSorter
 from itertools import islice
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.platforms.waiting import LOG_LINES, Progress, seconds_between
 from nlp_pipeline.settings import Settings
@@ -69,6 +69,11 @@ def wait(settings: Settings, run_id: str, timeout: float | None) -> dict[str, An
         timeout,
         "Vertex AI",
     )
+
+
+def retry(settings: Settings, run_id: str, dry_run: bool) -> dict[str, Any]:
+    """Raises UsageError: there is no such thing."""
+    raise UsageError(f"--retry: Vertex AI can't let a run go on, such as {run_id}: start another with --submit")
 
 
 def task_details(run: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tests.fakes.httpd import Request, Response
-from tests.fakes.kfp.argo import NEVER, Fate, advance, pod_of
+from tests.fakes.kfp.argo import NEVER, Fate, advance, pod_of, workflow_of
 from tests.fakes.kfp.robfig import Schedule
 
 Json = dict[str, Any]
@@ -60,6 +60,7 @@ class Api:
         multi_user: Whether namespaces matter at all: each user has one.
         health: What it says of itself.
         fate: What becomes of runs that are made from now on.
+        cluster: Where the runs' Workflows are kept; None where no test asks for them.
         requests: Method, path and user of all requests that came this far.
         records: All records of each collection by id, oldest first; what begins with an underscore is not told.
     """
@@ -68,6 +69,7 @@ class Api:
         self._namespaces, self.multi_user = namespaces, bool(namespaces)
         self._lock, self._count = threading.RLock(), itertools.count()
         self.clock, self.fate = Clock(), Fate()
+        self.cluster: Any = None
         self.health: Json = {"tag_name": "2.17.0", "multi_user": self.multi_user, "pipeline_store": "database"}
         self.requests: list[tuple[str, str, str]] = []
         self.records: dict[str, dict[str, Json]] = {kind: {} for kind in IDS}
@@ -88,6 +90,10 @@ class Api:
     def pod_of(self, run_id: str, task: str) -> str:
         """Returns the name of the pod of a run's task, as in "train-model"."""
         return pod_of(self.records["runs"][run_id], task)
+
+    def workflow_of(self, run_id: str) -> Json:
+        """Returns a run's Workflow."""
+        return workflow_of(self.records["runs"][run_id])
 
     def fire(self, recurring_run_id: str) -> Json:
         """Makes the next run of a recurring run, and returns it; nothing if that is disabled."""
@@ -137,18 +143,25 @@ class Api:
         record = self._find(kind, key, user)
         if method == "DELETE":
             del self.records[kind][key]
+            for run in self.records["runs"].values():  # of a recurring run: its Workflows go, and no one tells the runs
+                run["_killed"] = run.get("_killed") or (run.get("recurring_run_id") == key and not orphan)
             return {}
         if action in ("enable", "disable"):
             record["mode"], record["status"] = action.upper(), f"{action.upper()}D"
         elif action == "archive":
             record["storage_state"] = "ARCHIVED"
         elif action == "terminate":
-            for run in self.records["runs"].values():  # of a recurring run: its Workflows go, and no one tells the runs
-                run["_killed"] = run.get("_killed") or (run.get("recurring_run_id") == key and not orphan)
             record["state"] = "CANCELING"
             record["state_history"].append({"state": "CANCELING"})
+        elif action == "retry":
+            if record["state"] != "FAILED":
+                raise Refused(400, "Workflow must be Failed/Error to retry")
+            record |= {"state": "RUNNING", "finished_at": NEVER, "_fate": self.fate}
+            record["state_history"].append({"state": "RUNNING"})
         elif kind == "runs":
             advance(record, self.clock.tick())
+            if self.cluster:
+                self.cluster.add(workflow_of(record))
         return public(record) if not action else {}
 
     def _check(self, user: str, namespace: str) -> None:

@@ -1,15 +1,20 @@
-"""A run's `task_details`, as the API tells them: nodes of an Argo workflow, not the pipeline's tasks alone.
+"""A run's Workflow: its nodes as Argo has them, and as the API tells them in `task_details`.
 
 A container task `train-model` comes as three nodes, `train-model-driver`, `train-model` and `executor`; a condition as
-`condition-1`; the whole as `root-driver`, `root` and the workflow's own name. Nodes come in the order of ids that mean
+`condition-1` with a driver of its own; the whole as `root-driver`, `root` and the workflow's own name. On stock KFP
+2.17 each is there twice, itself and its attempt, as in `train-model(0)`. Nodes come in the order of ids that mean
 nothing. What waits has no node yet; what a condition leaves out never gets one, only the condition itself is SKIPPED;
-what follows on a failure is there without a state (Argo's "Omitted").
+what follows on a failure is there without a state (Argo's "Omitted"). The API tells no names of pods and no messages,
+and nothing new once Argo has compressed the nodes.
 
-After backend/src/v2/compiler/argocompiler and `toModelTasks` of server/api_converter.go.
+After backend/src/v2/compiler/argocompiler and `toModelTasks` of server/api_converter.go, and what a cluster did.
 """
 
+import base64
 import dataclasses
-import hashlib
+import datetime
+import gzip
+import json
 from typing import Any
 
 Json = dict[str, Any]
@@ -29,6 +34,9 @@ class Fate:
         skipped: Names of the conditions that aren't fulfilled.
         cached: Names of the tasks that are answered from the cache: their executor is SKIPPED.
         terminated: What a run becomes after CANCELING: on Argo it is FAILED.
+        outgrown: After how many reads Argo compresses the nodes.
+        waiting: What Argo says of pods that wait, by their tasks or drivers, as in "train-model-driver".
+        error: What Argo says of the pod that fails.
     """
 
     ends: str | None = "SUCCEEDED"
@@ -38,6 +46,9 @@ class Fate:
     skipped: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
     terminated: str = "FAILED"
+    outgrown: int = 10**6
+    waiting: dict[str, str] = dataclasses.field(default_factory=dict)
+    error: str = "main: Error (exit code 1)"
 
 
 def advance(run: Json, now: str) -> None:
@@ -64,12 +75,32 @@ def advance(run: Json, now: str) -> None:
     if state not in GOING:
         run["finished_at"] = now
     if state != "PENDING":
-        run["run_details"] = {"task_details": _nodes(run, tasks, names, min(done, last), now)}
+        run["_nodes"] = _nodes(run, tasks, names, min(done, last), now)
+        if run["_reads"] <= fate.outgrown:
+            run["run_details"] = {"task_details": [_detail(run, node) for node in run["_nodes"].values()]}
 
 
 def pod_of(run: Json, task: str) -> str:
     """Returns the name of a task's pod, which isn't told: of the executor's node, with the template's name in it."""
-    return f"{run['_workflow']}-system-container-impl-{_number(run, f'{task}/executor')}"
+    path = _path(run, task, _tasks(run["_pipeline"], run["_pipeline"]["root"]["dag"])[task])
+    return f"{run['_workflow']}-{_template(run, task)}-{_number(f'{path}(0).executor(0)')}"
+
+
+def _template(run: Json, task: str) -> str:
+    dags = [run["_pipeline"]["root"], *run["_pipeline"]["components"].values()]
+    has_retries = any("retryPolicy" in dag.get("dag", {}).get("tasks", {}).get(task, {}) for dag in dags)
+    return f"{'retry-' * has_retries}system-container-impl"
+
+
+def workflow_of(run: Json) -> Json:
+    """Returns a run's Workflow, as Kubernetes has it."""
+    phases = {"PENDING": "", "SUCCEEDED": "Succeeded", "FAILED": "Failed", "CANCELED": "Failed"}
+    status: Json = {"phase": phases.get(run["state"], "Running"), "nodes": run.get("_nodes", {})}
+    if run["_reads"] > run["_fate"].outgrown:
+        packed = gzip.compress(json.dumps(status.pop("nodes")).encode())
+        status["compressedNodes"] = base64.b64encode(packed).decode()
+    labels = {"pipeline/runid": run["run_id"]}
+    return {"kind": "Workflow", "metadata": {"name": run["_workflow"], "labels": labels}, "status": status}
 
 
 def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
@@ -84,41 +115,90 @@ def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str,
     return result
 
 
-def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: str) -> list[Json]:
-    """Returns a run's nodes, when so many of the tasks with these names have ended well."""
-    fate, ended = run["_fate"], run["state"] not in GOING
+def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done: int, now: str) -> Json:
+    """Returns a run's nodes by their ids, when so many of the tasks with these names have ended well."""
+    fate, ended, workflow = run["_fate"], run["state"] not in GOING, run["_workflow"]
     states = dict.fromkeys(names[:done], "SUCCEEDED")
     states |= dict.fromkeys(names[done : done + 1], "FAILED" if ended else "RUNNING")
     states |= dict.fromkeys(names[done + 1 :] if ended else [], "")
-    nodes = [("root-driver", "root-driver", "SUCCEEDED"), ("root", "root", run["state"])]
-    nodes.append(("", run["_workflow"], run["state"]))
+    nodes = [(f"{workflow}(0).root-driver", "SUCCEEDED"), (f"{workflow}(0).root", run["state"])]
+    nodes.append((workflow, run["state"]))
     for condition in dict.fromkeys(condition for conditions in tasks.values() for condition in conditions):
         inner = {states.get(name) for name in names if condition in tasks[name]}
         state = next((state for state in ("FAILED", "RUNNING") if state in inner), "SUCCEEDED")
+        path = _path(run, condition)
         if condition in fate.skipped and ended:
-            nodes.append((condition, condition, "SKIPPED"))
+            nodes += [(f"{path}-driver", "SUCCEEDED"), (path, "SKIPPED")]
         elif inner - {None, ""}:
-            nodes.append((condition, condition, "RUNNING" if None in inner else state))
+            nodes += [(f"{path}-driver", "SUCCEEDED"), (path, "RUNNING" if None in inner else state)]
     for name, state in states.items():
-        nodes += [(f"{name}-driver", f"{name}-driver", "SUCCEEDED" if state else ""), (name, name, state)]
-        if state:
+        path = _path(run, name, tasks[name])
+        waits = state == "RUNNING" and f"{name}-driver" in fate.waiting
+        nodes.append((f"{path}-driver", "PENDING" if waits else "SUCCEEDED" if state else ""))
+        if not waits:
+            nodes.append((path, state))
+        if state and not waits:
             is_cached = name in fate.cached and state == "SUCCEEDED"
-            nodes.append((f"{name}/executor", "executor", "SKIPPED" if is_cached else state))
-    nodes.sort(key=lambda node: _number(run, node[0]))
-    return [
-        {
-            "run_id": run["run_id"],
-            "task_id": _number(run, key),
-            "display_name": name,
-            "create_time": run["created_at"],
-            "start_time": run["created_at"],
-            "end_time": NEVER if state == "RUNNING" else now,
-            "state": state,
-            "child_tasks": [{"pod_name": f"{run['_workflow']}-{_number(run, f'{key}/executor')}"}] * (key in states),
+            waits = state == "RUNNING" and name in fate.waiting
+            nodes.append((f"{path}(0).executor", "SKIPPED" if is_cached else "PENDING" if waits else state))
+    made = [node for place, (path, state) in enumerate(nodes) for node in _attempts(run, path, state, place, now)]
+    return {node["id"]: node for node in sorted(made, key=lambda node: str(node["id"]))}
+
+
+def _attempts(run: Json, path: str, state: str, place: int, now: str) -> list[Json]:
+    """Returns a node and, below it, its only attempt; what was left out has none."""
+    fate, name = run["_fate"], path.rpartition(".")[2]
+    task = path.split(".")[-2].removesuffix("(0)") if name == "executor" else name
+    is_pod = name == "executor" or name.endswith("-driver")
+    started = datetime.datetime.fromisoformat(run["created_at"]) + datetime.timedelta(seconds=place)
+    result = []
+    for attempt in ("", "(0)") if state not in ("", "SKIPPED") or is_pod else ("",):
+        node = {
+            "id": _id(run, path + attempt),
+            "name": path + attempt,
+            "displayName": name + attempt,
+            "type": ("Pod" if is_pod else "DAG") if attempt else "Retry",
+            "phase": {"": "Omitted", "CANCELING": "Running"}.get(state, state.capitalize()),
+            "startedAt": started.isoformat().replace("+00:00", "Z"),
+            "finishedAt": None if state in (*GOING, "") else now,
+            "children": [_id(run, f"{path}(0)")] if not attempt else [_id(run, f"{path}(0).executor")],
         }
-        for key, name, state in nodes
-    ]
+        if attempt and is_pod:
+            messages = {"PENDING": fate.waiting.get(task, ""), "FAILED": fate.error}
+            node["templateName"] = _template(run, task) if name == "executor" else "system-container-driver"
+            node["message"] = messages.get(state, "")
+        elif state == "PENDING":  # only a pod is
+            node["phase"] = "Running"
+        result.append(node)
+    return result
 
 
-def _number(run: Json, key: str) -> str:
-    return str(int(hashlib.sha256(f"{run['_workflow']}{key}".encode()).hexdigest()[:8], 16))
+def _detail(run: Json, node: Json) -> Json:
+    """Returns what the API tells of a node."""
+    return {
+        "run_id": run["run_id"],
+        "task_id": node["id"],
+        "display_name": node["displayName"],
+        "create_time": run["created_at"],
+        "start_time": node["startedAt"],
+        "end_time": node["finishedAt"] or NEVER,
+        "state": "" if node["phase"] == "Omitted" else node["phase"].upper(),
+        "child_tasks": [{"pod_name": child} for child in node["children"]],
+    }
+
+
+def _path(run: Json, name: str, within: tuple[str, ...] = ()) -> str:
+    """Returns the name of a task's node: a path of attempts."""
+    return ".".join([f"{run['_workflow']}(0)", "root(0)", *(f"{condition}(0)" for condition in within), name])
+
+
+def _id(run: Json, path: str) -> str:
+    return f"{run['_workflow']}-{_number(path)}"
+
+
+def _number(path: str) -> int:
+    """Returns the FNV-1a hash, of 32 bits."""
+    value = 2166136261
+    for byte in path.encode():
+        value = ((value ^ byte) * 16777619) % 2**32
+    return value

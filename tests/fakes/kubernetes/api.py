@@ -19,6 +19,7 @@ KINDS = {
     "inferenceservices": ("InferenceService", GROUP, "v1beta1"),
     "servingruntimes": ("ServingRuntime", GROUP, "v1alpha1"),
     "clusterservingruntimes": ("ClusterServingRuntime", GROUP, "v1alpha1"),
+    "workflows": ("Workflow", "argoproj.io", "v1alpha1"),
     "pods": ("Pod", "", "v1"),
     "events": ("Event", "", "v1"),
     "serviceaccounts": ("ServiceAccount", "", "v1"),
@@ -30,7 +31,7 @@ KINDS = {
 REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
 PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
-    r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?"
+    r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/log)?)?"
 )
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "DELETE": "delete"}
 REASONS = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
@@ -117,7 +118,7 @@ class Api:
             status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
             return refusal.code, status | {"message": str(refusal), "reason": refusal.reason, "code": refusal.code}
 
-    def _do(self, method: str, url: Any, body: bytes) -> Json:
+    def _do(self, method: str, url: Any, body: bytes) -> Json | str:
         if url.path == f"/apis/{GROUP}/v1beta1" and self.kserve_installed:
             return {"kind": "APIResourceList", "groupVersion": f"{GROUP}/v1beta1", "resources": []}
         verb, plural, namespace, name = self._asked(method, url.path)
@@ -125,12 +126,17 @@ class Api:
         if plural in REVIEWS:
             return self._review(plural, sent)
         if verb == "list":
-            return {"items": self._list(plural, parse_qs(url.query).get("labelSelector", [""])[0].rpartition("=")[2])}
+            query = parse_qs(url.query)
+            label, _, value = query.get("labelSelector", [""])[0].rpartition("=")
+            about = query.get("fieldSelector", [""])[0].partition(",")[0].removeprefix("involvedObject.name=")
+            return {"items": [*self._list(plural, value), *self._stored(plural, namespace, label, value, about)]}
         if method in ("POST", "PUT"):
             dry_run = "dryRun=All" in url.query
             self.sent.append((method, dry_run, copy.deepcopy(sent)))
             return self._write(verb, plural, namespace, name, sent, dry_run)
         service = self.find(plural, namespace, name)
+        if url.path.endswith("/log"):
+            return str(service["log"])
         if verb == "delete":
             del self.objects[plural, namespace, name], self.worlds[service["metadata"]["uid"]]
         elif plural == "inferenceservices":
@@ -165,8 +171,16 @@ class Api:
         allowed = self._permitted(asked["verb"], asked.get("group", ""), asked["resource"])
         return {**sent, "status": {"allowed": allowed}}
 
+    def _stored(self, plural: str, namespace: str, label: str, value: str, about: str) -> list[Json]:
+        """Returns what was put there of a kind with this label, and of events those about an object."""
+        items = [item for (kind, place, _), item in self.objects.items() if (kind, place) == (plural, namespace)]
+        items = [item for item in items if not label or item["metadata"].get("labels", {}).get(label) == value]
+        return [item for item in items if not about or item.get("involvedObject", {}).get("name") == about]
+
     def _list(self, plural: str, service: str) -> list[Json]:
         worlds = [one for one in self.worlds.values() if service in ("", one.service["metadata"]["name"])]
+        if plural not in ("pods", "events"):
+            return []
         if plural == "pods":
             return [pod for world in worlds for pod in world.pods()]
         events = [event for world in worlds for event in world.events.items()]
