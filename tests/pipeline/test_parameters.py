@@ -9,6 +9,8 @@ def test_values_get_their_parameters_types() -> None:
     assert values == {"epochs": 0.5, "batch_size": 8, "model_name": "a=b", "evaluation_data": ""}
     assert isinstance(parse_settings(["epochs=3"])["epochs"], float)
     assert parse_settings(["deploy=False", "istio_sidecar=true"]) == {"deploy": False, "istio_sidecar": True}
+    placed = parse_settings(['node_selector={"pool": "gpu"}', 'tolerations=[{"key": "gpu", "operator": "Exists"}]'])
+    assert placed == {"node_selector": {"pool": "gpu"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,9 @@ def test_values_get_their_parameters_types() -> None:
         ("epochs=many", "epochs is a number, as in --set epochs=2.0"),
         ("epochs=nan", "epochs is a number, as in --set epochs=2.0"),
         ("=3", "no parameter ''"),
+        ("node_selector=gpu", "node_selector is an object of JSON, as in --set node_selector={}"),
+        ("node_selector=[]", "node_selector is an object of JSON"),
+        ("tolerations={}", "tolerations is a list of JSON, as in --set tolerations=[]"),
         ("deploy=no", "deploy is true or false, as in --set deploy=true"),
     ],
 )

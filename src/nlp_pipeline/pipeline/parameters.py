@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, get_origin
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
@@ -95,18 +95,18 @@ def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
     return {
         field.name: Parameter(
             field.name,
-            field.type,  # type: ignore[arg-type]  # a class, where annotations are not postponed
-            field.default_factory() if field.default_factory is not MISSING else _default_of(field.default),
+            get_origin(field.type) or field.type,  # type: ignore[arg-type]  # a class: nothing postpones annotations
+            field.default_factory()
+            if field.default_factory is not MISSING
+            else None
+            if field.default is MISSING
+            else field.default,
             field.metadata["description"],
         )
         for settings in SETTINGS[platform]
         for field in fields(settings)
         if "description" in field.metadata
     }
-
-
-def _default_of(value: Any) -> Any:
-    return None if value is MISSING else value
 
 
 def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
