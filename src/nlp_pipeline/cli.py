@@ -222,18 +222,19 @@ def add_platform_options(parser: Parser) -> None:
     add = partial(parser.option, parser.add_argument_group("Kubeflow and Vertex AI", names))
     text = "where runs are (default: kubeflow); --compile without it writes the files of both"
     add("--platform", ("compile", *CLIENT, *DEPLOYING), text, choices=PLATFORMS)
-    add("--host", CLIENT, "Kubeflow's address, as in https://kubeflow.example.com", "kubeflow", metavar="URL")
-    add("--namespace", CLIENT, "the namespace of your profile", "kubeflow", metavar="NAME")
+    reaching = (*CLIENT, "manifests")
+    add("--host", reaching, "Kubeflow's address, as in https://kubeflow.example.com", "kubeflow", metavar="URL")
+    add("--namespace", reaching, "the namespace of your profile", "kubeflow", metavar="NAME")
     add("--experiment", CLIENT, "the runs' experiment (default: nlp-pipeline)", metavar="NAME")
-    add("--username", CLIENT, "who signs in, with NLP_PIPELINE_PASSWORD", "kubeflow", metavar="NAME")
-    add("--ca-cert", CLIENT, "certificates of a private authority", "kubeflow", metavar="FILE")
-    add("--insecure", CLIENT, "do not verify the server's certificate", "kubeflow")
-    add("--service-account", CLIENT, "what runs run as; an e-mail address on Vertex AI", metavar="NAME")
+    add("--username", reaching, "who signs in, with NLP_PIPELINE_PASSWORD", "kubeflow", metavar="NAME")
+    add("--ca-cert", reaching, "certificates of a private authority", "kubeflow", metavar="FILE")
+    add("--insecure", reaching, "do not verify the server's certificate", "kubeflow")
+    add("--service-account", reaching, "what runs run as; an e-mail address on Vertex AI", metavar="NAME")
     google = (*CLIENT, "undeploy")
     add("--project", google, "Vertex AI: the Google Cloud project", "vertex", metavar="NAME")
     add("--region", google, "Vertex AI: the region (default: us-central1)", "vertex", metavar="NAME")
     add("--bucket", google, "Vertex AI: where runs write, as in gs://bucket/folder", "vertex", metavar="URI")
-    add("--config", google, "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
+    add("--config", (*google, "manifests"), "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
     text = "for --wait: give up after so long, exit code 4"
     add("--timeout", ("submit", "wait", "retry"), text, type=float, metavar="SECONDS")
     text = "for --download: where to (default: outputs/runs/RUN_ID)"
@@ -257,7 +258,7 @@ def add_deploying_options(parser: Parser) -> None:
     add("--rows", ("deploy",), text, type=Path, metavar="FILE")
     text = "with --manifests: the image of the project's TorchServe runtime"
     add("--runtime-image", ("manifests",), text, metavar="IMAGE")
-    text = "with --manifests: the service account that the steps run as (default: default-editor)"
+    text = "with --manifests: the service account that the steps run as (default: by the kind of Kubeflow at --host)"
     add("--steps-account", ("manifests",), text, metavar="[NAMESPACE/]NAME")
 
 
@@ -376,7 +377,7 @@ def run_command(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.command = check_arguments(parser, arguments)
-    if arguments.command in (*CLIENT, *DEPLOYING):
+    if arguments.command in (*CLIENT, *DEPLOYING, "manifests"):
         add_settings(parser, arguments)
     return parser.run[arguments.command](arguments) or 0
 

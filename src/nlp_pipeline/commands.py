@@ -328,16 +328,20 @@ def change_deployment(arguments: argparse.Namespace) -> None:
 
 def manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE, STEPS_ACCOUNT
+    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE
     from nlp_pipeline.deploy.manifests import manifests as make_manifests
+    from nlp_pipeline.kubeflow.accounts import find_steps_account
     from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 
-    values = parameters_of(arguments)
+    values = parse_settings(arguments.set)
     check_ranges(values)
     image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
     compiling.check_image(image, "--runtime-image")
     values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
-    account = STEPS_ACCOUNT if arguments.steps_account is None else arguments.steps_account
+    values["namespace"] = values["namespace"] or arguments.settings.namespace
+    if values["deploy"] and not values["namespace"]:
+        raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")
+    account = arguments.steps_account or str(find_steps_account(arguments.settings, values["namespace"]))
     text = make_manifests(values, S3_KEYS, image, account)
     if arguments.json:
         import yaml

@@ -24,6 +24,8 @@ KUBEFLOW = {
     "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME": "experiment",
     "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME": "experiment",
 }
+# Where kfp's own client finds Kubeflow Pipelines from within a pod, which has this variable.
+IN_POD, POD_HOST = "KUBERNETES_SERVICE_HOST", "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 GOOGLE = {"GOOGLE_CLOUD_PROJECT": "project", "GOOGLE_CLOUD_REGION": "region"}
 SECRET = SecretStr("")
 # What secrets may be, as headers have them.
@@ -130,6 +132,7 @@ def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, d
         "Kubeflow's environment": {name: variables[key] for key, name in KUBEFLOW.items() if key in variables},
         "Google's environment": {name: variables[key] for key, name in GOOGLE.items() if key in variables},
         str(path): read_file(path),
+        "this pod": {"host": POD_HOST} if IN_POD in variables else {},
     }
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")

@@ -1,5 +1,7 @@
 """What a namespace needs: whether it fits together, and whether an API server would take it."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,19 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.deploy.cluster import ACCESS
 from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from tests.fakes.kfp import kubeflow
 from tests.fakes.kubernetes.admission import admit
 
 Json = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def without_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No address of Kubeflow is known."""
+    for name in list(os.environ):
+        if name.startswith(("NLP_PIPELINE_", "KF_PIPELINES_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *settings: str, flags: tuple[str, ...] = ()) -> dict[str, Json]:
@@ -73,20 +85,83 @@ def test_placeholders_are_told_of_and_no_credentials_printed(
     printed = capsys.readouterr()
     assert "AWS_SECRET_ACCESS_KEY: REPLACE-ME\n" in printed.out and "\nkind: ServiceAccount\n" not in printed.out
     assert "hidden" not in printed.out
-    assert printed.err.startswith("note: the Secret holds REPLACE-ME") and printed.err.count("\n") == 1
+    assert "note: the Secret holds REPLACE-ME" in printed.err and printed.err.count("\n") == 2
 
 
 def test_names_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(
         capsys,
         *("namespace=team", "volume_claim=ours", "s3_secret=keys", "service_account=reader", "model_store=s3://bucket"),
-        flags=("--steps-account", "kubeflow/pipeline-runner", "--runtime-image", "registry.example/torchserve:1"),
+        flags=("--steps-account", "team/runner", "--runtime-image", "registry.example/torchserve:1"),
     )
     names = {kind: item["metadata"]["name"] for kind, item in found.items()}
     assert (names["PersistentVolumeClaim"], names["Secret"], names["ServiceAccount"]) == ("ours", "keys", "reader")
-    subject = {"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}
+    subject = {"kind": "ServiceAccount", "name": "runner", "namespace": "team"}
     assert found["RoleBinding"]["subjects"] == [subject]
     assert found["ServingRuntime"]["spec"]["containers"][0]["image"] == "registry.example/torchserve:1"
+
+
+def subject_of(capsys: pytest.CaptureFixture[str], line: str) -> tuple[str, str]:
+    """Returns the account that a printed RoleBinding names, and what is said on stderr."""
+    assert main(["--manifests", *line.split()]) == 0
+    text = capsys.readouterr()
+    (binding,) = [item for item in yaml.safe_load_all(text.out) if item["kind"] == "RoleBinding"]
+    (subject,) = binding["subjects"]
+    return f"{subject['namespace']}/{subject['name']}", text.err
+
+
+def test_bound_is_what_the_kind_of_kubeflow_runs_the_steps_as(capsys: pytest.CaptureFixture[str]) -> None:
+    with kubeflow(tokens={"a-token": "team"}) as profiles, kubeflow() as alone:
+        line = f"--set namespace=team --host {profiles.url}"
+        assert subject_of(capsys, f"{line} --ca-cert /none")[0] == "team/default-editor"  # can't be asked so
+        assert subject_of(capsys, f"--set namespace=serving --namespace team --host {alone.url}") == (
+            "team/pipeline-runner",
+            "",
+        )
+        assert subject_of(capsys, f"--set namespace=team --host {alone.url}") == ("kubeflow/pipeline-runner", "")
+        account = "--service-account mine"
+        assert subject_of(capsys, f"--set namespace=team --host {alone.url} {account}")[0] == "kubeflow/mine"
+        assert subject_of(capsys, f"{line} --steps-account other/one") == ("other/one", "")
+
+
+def test_with_profiles_it_is_default_editor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLP_PIPELINE_TOKEN", "a-token")
+    with kubeflow(tokens={"a-token": "team"}) as profiles:
+        assert subject_of(capsys, f"--namespace team --host {profiles.url}") == ("team/default-editor", "")
+
+
+def test_where_the_kind_is_not_known_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    account, said = subject_of(capsys, "--set namespace=team")
+    assert account == "team/default-editor" and "(no --host); the steps are taken to run as team/default-ed" in said
+    assert subject_of(capsys, "--set namespace=kubeflow")[0] == "kubeflow/pipeline-runner"
+
+
+def test_steps_of_another_namespace_have_their_own_claim_and_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    def places(*settings: str) -> list[tuple[str, str]]:
+        flags = [part for setting in settings for part in ("--set", setting)]
+        assert main(["--manifests", "--steps-account", "kubeflow/pipeline-runner", *flags]) == 0
+        items = yaml.safe_load_all(capsys.readouterr().out)
+        named = [(item["kind"], item["metadata"]["namespace"]) for item in items]
+        return [item for item in named if item[0] in ("PersistentVolumeClaim", "Secret")]
+
+    claim, secret = "PersistentVolumeClaim", "Secret"
+    assert places("namespace=team") == [(claim, "kubeflow"), (claim, "team")]
+    assert places("namespace=team", "model_store=s3://bucket") == [
+        (claim, "kubeflow"),
+        (secret, "kubeflow"),
+        (secret, "team"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "account", ["a/b/c", "Team/a", "n" * 64 + "/a", "team/" + "a" * 254], ids=["slashes", "case", "64", "254"]
+)
+def test_accounts_that_kubernetes_would_refuse(account: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A namespace's name has at most 63 characters, an account's 253."""
+    assert main(["--manifests", "--set", "namespace=team", "--steps-account", account]) == 2
+    assert "is no service account" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

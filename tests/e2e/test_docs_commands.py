@@ -13,7 +13,7 @@ from tests.fakes.kfp import Fate, Kubeflow, kubeflow
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-ADDRESSES = ("https://kubeflow.example.com", "http://ml-pipeline.kubeflow.svc.cluster.local:8888")
+ADDRESSES = ("https://kubeflow.example.com",)
 OUTSIDE, INSIDE, CI, SCHEDULE = (
     "From outside, with a terminal",
     "From a notebook inside",
@@ -66,7 +66,7 @@ def test_the_commands_do_what_the_page_says(section: str, tmp_path: Path) -> Non
         (tmp_path / "token").write_text("tok\n")
         environment = {
             OUTSIDE: {},
-            INSIDE: {"KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token")},
+            INSIDE: {**known, "KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token")},
             CI: {**known, "NLP_PIPELINE_TOKEN": "tok"},
             SCHEDULE: {**known, "NLP_PIPELINE_TOKEN": "tok"},
         }[section]

@@ -16,7 +16,8 @@ from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.tls import Authority
 from tests.kubeflow.users import team
 
-SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AWS_")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "SSL_CERT_", *PROXIES, "AWS_", "KUBERNETES_")
 compile_once = cache(compiling.compile_pipeline)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_cluster_that_refuses_or_does_not_tell_who_asks(team: Kubeflow, cluste
     cluster.reviews_forbidden = True
     findings = examined(team)
     assert findings["Kubernetes"].ok and ", as " not in findings["Kubernetes"].detail
-    assert findings["right to deploy"].detail == "this account may, in namespace team"
+    assert findings["right to deploy"].ok is None
     path = Path(os.environ["KUBECONFIG"])
     path.write_text(path.read_text().replace("a-token-of", "hunter2"))
     findings = examined(team)
@@ -269,18 +270,52 @@ def test_no_kserve(team: Kubeflow, cluster: Cluster) -> None:
     assert missing(list(findings.values())) == []
 
 
-def test_the_right_to_deploy(team: Kubeflow, cluster: Cluster) -> None:
-    assert examined(team)["right to deploy"].detail == f"{ACCOUNT} may, in namespace team"
+def test_the_right_to_deploy_is_that_of_the_steps_account_not_the_users(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.user = "ann@example.com"
+    cluster.denied = {("create", "inferenceservices")}
+    assert examined(team)["right to deploy"].detail == (
+        "team/default-editor, which the steps run as, may in namespace team"
+    )
+    cluster.others["system:serviceaccount:team:runner"] = {("create", "inferenceservices"), ("list", "pods")}
+    finding = examined(team, service_account="runner")["right to deploy"]
+    assert (finding.ok, finding.detail) == (
+        False,
+        "team/runner, which the steps run as, may not create inferenceservices, list pods in team",
+    )
+    assert finding.remedy == (
+        "python pipeline_v2.py --manifests --set namespace=team --steps-account team/runner | kubectl apply -f -"
+    )
+
+
+def test_a_pod_that_may_not_ask_about_accounts_asks_about_its_own(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.deny("create", "subjectaccessreviews")
+    assert examined(team)["right to deploy"].ok
     cluster.deny("create", "inferenceservices")
     finding = examined(team)["right to deploy"]
-    assert (finding.ok, finding.detail) == (False, "namespace team: may not create inferenceservices")
-    assert finding.remedy == "python pipeline_v2.py --manifests --set namespace=team | kubectl apply -f -"
-    finding = examined(team, service_account="runner")["right to deploy"]
+    assert (finding.ok, "may not create inferenceservices in team" in finding.detail) == (False, True)
     runner = "system:serviceaccount:team:runner"
-    assert finding.ok is None and finding.detail == (
-        f"{ACCOUNT} may not; the steps run as {runner}, of which it is not known: kubectl auth can-i create "
-        f"inferenceservices -n team --as={runner}"
+    finding = examined(team, service_account="runner")["right to deploy"]
+    assert (
+        finding.ok is None
+        and "403" in finding.detail
+        and finding.detail.endswith(
+            f": kubectl auth can-i create inferenceservices.serving.kserve.io -n team --as={runner}"
+        )
     )
+
+
+def test_kubeflow_pipelines_alone_runs_the_steps_as_its_own_account(alone: Kubeflow, cluster: Cluster) -> None:
+    cluster.others["system:serviceaccount:kubeflow:pipeline-runner"] = {("delete", "inferenceservices")}
+    finding = examined(alone, {"namespace": "team"}, token="", namespace="")["right to deploy"]
+    assert finding.ok is False and finding.detail.startswith("kubeflow/pipeline-runner, which the steps run as, may no")
+    assert "--steps-account kubeflow/pipeline-runner |" in finding.remedy
+
+
+def test_kubernetes_is_asked_without_kserve(team: Kubeflow, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kserve"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "kserve", None)
+    assert missing(list(examined(team).values())) == []
 
 
 def test_runtimes(team: Kubeflow, cluster: Cluster) -> None:

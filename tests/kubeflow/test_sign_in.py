@@ -1,5 +1,6 @@
 """Signing in: each way, what is told of each failure, and that a password is sent once and nowhere else."""
 
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+from kfp import Client
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow import connection as connection_module
 from nlp_pipeline.kubeflow import sign_in
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.sign_in import Form, Page
-from nlp_pipeline.settings import Settings
+from nlp_pipeline.settings import Settings, load_settings
 from tests.fakes.httpd import Request, Response, page, redirect
 from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.tls import Authority
@@ -67,6 +70,25 @@ def test_by_the_cookies_of_a_browser(k: Kubeflow) -> None:
     with pytest.raises(UsageError, match=r"lets no one in by cookies \(401\): has the browser's session expired"):
         list_experiments(connection)
     assert k.passwords_sent == 1
+
+
+def test_inside_a_pod_neither_host_nor_namespace_need_be_named(
+    k: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kfp.Client() in a pod: the service's own address, the pod's token and namespace."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    values, origins = load_settings({}, None)
+    service = Client._IN_CLUSTER_DNS_NAME.format(inspect.signature(Client).parameters["namespace"].default)
+    assert (values.host, origins["host"]) == (f"http://{service}", "this pod")
+    for name, text in (("token", TOKEN), ("namespace", "team\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sign_in, "POD_TOKEN", str(tmp_path / "token"))
+    monkeypatch.setattr(connection_module, "POD_NAMESPACE", tmp_path / "namespace")
+    connection = Connection(values.model_copy(update={"host": k.url}))
+    assert connection.sign_in.how == "by this pod's token" and connection.namespace == "team"
+    assert list_experiments(connection) == []
+    with kubeflow() as alone:
+        assert Connection(values.model_copy(update={"host": alone.url})).namespace == ""
 
 
 def test_inside_a_pod_by_its_token(k: Kubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
 from nlp_pipeline import __version__
 from nlp_pipeline.deploy.cluster import ACCESS
 from nlp_pipeline.deploy.inference_service import GROUP, Json
-from nlp_pipeline.deploy.settings import RUNTIME, DeploySettings
+from nlp_pipeline.deploy.settings import DNS_NAME, LABEL, RUNTIME, DeploySettings
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.serving.runtime import PORTS, READY
 
 RUNTIME_IMAGE = f"{RUNTIME}:{__version__}"
-# What Kubeflow runs the steps of a profile's namespace as.
-STEPS_ACCOUNT = "default-editor"
 CLAIM_SIZE = "20Gi"
 PLACEHOLDER = "REPLACE-ME"
 RBAC = "rbac.authorization.k8s.io"
@@ -24,6 +23,8 @@ COMMENTS = {
     "PersistentVolumeClaim": f"""\
 The volume of the steps, of notebooks and of the server. Its storage class must offer ReadWriteMany: name one as
 # storageClassName where the cluster's default does not; ReadWriteOnce will do where all pods are on one node.
+# Where the steps run in another namespace than the server, both claims must be of the same files (with a bucket as
+# model_store, only the steps have one).
 # Change the size ({CLAIM_SIZE}) to what your data, models and releases need.""",
     "Role": "What the step deploy_model does in this namespace.",
     "RoleBinding": "Allows it to the service account that the steps run as; --steps-account names another.",
@@ -37,12 +38,7 @@ The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a
 }
 
 
-def manifests(
-    values: dict[str, Any],
-    secret_keys: Sequence[str],
-    runtime_image: str = RUNTIME_IMAGE,
-    steps_account: str = STEPS_ACCOUNT,
-) -> str:
+def manifests(values: dict[str, Any], secret_keys: Sequence[str], runtime_image: str, steps_account: str) -> str:
     """Returns what a namespace needs, as YAML documents with a comment each.
 
     Args:
@@ -58,25 +54,28 @@ def manifests(
     namespace, deploys = settings.namespace, values["deploy"]
     reads_s3 = any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data"))
     storage = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": CLAIM_SIZE}}}
-    objects = [_object("v1", "PersistentVolumeClaim", settings.volume_claim, spec=storage)]
+    subject = _subject(steps_account, namespace)
+    steps = subject["namespace"]  # which may not be the one that serves
+    objects = [(steps, _object("v1", "PersistentVolumeClaim", settings.volume_claim, spec=storage))]
+    if settings.model_store or reads_s3:
+        objects.append((steps, _secret(secret, secret_keys)))
     if deploys:
-        subject = _subject(steps_account, namespace)
-        if not namespace:
-            raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")
+        if namespace != steps:  # which the serving pods read too
+            objects += [(namespace, deepcopy(objects[-1 if settings.model_store else 0][1]))]
         role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE_NAME}
         rules = [{"apiGroups": [group], "resources": [name], "verbs": verbs} for (group, name), verbs in ACCESS.items()]
-        objects.append(_object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules))
-        objects.append(_object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject]))
+        objects.append((namespace, _object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules)))
+        binding = _object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject])
+        objects.append((namespace, binding))
         if settings.serving_runtime == "torchserve":
-            objects.append(_serving_runtime(runtime_image))
-    if settings.model_store or reads_s3:
-        objects.append(_secret(secret, secret_keys))
-    if deploys and settings.model_store:
-        objects.append(_object("v1", "ServiceAccount", settings.serving_account, secrets=[{"name": secret}]))
+            objects.append((namespace, _serving_runtime(runtime_image)))
+        if settings.model_store:
+            account = _object("v1", "ServiceAccount", settings.serving_account, secrets=[{"name": secret}])
+            objects.append((namespace, account))
     documents = []
-    for item in objects:
-        if namespace:  # else `kubectl -n` decides
-            item["metadata"]["namespace"] = namespace
+    for place, item in objects:
+        if place:  # else `kubectl -n` decides
+            item["metadata"]["namespace"] = place
         text = yaml.safe_dump(item, sort_keys=False, width=120)
         documents.append(f"# {COMMENTS[item['kind']]}\n{text}")
     return "---\n".join(documents)
@@ -88,8 +87,7 @@ def _object(version: str, kind: str, name: str, **content: object) -> Json:
 
 def _subject(account: str, namespace: str) -> Json:
     """Returns the service account that the steps run as, by its name or namespace/name, for a RoleBinding."""
-    word = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-    if not re.fullmatch(rf"({word}/)?{word}(\.{word})*", account):
+    if not re.fullmatch(f"({LABEL}/)?{DNS_NAME}", account):
         raise UsageError(f"--steps-account {account!r} is no service account: write NAME, or NAMESPACE/NAME")
     where, _, name = account.rpartition("/")
     return {"kind": "ServiceAccount", "name": name, "namespace": where or namespace}

@@ -8,9 +8,10 @@ from nlp_pipeline.release import Release
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.volume import Run
 
+LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # a DNS-1123 label
 DNS_NAME = r"(?!.{254})[a-z0-9]+((-+|\.)[a-z0-9]+)*"  # a DNS-1123 subdomain
 CPU: Range = matches(r"[0-9]+(\.[0-9]+)?|[0-9]+m", "as in 4 or 500m")
-MEMORY: Range = matches(r"[0-9]+[KMGT]i?", "as in 12Gi")
+MEMORY: Range = matches(r"[0-9]+([KMGT]i|[kMGT])", "as in 12Gi")
 NAME_OR_EMPTY: Range = matches(f"|{DNS_NAME}", "a name in lower case, or empty")
 LABELS: Range = (
     lambda value: all(isinstance(label, str) for label in value.values()),
@@ -41,7 +42,7 @@ class DeploySettings(Settings):
     namespace: str = parameter(
         "",
         "Namespace of the InferenceService; empty for the pod's own.",
-        matches(r"|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a namespace, or empty"),
+        matches(f"|{LABEL}", "the name of a namespace, or empty"),
     )
     serving_runtime: str = parameter(
         "torchserve",
@@ -61,7 +62,7 @@ class DeploySettings(Settings):
         "Existing PersistentVolumeClaim, mounted into the steps.",
         # KFP names a volume by it, and a volume's name is shorter than a claim's, and without dots.
         matches(
-            r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            LABEL,
             "the name of a PersistentVolumeClaim, at most 63 characters, without dots: KFP names a pod's volume by it",
         ),
     )

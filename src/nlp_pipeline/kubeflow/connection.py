@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from nlp_pipeline.deploy.cluster import POD_NAMESPACE
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.http import explain, explained, fetch, http_client, read_host
 from nlp_pipeline.kubeflow.sign_in import Page, choose_sign_in
@@ -38,7 +39,7 @@ class Connection:
 
     Attributes:
         url: The API's address.
-        namespace: The user's namespace; empty where there is but one user.
+        namespace: The user's namespace, in a pod its own unless set; empty where there is but one user.
         multi_user: Whether Kubeflow has several users.
         sign_in: How requests are signed in.
         health: What the API's server, or its user interface, says of itself.
@@ -53,7 +54,7 @@ class Connection:
             warnings.simplefilter("ignore")
             import kfp_server_api  # type: ignore[import-untyped]
 
-        self.settings, self.namespace = settings, settings.namespace
+        self.settings = settings
         self.host = read_host(settings.host)
         self._http = http_client(settings)
         weakref.finalize(self, self._http.close)
@@ -62,6 +63,7 @@ class Connection:
             self.sign_in = choose_sign_in(settings, self.host, browser)
             self.url, self.health = self._find_api()
         self.multi_user = bool(self.health.get("multi_user"))
+        self.namespace = settings.namespace or (pod_namespace() if self.multi_user else "")
         client = kfp_server_api.ApiClient(kfp_server_api.Configuration(host=self.url))
         client.rest_client.request = self._send
         self.runs = kfp_server_api.RunServiceApi(client)
@@ -191,6 +193,11 @@ class Connection:
         # A gateway's 404 means that the server is away.
         kind = PipelineError if status == 404 and not message else ERRORS.get(status, PipelineError)
         return kind(f"{doing}: {status}: {text}".rstrip(": ") + hint)
+
+
+def pod_namespace() -> str:
+    """Returns the namespace of this pod; empty outside of one."""
+    return POD_NAMESPACE.read_text(encoding="utf-8").strip() if POD_NAMESPACE.exists() else ""
 
 
 def _is_sign_in(answer: httpx.Response) -> bool:

@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from nlp_pipeline.deploy import cluster
-from nlp_pipeline.deploy.cluster import api, apply_manifests, call, missing_access
+from nlp_pipeline.deploy.cluster import api, apply_manifests, call
+from nlp_pipeline.deploy.inference_service import GROUP
 from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.pipelines import find_experiment
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
@@ -23,8 +25,6 @@ from nlp_pipeline.settings import PREFIX, Settings
 LEAST = (2, 5)
 # From then on a Secret that a step would read need not exist.
 OPTIONAL_SECRETS = (2, 15)
-# Where Kubeflow Pipelines runs its pods where there is but one user.
-ONE_USER = "kubeflow"
 SHARED = "ReadWriteMany"
 
 
@@ -90,12 +90,13 @@ class Doctor(platforms.Doctor):
 
     def _check_sign_in(self) -> Finding:
         self.connection = Connection(self.settings)
-        self.namespace = self.settings.namespace or ("" if self.connection.multi_user else ONE_USER)
+        self.namespace = self.connection.namespace or ("" if self.connection.multi_user else ONE_USER)
         warning = ", and whether it is the right server is not verified (--insecure)" if self.settings.insecure else ""
         return Finding(True, f"Kubeflow Pipelines answers {self.connection.sign_in.how}{warning}")
 
     def _check_namespace(self) -> Finding:
-        connection, namespace = self._signed_in, self.settings.namespace
+        connection = self._signed_in
+        namespace = connection.namespace
         if connection.multi_user and not namespace:
             remedy = f"give --namespace NAME, or set {PREFIX}NAMESPACE: the dashboard shows it at its top"
             return Finding(False, "this Kubeflow has several users, and no namespace is set", remedy)
@@ -205,15 +206,16 @@ class Doctor(platforms.Doctor):
 
     def _check_right(self) -> Finding:
         namespace = self._known(self._serving_namespace)
-        steps = f"system:serviceaccount:{self.namespace}:{self.settings.service_account or 'default-editor'}"
-        refused = missing_access(namespace)
-        if self.account and self.account != steps:
-            ask = f"kubectl auth can-i create inferenceservices -n {namespace} --as={steps}"
-            may = f"{self.account} may{' not' if refused else ''}"
-            return Finding(None, f"{may}; the steps run as {steps}, of which it is not known: {ask}")
+        steps = steps_account(self.settings, self._signed_in.multi_user, self.namespace)
+        try:
+            refused = ", ".join(steps.refusals(namespace, is_own=self.account == steps.username))
+        except UsageError as error:
+            ask = f"kubectl auth can-i create inferenceservices.{GROUP} -n {namespace} --as={steps.username}"
+            return Finding(None, f"of {steps}, which the steps run as, it is not known ({error}): {ask}")
         if refused:
-            return Finding(False, refused, apply_manifests(namespace))
-        return Finding(True, f"{self.account or 'this account'} may, in namespace {namespace}")
+            remedy = apply_manifests(namespace, f" --steps-account {steps}")
+            return Finding(False, f"{steps}, which the steps run as, may not {refused} in {namespace}", remedy)
+        return Finding(True, f"{steps}, which the steps run as, may in namespace {namespace}")
 
     def _check_runtime(self) -> Finding:
         namespace = self._known(self._serving_namespace)

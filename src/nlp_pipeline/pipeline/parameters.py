@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_origin
 
-from nlp_pipeline.deploy.settings import CPU, DNS_NAME, MEMORY, DeploySettings, check_host_name
+from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_of, parameter
 from nlp_pipeline.serving.agreement import AgreementLimits
@@ -63,7 +63,7 @@ class KubeflowSettings(Settings):
     environment_config: str = parameter(
         "nlp-pipeline-environment",
         "ConfigMap whose keys are the steps' environment, ca.crt a CA to trust; need not exist.",
-        matches(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "the name of a ConfigMap without dots, which need not exist"),
+        matches(LABEL, "the name of a ConfigMap without dots, which need not exist"),
     )
     hub_secret: str = parameter(
         "nlp-pipeline-hub",

@@ -25,10 +25,13 @@ KINDS = {
     "serviceaccounts": ("ServiceAccount", "", "v1"),
     "secrets": ("Secret", "", "v1"),
     "persistentvolumeclaims": ("PersistentVolumeClaim", "", "v1"),
+    "configmaps": ("ConfigMap", "", "v1"),
+    "nodes": ("Node", "", "v1"),
+    "subjectaccessreviews": ("SubjectAccessReview", "authorization.k8s.io", "v1"),
     "selfsubjectaccessreviews": ("SelfSubjectAccessReview", "authorization.k8s.io", "v1"),
     "selfsubjectreviews": ("SelfSubjectReview", "authentication.k8s.io", "v1"),
 }
-REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
+REVIEWS = {"subjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectreviews"}
 PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
     r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/log)?)?"
@@ -55,6 +58,7 @@ class Api:
         conflicts: How many of the next PUTs answer 409 though the resourceVersion is right.
         failures: How many of the next requests to the API server fail, with `failure_status`: 429, 500 or 503.
         denied: What the account may not do: verbs and plurals of resources.
+        others: What other accounts may not do, by their names; of those that are not named, all may do all.
         reviews_forbidden: Whether the account may not even ask who it is and what it may do.
         kserve_installed: Whether the cluster knows `serving.kserve.io`.
         user: The account that asks.
@@ -70,6 +74,7 @@ class Api:
     failures: int = 0
     failure_status: int = 503
     denied: set[tuple[str, str]] = field(default_factory=set)
+    others: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     reviews_forbidden: bool = False
     kserve_installed: bool = True
     user: str = "system:serviceaccount:team:default-editor"
@@ -168,7 +173,10 @@ class Api:
         if plural == "selfsubjectreviews":
             return {**sent, "status": {"userInfo": {"username": self.user}}}
         asked = sent["spec"]["resourceAttributes"]
-        allowed = self._permitted(asked["verb"], asked.get("group", ""), asked["resource"])
+        if plural == "subjectaccessreviews" and sent["spec"]["user"] != self.user:
+            allowed = (asked["verb"], asked["resource"]) not in self.others.get(sent["spec"]["user"], set())
+        else:
+            allowed = self._permitted(asked["verb"], asked.get("group", ""), asked["resource"])
         return {**sent, "status": {"allowed": allowed}}
 
     def _stored(self, plural: str, namespace: str, label: str, value: str, about: str) -> list[Json]:
@@ -178,6 +186,8 @@ class Api:
         return [item for item in items if not about or item.get("involvedObject", {}).get("name") == about]
 
     def _list(self, plural: str, service: str) -> list[Json]:
+        if plural == "nodes":
+            return [item for (kind, *_), item in self.objects.items() if kind == plural]
         worlds = [one for one in self.worlds.values() if service in ("", one.service["metadata"]["name"])]
         if plural not in ("pods", "events"):
             return []

@@ -61,7 +61,7 @@ class Cluster(Api):
         plural = next(plural for plural, known in KINDS.items() if known[0] == item["kind"])
         _, group, version = KINDS[plural]
         whole = {"apiVersion": f"{group}/{version}".lstrip("/"), **copy.deepcopy(item)}
-        if not plural.startswith("cluster"):
+        if plural != "nodes" and not plural.startswith("cluster"):
             whole["metadata"].setdefault("namespace", self.namespace)
         with self._lock:
             if plural == "inferenceservices":
