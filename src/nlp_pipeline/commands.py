@@ -15,6 +15,7 @@ from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline import compiling
+from nlp_pipeline.pipeline.admission import check_placement
 from nlp_pipeline.pipeline.parameters import (
     NAME,
     GraphSettings,
@@ -314,6 +315,7 @@ def change_deployment(arguments: argparse.Namespace) -> None:
     values = parameters_of(arguments)
     refuse_passwords(values)
     if command == "deploy":
+        check_placement(values)
         endpoint_rows = values.get("endpoint_rows", GraphSettings.endpoint_rows)
         result = commands.deploy(arguments.release, arguments.rows, values, endpoint_rows, arguments.dry_run)
     else:

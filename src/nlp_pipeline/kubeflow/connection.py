@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE
+from nlp_pipeline.deploy.settings import DNS_NAME, LABEL
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.http import explain, explained, fetch, http_client, read_host
 from nlp_pipeline.kubeflow.sign_in import Page, choose_sign_in
@@ -30,7 +31,7 @@ TIMEOUT = 60.0
 HEALTH = "/apis/v2beta1/healthz"
 # Of these, KFP's API server or its user interface says at least one.
 HEALTHY = {"multi_user", "commit_sha", "tag_name", "pipeline_store", "apiServerReady"}
-NAME = r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+EXPERIMENT_BYTES = 128
 Call = Callable[..., Any]
 
 
@@ -228,14 +229,23 @@ def _read_health(answer: httpx.Response) -> dict[str, Any] | None:
     return health if isinstance(health, dict) and (not health or HEALTHY & set(health)) else None
 
 
+def check_names(settings: Settings) -> None:
+    """Raises UsageError where Kubernetes or KFP would refuse one of the settings' names."""
+    known = {"namespace": (LABEL, "namespace"), "service_account": (DNS_NAME, "ServiceAccount")}
+    for name, (pattern, kind) in known.items():
+        if not re.fullmatch(f"|{pattern}", value := getattr(settings, name), re.ASCII):
+            raise UsageError(f"{name} is {value[:80]!r}: it must be the name of a {kind}")
+    # KFP's backend/src/apiserver/validation/length.go: bytes, not letters.
+    if not settings.experiment.strip() or len(settings.experiment.encode()) > EXPERIMENT_BYTES:
+        raise UsageError(
+            f"experiment is {settings.experiment[:80]!r}: give a name of at most {EXPERIMENT_BYTES} letters (in UTF-8)"
+        )
+
+
 @once_per_settings
 def connect(settings: Settings) -> Connection:
     """Returns a connection, and says on stderr how it signed in."""
-    for name in ("namespace", "service_account"):
-        if not re.fullmatch(NAME, value := getattr(settings, name)):
-            raise UsageError(f"{name} is {value[:80]!r}: it must be a name as Kubernetes has them")
-    if not 0 < len(settings.experiment.strip()) <= 128:
-        raise UsageError(f"experiment is {settings.experiment[:80]!r}: give a name of at most 128 characters")
+    check_names(settings)
     if settings.insecure:
         print("--insecure: the server's certificate is not verified; who is in between can read all", file=sys.stderr)
     connection = Connection(settings)

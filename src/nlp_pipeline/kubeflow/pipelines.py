@@ -1,7 +1,6 @@
 """`--upload` and `--submit`: a version of the pipeline for each content, an experiment, a run; each made once."""
 
 import json
-import re
 import sys
 import tempfile
 import uuid
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nlp_pipeline.deploy.settings import DNS_NAME
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.kubeflow.connection import Connection, connect, pod_namespace
+from nlp_pipeline.kubeflow.connection import Connection, check_names, connect, pod_namespace
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.parameters import NAME, check_run
 from nlp_pipeline.settings import Settings
@@ -34,8 +32,7 @@ def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     # What is deployed comes into the namespace of the run, where a parameter names no other.
     values = {**values, "namespace": values.get("namespace") or settings.namespace or pod_namespace()}
     check_run(values, "kubeflow", "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
-    if not re.fullmatch(f"|{DNS_NAME}", settings.service_account, re.ASCII):
-        raise UsageError(f"service_account is {settings.service_account!r}: it must be the name of a ServiceAccount")
+    check_names(settings)
 
 
 def compiled(settings: Settings) -> str:

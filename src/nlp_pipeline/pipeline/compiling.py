@@ -13,6 +13,10 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.parameters import NAME, SETTINGS
 
 PLATFORMS = tuple(SETTINGS)
+# The number of a user in Kubernetes.
+LAST_USER = 2**31 - 1
+# Of an image's name without tag and digest, for registries: distribution/reference, NameTotalLengthMax.
+LONGEST_IMAGE = 255
 
 
 def version_name(ir: str) -> str:
@@ -60,6 +64,8 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow", run_a
     import yaml
     from kfp import compiler
 
+    if run_as_user is not None and not 0 <= run_as_user <= LAST_USER:
+        raise UsageError(f"--run-as-user {run_as_user}: Kubernetes takes 0 to {LAST_USER}")
     from nlp_pipeline.pipeline.sharing import share_code
 
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +101,8 @@ def check_image(image: str, flag: str = "--image") -> None:
     # A first part that is no part of the path has a dot or a port, or is "localhost".
     host = r"(?:(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?/)?"
     end = r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-    if not re.fullmatch(f"{host}{word}(?:/{word})*{end}", image, re.ASCII):
+    match = re.fullmatch(f"({host}{word}(?:/{word})*){end}", image, re.ASCII)
+    if not match or len(match[1]) > LONGEST_IMAGE:
         raise UsageError(
             f"{flag} {image!r} is no name of an image: write it in lower case, as in registry:5000/team/nlp-pipeline:1"
         )

@@ -4,6 +4,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from nlp_pipeline.pipeline.admission import TRAINING_MEMORY
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.parameters import NAME
@@ -44,7 +45,7 @@ class Kubeflow:
         # out without a word.
         task.set_accelerator_type(GPU).set_accelerator_limit(self.values["train_gpus"])
         self.configure_task(task, display_name, self.values["train_memory"])
-        task.set_cpu_request(self.values["train_cpu"]).set_memory_request("2Gi")
+        task.set_cpu_request(self.values["train_cpu"]).set_memory_request(TRAINING_MEMORY)
         return task
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_origin
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_of, parameter
+from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
 from nlp_pipeline.steps.gate import GateSettings
@@ -188,15 +189,8 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
     if platform == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
         return
-    check_volumes(complete)
+    check_pods(complete)
     if complete["deploy"] and complete["namespace"]:
         # The cluster's default mode is not known here.
         is_knative = complete["deployment_mode"] == "Knative"
         check_host_name(complete["model_name"], complete["namespace"], is_knative)
-
-
-def check_volumes(values: dict[str, Any]) -> None:
-    """Raises UsageError where KFP would give two volumes of a pod one name, or a volume a name that it can't have."""
-    claim, config = values["volume_claim"], values["environment_config"]
-    if claim == config:
-        raise UsageError(f"volume_claim and environment_config are both {claim!r}: KFP names a pod's volumes by them")
