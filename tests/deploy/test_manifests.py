@@ -14,6 +14,7 @@ from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from tests.fakes.kfp import kubeflow
 from tests.fakes.kubernetes.admission import admit
+from tests.fakes.kubernetes.pod_security import violations
 
 Json = dict[str, Any]
 
@@ -193,7 +194,9 @@ def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(capsys: pytest
     assert (container["name"], container["image"]) == ("kserve-container", f"nlp-pipeline-torchserve:{__version__}")
     security = container["securityContext"]
     assert security["runAsNonRoot"] and not security["privileged"] and not security["allowPrivilegeEscalation"]
-    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["capabilities"] == {"drop": ["ALL"]} and violations(runtime["spec"]) == []
+    # Knative refuses it; where it is of use, the InferenceService has it.
+    assert "lifecycle" not in container
     assert container["readinessProbe"]["exec"]["command"][-2:] == ["--ready", "{{.Name}}"]
     # KServe's envelope would drop all requests of a batch but one.
     assert "env" not in container and "args" not in container

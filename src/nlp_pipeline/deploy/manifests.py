@@ -117,6 +117,7 @@ def _serving_runtime(image: str) -> Json:
             "privileged": False,
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
     spec = {
