@@ -57,7 +57,7 @@ ROOT = Path(__file__).parents[1]
         ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
         (
             f"--submit --dry-run --namespace team-a --set train_data=s3://b/x.csv --set model_name={'a' * 48}",
-            f"is too long by 2: its host name, {'a' * 48}-predictor-team-a, may have 63 characters",
+            f"is too long by 7: {'a' * 48}-next-predictor-team-a, which KServe makes of it, may",
         ),
         (
             "--submit --dry-run --service-account Robot --set train_data=s3://b/x.csv",

@@ -41,6 +41,14 @@ def knative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> It
 
 
 @pytest.fixture
+def dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Scene]:
+    """A scene in deployment mode Standard with KServe 0.20; that of `scene` is older."""
+    with set_up("Standard", tmp_path, monkeypatch, clock) as made:
+        made.cluster.has_canary = True
+        yield made
+
+
+@pytest.fixture
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Site]:

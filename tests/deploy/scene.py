@@ -19,6 +19,7 @@ import pytest
 from nlp_pipeline.deploy import cluster as calls
 from nlp_pipeline.deploy.deployment import prepare
 from nlp_pipeline.deploy.inference_service import InferenceService
+from nlp_pipeline.deploy.service_proxy import ServiceProxy
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.release import Release, seal
@@ -94,6 +95,12 @@ FAILURES = {
     "never ready": Fate(failure="never ready"),
     "no way": Fate(unready_answers=10**9),
 }
+# And those that only Standard's pods tell of.
+POD_FAILURES = {
+    "unpullable": Fate(failure="unpullable", message="manifest unknown"),
+    "unschedulable": Fate(failure="unschedulable", message="0/1 nodes are available: 1 Insufficient cpu"),
+    "forbidden": Fate(failure="forbidden", message='violates PodSecurity "restricted:latest": seccompProfile'),
+}
 
 
 @dataclass
@@ -135,11 +142,16 @@ class Scene:
         """Returns where a release is deployed, with settings or attributes of the target that are changed."""
         known = {item.name for item in fields(Target)}
         settings = {key: value for key, value in changed.items() if key not in (*known, "run_id", "model_name")}
+        found_out = {key: value for key, value in changed.items() if key in known}
         defaults = {"volume_claim": "data", "deploy_timeout": 60, "gateway": self.cluster.gateway_url}
         return Target(
             settings=DeploySettings(**{**defaults, **settings}),
             run=Run(model_name=changed.get("model_name", NAME), run_id=changed.get("run_id", "run"), volume_path=""),
-            **{"labels": LABELS, **{key: value for key, value in changed.items() if key in known}},
+            **{
+                "labels": LABELS,
+                "transport": ServiceProxy(),
+                **found_out,
+            },
         )
 
     def desired(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:
@@ -156,7 +168,7 @@ class Scene:
 
     def fails(self, letter: str, kind: str, **changed: Any) -> Outcome:
         """Deploys a release that fails in a way of `FAILURES`."""
-        return self.deploy(letter, copy.deepcopy(FAILURES[kind]), **changed)
+        return self.deploy(letter, copy.deepcopy((FAILURES | POD_FAILURES)[kind]), **changed)
 
     def edit(self, change: Callable[[Json], object]) -> None:
         """Changes the live InferenceService as `kubectl edit` does."""

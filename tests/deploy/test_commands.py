@@ -33,7 +33,8 @@ def test_a_folder_is_deployed_and_asked(site: Site) -> None:
     assert (shown["outcome"], shown["url"], shown["agreement"]) == ("deployed", f"http://{HOST}", "1")
     assert shown["storage_uri"] == f"pvc://models/tiny/releases/{release.name}" and site.serving() == release.name
     notes = site.cluster.after("tiny")["metadata"]["annotations"]
-    assert (notes["nlp-pipeline/run-id"], notes["nlp-pipeline/accuracy"]) == ("by hand", "0.9000")
+    # What differs from run to run would make new pods.
+    assert notes["nlp-pipeline/accuracy"] == "0.9000" and "nlp-pipeline/again" not in notes
     sent = site.written()
     assert site.deploy(release, "--json").json["outcome"] == "unchanged" and site.written() == sent
 
@@ -78,17 +79,24 @@ def test_a_deployment_that_fails_is_rolled_back(site: Site) -> None:
     rows = site.rows(Path.cwd() / "rows.parquet", ["0", "4", "0"])
     result = site.deploy(site.release("c"), f"--rows {rows}")
     assert (result.code, result.out, site.serving()) == (5, "", good.name)
-    assert "gives the offline one's label on 0.0000 of 3 rows; min_agreement is" in result.error
+    assert "3 of 3 answers differ from those before it was deployed; by min_agreement" in result.error
 
 
 @pytest.mark.parametrize("site", ["Standard"], indirect=True)
-def test_a_cluster_without_knative(site: Site) -> None:
+@pytest.mark.parametrize("has_canary", [False, True])
+def test_a_cluster_without_knative(site: Site, has_canary: bool) -> None:
+    site.cluster.has_canary = has_canary
     first, second = site.release("a"), site.release("b")
     shown = site.deploy(first, "--json").json
     assert (shown["url"], shown["deployment_mode"]) == (f"http://{HOSTS['Standard']}", "Standard")
-    assert site.deploy(second).code == 0
+    # What the archive answered, where it was validated, lies by the release.
+    served = site.rows(site.volume / "tiny" / "runs" / "run-1" / "served.parquet")
+    result = site.deploy(second)
+    assert result.code == 0 and "agreement 1" in result.err and ("without traffic" in result.err) == has_canary
+    assert "can't be seen from here" in result.err and served.is_file()
     assert site.deploy(second, "--dry-run --json").json["difference"] == ""
     assert (site.rollback().code, site.serving()) == (0, first.name)
+    assert any("canary" in body["spec"] for _, dry, body in site.cluster.sent if not dry) == has_canary
     assert site.predict("superb").out == "4\t0.7500\tsuperb\n" and site.undeploy().code == 0
 
 

@@ -87,7 +87,7 @@ def test_the_object_of_a_release() -> None:
             "annotations": {
                 "serving.kserve.io/enable-tag-routing": "true",
                 "sidecar.istio.io/inject": "false",
-                "nlp-pipeline/run-id": "run",
+                "nlp-pipeline/again": "run",
                 "nlp-pipeline/accuracy": "0.9123",
                 "nlp-pipeline/labels": '["neg", "pos"]',
             },

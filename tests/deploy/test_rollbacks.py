@@ -10,8 +10,8 @@ from tests.deploy.scene import FAILURES, NAME, Scene, predict
 from tests.fakes.kubernetes.emulator import Fate
 
 REASONS = {
-    "wrong": r"the served model gives the offline one's label on 0\.0000 of 6 rows; min_agreement is 0\.97: "
-    r"try precision=fp32",
+    "wrong": r"6 of 6 answers differ from those before it was deployed; by min_agreement=0\.97 and "
+    r"chance 1 may",
     "ModelLoadFailed": r"the model can't be loaded: (ModelLoadFailed: no such file: model\.onnx|"
     r"pod tiny-predictor-\S+, kserve-container: CrashLoopBackOff: no such file: model\.onnx)",
     "InvalidSpec": r"the model can't be loaded: InvalidPredictorSpec: no such volume",

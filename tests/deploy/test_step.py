@@ -94,10 +94,22 @@ def test_a_release_becomes_an_endpoint(scene: Scene, volume: Path, capsys: pytes
     assert step(scene, volume)[0] == {**endpoint, "outcome": "unchanged"}
 
 
+def test_it_is_compared_with_what_the_archive_answered(knative: Scene, volume: Path) -> None:
+    """The same bytes answer the same; where the offline model says otherwise, validation has accepted that."""
+    served = volume / NAME / "runs" / "run" / "served.parquet"
+    served.parent.mkdir(parents=True)
+    rows = list(zip(ROWS["text"], ROWS["label"], strict=True))
+    write_parquet(served, rows, predicted=["4"] * 6)
+    with pytest.raises(PipelineError, match=r"^stopped: 3 of 6 answers differ"):
+        step(knative, volume)
+    write_parquet(served, rows, predicted=[*ROWS["predicted"][:5], "4"])
+    assert step(knative, volume)[1]["agreement"] == pytest.approx(5 / 6)  # a single row can't fail it
+
+
 def test_a_step_that_fails_says_so_in_one_line(knative: Scene, volume: Path) -> None:
     knative.deploy("b")
     knative.cluster.fates[digest_in(volume)] = Fate(backend=predict_wrongly)
-    with pytest.raises(RolledBackError, match=r"^rolled back: the served model gives the offline one's [^\n]*$"):
+    with pytest.raises(RolledBackError, match=r"^rolled back: 6 of 6 answers differ [^\n]*$"):
         step(knative, volume)
     assert (written(volume)["outcome"], written(volume)["release"]) == ("rolled back", "b" * 16)
     assert knative.is_settled("b")
@@ -136,7 +148,7 @@ def test_the_hugging_face_server(knative: Scene, volume: Path, ids: list[str], o
 
     knative.cluster.fates[digest_in(volume)] = Fate(backend=predict_ids)
     if outcome == "stopped":
-        with pytest.raises(PipelineError, match=r"^stopped: the served model gives"):
+        with pytest.raises(PipelineError, match=r"^stopped: 6 of 6 answers differ"):
             step(knative, volume, serving_runtime="huggingface")
     else:
         assert step(knative, volume, serving_runtime="huggingface")[1]["accuracy"] == 1

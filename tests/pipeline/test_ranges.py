@@ -144,16 +144,17 @@ def test_what_makes_no_sense_together(values: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("lengths", "mode", "excess"),
     [
-        ((48, 4), "", 0),
-        ((48, 5), "", 1),
-        ((20, 32), "Standard", 0),
-        ((20, 40), "Standard", 8),
-        ((1, 52), "", 1),
+        ((43, 4), "", 0),
+        ((43, 5), "", 1),
+        ((44, 3), "", 1),
+        ((20, 27), "Standard", 0),
+        ((20, 40), "Standard", 13),
+        ((1, 47), "", 1),
         ((46, 63), "Knative", 0),
         ((48, 1), "Knative", 2),
     ],
 )
-def test_a_name_whose_host_name_is_too_long(lengths: tuple[int, int], mode: str, excess: int) -> None:
+def test_a_name_that_leaves_no_room_for_kserves_own(lengths: tuple[int, int], mode: str, excess: int) -> None:
     name, namespace = "m" * lengths[0], "n" * lengths[1]
     values = {"model_name": name, "namespace": namespace, "deployment_mode": mode}
     check_ranges({**values, "deploy": False})
@@ -162,10 +163,8 @@ def test_a_name_whose_host_name_is_too_long(lengths: tuple[int, int], mode: str,
         return check_ranges(values)
     with pytest.raises(UsageError) as raised:
         check_ranges(values)
-    host = f"latest-{name}-predictor" if mode == "Knative" else f"{name}-predictor-{namespace}"
-    assert str(raised.value).startswith(
-        f"model_name={name} is too long by {excess}: its host name, {host}, may have 63 characters"
-    )
+    longest = f"latest-{name}-predictor" if mode == "Knative" else f"{name}-next-predictor"
+    assert str(raised.value).startswith(f"model_name={name} is too long by {excess}: ") and longest in str(raised.value)
 
 
 @pytest.mark.parametrize("platform", SETTINGS)

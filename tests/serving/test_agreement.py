@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, require_agreement, spread_rows
+from nlp_pipeline.serving.agreement import (
+    AgreementLimits,
+    compare_answers,
+    require_agreement,
+    require_sameness,
+    spread_rows,
+)
 from tests.conftest import write_parquet
 
 
@@ -49,3 +55,15 @@ def test_a_better_served_model_has_no_drop() -> None:
     compared = compare_answers(["a", "b", "b"], ["a", "b", "a"], ["a", "b", "b"])
     assert compared == {"rows": 3, "agreement": 2 / 3, "accuracy": 1.0, "offline_accuracy": 2 / 3}
     require_agreement(compared, AgreementLimits(min_agreement=0.5, max_accuracy_drop=0.0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "most"), [(1, 0.97, 1), (6, 0.97, 1), (30, 0.97, 3), (100, 0.97, 8), (2000, 0.97, 82), (30, 1, 1)]
+)
+def test_few_rows_of_a_deployed_model(rows: int, share: float, most: int) -> None:
+    limits = AgreementLimits(min_agreement=share)
+    for differing in range(most + 1):
+        require_sameness({"rows": rows, "agreement": 1 - differing / rows}, limits)
+    if most < rows:
+        with pytest.raises(PipelineError, match=rf"^{most + 1} of {rows} answers differ"):
+            require_sameness({"rows": rows, "agreement": 1 - (most + 1) / rows}, limits)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from nlp_pipeline.errors import PipelineError, TimedOutError
-from nlp_pipeline.serving.agreement import AgreementLimits
+from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
 from nlp_pipeline.steps import validate_archive as step
 from nlp_pipeline.steps.validate_archive import ask_torchserve, validate_archive
 from nlp_pipeline.volume import VARIABLE, Run
@@ -92,6 +92,8 @@ def test_in_a_pod_a_sound_release_becomes_the_latest(
     assert 0 < facts["p50_ms"] <= facts["p99_ms"] < 10_000
     assert facts["requests_per_second"] > 1 and 0 < facts["seconds_to_ready"] < 60
     assert json.loads((volume / "tiny" / "latest.json").read_text()) == {"digest": release.name, "run_id": "run"}
+    # What it answered is kept, for asking the endpoint.
+    assert spread_rows(volume / "tiny" / "runs" / "run" / "served.parquet", 0).keys() == {"text", "label", "predicted"}
     assert json.loads((volume / "tiny" / "runs" / "run" / "validation.json").read_text()) == facts
     # The log is what the step prints, with no line for each request.
     assert log.startswith("rows 20, agreement 1, ") and log.count("\n") == 1

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -14,27 +15,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlp_pipeline.deploy.cluster import check_access, delete_service, one_line, read_service
+from nlp_pipeline.deploy.cluster import POD_NAMESPACE, check_access, delete_service, one_line, read_service
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, address_of
 from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
-from nlp_pipeline.deploy.rollout import send
+from nlp_pipeline.deploy.service_proxy import ServiceProxy
 from nlp_pipeline.deploy.settings import DeploySettings, Target
-from nlp_pipeline.deploy.transaction import Outcome, check_mode
+from nlp_pipeline.deploy.transaction import Outcome, check
 from nlp_pipeline.deploy.transaction import deploy as deploy_service
 from nlp_pipeline.deploy.upload import StoredRelease
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, verify
-from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
+from nlp_pipeline.serving.agreement import SERVED, AgreementLimits, spread_rows
 from nlp_pipeline.settings import SIGN_IN
 from nlp_pipeline.settings import settings as environment
 from nlp_pipeline.storage import s3_client
-from nlp_pipeline.volume import Run
+from nlp_pipeline.volume import Run, digest_of
 
 URI = re.compile(r"(?P<kind>pvc|s3)://(?P<place>.+)/(?P<model_name>[^/]+)/releases/(?P<digest>[0-9a-f]{16})/?")
 GATEWAY = "set gateway=http://... to the address of the ingress gateway, which goes by the host name"
-# What an object says of who deployed it; by the second a rollback that was interrupted is known again.
-BY_HAND, ROLLED_BACK = "by hand", "by hand, rolled back"
+# Noted on what was rolled back to, so that a rollback that was interrupted is known again.
+ROLLED_BACK = "rolled-back"
 
 
 def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_rows: int, dry_run: bool) -> Json:
@@ -47,7 +48,13 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
     with redirect_stdout(sys.stderr):
         record, values, folder = _find_release(release, values)
         target = _target(values)
-        asked = _find_rows(rows, folder, record, endpoint_rows)
+        asked = _find_rows(rows, folder, record, endpoint_rows, target.settings.serving_runtime)
+        if not target.settings.model_store:
+            print(
+                f"note: whether {target.uri_of(record)} is there can't be seen from here; where it is not, Kubernetes "
+                "mounts an empty folder, and the model can't be loaded",
+                file=sys.stderr,
+            )
         if dry_run:
             return _difference(*prepare(record, folder, target))
         if not target.settings.gateway:
@@ -154,13 +161,18 @@ def _combine(values: dict[str, Any], named: dict[str, str], release: str) -> dic
     return {**values, **named}
 
 
-def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: int) -> Rows:
-    """Returns what the endpoint is asked for: so many rows of a predictions.parquet, which may lie by the release."""
+def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: int, serving_runtime: str) -> Rows:
+    """Returns what the endpoint is asked for: so many rows of a predictions.parquet.
+
+    By a release may lie what its archive answered where it was validated, or what the offline model said.
+    """
     import pyarrow
 
     if rows is None and folder is not None:
-        beside = folder.resolve().parents[1] / "runs" / release.run_id / "datasets" / "predictions.parquet"
-        rows = beside if beside.is_file() else None
+        run = folder.resolve().parents[1] / "runs" / release.run_id
+        served = [SERVED] if serving_runtime == "torchserve" else []
+        beside = [run / name for name in (*served, "datasets/predictions.parquet")]
+        rows = next((path for path in beside if path.is_file()), None)
     if rows is None:
         print("no labelled rows to ask for: it is only seen whether it answers (--rows FILE)", file=sys.stderr)
         return ANY_TEXT
@@ -181,8 +193,9 @@ def _target(values: dict[str, Any]) -> Target:
     return Target(
         settings=settings_of(DeploySettings),
         limits=settings_of(AgreementLimits),
-        run=Run(model_name=values["model_name"], run_id=BY_HAND, volume_path=""),
+        run=Run(model_name=values["model_name"], run_id=f"by hand {digest_of(time.time())}", volume_path=""),
         headers=environment().sign_in_headers(),
+        transport=None if POD_NAMESPACE.exists() else ServiceProxy(),
     )
 
 
@@ -208,12 +221,12 @@ def _check_reachable(live: InferenceService | None) -> None:
 
 
 def _choose_former(live: InferenceService) -> Former:
-    if live.note("run-id") == ROLLED_BACK and SHARE in live.predictor:
+    if live.note(ROLLED_BACK) and SHARE in live.predictor:
         return live.to_former()  # it was interrupted, and is taken up
     for former in live.formers:
         restored = former.restore(live.name, live.namespace)
         if not restored.is_stopped and not live.serves(restored):
-            return replace(former, annotations={**former.annotations, f"{NOTES}run-id": ROLLED_BACK})
+            return replace(former, annotations={**former.annotations, f"{NOTES}{ROLLED_BACK}": "by hand"})
     raise UsageError(f"{live} has no former release noted on it: --deploy --release the one you want")
 
 
@@ -233,8 +246,7 @@ def _difference(desired: InferenceService, target: Target) -> Json:
         # The share of the traffic with which a deployment begins is gone when it ends.
         result.predictor.pop(SHARE, None)
     else:
-        result = send(desired, dry_run="All")
-    check_mode(result, target.settings)
+        result = check(desired, target.settings)
     before, after = [yaml.safe_dump(_body_of(item)).splitlines() if item else [] for item in (live, result)]
     lines = difflib.unified_diff(before, after, "live", "to be", lineterm="", n=2)
     return {"object": _body_of(desired), "difference": "\n".join(lines)}

@@ -13,7 +13,7 @@ from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, verify
-from nlp_pipeline.serving.agreement import AgreementLimits, spread_rows
+from nlp_pipeline.serving.agreement import SERVED, AgreementLimits, spread_rows
 from nlp_pipeline.volume import Run, digest_of
 
 
@@ -22,11 +22,14 @@ def deploy_published(
 ) -> Outcome:
     """Deploys a release that a run has published on the volume.
 
-    The endpoint is asked for `endpoint_rows` of the offline model's predictions, spread evenly; 0 for all.
+    The endpoint is asked for `endpoint_rows` rows, spread evenly, or for all for 0: of those that the archive has
+    answered where it was validated, or of the offline model's predictions where another server takes the model.
     """
     # What KServe will read, not the copy of it that came as an artifact.
     folder = Path(run.volume_path, run.model_name, "releases", digest)
     target = Target(settings=settings, limits=limits, run=run)
+    if settings.serving_runtime == "torchserve" and run.folder and (served := run.folder / SERVED).is_file():
+        predictions = str(served)
     return deploy_release(verify(folder), folder, target, spread_rows(predictions, endpoint_rows))
 
 
@@ -93,7 +96,7 @@ def service_for(release: Release, folder: Path | None, target: Target) -> Infere
     labels = {"app.kubernetes.io/managed-by": "nlp-pipeline", f"{NOTES}release": release.digest} | sidecar
     service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec_for(release, folder, target))
     service.annotations[f"{NOTES}applied"] = digest_of(service.body)
-    service.annotations[f"{NOTES}run-id"] = target.run.run_id
+    service.annotations[f"{NOTES}again"] = target.run.run_id
     service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', float('nan')):.4f}"
     noted = json.dumps(release.labels)
     # All annotations together may have 256 KiB, and the former objects' are among them.

@@ -4,10 +4,10 @@ import time
 from urllib.parse import urlsplit
 
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE, ROUTE_SECONDS
-from nlp_pipeline.deploy.inference_service import InferenceService
+from nlp_pipeline.deploy.inference_service import NEXT, InferenceService
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.serving.agreement import compare_answers, require_agreement
+from nlp_pipeline.serving.agreement import compare_answers, require_sameness
 from nlp_pipeline.serving.client import ask
 
 # Columns of rows to ask for: `text`, and `label` and `predicted` where they are known.
@@ -19,9 +19,13 @@ ANY_TEXT: Rows = {"text": ["a text"]}
 def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[str, dict[str, str]]:
     """Returns the address of a live InferenceService's `:predict`, and the headers that it needs.
 
-    With `newest` the newest revision is meant, whatever its share of the traffic. Without a gateway, which routes by
+    With `newest` the newest revision is meant, whatever its share of the traffic; on Standard what runs beside the
+    others, which has a Service of its own, and no route of the gateway's. Without a gateway, which routes by
     Host header, the service itself is asked: by its name in the cluster from a pod, by its outer name from elsewhere.
     """
+    path = f"/v1/models/{service.name}:predict"
+    if newest and service.canary:
+        return f"http://{service.name}-{NEXT}-predictor.{service.namespace}{path}", {}
     component, is_inside = service.component, not gateway and POD_NAMESPACE.exists()
     tagged = [item["url"] for item in component.get("traffic", []) if item.get("tag") == "latest" and item.get("url")]
     if newest and tagged and not service.is_standard:
@@ -33,7 +37,7 @@ def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[s
     headers = {}
     if gateway:
         url, headers = gateway, {"Host": urlsplit(url).netloc}
-    return f"{url.rstrip('/')}/v1/models/{service.name}:predict", headers
+    return url.rstrip("/") + path, headers
 
 
 def ask_texts(
@@ -62,7 +66,8 @@ def ask_texts(
         took.append(1000 * (time.perf_counter() - began))
         return label
 
-    with httpx.Client(timeout=60, headers={**headers, **target.headers}) as client:
+    transport = target.transport if newest and service.canary else None
+    with httpx.Client(timeout=60, headers={**headers, **target.headers}, transport=transport) as client:
         try:
             labels = [ask_text(text) for text in texts]
         except ConnectionError as error:
@@ -72,7 +77,7 @@ def ask_texts(
 
 
 def check_answers(service: InferenceService, newest: bool, target: Target, rows: Rows) -> dict[str, float]:
-    """Asks a live InferenceService, or its newest revision, and holds its answers against the offline model's.
+    """Asks a live InferenceService, or its newest revision, and holds its answers against those known of the rows.
 
     Where the rows are not labelled, any of the model's labels is right; where there are none, nothing is asked. Returns
     `p50_ms` and, where rows are labelled, `rows`, `agreement`, `accuracy`, `offline_accuracy`.
@@ -84,7 +89,7 @@ def check_answers(service: InferenceService, newest: bool, target: Target, rows:
     if "predicted" in rows:
         figures = compare_answers(labels, rows["predicted"], rows["label"]) | figures
         print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
-        require_agreement(figures, target.limits)
+        require_sameness(figures, target.limits)
     elif target.labels and (unknown := sorted(set(labels) - set(target.labels))):
         raise PipelineError(f"it answers {unknown[0]!r}, which is none of {target.labels}")
     return figures

@@ -1,12 +1,13 @@
 """The InferenceService: what is read off one, and what is noted on it for undoing and resuming a deployment.
 
-What we note on the object (a label and annotations; KServe copies both to the serving pods):
+What we note on the object (a label and annotations; KServe copies both to the serving pods, so that a change of one
+makes new pods: nothing is noted that differs where the request is the same):
 
     nlp-pipeline/release    label: the release's digest
-    nlp-pipeline/run-id     the pipeline run that deployed it
     nlp-pipeline/accuracy   as it was evaluated
     nlp-pipeline/labels     the labels in the order of their ids, as JSON; left out where they are very many
     nlp-pipeline/applied    digest of what was asked for, by which the same deployment is known again
+    nlp-pipeline/again      the run that asked for it again, where someone had edited it since: tells its pods apart
     nlp-pipeline/replaces   the Knative revision that was the newest before
     nlp-pipeline/former     the objects before this one, newest first, as JSON; first itself while it is put back
     canaryTrafficPercent    in the spec while the deployment has not ended. KServe obeys it on Knative and ignores it on
@@ -27,7 +28,10 @@ MODE = f"{GROUP}/deploymentMode"
 # By its tag, the newest revision can be asked before it gets traffic.
 TAGGED = {f"{GROUP}/enable-tag-routing": "true"}
 SIDECAR = "sidecar.istio.io/inject"
+AUTOSCALER = f"{GROUP}/autoscalerClass"
 SHARE = "canaryTrafficPercent"
+# What the new release is called while it runs beside the old one.
+NEXT = "next"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # About what is live now, and so not kept in a former object.
 PASSING = (f"{NOTES}former", f"{NOTES}replaces", LAST_APPLIED)
@@ -68,6 +72,7 @@ class InferenceService:
         is_standard: Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative.
         is_ready: Whether KServe calls it ready, which on an update it also does while only the former pods are.
         is_stopped: Whether it is there without pods.
+        canary: The predictor of the release that runs beside it to be asked; empty where there is none.
     """
 
     def __init__(self, body: Json) -> None:
@@ -84,9 +89,16 @@ class InferenceService:
         conditions = self.status.get("conditions") or []
         self.is_ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
         self.is_stopped = self.annotations.get(STOP, "").lower() == "true"
+        canaries = [item["predictor"] for item in body["spec"].get("canary", [])]
+        self.canary: Json = next((item for item in canaries if item["name"] == NEXT), {})
 
     def __str__(self) -> str:
         return f"InferenceService {self.namespace}/{self.name}"
+
+    @property
+    def marks(self) -> list[str]:
+        """The notes by which its pods are known: KServe copies them there."""
+        return [self.note("applied"), self.note("again")]
 
     def note(self, name: str) -> str:
         """Returns one of our annotations; empty where there is none."""
@@ -111,7 +123,7 @@ class InferenceService:
 
     def to_former(self) -> Former:
         """Returns what is kept of it to put it back."""
-        spec = deepcopy(self.body["spec"])
+        spec = beside(self)["spec"]
         if self.is_unfinished:  # else the share is someone's own
             del spec["predictor"][SHARE]
         annotations = {key: value for key, value in self.annotations.items() if key not in PASSING}
@@ -154,6 +166,17 @@ def covers(live: Any, desired: Any) -> bool:
         return False
 
 
+def beside(live: InferenceService, predictor: Json | None = None) -> Json:
+    """Returns a live object's body with another canary of ours, or without one; those of others stay."""
+    body = deepcopy(live.body)
+    canaries = [item for item in body["spec"].pop("canary", []) if item["predictor"]["name"] != NEXT]
+    if predictor:
+        canaries.append({"trafficPercent": 0, "predictor": predictor})
+    if canaries:
+        body["spec"]["canary"] = canaries
+    return body
+
+
 def successor(live: InferenceService | None, desired: InferenceService, formers: list[Former] | None = None) -> Json:
     """Returns what to send so that a desired object takes the place of the live one, and can go back to the formers.
 
@@ -170,8 +193,11 @@ def successor(live: InferenceService | None, desired: InferenceService, formers:
             foreign = {key: theirs[key] for key in theirs if not key.startswith(NOTES) and key not in RENEWED}
             metadata[kind] = foreign | metadata[kind]
         # What was stopped begins to count its revisions anew.
-        metadata["annotations"][f"{NOTES}replaces"] = is_serving * live.component.get("latestCreatedRevision", "")
+        if is_serving and (newest := live.component.get("latestCreatedRevision")):
+            metadata["annotations"][f"{NOTES}replaces"] = newest
         body["metadata"] = live.body["metadata"] | metadata
+    if live is None or live.note("applied") != desired.note("applied"):
+        metadata["annotations"].pop(f"{NOTES}again", None)
     if formers:
         noted = json.dumps([asdict(former) for former in formers], separators=(",", ":"))
         metadata["annotations"][f"{NOTES}former"] = noted

@@ -4,21 +4,33 @@ from collections.abc import Callable
 from typing import Any
 
 from nlp_pipeline.deploy.cluster import ROUTE_SECONDS, api, call, one_line, poll, read_service, write_service
-from nlp_pipeline.deploy.inference_service import GROUP, NOTES, SHARE, STOP, Former, InferenceService, Json, successor
+from nlp_pipeline.deploy.inference_service import (
+    GROUP,
+    NEXT,
+    NOTES,
+    SHARE,
+    STOP,
+    Former,
+    InferenceService,
+    Json,
+    successor,
+)
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
-# For how many more looks a failure that KServe reports may be another's: right after a change, the status may still be
-# that of the former model; on Standard also while the former pods are on their way out.
+# For how many more looks, of 2 s each, a failure that KServe reported at the first one may be the former object's.
 PATIENCE = 8
-# For how many more looks a reason why a pod can't run is borne: a registry may be slow to answer; what is wrong in a
-# specification stays wrong.
+# For how many more looks a reason why a pod can't run is borne: an image is pulled a second time; for a node that an
+# autoscaler adds there are five minutes; what is wrong in a specification stays wrong.
 PODS_PATIENCE = {
     "CrashLoopBackOff": 0,
     "InvalidImageName": 0,
     "CreateContainerConfigError": 8,
-    "ImagePullBackOff": 30,
-    "ErrImagePull": 30,
+    "ImagePullBackOff": 8,
+    "ErrImagePull": 8,
+    "Unschedulable": 150,
 }
+# Why KServe or Kubernetes makes no pods, by the condition PredictorReady and by events.
+NO_PODS = ("ReconcileFailed", "FailedCreate", "InternalError")
 
 
 def send(desired: InferenceService, formers: list[Former] | None = None, **options: str) -> InferenceService:
@@ -37,8 +49,13 @@ def read_own(desired: InferenceService) -> InferenceService:
     if live is None:
         raise PipelineError(f"{desired} has been deleted meanwhile")
     if not live.matches(desired):
-        raise PipelineError(f"another deployment has taken the place of this one in {desired}")
+        raise another(desired)
     return live
+
+
+def another(desired: InferenceService) -> PipelineError:
+    """Returns the error where someone else deploys meanwhile."""
+    return PipelineError(f"another deployment has taken the place of this one in {desired}")
 
 
 def _edit_own(desired: InferenceService, edit: Callable[[InferenceService], None]) -> None:
@@ -69,9 +86,16 @@ def stop(service: InferenceService) -> None:
 
 
 def load_failure(service: InferenceService) -> str:
-    """Returns the server's reason and message of a model that can't be loaded; empty where KServe reports none."""
+    """Returns KServe's reason and message why a model can't be loaded, or has no pods; empty where it reports none.
+
+    On Standard it looks at the first pod of the name, which may be a former one's on its way out: there our own pods
+    tell whether it could be loaded.
+    """
+    for item in service.status.get("conditions") or []:
+        if item["type"] == "PredictorReady" and item.get("reason") in NO_PODS:
+            return one_line(f"{item['reason']}: {item.get('message', 'no message')}")
     model = service.status.get("modelStatus", {})
-    if model.get("transitionStatus") not in ("BlockedByFailedLoad", "InvalidSpec"):
+    if model.get("transitionStatus") not in ("InvalidSpec", "" if service.is_standard else "BlockedByFailedLoad"):
         return ""
     info = model.get("lastFailureInfo", {})
     return one_line(f"{info.get('reason', model['transitionStatus'])}: {info.get('message', 'no message')}")
@@ -84,14 +108,26 @@ def list_pods(service: InferenceService) -> list[Any]:
     return [pod for pod in pods if not pod.metadata.deletion_timestamp]
 
 
-def _is_own(pod: Any, service: InferenceService) -> bool:
-    """Says whether a pod was made for an object as this run sent it: KServe copies its annotations to the pods.
+def list_events(service: InferenceService) -> list[Any]:
+    """Returns the events of all that has an InferenceService's name, the newest last."""
+    events = call("listing events", api("CoreV1Api").list_namespaced_event, service.namespace).items
+    events = [item for item in events if (item.involved_object.name or "").startswith(service.name)]
+    return sorted(events, key=lambda item: str(item.last_timestamp or item.event_time))
 
-    The same request of another run may have been edited since. A former object is put back with its own run's id, so
-    that pods of it that still run are its own.
-    """
+
+def creation_failure(service: InferenceService) -> str:
+    """Returns why no pods are made beside the live ones; empty where no event tells. KServe's status has nothing."""
+    for event in reversed(list_events(service)):
+        name = event.involved_object.name
+        if event.reason in NO_PODS and (name == service.name or f"-{NEXT}-predictor" in name):
+            return one_line(f"{event.reason}: {event.message}")
+    return ""
+
+
+def _is_own(pod: Any, marks: list[str]) -> bool:
+    """Says whether a pod was made for an object as it was sent: KServe copies its annotations to the pods."""
     notes = pod.metadata.annotations or {}
-    return all(notes.get(f"{NOTES}{name}", "") == service.note(name) for name in ("applied", "run-id"))
+    return [notes.get(f"{NOTES}{name}", "") for name in ("applied", "again")] == marks
 
 
 def _containers(pod: Any) -> list[Any]:
@@ -99,16 +135,17 @@ def _containers(pod: Any) -> list[Any]:
     return [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]
 
 
-def pod_failure(service: InferenceService) -> tuple[str, int]:
-    """Returns why a pod of this very object can't run, and for how many more looks it is to be borne.
-
-    KServe reports it only where the pod is the first of its name: not, on Standard, while former pods serve.
-    """
-    for pod in list_pods(service):
-        for container in _containers(pod) if _is_own(pod, service) else []:
+def pod_failure(pods: list[Any]) -> tuple[str, int]:
+    """Returns why one of these pods can't run, and for how many more looks it is to be borne."""
+    for pod in pods:
+        for item in pod.status.conditions or []:
+            if item.reason in PODS_PATIENCE:
+                return f"pod {pod.metadata.name}: {item.reason}: {one_line(item.message)}", PODS_PATIENCE[item.reason]
+        for container in _containers(pod):
             waiting, last = container.state.waiting, container.last_state and container.last_state.terminated
             reason = waiting.reason if waiting else ""
-            if reason in PODS_PATIENCE and (reason != "CrashLoopBackOff" or container.restart_count >= 3):
+            # A crash may have been an accident; it has crashed again.
+            if reason in PODS_PATIENCE and (reason != "CrashLoopBackOff" or container.restart_count >= 1):
                 message = (last and last.message) or waiting.message or ""
                 line = f"pod {pod.metadata.name}, {container.name}: {reason}: {one_line(message)}"
                 return line, PODS_PATIENCE[reason]
@@ -125,15 +162,13 @@ def describe(service: InferenceService) -> str:
         states = [(item.name, item.state.waiting or item.state.terminated) for item in _containers(pod)]
         reasons = [f"{name}: {state.reason or ''} {state.message or ''}" for name, state in states if state]
         lines.append(f"pod {pod.metadata.name}: {pod.status.phase} {'; '.join(reasons)}")
-    events = call("listing events", api("CoreV1Api").list_namespaced_event, service.namespace).items
-    events = [item for item in events if (item.involved_object.name or "").startswith(service.name)]
-    events.sort(key=lambda item: str(item.last_timestamp or item.event_time))
-    lines += [f"event {item.involved_object.name}: {item.reason} {item.message or ''}" for item in events[-5:]]
+    events = list_events(service)[-5:]
+    lines += [f"event {item.involved_object.name}: {item.reason} {item.message or ''}" for item in events]
     return "\n".join(f"  {one_line(line)}" for line in lines)
 
 
-def _progress(service: InferenceService) -> tuple[bool, bool]:
-    """Says how far KServe is with the newest object: whether its status is about it, and whether it is ready.
+def _is_ready(service: InferenceService, pods: list[Any]) -> bool:
+    """Says whether the newest object is ready, with its pods on Standard.
 
     Neither observedGeneration nor the condition Ready can say. The first is copied from the child (the Knative Service
     or the Deployment, which counts by itself: inference_service_status.go, PropagateStatus and PropagateRawStatus); the
@@ -141,37 +176,61 @@ def _progress(service: InferenceService) -> tuple[bool, bool]:
     before, ready, and have its tag; on Standard the ready pods must be this object's, all of them.
     """
     if service.is_standard:
-        ready = [
-            pod
-            for pod in list_pods(service)
-            if any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
-        ]
-        # KServe's failure may be that of another pod.
-        return False, service.is_ready and bool(ready) and all(_is_own(pod, service) for pod in ready)
+        return service.is_ready and _are_ready(pods, service.marks)
     component = service.component
     newest = component.get("latestCreatedRevision", "")
     # What was stopped and started by hand since has counted its revisions anew.
     is_new = newest not in ("", service.note("replaces") if SHARE in service.predictor else "")
     tagged = [item.get("revisionName") for item in component.get("traffic", []) if item.get("tag") == "latest"]
-    return is_new, is_new and service.is_ready and component.get("latestReadyRevision") == newest and newest in tagged
+    return is_new and service.is_ready and component.get("latestReadyRevision") == newest and newest in tagged
 
 
-def wait_until_ready(desired: InferenceService, seconds: int) -> InferenceService:
+def _are_ready(pods: list[Any], marks: list[str]) -> bool:
+    """Says whether pods are ready, and those that are have these marks."""
+    ready = [
+        pod
+        for pod in pods
+        if any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
+    ]
+    return bool(ready) and all(_is_own(pod, marks) for pod in ready)
+
+
+def read_beside(desired: InferenceService) -> InferenceService:
+    """Returns the live InferenceService, beside which a desired one must still run."""
+    live = read_service(desired.name, desired.namespace)
+    if live is None:
+        raise PipelineError(f"{desired} has been deleted meanwhile")
+    if live.canary.get("annotations", {}).get(f"{NOTES}applied") != desired.note("applied"):
+        raise another(desired)
+    return live
+
+
+def wait_until_ready(desired: InferenceService, seconds: int, is_beside: bool = False) -> InferenceService:
     """Waits until the pods of an object that was sent are ready, for so many seconds, and returns the live object.
 
-    Where its model can't be loaded, or the time is over, conditions, pods and events are printed.
+    It may run beside the live one. Where its model can't be loaded, or the time is over, conditions, pods and events
+    are printed.
     """
-    failures, service = 0, desired
+    failures, service, former_failure = 0, desired, None
 
     def look() -> InferenceService | None:
-        nonlocal failures, service
-        service = read_own(desired)
-        is_current, is_ready = _progress(service)
-        if is_ready:
+        nonlocal failures, service, former_failure
+        service = read_beside(desired) if is_beside else read_own(desired)
+        marks = [desired.note("applied"), ""] if is_beside else service.marks
+        app = f"isvc.{service.name}-{NEXT}-predictor"
+        pods = [pod for pod in list_pods(service) if ((pod.metadata.labels or {}).get("app") == app) == is_beside]
+        if _are_ready(pods, marks) if is_beside else _is_ready(service, pods):
             return service
-        failure, patience = load_failure(service), 0 if is_current else PATIENCE
+        own = [pod for pod in pods if _is_own(pod, marks)]
+        failure, patience = load_failure(service), 0
+        if is_beside:
+            failure = "" if own else creation_failure(service)
+        if former_failure is None:
+            former_failure = failure
         if not failure:
-            failure, patience = pod_failure(service)
+            failure, patience = pod_failure(own)
+        elif failure == former_failure or failure.startswith("InternalError"):  # a conflict passes, say
+            patience = PATIENCE
         failures = failures + 1 if failure else 0
         if failures > patience:
             print(describe(service), flush=True)

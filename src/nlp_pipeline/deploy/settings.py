@@ -1,6 +1,7 @@
 """What deploying can be told: by the pipeline's parameters, and by `--set` for `--deploy` and the like."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, matches, one_of, parameter
@@ -26,12 +27,16 @@ RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
 
 
 def check_host_name(name: str, namespace: str, is_knative: bool) -> None:
-    """Raises UsageError where DNS has no room for the host name of a model; KServe would never get it ready."""
-    # On Knative the longest is that of the tag, by which the newest revision is asked.
-    host = f"latest-{name}-predictor" if is_knative else f"{name}-predictor-{namespace}"
-    if len(host) > 63:
+    """Raises UsageError where a name that KServe makes of a model's has no room; it would never get it ready.
+
+    These are host names, and on Standard a label; the longest are those by which a new release is asked.
+    """
+    tagged, canary = f"latest-{name}-predictor", f"{name}-next-predictor"
+    longest = tagged if is_knative else max(f"isvc.{canary}", f"{canary}-{namespace}", key=len)
+    if len(longest) > 63:
         raise UsageError(
-            f"model_name={name} is too long by {len(host) - 63}: its host name, {host}, may have 63 characters"
+            f"model_name={name} is too long by {len(longest) - 63}: {longest}, which KServe makes of it, may have 63 "
+            "characters"
         )
 
 
@@ -131,6 +136,7 @@ class Target:
         runtime: The name of the ServingRuntime; empty before it is found out.
         labels: The model's labels in the order of their ids, for a server that answers with ids.
         headers: What signs requests to the endpoint in.
+        transport: How httpx reaches a Service of the cluster from outside of it; None in a pod.
     """
 
     settings: DeploySettings
@@ -140,6 +146,7 @@ class Target:
     runtime: str = ""
     labels: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    transport: Any = None
 
     @property
     def name(self) -> str:

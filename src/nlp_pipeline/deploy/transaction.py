@@ -4,9 +4,10 @@ import itertools
 import time
 from dataclasses import dataclass, field, replace
 
-from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service
+from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service, write_service
+from nlp_pipeline.deploy.dark_launch import can_launch, launch, withdraw
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, ask_texts, check_answers
-from nlp_pipeline.deploy.inference_service import SHARE, Former, InferenceService, make
+from nlp_pipeline.deploy.inference_service import AUTOSCALER, SHARE, Former, InferenceService, beside, make
 from nlp_pipeline.deploy.rollout import give_share, load_failure, read_own, send, set_share, stop, wait_until_ready
 from nlp_pipeline.deploy.settings import DeploySettings, Target, check_host_name
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError, UsageError
@@ -61,8 +62,12 @@ class Outcome:
 def check_mode(service: InferenceService, settings: DeploySettings) -> None:
     """Makes sure that the deployment mode, which the server has written down, can do what is asked for."""
     check_host_name(service.name, service.namespace, not service.is_standard)
+    if settings.canary_percent and service.is_standard:
+        raise UsageError(
+            f"canary_percent={settings.canary_percent} needs deployment_mode=Knative, and {service} is in Standard, "
+            "where KServe 0.20 splits nothing"
+        )
     asked = {
-        "canary_percent": settings.canary_percent > 0,
         "min_replicas": settings.min_replicas == 0,
         "scale_metric": settings.scale_metric in ("concurrency", "rps"),
     }
@@ -71,6 +76,20 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
             raise UsageError(
                 f"{name}={getattr(settings, name)} needs deployment_mode=Knative, and {service} is in Standard"
             )
+
+
+def check(desired: InferenceService, settings: DeploySettings) -> InferenceService:
+    """Lets the server check an object, adds what only Standard takes, and returns what the server makes of it."""
+    checked = send(desired, dry_run="All")
+    check_mode(checked, settings)
+    if not checked.is_standard:
+        return checked
+    # Requests still come while a pod is taken out of its Service; Knative waits by itself, and refuses the field.
+    if model := desired.predictor.get("model"):
+        model.setdefault("lifecycle", {"preStop": {"exec": {"command": ["sleep", "5"]}}})
+    if desired.predictor.get("minReplicas") == desired.predictor.get("maxReplicas"):
+        desired.predictor.setdefault("annotations", {}).setdefault(AUTOSCALER, "none")
+    return send(desired, dry_run="All")
 
 
 def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
@@ -84,9 +103,13 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
         begun = live.is_unfinished
         task = "its deployment goes on" if begun else "nothing is changed"
         print(f"{desired} is release {desired.release} already; {task}", flush=True)
+        if live.canary:  # another one's deployment was killed
+            write_service(desired, lambda there: beside(there or live))
     else:
         begun = True
-        check_mode(send(desired, dry_run="All"), target.settings)
+        check(desired, target.settings)
+        if can_launch(live, desired) and (failed := _launch(desired, target, rows)):
+            return failed
         desired = send(desired)
         print(f"{desired} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
     try:
@@ -96,6 +119,22 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
         what, done = _undo(desired, target) if begun else ("failed", "nothing is changed")
         outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
     return replace(outcome, service=read_service(desired.name, desired.namespace))
+
+
+def _launch(desired: InferenceService, target: Target, rows: Rows) -> Outcome | None:
+    """Asks a release that runs beside the live one; where it fails it is removed, and the outcome returned."""
+    try:
+        launch(desired, target, rows)
+    except Exception as error:  # noqa: BLE001  whatever it is, it must not stay
+        print(f"failed: {_line_of(error)}", flush=True)
+        outcome, done = "rolled back", "it has been removed; what served before was not touched"
+        try:
+            withdraw(desired)
+        except Exception as other:  # noqa: BLE001  what failed first must be said too
+            outcome, done = "failed", f"it was not removed: {_line_of(other)}"
+        live = read_service(desired.name, desired.namespace)
+        return Outcome(outcome, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError), live)
+    return None
 
 
 def _bring_up(

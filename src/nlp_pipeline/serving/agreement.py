@@ -1,11 +1,15 @@
 """Whether a served model says what the offline model said: asked where it is archived, and where it is deployed."""
 
+import math
 import operator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.parameters import SHARE, Settings, parameter
+
+# What an archive answered where it was validated, in its run's folder on the volume: rows as the predictions have them.
+SERVED = "served.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +53,20 @@ def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> No
         raise PipelineError(
             f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline one's; "
             f"max_accuracy_drop is {limits.max_accuracy_drop}: try precision=fp32"
+        )
+
+
+def require_sameness(compared: dict[str, float], limits: AgreementLimits) -> None:
+    """Raises a PipelineError where a deployed model answers otherwise than it did before, and not by chance.
+
+    It is asked for few rows: as many may differ as `min_agreement` allows and three standard deviations more, and one
+    in any case.
+    """
+    rows, share = compared["rows"], 1 - limits.min_agreement
+    allowed = max(1, math.floor(rows * share + 3 * math.sqrt(rows * share * (1 - share))))
+    differing = round(rows * (1 - compared["agreement"]))
+    if differing > allowed:
+        raise PipelineError(
+            f"{differing} of {rows} answers differ from those before it was deployed; by min_agreement="
+            f"{limits.min_agreement} and chance {allowed} may"
         )

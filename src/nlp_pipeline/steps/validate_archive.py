@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, require_agreement, spread_rows
+from nlp_pipeline.serving.agreement import SERVED, AgreementLimits, compare_answers, require_agreement, spread_rows
 from nlp_pipeline.serving.client import replay
 from nlp_pipeline.serving.torchserve import serving
 from nlp_pipeline.volume import Run, put
@@ -40,8 +40,11 @@ def validate_archive(
     """Serves a release with TorchServe; a PipelineError where it does not answer as the offline model did.
 
     It is asked for `validation_rows` of the predictions, spread evenly; 0 for all. A release that passes becomes the
-    model's latest, which is what `--serve` takes. The JSON file `validation` gets what is returned.
+    model's latest, which is what `--serve` takes, and its answers are kept for asking the endpoint. The JSON file
+    `validation` gets what is returned.
     """
+    import pyarrow.parquet
+
     run.prepare_folder()
     rows = spread_rows(predictions, validation_rows)
     labels, measured = ask_torchserve(release, run.model_name, rows["text"])
@@ -52,6 +55,9 @@ def validate_archive(
     print(", ".join(f"{name} {value:.4g}" for name, value in facts.items()), flush=True)
     require_agreement(compared, limits)
     if run.model_folder:
+        served = validation.with_name(SERVED)
+        pyarrow.parquet.write_table(pyarrow.table(rows | {"predicted": labels}), served)
+        run.keep(served, SERVED)
         latest = validation.with_name("latest.json")
         latest.write_text(json.dumps({"digest": digest, "run_id": run.run_id}), encoding="utf-8")
         put(latest, run.model_folder / latest.name)

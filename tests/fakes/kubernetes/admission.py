@@ -35,13 +35,14 @@ class Refusal(Exception):  # noqa: N818
         self.code, self.reason, self.message = code, reason, message
 
 
-def admit(sent: Json, old: Json | None, mode: str) -> Json:
+def admit(sent: Json, old: Json | None, mode: str, has_canary: bool = True) -> Json:
     """Returns an object as it is to be stored; raises where the API server or the webhook does not take it.
 
     Args:
         sent: As it was sent.
         old: What is stored under its name.
         mode: The cluster's default deployment mode.
+        has_canary: Whether its InferenceServices have `spec.canary`; else it is dropped, as all that is not known.
     """
     kind, name = sent["kind"], sent["metadata"].get("name", "")
     for error in _validator(kind).iter_errors(sent) if SCHEMAS.is_dir() else ():
@@ -56,6 +57,8 @@ def admit(sent: Json, old: Json | None, mode: str) -> Json:
     if kind != "InferenceService":
         return copy.deepcopy(sent)
     admitted = default(sent, mode)
+    if not has_canary:
+        admitted["spec"].pop("canary", None)
     if problem := _webhook_problem(admitted, old or {}):
         # The webhook's library answers with a 403, which has nothing to do with what the account may do.
         by = 'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request'
@@ -92,6 +95,16 @@ def _webhook_problem(service: Json, old: Json) -> str:
         return "exactly one of [Model, PodSpec, ...] must be specified in PredictorSpec"
     if predictor.get("minReplicas", 1) > predictor.get("maxReplicas", 0) != 0:
         return "'MinReplicas' cannot be greater than MaxReplicas"
+    for canary in service["spec"].get("canary", []):
+        own = canary["predictor"]
+        if metadata.get("annotations", {}).get(MODE) != "Standard":
+            return "canary is only supported in Standard deployment mode"
+        if not own.get("name"):
+            return "canary[0] predictor.name is required"
+        if scaled := {"maxReplicas", "scaleMetric", "scaleTarget"} & own.keys():
+            return f"canary {own['name']!r} must not set {min(scaled)} (canary uses fixed replicas)"
+        if own.get("minReplicas", 0) > predictor.get("minReplicas", 1):
+            return f"canary {own['name']!r} minReplicas must not exceed stable predictor minReplicas"
     return ""
 
 

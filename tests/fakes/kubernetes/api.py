@@ -61,6 +61,7 @@ class Api:
         others: What other accounts may not do, by their names; of those that are not named, all may do all.
         reviews_forbidden: Whether the account may not even ask who it is and what it may do.
         kserve_installed: Whether the cluster knows `serving.kserve.io`.
+        has_canary: Whether its KServe is 0.20 or later, whose InferenceServices have `spec.canary`.
         user: The account that asks.
         sent: Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
     """
@@ -77,6 +78,7 @@ class Api:
     others: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     reviews_forbidden: bool = False
     kserve_installed: bool = True
+    has_canary: bool = False
     user: str = "system:serviceaccount:team:default-editor"
     sent: list[tuple[str, bool, Json]] = field(default_factory=list)
     objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)
@@ -205,14 +207,14 @@ class Api:
             name = sent["metadata"]["name"]
             if (plural, namespace, name) in self.objects:
                 raise Refusal(409, "AlreadyExists", f'{resource(plural)} "{name}" already exists')
-            found = admit(sent, None, self.mode)
+            found = admit(sent, None, self.mode, self.has_canary)
             found["metadata"] |= {"uid": str(uuid.uuid4()), "generation": 1}
             found.pop("status", None)
             old: Json = {}
         else:
             old = self.find(plural, namespace, name)
             self._check_version(f'{resource(plural)} "{name}"', sent["metadata"], old["metadata"])
-            found = admit(sent, old, self.mode)
+            found = admit(sent, old, self.mode, self.has_canary)
             found |= {"status": copy.deepcopy(old.get("status", {}))}  # which has an address of its own
             found["metadata"] |= {key: old["metadata"][key] for key in ("uid", "generation", "resourceVersion")}
             found["metadata"]["generation"] += found["spec"] != old["spec"]

@@ -15,6 +15,7 @@ the sources say; what no test needs it does not know.
 import contextlib
 import copy
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.fakes.kubernetes.kserve import Fate, Revision
 __all__ = ["Cluster", "Fate", "emulated_cluster"]
 
 Json = dict[str, Any]
+PROXY = re.compile(r"/api/v1/namespaces/[^/]+/services/([^/]+):80/proxy(/.*)")
 Mode = Literal["Knative", "Standard"]
 
 
@@ -105,7 +107,9 @@ class Cluster(Api):
         Path(path).write_text(json.dumps(config))
 
     def answer_api(self, request: Request) -> Response:
-        """Answers a request to the API server."""
+        """Answers a request to the API server, which hands those to a Service's proxy on."""
+        if proxied := PROXY.fullmatch(request.target):
+            return self._answer_proxy(request, *proxied.groups())
         with self._lock:
             token = request.headers.get("authorization", "")
             status, answer = self.answer(request.method, request.target, token, request.body)
@@ -114,13 +118,27 @@ class Cluster(Api):
             watch()
         return Response(status, text, [("Content-Type", "text/plain" if text is answer else "application/json")])
 
+    def _answer_proxy(self, request: Request, name: str, path: str) -> Response:
+        """Answers as the API server does for a Service of a predictor, or of what runs beside it."""
+        with self._lock:
+            if ("create", "services/proxy") in self.denied:
+                return Response(403, json.dumps({"kind": "Status", "message": "services is forbidden"}))
+            running = [one for world in self.worlds.values() for one in world.running() if one.app == f"isvc.{name}"]
+            ready = [one for one in running if one.ready]
+        if not ready:
+            status = {"kind": "Status", "message": f'no endpoints available for service "{name}"'}
+            return Response(503 if running else 404, json.dumps(status))
+        return self._answer_pod(ready[0], name, Request("POST", path, {}, request.body))
+
     def answer_ingress(self, request: Request) -> Response:
         """Answers a prediction as an Istio gateway does; a 404 with an empty body where there is no route."""
         host = request.headers.get("host", "").partition(":")[0]
         with self._lock:
             revision = self._choose(host)
-            if revision is None:
-                return Response(404)
+        return Response(404) if revision is None else self._answer_pod(revision, host, request)
+
+    def _answer_pod(self, revision: Revision, host: str, request: Request) -> Response:
+        with self._lock:
             refused = revision.refused < revision.fate.unready_answers
             revision.refused += refused
         backend = revision.fate.backend

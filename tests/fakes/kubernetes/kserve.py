@@ -26,7 +26,8 @@ class Fate:
     Attributes:
         ready_after: Ticks from its start until it is ready, or fails to load.
         failure: ModelLoadFailed: the container crashes. InvalidSpec: the controller makes no pods of the object.
-            never ready: the pods run, and don't get ready.
+            never ready: the pods run, and don't get ready. unpullable: there is no such image. unschedulable: no node
+            has room. forbidden: Pod Security admits no pod.
         message: The server's or the controller's reason of the failure.
         backend: What answers for it; without one the gateway answers 503.
         unready_answers: How many requests the gateway refuses though the pods are ready.
@@ -34,7 +35,9 @@ class Fate:
     """
 
     ready_after: int = 2
-    failure: Literal["ModelLoadFailed", "InvalidSpec", "never ready"] | None = None
+    failure: (
+        Literal["ModelLoadFailed", "InvalidSpec", "never ready", "unpullable", "unschedulable", "forbidden"] | None
+    ) = None
     message: str = "the model could not be loaded"
     backend: Callable[[Request], Response] | None = None
     unready_answers: int = 0
@@ -48,6 +51,8 @@ class Revision:
     name: str
     template: Json
     fate: Fate
+    app: str
+    replicas: int = 1
     age: int = 0
     refused: int = 0
 
@@ -76,6 +81,7 @@ class World:
         made: How many there have been.
         latest_ready: On Knative the newest that got ready, if ever.
         traffic: On Knative who gets it.
+        beside: On Standard what runs beside the predictor, by its name in `spec.canary`.
         events: What has been told of its failures.
     """
 
@@ -86,6 +92,7 @@ class World:
     made: int = 0
     latest_ready: Revision | None = None
     traffic: list[Json] = field(default_factory=list)
+    beside: dict[str, Revision] = field(default_factory=dict)
     events: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -98,7 +105,7 @@ class World:
 
     def tick(self, mode: str) -> Json:
         """Lets time pass, and returns the status thereafter."""
-        for one in self.sets:
+        for one in [*self.sets, *self.beside.values()]:
             one.age += 1
         metadata: Json = self.service["metadata"]
         status: Json = copy.deepcopy(self.service.get("status", {}))
@@ -114,19 +121,47 @@ class World:
             self.events[metadata["name"], "InternalError"] = fate.message
             return status
         if metadata.get("annotations", {}).get("serving.kserve.io/stop") == "true":
-            self.sets, self.made, self.latest_ready, self.traffic = [], 0, None, []
+            self.sets, self.made, self.latest_ready, self.traffic, self.beside = [], 0, None, [], {}
             stopped = conditions(("False", "Stopped"))
             return {"deploymentMode": mode, "modelStatus": {"transitionStatus": ""}, "conditions": stopped}
+        if mode == "Knative" and "lifecycle" in self.service["spec"]["predictor"].get("model", {}):
+            message = "must not set the field(s): spec.template.spec.containers[0].lifecycle"
+            return status | {"conditions": conditions(("False", "ReconcileFailed"), message)}
         self._update_pods(mode)
         return self._knative(status) if mode == "Knative" else self._standard(status)
 
-    def _update_pods(self, mode: str) -> None:
-        spec = copy.deepcopy(self.service["spec"]["predictor"])
+    def _template(self, predictor: Json, mode: str) -> Json:
+        spec = copy.deepcopy(predictor)
         for key in ["canaryTrafficPercent", *(["minReplicas", "maxReplicas"] if mode == "Standard" else [])]:
             spec.pop(key, None)
         metadata = self.service["metadata"]
         annotations = {key: value for key, value in metadata.get("annotations", {}).items() if key not in NOT_COPIED}
-        template = {"labels": dict(metadata.get("labels", {})), "annotations": annotations, "spec": spec}
+        labels = dict(metadata.get("labels", {}))
+        return {
+            "labels": labels | spec.pop("labels", {}),
+            "annotations": annotations | spec.pop("annotations", {}),
+            "spec": spec,
+        }
+
+    def _update_beside(self) -> None:
+        """After `reconcileCanaryDeployments`: what is left out is inherited from the predictor."""
+        spec, former = self.service["spec"], self.beside
+        self.beside = {}
+        for canary in spec.get("canary", []):
+            name = canary["predictor"]["name"]
+            app = f"{self.service['metadata']['name']}-{name}-predictor"
+            template = self._template(merged(spec["predictor"], canary["predictor"]), "Standard")
+            known = former.get(name)
+            if known is None or known.template != template:
+                self.made += 1
+                fate = self.fate_of(template["labels"].get(RELEASE, ""))
+                known = Revision(f"{app}-{self.made:05d}", template, fate, f"isvc.{app}")
+            self.beside[name] = known
+
+    def _update_pods(self, mode: str) -> None:
+        template = self._template(self.service["spec"]["predictor"], mode)
+        if mode == "Standard":
+            self._update_beside()
         if self.sets and self.sets[-1].template == template:
             return
         # A ReplicaSet that still has pods of that very template is taken up again.
@@ -134,13 +169,16 @@ class World:
         if not known:
             self.made += 1
             fate = self.fate_of(template["labels"].get(RELEASE, ""))
-            known = [Revision(f"{self.name}-{self.made:05d}", template, fate)]
+            known = [Revision(f"{self.name}-{self.made:05d}", template, fate, f"isvc.{self.name}")]
         if mode == "Standard":
             self.sets = [one for one in self.sets if one.ready and one not in known]
         self.sets += known
+        self.sets[-1].replicas = max(1, self.service["spec"]["predictor"].get("minReplicas", 1))
 
     def running(self) -> list[Revision]:
         """Returns what has pods: on Knative what is routed to, what is starting, and the newest; the oldest first."""
+        if self.service.get("status", {}).get("deploymentMode") == "Standard":
+            return [*self.sets, *self.beside.values()]
         routed = [one["revisionName"] for one in self.traffic]
         newer = self.sets.index(self.latest_ready) + 1 if self.latest_ready else 0
         return [one for at, one in enumerate(self.sets) if one.name in routed or at >= newer]
@@ -152,6 +190,12 @@ class World:
             self.sets = [newest]
         reason = "NewReplicaSetAvailable" if newest.ready else f"MinimumReplicas{'A' if available else 'Una'}vailable"
         status["conditions"] = conditions((str(available), reason))
+        if newest.fate.failure == "forbidden":
+            status["conditions"] = conditions(("False", "FailedCreate"), newest.fate.message)
+        # Of what runs beside, the status has no more than this.
+        status["canaryStatuses"] = [
+            {"name": name, "ready": one.ready, "trafficPercent": 0} for name, one in self.beside.items()
+        ]
         # KServe looks at the first pod of the name, which may be a former one's.
         self._tell_model(status, self.sets[0], available)
         if available:
@@ -207,6 +251,8 @@ class World:
             failure = {"reason": "ModelLoadFailed", "message": seen.fate.message, "exitCode": 1}
             model["lastFailureInfo"] = failure
         for one in self.running():
+            if one.fate.failure == "forbidden":
+                self.events[one.name, "FailedCreate"] = one.fate.message
             if one.failed:
                 self.events[self.pods_of(one)[0]["metadata"]["name"], "BackOff"] = (
                     "Back-off restarting failed container"
@@ -217,6 +263,11 @@ class World:
 
     def pods_of(self, revision: Revision) -> list[Json]:
         state: Json = {"running": {}}
+        if revision.fate.failure == "forbidden":
+            return []
+        if revision.fate.failure == "unpullable":
+            reason = "ErrImagePull" if revision.age < 6 else "ImagePullBackOff"
+            state = {"waiting": {"reason": reason, "message": revision.fate.message}}
         if revision.failed:
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}
         container = {
@@ -229,7 +280,7 @@ class World:
             "lastState": {"terminated": {"exitCode": 1, "message": revision.fate.message}} if revision.failed else {},
         }
         name = self.service["metadata"]["name"]
-        labels = {**revision.template["labels"], "serving.kserve.io/inferenceservice": name}
+        labels = {**revision.template["labels"], "serving.kserve.io/inferenceservice": name, "app": revision.app}
         annotations = revision.template["annotations"]
         metadata = {"namespace": self.namespace, "labels": labels, "annotations": annotations}
         status = {
@@ -237,7 +288,10 @@ class World:
             "conditions": [{"type": "Ready", "status": str(revision.ready)}],
             "containerStatuses": [container],
         }
-        numbers = range(max(1, self.service["spec"]["predictor"].get("minReplicas", 1)))
+        if revision.fate.failure == "unschedulable":
+            unscheduled = {"reason": "Unschedulable", "message": revision.fate.message}
+            status = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", **unscheduled}]}
+        numbers = range(revision.replicas)
         spec = {"containers": [{"name": "kserve-container", "image": IMAGE}]}
         return [
             {"metadata": {"name": f"{revision.name}-{number}", **metadata}, "spec": spec, "status": status}
@@ -256,11 +310,25 @@ class World:
         return {status["url"].removeprefix("http://"): targets, **found} if "url" in status and targets else found
 
 
-def conditions(ready: tuple[str, str]) -> list[Json]:
+def merged(stable: Json, canary: Json) -> Json:
+    """Returns what a canary's predictor is, as mergo merges it: what is empty is left out."""
+    both = copy.deepcopy(stable)
+    for key, value in canary.items():
+        if isinstance(value, dict):
+            both[key] = merged(both.get(key, {}), value)
+        elif value or key not in both:
+            both[key] = value
+    return both
+
+
+def conditions(ready: tuple[str, str], message: str = "") -> list[Json]:
     """Returns the conditions of a status, of which Ready is like PredictorReady."""
     kinds = {"IngressReady": ready, "PredictorReady": ready, "Ready": ready}
     kinds["Stopped"] = (str(ready[1] == "Stopped"), "")
-    return [{"type": kind, "status": status, "reason": reason} for kind, (status, reason) in kinds.items()]
+    return [
+        {"type": kind, "status": status, "reason": reason, "message": message}
+        for kind, (status, reason) in kinds.items()
+    ]
 
 
 def desired_traffic(service: Json, rolled_out: str) -> list[Json]:
