@@ -236,7 +236,12 @@ def schedule(arguments: argparse.Namespace) -> None:
         start=arguments.start,
         end=arguments.end,
     )
-    result = on_platform(arguments, "schedule", options, parameters_of(arguments), arguments.dry_run)
+    values = parameters_of(arguments)
+    result = on_platform(arguments, "schedule", options, values, arguments.dry_run)
+    if arguments.dry_run and arguments.settings.platform == "kubeflow":
+        from nlp_pipeline.kubeflow.pipelines import describe_pods
+
+        result |= describe_pods(arguments.settings, values)
     print_result(result, arguments.json)
 
 

@@ -100,6 +100,24 @@ def test_a_dry_run_sends_nothing(command: tuple[str, ...], k: Kubeflow, run: Run
     assert k.api.versions[0]["name"] == reported["version"]
 
 
+@pytest.mark.parametrize("command", [("--submit",), ("--schedule", "0 0 2 * * *")], ids=["run", "schedule"])
+def test_a_dry_run_says_what_the_pods_ask_for(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
+    def reported(*more: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(run(*command, *TRAIN, "--dry-run", "--json", *more)[1])
+        return answer
+
+    assert reported()["requests"] == {
+        "a step": "cpu 250m, memory 512Mi",
+        "training": "cpu 500m, memory 2Gi",
+        "serving": "cpu 250m, memory 2Gi",
+    }
+    assert "unless ConfigMap nlp-pipeline-environment has PIP_EXTRA_INDEX_URL" in reported()["packages"]
+    with_gpu = reported("--set", "train_gpus=1", "--set", "deploy=false")
+    assert with_gpu["requests"]["training"].endswith(", gpu 1") and "packages" not in with_gpu
+    assert "packages" not in reported("--image", "r/i:1")
+    assert "requests          training: cpu 500m, memory 2Gi" in run(*command, *TRAIN, "--dry-run")[1]
+
+
 def test_schedules_and_runs_are_tables(k: Kubeflow, run: Run) -> None:
     code, out, _ = run("--schedule", "0 2 * * *", *TRAIN, "--schedule-name", "nightly", "--concurrency", "2")
     assert code == 0 and "became            True" in out and "next              1: 2" in out

@@ -34,8 +34,15 @@ IMAGE = "registry.example.com/team/nlp-pipeline:1"
 OF_CLUSTER = ("claim", "access mode", "KServe", "right to deploy", "runtime")
 NAMES = [
     *("sign-in", "Kubernetes", "namespace", "version", *OF_CLUSTER),
-    "image",
+    *("nodes", "image"),
 ]
+
+
+def node(name: str, taints: list[dict[str, str]] | None = None, **more: str) -> dict[str, Any]:
+    """Returns a node of two CPUs; keywords change what it has to give."""
+    allocatable = {"cpu": "2", "memory": "7900Mi", **{key.replace("_", "/"): value for key, value in more.items()}}
+    metadata = {"name": name, "labels": {"pool": name}}
+    return {"kind": "Node", "metadata": metadata, "spec": {"taints": taints}, "status": {"allocatable": allocatable}}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +63,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """A cluster in which all is there, and nothing is to be changed."""
     with emulated_cluster("Knative") as cluster:
         cluster.add(CLAIM)
+        cluster.add(node("small"))
         cluster.write_kubeconfig(tmp_path / "kubeconfig", "team")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         yield cluster
@@ -340,7 +348,53 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team, values)["serving pods"].ok is None
 
 
+# Nodes
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({}, ""),
+        (
+            {"train_cpu": "4"},
+            "no node could take training, which asks for cpu 4, memory 2Gi: of 2, 1 with less cpu, 1 with ",
+        ),
+        (
+            {"node_selector": {"pool": "big"}},
+            "a step, which asks for cpu 250m, memory 512Mi: of 2, 2 without the label po",
+        ),
+        ({"train_gpus": "1"}, "gpu 1: of 2, 1 with less gpu, 1 with the taint nvidia.com/gpu=yes:NoSchedule"),
+        ({"train_gpus": "1", "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}, ""),
+        ({"serving_memory": "9Gi"}, "serving, which asks for"),
+        ({"serving_memory": "9Gi", "deploy": False}, ""),
+    ],
+    ids=str,
+)
+def test_whether_a_node_could_take_each_pod(team: Kubeflow, cluster: Cluster, values: dict[str, Any], why: str) -> None:
+    taint = {"key": "nvidia.com/gpu", "value": "yes", "effect": "NoSchedule"}
+    cluster.add(node("gpu", [taint], **{"nvidia.com_gpu": "1"}))
+    finding = examined(team, values)["nodes"]
+    assert finding.ok is not bool(why) and why in finding.detail
+
+
+def test_nodes_that_may_not_be_listed(team: Kubeflow, cluster: Cluster) -> None:
+    cluster.deny("list", "nodes")
+    finding = examined(team)["nodes"]
+    assert finding.ok is None and finding.detail.startswith("listing the nodes: 403")
+
+
 # Image
+
+
+def test_where_no_gpu_is_asked_for_cuda_is_warned_of(team: Kubeflow, cluster: Cluster) -> None:
+    finding = examined(team, image="")["image"]
+    assert (finding.ok, finding.required) == (False, False) and "PIP_EXTRA_INDEX_URL in ConfigMap" in finding.remedy
+    assert examined(team, {"train_gpus": "1"}, image="")["image"].ok
+    data = {"PIP_EXTRA_INDEX_URL": "https://pypi.example.com/cpu"}
+    cluster.add({"kind": "ConfigMap", "metadata": {"name": "nlp-pipeline-environment"}, "data": data})
+    assert examined(team, image="")["image"].ok
+    cluster.deny("get", "configmaps")
+    assert examined(team, image="")["image"].ok is None
 
 
 def test_images() -> None:

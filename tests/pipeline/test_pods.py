@@ -8,6 +8,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from nlp_pipeline.pipeline.budget import Workflow
 from nlp_pipeline.pipeline.compiling import compile_pipeline
+from nlp_pipeline.pipeline.kubeflow import requests_of
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from tests.fakes.kubernetes.pod_security import violations
 
@@ -57,6 +58,18 @@ def test_each_starts_on_a_node_of_two_cpus_and_eight_gibibytes() -> None:
         assert parse_quantity(resources["resourceMemoryRequest"]) <= parse_quantity("2Gi"), name
         limit = parse_quantity(resources["resourceMemoryLimit"])
         assert limit >= parse_quantity(resources["resourceMemoryRequest"]) and "resourceCpuLimit" not in resources, name
+
+
+def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
+    values = {name: item.default for name, item in pipeline_parameters().items()}
+    said = requests_of(values)
+    for name, spec in pods().items():
+        resources = spec["containers"][0]["resources"]
+        asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
+        assert asked == said["training" if name in ("train-model", "evaluate-model") else "a step"], name
+    assert said["serving"] == {"cpu": "250m", "memory": "2Gi"}
+    assert requests_of({**values, "train_gpus": "1"})["training"]["nvidia.com/gpu"] == "1"
+    assert "serving" not in requests_of({**values, "deploy": False})
 
 
 @pytest.mark.parametrize("name", ["node_selector", "tolerations", "environment_config", "volume_claim"])

@@ -105,19 +105,26 @@ def service_for(release: Release, folder: Path | None, target: Target) -> Infere
     return service
 
 
-def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
-    """Returns the spec of an InferenceService that serves a release, by the kserve SDK's typed models."""
-    import kserve
-    from kubernetes import client
+def resources_of(settings: DeploySettings) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns what a serving pod asks of its node, and what it uses at most."""
     from kubernetes.utils.quantity import parse_quantity as parse
 
-    settings, uri = target.settings, target.uri_of(release)
     limits = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
     if settings.serving_gpus:
         limits["nvidia.com/gpu"] = str(settings.serving_gpus)
     # Little must be free, so that a new pod starts beside the old one on a small node too; but what scales by CPU is
     # scaled by its share of the request.
     free = settings.serving_cpu if settings.scale_metric == "cpu" else min(settings.serving_cpu, "250m", key=parse)
+    return limits | {"cpu": free}, limits
+
+
+def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
+    """Returns the spec of an InferenceService that serves a release, by the kserve SDK's typed models."""
+    import kserve
+    from kubernetes import client
+
+    settings, uri = target.settings, target.uri_of(release)
+    requests, limits = resources_of(settings)
     is_torchserve = settings.serving_runtime == "torchserve"
     model = kserve.V1beta1ModelSpec(
         model_format=kserve.V1beta1ModelFormat(name="pytorch" if is_torchserve else "huggingface"),
@@ -125,7 +132,7 @@ def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
         protocol_version="v1",
         storage_uri=uri if is_torchserve else f"{uri}/huggingface",
         args=None if is_torchserve else server_args(release, folder),
-        resources=client.V1ResourceRequirements(requests=limits | {"cpu": free}, limits=limits),
+        resources=client.V1ResourceRequirements(requests=requests, limits=limits),
     )
     predictor = kserve.V1beta1PredictorSpec(
         model=model,

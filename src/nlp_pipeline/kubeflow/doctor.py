@@ -14,7 +14,8 @@ from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
-from nlp_pipeline.kubeflow.pipelines import find_experiment
+from nlp_pipeline.kubeflow.nodes import check_nodes
+from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
@@ -70,6 +71,7 @@ class Doctor(platforms.Doctor):
             yield "runtime", self._check_runtime
             if self._deploy_settings.serving_account or self._serving_namespace != self.namespace:
                 yield "serving pods", self._check_serving_pods
+        yield "nodes", self._check_nodes
         yield "image", self._check_image
 
     @property
@@ -228,7 +230,23 @@ class Doctor(platforms.Doctor):
         cluster.check_place(self._deploy_settings, namespace)
         return Finding(True, f"what they need is in namespace {namespace}")
 
+    def _check_nodes(self) -> Finding:
+        self._known(self.namespace)
+        return check_nodes(self.values)
+
     def _check_image(self) -> Finding:
         if image := self.settings.image:
             return Finding(True, f"{image}; whether nodes can pull it shows only there")
-        return Finding(True, "none is set: each step installs its packages when it starts")
+        installs = "none is set: each step installs its packages when it starts"
+        if self.values["train_gpus"] != "0":
+            return Finding(True, installs)
+        name = self.values["environment_config"]
+        try:
+            read = api("CoreV1Api").read_namespaced_config_map
+            config = call(f"looking for ConfigMap {name}", read, name, self._known(self.namespace), expected=(404,))
+        except PipelineError as error:
+            return Finding(None, f"{installs}; {CUDA}, unless ConfigMap {name} has {CPU_INDEX} ({error})")
+        if config == 404 or not {CPU_INDEX, "PIP_INDEX_URL"} & set(config.data or {}):
+            remedy = f"name torch's CPU index as {CPU_INDEX} in ConfigMap {self.namespace}/{name}, or give --image"
+            return Finding(False, f"{installs}; {CUDA}", remedy, required=False)
+        return Finding(True, f"{installs}, from the index that ConfigMap {self.namespace}/{name} names")

@@ -12,10 +12,15 @@ from urllib.parse import quote
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.connection import Connection, check_names, connect, pod_namespace
+from nlp_pipeline.kubeflow.nodes import describe
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
-from nlp_pipeline.pipeline.parameters import NAME, check_run
+from nlp_pipeline.pipeline.kubeflow import requests_of
+from nlp_pipeline.pipeline.parameters import NAME, check_run, pipeline_parameters
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.volume import VOLUME_PATH
+
+CPU_INDEX = "PIP_EXTRA_INDEX_URL"
+CUDA = "no GPU is asked for, and pip's torch has gigabytes of CUDA packages"
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,24 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
     ir = compiled(settings)
     if dry_run:
         sent = {"host": settings.host, "namespace": settings.namespace, "pipeline": NAME, "version": version_name(ir)}
-        return {**sent, "experiment": settings.experiment, "image": settings.image, "parameters": values}
+        about = {"experiment": settings.experiment, "image": settings.image, "parameters": values}
+        return {**sent, **about, **describe_pods(settings, values)}
     connection = connect(settings)
     version = upload_version(connection, ir)
     print(f"version {version.name}, {'uploaded' if version.is_new else 'which is there already'}", file=sys.stderr)
     run = start_run(connection, version, get_experiment(connection, settings.experiment), values)
     about = {"run_id": run.run_id, "name": run.display_name, "url": connection.run_url(run.run_id)}
     return {**about, "version": version.name, "new_version": version.is_new}
+
+
+def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a dry run says of a run's pods: what they ask of a node, and a note where they install much."""
+    complete = {name: item.default for name, item in pipeline_parameters().items()} | values
+    named = {what: describe(requests) for what, requests in requests_of(complete).items()}
+    if settings.image or complete["train_gpus"] != "0":
+        return {"requests": named}
+    config = complete["environment_config"]
+    return {"requests": named, "packages": f"{CUDA}, unless ConfigMap {config} has {CPU_INDEX}, or --image is given"}
 
 
 def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:

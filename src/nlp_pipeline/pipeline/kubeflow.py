@@ -1,9 +1,12 @@
 """The pipeline on Kubeflow, and on this machine: steps are pods with a volume, and KServe serves the release."""
 
+from dataclasses import fields
 from typing import Any
 
 from kfp import dsl, kubernetes
 
+from nlp_pipeline.deploy.deployment import resources_of
+from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.admission import TRAINING_MEMORY
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
@@ -21,6 +24,20 @@ DEADLINES = {"train-model": 7 * DAY}
 # The keys of the Secrets are the names of the variables that the steps read.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 HUB_KEYS = ("HF_TOKEN",)
+# What a node must have free for a step.
+STEP = {"cpu": "250m", "memory": "512Mi"}
+
+
+def requests_of(values: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Returns what the pods of a run ask of a node, by what they do, of all parameters."""
+    training = {"cpu": values["train_cpu"], "memory": TRAINING_MEMORY}
+    if values["train_gpus"] != "0":
+        training[GPU] = values["train_gpus"]
+    requests = {"a step": STEP, "training": training}
+    if values["deploy"]:
+        settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
+        requests["serving"] = resources_of(settings)[0]
+    return requests
 
 
 class Kubeflow:
@@ -52,7 +69,7 @@ class Kubeflow:
         """Gives a task its name in the dashboard, its resources, a place, the volume and its Secrets."""
         task.set_display_name(display_name)
         # Little must be free, so that a step starts on a small node too; what CPUs are free, it uses.
-        task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit(memory)
+        task.set_cpu_request(STEP["cpu"]).set_memory_request(STEP["memory"]).set_memory_limit(memory)
         # Steps write to the volume; taken from the cache, they would leave nothing there.
         task.set_caching_options(False)
         kubernetes.set_timeout(task, DEADLINES.get(task.name, DAY))

@@ -188,8 +188,6 @@ class Api:
         return [item for item in items if not about or item.get("involvedObject", {}).get("name") == about]
 
     def _list(self, plural: str, service: str) -> list[Json]:
-        if plural == "nodes":
-            return [item for (kind, *_), item in self.objects.items() if kind == plural]
         worlds = [one for one in self.worlds.values() if service in ("", one.service["metadata"]["name"])]
         if plural not in ("pods", "events"):
             return []
