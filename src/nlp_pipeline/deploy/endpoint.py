@@ -66,8 +66,10 @@ def ask_texts(
         took.append(1000 * (time.perf_counter() - began))
         return label
 
-    transport = target.transport if newest and service.canary else None
-    with httpx.Client(timeout=60, headers={**headers, **target.headers}, transport=transport) as client:
+    is_beside = newest and bool(service.canary)
+    # Its address is the cluster's own, where no proxy of the environment leads.
+    reach = {"transport": target.transport, "trust_env": False} if is_beside else {}
+    with httpx.Client(timeout=60, headers={**headers, **target.headers}, **reach) as client:
         try:
             labels = [ask_text(text) for text in texts]
         except ConnectionError as error:
