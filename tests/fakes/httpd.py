@@ -126,6 +126,7 @@ class Host:
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._port = 0
+        self._reserved: socket.socket | None = None
         self.broken: list[Exception] = []
 
     @property
@@ -134,18 +135,23 @@ class Host:
 
     def start(self) -> None:
         """Serves: at first on any free port, then again on the same."""
+        if self._reserved:
+            self._reserved.close()
         self._server = _Server(self._port, self._handler(), self._tls)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the server and every connection; connecting is refused from then on."""
+        """Ends the server and every connection; connecting is refused from then on, and no one else gets the port."""
         if self._server and self._thread:
             self._server.shutdown()
             self._thread.join()
             self._server.end()
             self._server = self._thread = None
+            self._reserved = socket.socket()
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._reserved.bind(("127.0.0.1", self._port))
 
     def _answer(self, request: Request) -> Response | None:
         try:
