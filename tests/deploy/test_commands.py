@@ -163,7 +163,7 @@ def test_a_dry_run_shows_what_would_change(site: Site) -> None:
     assert site.deploy(second, "--dry-run").out.splitlines()[-1] == "no difference"
     found = site.deploy(second, "--dry-run --json --set serving_memory=3Gi").json
     changed = [line for line in found["difference"].splitlines()[2:] if line[0] in "+-" and "applied" not in line]
-    assert sorted({line.strip("+- ") for line in changed}) == ["memory: 2Gi", "memory: 3Gi"]
+    assert sorted({line.strip("+- ") for line in changed}) == ["memory: 3Gi", "memory: 4Gi"]
     assert found["object"]["spec"]["predictor"]["model"]["resources"]["limits"]["memory"] == "3Gi"
     difference = site.rollback("--dry-run --json").json["difference"].splitlines()
     assert f"+    nlp-pipeline/release: {first.name}" in difference

@@ -72,7 +72,7 @@ def test_arguments_of_the_hugging_face_server(tmp_path: Path, normalizer: Json |
 def test_the_object_of_a_release() -> None:
     body = made().body
     assert len(body["metadata"]["annotations"].pop("nlp-pipeline/applied")) == 16
-    resources = {"requests": {"cpu": "250m", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+    resources = {"requests": {"cpu": "250m", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "4Gi"}}
     assert body == {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -137,7 +137,7 @@ def test_very_many_labels_are_left_out() -> None:
         ({"release": {"metrics": {"accuracy": 0.5}}}, True),
         ({"canary_percent": 10}, True),
         ({"max_replicas": 2}, False),
-        ({"serving_memory": "4Gi"}, False),
+        ({"serving_memory": "3Gi"}, False),
         ({"runtime": "mine"}, False),
         ({"istio_sidecar": True}, False),
         ({"letter": "b"}, False),

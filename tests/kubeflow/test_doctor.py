@@ -365,8 +365,8 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
         ),
         ({"train_gpus": "1"}, "gpu 1: of 2, 1 with less gpu, 1 with the taint nvidia.com/gpu=yes:NoSchedule"),
         ({"train_gpus": "1", "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}, ""),
-        ({"serving_memory": "9Gi"}, "serving, which asks for"),
-        ({"serving_memory": "9Gi", "deploy": False}, ""),
+        ({"serving_memory": "9Gi", "scale_metric": "memory"}, "serving, which asks for"),
+        ({"serving_memory": "9Gi", "scale_metric": "memory", "deploy": False}, ""),
     ],
     ids=str,
 )

@@ -112,10 +112,14 @@ def resources_of(settings: DeploySettings) -> tuple[dict[str, str], dict[str, st
     limits = {"cpu": settings.serving_cpu, "memory": settings.serving_memory}
     if settings.serving_gpus:
         limits["nvidia.com/gpu"] = str(settings.serving_gpus)
-    # Little must be free, so that a new pod starts beside the old one on a small node too; but what scales by CPU is
-    # scaled by its share of the request.
-    free = settings.serving_cpu if settings.scale_metric == "cpu" else min(settings.serving_cpu, "250m", key=parse)
-    return limits | {"cpu": free}, limits
+    # Little must be free, so that a new pod starts beside the old one on a small node too; but what pods are scaled by
+    # is measured by its share of the request.
+    little = {"cpu": "250m", "memory": "2Gi"}
+    requests = {
+        name: value if name == settings.scale_metric else min(value, little.get(name, value), key=parse)
+        for name, value in limits.items()
+    }
+    return requests, limits
 
 
 def spec_for(release: Release, folder: Path | None, target: Target) -> Any:

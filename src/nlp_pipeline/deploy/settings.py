@@ -90,7 +90,7 @@ class DeploySettings(Settings):
     )
     scale_target: int = parameter(0, "Value of the metric for each pod; 0 for KServe's own choice.", COUNT)
     serving_cpu: str = parameter("1", "CPUs that a serving pod uses at most.", CPU)
-    serving_memory: str = parameter("2Gi", "Memory of a serving pod.", MEMORY)
+    serving_memory: str = parameter("4Gi", "Memory that a serving pod uses at most.", MEMORY)
     serving_gpus: int = parameter(0, "GPUs of a serving pod.", COUNT)
     istio_sidecar: bool = parameter(False, "Whether serving pods get an Istio sidecar.")
     canary_percent: int = parameter(
