@@ -96,7 +96,7 @@ def test_what_may_be_gone_the_next_time_is_tried_again(
         s3_call(fail, "s3://a/b", "sent")
     one_line(caught, UsageError if "NoSuchBucket" in says else PipelineError, "hunter2")
     assert len(calls) == attempts
-    assert capsys.readouterr().out.count("s3://a/b: attempt") == attempts - 1
+    assert capsys.readouterr().err.count("s3://a/b: attempt") == attempts - 1
 
 
 def test_what_is_none_of_the_object_stores_passes() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ def retrying(
     import tenacity
 
     def log(state: tenacity.RetryCallState) -> None:
-        print(f"{shown}: attempt {state.attempt_number} failed, trying again", flush=True)
+        print(f"{shown}: attempt {state.attempt_number} failed, trying again", file=sys.stderr, flush=True)
 
     return tenacity.retry(
         retry=tenacity.retry_if_exception(is_transient),

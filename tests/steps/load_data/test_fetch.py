@@ -160,7 +160,7 @@ def test_what_fails_for_good(
     assert says in refusal(address, tmp_path / "x", kind, "hunter2")
     assert len(requests) == attempts
     out, err = capsys.readouterr()
-    assert out.count(f"{url}: attempt ") == attempts - 1
+    assert err.count(f"{url}: attempt ") == attempts - 1
     logged = [record.getMessage() for record in caplog.records if record.name != "werkzeug"]  # the server's own
     assert "hunter2" not in " ".join([*logged, out, err])
 
