@@ -66,7 +66,8 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
         for line, text, label in READERS[source.form](source, columns):
             yield _clean_row(line, text, label, source.notes)
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
-        byte = f"byte {error.object[error.start]:#04x}, shortly after line {line}"
+        place = f"in line {_line_of(source)}" if error.encoding == "utf-8" else f"shortly after line {line}"
+        byte = f"byte {error.object[error.start]:#04x}, {place}"
         reason = f"is not {error.encoding} ({byte}): convert it, as by iconv -f cp1252 -t utf-8"
     except (EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         reason = f"can't be unpacked ({error}): make it anew"
@@ -75,6 +76,17 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
     else:
         return
     raise UsageError(f"{source.name!r} {reason}")
+
+
+def _line_of(source: Source) -> int:
+    """Returns the number of the first line that is not UTF-8."""
+    with io.BufferedReader(source.open()) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def _clean_row(line: int, text: Any, label: Any, notes: Counter[str]) -> tuple[int, str | None, str | None]:
