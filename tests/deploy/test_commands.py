@@ -101,12 +101,35 @@ def test_a_cluster_without_knative(site: Site, has_canary: bool) -> None:
 
 
 def test_an_endpoint_that_can_not_be_asked_from_here(site: Site) -> None:
+    site.deploy(site.release("b"))
     release = site.release("a")
     site.deploy(release)
     sent = site.written()
     line = f"--deploy --release {release} --set volume_claim=models"
     says = f"{HOST}, the name of InferenceService team/tiny, is not known here: set gateway=http://... to the address"
     assert site(line).code == 2 and site(line).error.startswith(says) and site.written() == sent
+    for command in ("--rollback", "--deployed --predict superb"):
+        assert site(f"{command} --set model_name=tiny").error.startswith(says)
+
+
+@pytest.mark.parametrize("site", ["Standard"], indirect=True)
+def test_on_standard_what_has_no_name_here_is_asked_through_the_api_server(site: Site) -> None:
+    first, second = site.release("a"), site.release("b")
+    site.deploy(first)
+    result = site("--deployed --predict superb awful --set model_name=tiny")
+    assert result.out == "4\t0.7500\tsuperb\n0\t0.7500\tawful\n"
+    assert result.err == (
+        f"note: {HOSTS['Standard']} is not known here: InferenceService team/tiny is asked through the cluster's API "
+        "server\n"
+    )
+    assert site(f"--deploy --release {second} --set volume_claim=models").code == 0 and site.serving() == second.name
+    assert site("--rollback --set model_name=tiny").code == 0 and site.serving() == first.name
+    site.cluster.deny("create", "services/proxy")
+    sent = site.written()
+    for command in ("--rollback", "--deployed --predict superb"):
+        refused = site(f"{command} --set model_name=tiny")
+        assert "the right to create services/proxy in namespace team" in refused.error and refused.code == 2
+    assert site.written() == sent
 
 
 def test_secrets_reach_the_endpoint_and_nothing_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from nlp_pipeline.deploy.cluster import POD_NAMESPACE, check_access, delete_serv
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, address_of
 from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
-from nlp_pipeline.deploy.service_proxy import ServiceProxy
+from nlp_pipeline.deploy.service_proxy import ServiceProxy, check_proxy
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check
 from nlp_pipeline.deploy.transaction import deploy as deploy_service
@@ -57,8 +57,8 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
             )
         if dry_run:
             return _difference(*prepare(record, folder, target))
-        if not target.settings.gateway:
-            _check_reachable(read_service(target.name, connect(target).namespace))
+        if not target.settings.gateway and (live := read_service(target.name, connect(target).namespace)):
+            target = _reach(live, target)
         return _report(lambda: deploy_release(record, folder, target, asked))
 
 
@@ -76,8 +76,8 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
             return _difference(desired, target)
         # What was not made by this project may speak another protocol: it is not asked.
         rows = ANY_TEXT if desired.release else {}
-        if rows and not target.settings.gateway:
-            _check_reachable(live)
+        if rows:
+            target = _reach(live, target)
         return _report(lambda: deploy_service(desired, target, rows))
 
 
@@ -99,9 +99,11 @@ def predict_deployed(texts: list[str], values: dict[str, Any]) -> list[Json]:
         live, target = _find_live(values)
         if not live.status.get("url"):
             raise PipelineError(f"{live} has no address: it is not ready")
-        address, headers = address_of(live, False, target.settings.gateway)
+        reached = _reach(live, target)
+        address, headers = address_of(live, False, reached.settings.gateway)
         labels = json.loads(live.note("labels") or "[]")
-        return predict_at(address, texts, labels, {**headers, **target.headers})
+        transport = None if reached is target else target.transport
+        return predict_at(address, texts, labels, {**headers, **target.headers}, transport)
 
 
 def import_kserve() -> None:
@@ -211,13 +213,24 @@ def _find_live(values: dict[str, Any], to_change: bool = False) -> tuple[Inferen
     return live, target
 
 
-def _check_reachable(live: InferenceService | None) -> None:
-    """Makes sure that a live InferenceService can be asked from here by its name."""
-    host = urlsplit(live.status.get("url", "")).hostname if live else None
+def _reach(live: InferenceService, target: Target) -> Target:
+    """Returns the target by which a live InferenceService can be asked from here.
+
+    Where its host name is not known here, that is on Standard the predictor's Service, through the API server.
+    """
+    host = urlsplit(live.status.get("url", "")).hostname
+    if target.settings.gateway or POD_NAMESPACE.exists() or not host:
+        return target
     try:
-        socket.getaddrinfo(host, None) if host else None
+        socket.getaddrinfo(host, None)
     except OSError:
-        raise UsageError(f"{host}, the name of {live}, is not known here: {GATEWAY}") from None
+        if not live.is_standard:
+            raise UsageError(f"{host}, the name of {live}, is not known here: {GATEWAY}") from None
+        check_proxy(live.namespace)
+        print(f"note: {host} is not known here: {live} is asked through the cluster's API server", file=sys.stderr)
+        service = f"http://{live.name}-predictor.{live.namespace}"
+        return replace(target, settings=replace(target.settings, gateway=service))
+    return target
 
 
 def _choose_former(live: InferenceService) -> Former:

@@ -66,9 +66,9 @@ def ask_texts(
         took.append(1000 * (time.perf_counter() - began))
         return label
 
-    is_beside = newest and bool(service.canary)
-    # Its address is the cluster's own, where no proxy of the environment leads.
-    reach = {"transport": target.transport, "trust_env": False} if is_beside else {}
+    # A Service's own address is the cluster's, where no proxy of the environment leads.
+    is_service = f"-predictor.{service.namespace}/" in url
+    reach = {"transport": target.transport, "trust_env": False} if is_service else {}
     with httpx.Client(timeout=60, headers={**headers, **target.headers}, **reach) as client:
         try:
             labels = [ask_text(text) for text in texts]

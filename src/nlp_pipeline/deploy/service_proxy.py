@@ -4,8 +4,19 @@ import json
 
 import httpx
 
-from nlp_pipeline.deploy.cluster import api
+from nlp_pipeline.deploy.cluster import api, call
 from nlp_pipeline.errors import UsageError
+
+MISSING_RIGHT = "through the API server, which needs the right to create services/proxy in namespace"
+
+
+def check_proxy(namespace: str) -> None:
+    """Raises a UsageError where it is known that this account may not ask a namespace's Services so."""
+    attributes = {"namespace": namespace, "resource": "services", "subresource": "proxy", "verb": "create"}
+    review = api("AuthorizationV1Api").create_self_subject_access_review
+    answer = call("asking what is allowed", review, {"spec": {"resourceAttributes": attributes}}, expected=(403,))
+    if answer != 403 and not answer.status.allowed:
+        raise UsageError(f"endpoints are asked {MISSING_RIGHT} {namespace}: get it, or set gateway")
 
 
 class ServiceProxy(httpx.BaseTransport):
@@ -40,7 +51,6 @@ class ServiceProxy(httpx.BaseTransport):
             body = str(error.body or "")
             if error.status == 403 and '"kind":"Status"' in body.replace(" ", ""):
                 raise UsageError(
-                    f"{request.url.host} is asked through the API server, which needs the right to create "
-                    f"services/proxy in namespace {namespace}: get it, or deploy by the pipeline"
+                    f"{request.url.host} is asked {MISSING_RIGHT} {namespace}: get it, or deploy by the pipeline"
                 ) from None
             return httpx.Response(error.status or 503, text=body)

@@ -175,7 +175,9 @@ class Api:
         if plural == "selfsubjectreviews":
             return {**sent, "status": {"userInfo": {"username": self.user}}}
         asked = sent["spec"]["resourceAttributes"]
-        if plural == "subjectaccessreviews" and sent["spec"]["user"] != self.user:
+        if "subresource" in asked:
+            allowed = (asked["verb"], f"{asked['resource']}/{asked['subresource']}") not in self.denied
+        elif plural == "subjectaccessreviews" and sent["spec"]["user"] != self.user:
             allowed = (asked["verb"], asked["resource"]) not in self.others.get(sent["spec"]["user"], set())
         else:
             allowed = self._permitted(asked["verb"], asked.get("group", ""), asked["resource"])
