@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from nlp_pipeline.serving.handler import SIZE
+from nlp_pipeline.serving.model import SIZE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -7,7 +7,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.serving import handler
+from nlp_pipeline.serving import model
 from nlp_pipeline.serving.endpoint import TEXTS, predict_address, predict_at
 
 PATH = "/v1/models/tiny:predict"
@@ -35,7 +35,7 @@ def test_many_texts_are_asked_in_requests_that_the_handler_takes(httpserver: HTT
     httpserver.expect_request(PATH).respond_with_handler(answer)
     answers = predict_at(httpserver.url_for(PATH), [str(number) for number in range(count)])
     assert [(each["text"], each["label"]) for each in answers] == [(str(at), f"of {at}") for at in range(count)]
-    assert TEXTS == handler.TEXTS >= max(sizes)
+    assert TEXTS == model.TEXTS >= max(sizes)
     assert len(sizes) == -(-count // TEXTS)
 
 

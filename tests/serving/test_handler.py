@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlp_pipeline.serving import handler as handler_module
-from nlp_pipeline.serving.handler import CPU, CUDA, SEND, TextClassificationHandler
+from nlp_pipeline.serving import model as model_module
+from nlp_pipeline.serving.handler import TextClassificationHandler
+from nlp_pipeline.serving.model import CPU, CUDA, SEND
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 from tests.conftest import FILLER, WORDS
 from tests.serving.bodies import handed_over, sent
@@ -161,7 +163,7 @@ def test_why_a_body_is_no_json_is_said(handlers: Handlers, body: Any, reason: st
 def test_a_request_that_is_too_large_is_refused_by_itself(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch, body: Any, limit: str
 ) -> None:
-    monkeypatch.setattr(handler_module, "TEXTS", 4)
+    monkeypatch.setattr(model_module, "TEXTS", 4)
     answers, statuses = answer(handlers["int8"], instances(*["superb"] * 4), body, instances("awful"))
     assert statuses == [200, 413, 200]
     assert [labels(answers[at]) for at in (0, 2)] == [["4"] * 4, ["0"]]
@@ -215,7 +217,7 @@ def handlers_by_cpus(model: Path) -> dict[tuple[str, int], TextClassificationHan
     for precision in PRECISIONS:
         for cpus in (1, 2, 3):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(handler_module, "usable_cpus", lambda cpus=cpus: cpus)
+                patch.setattr(model_module, "usable_cpus", lambda cpus=cpus: cpus)
                 handlers[precision, cpus] = load_handler(made_release(model, precision))
     return handlers
 
@@ -291,8 +293,8 @@ def test_the_provider_is_chosen_and_its_reason_logged(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(handler_module, "usable_cpus", lambda: 3)
-    with caplog.at_level("INFO", handler_module.__name__):
+    monkeypatch.setattr(model_module, "usable_cpus", lambda: 3)
+    with caplog.at_level("INFO", model_module.__name__):
         handler = load_handler(made_release(model, precision))
     assert caplog.messages[-1] == f"2 labels, {CPU} ({reason}), 3 CPUs"
     assert not handler.on_gpu
@@ -307,7 +309,7 @@ def test_the_provider_is_chosen_and_its_reason_logged(
 def test_any_body_is_answered_as_it_would_be_alone(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch, requests: list[tuple[bytes, str, int]]
 ) -> None:
-    monkeypatch.setattr(handler_module, "TEXTS", 4)
+    monkeypatch.setattr(model_module, "TEXTS", 4)
     expected = [*(status for _, _, status in requests), 200]
     batch = [handed_over(body, content_type) for body, content_type, _ in requests]
     batch.append({"body": instances("superb \ud800", "awful \x00\U0010ffff\u2028")})
@@ -338,16 +340,19 @@ def test_it_warms_up_when_it_loads(model: Path) -> None:
 def test_threads_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: quota)
-    assert handler_module.usable_cpus() == expected
+    assert model_module.usable_cpus() == expected
 
 
 def test_it_needs_little_and_is_python_3_9() -> None:
-    tree = ast.parse(Path(handler_module.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
-    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported = set()
+    for module in (model_module, handler_module):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"), feature_version=(3, 9))
+        imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        # feature_version does not tell of these.
+        assert not any(isinstance(node, ast.Match | ast.BitOr) for node in ast.walk(tree))
+    imported.remove(model_module.__name__)
     modules = {name.split(".")[0] for name in imported}
     assert modules - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tokenizers"}
-    # feature_version does not tell of these.
-    assert not any(isinstance(node, ast.Match | ast.BitOr) for node in ast.walk(tree))
     # TorchServe takes the one class of the file.
     assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["TextClassificationHandler"]

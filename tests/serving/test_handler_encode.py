@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from nlp_pipeline.serving.handler import CHARACTERS, TextClassificationHandler
+from nlp_pipeline.serving.model import CHARACTERS, TextClassifier
 
 CORPUS = [
     "the film was superb and the plot was awful, isn't it?  We've seen 12345 films in 2024.",
@@ -87,9 +87,9 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def make_handler(name: str, max_length: int) -> TextClassificationHandler:
-    """Returns a handler that can encode texts, and has no model."""
-    handler = TextClassificationHandler()
+def make_handler(name: str, max_length: int) -> TextClassifier:
+    """Returns a classifier that can encode texts, and has no model."""
+    handler = TextClassifier()
     handler.tokenizer = Tokenizer.from_str(TOKENIZERS[name]().to_str())
     handler.max_length = max_length
     handler.tokenizer.enable_truncation(max_length)

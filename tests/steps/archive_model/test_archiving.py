@@ -9,14 +9,16 @@ import pytest
 
 from nlp_pipeline.pipeline.embedding import FILES
 from nlp_pipeline.release import verify
-from nlp_pipeline.serving.handler import TEXTS, TextClassificationHandler
-from nlp_pipeline.serving.handler import __file__ as handler_file
+from nlp_pipeline.serving import handler
+from nlp_pipeline.serving import model as model_module
+from nlp_pipeline.serving.handler import TextClassificationHandler
+from nlp_pipeline.serving.model import TEXTS
 from nlp_pipeline.steps.archive_model.packing import HANDLER_REQUIREMENTS, build_mar, pack_model, server_config
 from nlp_pipeline.volume import VARIABLE
 from tests.serving.conftest import MAX_LENGTH, exported, made_release, make_context
 from tests.steps.programs import run_step
 
-PACKED = ["handler.py", "model.onnx", "requirements.txt", "serving.json", "tokenizer.json"]
+PACKED = ["archived_model.py", "handler.py", "model.onnx", "requirements.txt", "serving.json", "tokenizer.json"]
 
 
 def read_archive(release: Path) -> dict[str, bytes]:
@@ -45,7 +47,11 @@ def test_a_release_is_what_the_design_says(model: Path) -> None:
 def test_the_archive_holds_what_the_handler_needs(model: Path) -> None:
     content = read_archive(made_release(model, "int8"))
     assert sorted(content) == ["MAR-INF/MANIFEST.json", *PACKED]
-    assert content["handler.py"].decode() == Path(handler_file).read_text(encoding="utf-8")
+    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (handler, model_module)]
+    # What the archive holds imports nothing of a package that may be installed in another version.
+    assert content["handler.py"].decode() == sources[0].replace("nlp_pipeline.serving.model", "archived_model")
+    assert content["archived_model.py"].decode() == sources[1]
+    assert b"nlp_pipeline" not in content["handler.py"] + content["archived_model.py"]
     assert content["requirements.txt"].decode().splitlines() == HANDLER_REQUIREMENTS
     assert content["tokenizer.json"] == (model / "tokenizer.json").read_bytes()
     settings = {"labels": ["0", "4"], "max_length": MAX_LENGTH, "pad_token_id": 0, "precision": "int8"}
@@ -133,6 +139,8 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(
     # The handler that travels has lost its comments and types; all else is the same, to the byte.
     archive = "model-store/tiny.mar"
     assert found.files | {archive: ""} == before.files | {archive: ""}
+    renamed = ("nlp_pipeline.serving.model", "archived_model")
     assert read_archive(release) == read_archive(expected) | {
-        "handler.py": FILES["archive_model"]["nlp_pipeline/serving/handler.py"].encode()
+        name: FILES["archive_model"][f"nlp_pipeline/serving/{source}"].replace(*renamed).encode()
+        for name, source in (("handler.py", "handler.py"), ("archived_model.py", "model.py"))
     }

@@ -10,13 +10,16 @@ from nlp_pipeline.volume import copy_folder
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 HANDLER_REQUIREMENTS = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
+# What the handler imports, by the name that it has in the archive: no version of this package that is installed where
+# the archive is served is to be taken for it.
+MODEL_MODULE = "archived_model"
 
 
 def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_length: int) -> None:
     """Puts together what goes into an archive, in a folder that it makes; `full` is the model in ONNX and fp32."""
     import transformers
 
-    from nlp_pipeline.serving import handler
+    from nlp_pipeline.serving import handler, model
 
     config = transformers.AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     serving = {
@@ -28,7 +31,9 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
     folder.mkdir()
     (folder / "serving.json").write_text(json.dumps(serving, indent=1), encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(HANDLER_REQUIREMENTS), encoding="utf-8")
-    shutil.copyfile(handler.__file__, folder / "handler.py")
+    source = Path(handler.__file__).read_text(encoding="utf-8").replace(model.__name__, MODEL_MODULE)
+    (folder / "handler.py").write_text(source, encoding="utf-8")
+    shutil.copyfile(model.__file__, folder / f"{MODEL_MODULE}.py")
     shutil.copyfile(model_path / "tokenizer.json", folder / "tokenizer.json")
     if precision == "int8":
         quantise(full, folder / "model.onnx")
