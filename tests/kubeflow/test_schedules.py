@@ -320,6 +320,7 @@ def test_other_namespaces_are_left_alone() -> None:
         ({"values": {}}, "train_data is not set"),
         ({"max_concurrency": 0}, "--concurrency 0: Kubeflow allows 1 to 10 runs at once"),
         ({"name": "a\nb"}, "is no name"),
+        ({"name": "n" * 256}, "--schedule-name nnnnnnnnnnnnnnnnnnnn... has 256 characters: Kubeflow takes 255 at most"),
         ({"start": "soon"}, "--start 'soon' is no time"),
         (
             {"start": "2099-01-02", "end": "2099-01-01T23:00Z"},

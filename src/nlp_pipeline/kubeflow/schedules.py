@@ -30,12 +30,13 @@ class Schedules(schedules.Schedules):
     """Those of the user's namespace; their contents are recurring runs."""
 
     platform = "Kubeflow"
+    longest_name = 255  # of a column of KFP's database: backend/src/apiserver/model/job.go
     kills_runs = True
     when_resumed = "if a time has passed meanwhile, Kubeflow starts a run at once"
 
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
         pipelines.check_parameters(self.settings, values)
-        return options.read(read_cron, self.platform)
+        return options.read(read_cron, self.platform, self.longest_name)
 
     def list_schedules(self) -> list[Schedule]:
         connection = connect(self.settings)

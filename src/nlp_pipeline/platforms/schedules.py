@@ -64,10 +64,13 @@ class ScheduleOptions:
     start: str | None = None
     end: str | None = None
 
-    def read(self, read_cron: Callable[[str], Cron], platform: str) -> Timing:
+    def read(self, read_cron: Callable[[str], Cron], platform: str, longest_name: int) -> Timing:
         """Returns when the schedule is desired, where it can be; `read_cron` reads the platform's expressions."""
         if not self.name.strip() or not self.name.isprintable():
             raise UsageError(f"--schedule-name {self.name!r} is no name: write a line, as in --schedule-name nightly")
+        if (length := len(self.name)) > longest_name:
+            taken = f"{platform} takes {longest_name} at most"
+            raise UsageError(f"--schedule-name {self.name[:20]}... has {length} characters: {taken}")
         if not 1 <= self.max_concurrency <= MOST_AT_ONCE:
             allowed = f"{platform} allows 1 to {MOST_AT_ONCE} runs at once"
             raise UsageError(f"--concurrency {self.max_concurrency}: {allowed}")
@@ -103,11 +106,13 @@ class Schedules(ABC):
 
     Attributes:
         platform: Its name, for messages.
+        longest_name: How many letters a schedule's name may have.
         kills_runs: Whether a run in progress may be lost with its schedule.
         when_resumed: What becomes of the times that a paused schedule has missed.
     """
 
     platform: ClassVar[str]
+    longest_name: ClassVar[int]
     kills_runs: ClassVar[bool] = False
     when_resumed: ClassVar[str]
 

@@ -57,15 +57,14 @@ class Schedules(schedules.Schedules):
     """Those of the project and region; their contents are schedules of pipelines."""
 
     platform = "Vertex AI"
+    longest_name = 128
     when_resumed = "runs that it has missed meanwhile are not made up for"
 
     def read(self, options: ScheduleOptions, values: dict[str, Any]) -> Timing:
         if options.catch_up:
             raise UsageError("--catch-up: on Vertex AI missed runs are made up for only by resuming in the console")
-        if len(name := options.name) > 128:
-            raise UsageError(f"--schedule-name {name[:20]}... has {len(name)} characters: Vertex AI takes 128 at most")
         check_parameters(values)
-        return options.read(read_cron, self.platform)
+        return options.read(read_cron, self.platform, self.longest_name)
 
     def list_schedules(self) -> list[Schedule]:
         connection = connect(self.settings)
