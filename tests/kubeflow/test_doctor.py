@@ -371,6 +371,20 @@ def test_whether_a_node_could_take_each_pod(team: Kubeflow, cluster: Cluster, va
     assert finding.ok is not bool(why) and why in finding.detail
 
 
+@pytest.mark.parametrize("scaler", ["Karpenter", "cluster-autoscaler"])
+def test_where_an_autoscaler_adds_nodes_a_missing_one_is_no_fault(
+    team: Kubeflow, cluster: Cluster, scaler: str
+) -> None:
+    if scaler == "Karpenter":
+        cluster.add(node("small") | {"metadata": {"name": "small", "labels": {"karpenter.sh/nodepool": "default"}}})
+    else:
+        status = {"name": "cluster-autoscaler-status", "namespace": "kube-system"}
+        cluster.add({"kind": "ConfigMap", "metadata": status})
+    finding = examined(team, {"train_cpu": "4"})["nodes"]
+    assert finding.ok is None and finding.detail.endswith(f"; whether {scaler} will add one is not known")
+    assert missing(list(examined(team, {"train_cpu": "4"}).values())) == []
+
+
 def test_nodes_that_may_not_be_listed(team: Kubeflow, cluster: Cluster) -> None:
     cluster.deny("list", "nodes")
     finding = examined(team)["nodes"]

@@ -1,4 +1,4 @@
-"""Whether a node could take the pods of a run: its labels, taints, and what it has to give."""
+"""Whether a node could take the pods of a run: its labels, taints, and what it has in all, taken or not."""
 
 from collections import Counter
 from typing import Any
@@ -9,10 +9,19 @@ from nlp_pipeline.platforms.doctor import Finding
 
 # With another effect, a taint only makes a node less liked.
 REPELLING = ("NoSchedule", "NoExecute")
+AUTOSCALER_LABELS = {
+    "karpenter.sh/nodepool": "Karpenter",
+    "eks.amazonaws.com/compute-type": "EKS Auto Mode",
+    "cloud.google.com/gke-provisioning": "GKE's autoscaler",
+}
+# What cluster-autoscaler writes down.
+STATUS = "cluster-autoscaler-status"
 
 
 def check_nodes(values: dict[str, Any]) -> Finding:
     """Looks for a node for each pod of a run; what other pods ask for there is not counted.
+
+    Where there is none, a run can't go well, unless the cluster's autoscaler adds one.
 
     Raises:
         UsageError: The nodes may not be listed.
@@ -23,9 +32,24 @@ def check_nodes(values: dict[str, Any]) -> Finding:
         if all(obstacles):
             why = ", ".join(f"{count} {reason}" for reason, count in Counter(obstacles).items())
             detail = f"no node could take {what}, which asks for {describe(requests)}: of {len(nodes)}, {why or 'none'}"
+            if scaler := find_autoscaler(nodes):
+                return Finding(None, f"{detail}; whether {scaler} will add one is not known")
             return Finding(False, detail, "ask for less, or for other nodes; or let an autoscaler add one")
     asked = "; ".join(f"{what} asks for {describe(requests)}" for what, requests in requests_of(values).items())
-    return Finding(True, f"each pod has a node that could take it: {asked}")
+    return Finding(True, f"each pod has a node large enough for it; what is free there is not known: {asked}")
+
+
+def find_autoscaler(nodes: list[Any]) -> str:
+    """Returns what adds nodes to the cluster, as far as it can be seen; empty where nothing does.
+
+    Karpenter, and what some clouds have in its place, label their nodes; cluster-autoscaler writes a ConfigMap.
+    """
+    labels = {key for node in nodes for key in node.metadata.labels or {}}
+    if named := [name for label, name in AUTOSCALER_LABELS.items() if label in labels]:
+        return named[0]
+    read = api("CoreV1Api").read_namespaced_config_map
+    status = call("looking for an autoscaler", read, STATUS, "kube-system", expected=(403, 404))
+    return "" if status in (403, 404) else "cluster-autoscaler"
 
 
 def describe(requests: dict[str, str]) -> str:
