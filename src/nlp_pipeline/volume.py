@@ -60,7 +60,8 @@ class Run(Settings):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PipelineError(
-                f"'{self.folder}' can't be made on the volume ({error.strerror}): may it be written to?"
+                f"'{self.folder}' can't be made on the volume ({error.strerror}): user {os.getuid()} must be able to "
+                f"write to '{self.volume_path}'; as root, chmod 0777 it once"
             ) from None
 
     def keep(self, source: str | Path, name: str) -> Path:
