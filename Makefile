@@ -6,7 +6,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help setup setup-test demo test bench lint compile docs lock clean
+.PHONY: help setup setup-test demo test cluster-test bench lint compile docs lock clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -29,6 +29,9 @@ demo: setup  ## reviews in, checked predictions out
 
 test: setup-test lint  ## every check and test
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
+
+cluster-test: setup-test  ## from an empty namespace to an endpoint and back, on the kubeconfig's cluster (CONTRIBUTING.md)
+	NLP_PIPELINE_TEST_CLUSTER=1 $(VENV)/bin/python -m pytest tests/cluster -k real -s
 
 bench: setup-test  ## ours against the former pipeline's way, as ratios; QUICK=1 for a first look
 	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick)

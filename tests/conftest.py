@@ -34,7 +34,7 @@ FILLER = [
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that a mistake shows soon; of the slow ones the longest, so that none is left over alone."""
-    longest = ["test_the_demo", "test_pods.py", "test_local.py", ""]
+    longest = ["test_the_demo", "test_scenario.py", "test_local.py", ""]
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         place = next(at for at, part in enumerate(longest) if part in item.nodeid)

@@ -1,4 +1,4 @@
-"""The compiled file for Kubeflow has the steps' code once; the whole run of it is in tests/e2e/test_pods.py."""
+"""The compiled file for Kubeflow has the steps' code once; the whole run of it is in tests/cluster/."""
 
 import json
 import subprocess

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nlp_pipeline.pipeline.embedding import pack, startup_source
 from nlp_pipeline.pipeline.startup import is_installed
-from tests.e2e.pods import make_environment
+from tests.cluster.pods import make_environment
 
 COMPONENT = """
 import os, sys, tempfile, unittest

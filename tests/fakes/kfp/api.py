@@ -13,6 +13,7 @@ import re
 import threading
 import urllib.parse
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -60,6 +61,7 @@ class Api:
         multi_user: Whether namespaces matter at all: each user has one.
         health: What it says of itself.
         fate: What becomes of runs that are made from now on.
+        started: Called with the record of each run that is made, where a test runs its steps.
         cluster: Where the runs' Workflows are kept; None where no test asks for them.
         requests: Method, path and user of all requests that came this far.
         records: All records of each collection by id, oldest first; what begins with an underscore is not told.
@@ -70,6 +72,7 @@ class Api:
         self._lock, self._count = threading.RLock(), itertools.count()
         self.clock, self.fate = Clock(), Fate()
         self.cluster: Any = None
+        self.started: Callable[[Json], object] = lambda record: None
         self.health: Json = {"tag_name": "2.17.0", "multi_user": self.multi_user, "pipeline_store": "database"}
         self.requests: list[tuple[str, str, str]] = []
         self.records: dict[str, dict[str, Json]] = {kind: {} for kind in IDS}
@@ -213,6 +216,7 @@ class Api:
         }
         made = self._add("runs", run, self.records["experiments"][body["experiment_id"]]["_namespace"])
         made["_workflow"] = f"nlp-pipeline-{made['run_id'][:5]}"
+        self.started(made)
         return made
 
     def _create_recurring_run(self, body: Json, user: str) -> Json:

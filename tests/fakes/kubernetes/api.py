@@ -27,6 +27,8 @@ KINDS = {
     "persistentvolumeclaims": ("PersistentVolumeClaim", "", "v1"),
     "configmaps": ("ConfigMap", "", "v1"),
     "nodes": ("Node", "", "v1"),
+    "roles": ("Role", "rbac.authorization.k8s.io", "v1"),
+    "rolebindings": ("RoleBinding", "rbac.authorization.k8s.io", "v1"),
     "subjectaccessreviews": ("SubjectAccessReview", "authorization.k8s.io", "v1"),
     "selfsubjectaccessreviews": ("SelfSubjectAccessReview", "authorization.k8s.io", "v1"),
     "selfsubjectreviews": ("SelfSubjectReview", "authentication.k8s.io", "v1"),
@@ -145,7 +147,8 @@ class Api:
         if url.path.endswith("/log"):
             return str(service["log"])
         if verb == "delete":
-            del self.objects[plural, namespace, name], self.worlds[service["metadata"]["uid"]]
+            del self.objects[plural, namespace, name]
+            self.worlds.pop(service["metadata"].get("uid", ""), None)
         elif plural == "inferenceservices":
             self.tick(service)
         return service
@@ -220,7 +223,8 @@ class Api:
             found["metadata"]["generation"] += found["spec"] != old["spec"]
         if not dry_run and found != old:
             self.put(plural, found)
-            self.changed(found)
+            if plural == "inferenceservices":
+                self.changed(found)
         return found
 
     def _check_version(self, what: str, sent: Json, old: Json) -> None:

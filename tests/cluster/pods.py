@@ -1,4 +1,4 @@
-"""Runs a compiled pipeline as a cluster would: each step by its compiled command line, in an environment of its own.
+"""Runs compiled pipelines as a cluster would: each step by its compiled command line, in an environment of its own.
 
 An environment is a virtual environment that holds pip, kfp and the step's pins with what they require, and nothing
 else: no checkout of the project, nor any other package. It is made of links to what is installed here.
@@ -80,92 +80,111 @@ def as_json(value: Any) -> Any:
 
 
 class Pods:
-    """A run of a compiled pipeline.
+    """A node on which runs of compiled pipelines are run, each step's pod a process.
 
     Args:
-        ir: The pipeline, the first document of the compiled file.
         folder: Where everything is written.
         pins: By component, what its environment holds.
+        variables: What the pods have in their environment besides.
 
     Attributes:
-        logs: By task, in the order in which they ran, what the step printed.
-        outputs: By task, what its executor wrote.
+        volume: What pods have at VOLUME_PATH in a cluster.
+        logs: What the steps printed, by run and step, in the order in which they ran.
+        outputs: What their executors wrote, by run and step.
     """
 
-    def __init__(self, ir: Json, folder: Path, pins: dict[str, list[str]]) -> None:
-        self.ir, self.folder, self.pins = ir, folder, pins
-        self.volume = folder / "volume"  # mounted at VOLUME_PATH in a cluster
-        self.volume.mkdir()
-        self.logs: dict[str, str] = {}
-        self.outputs: dict[str, Json] = {}
+    def __init__(self, folder: Path, pins: dict[str, list[str]], variables: dict[str, str]) -> None:
+        self.folder, self.pins, self.variables = folder, pins, variables
+        self.volume = folder / "volume"
+        self.volume.mkdir(parents=True)
+        self.logs: dict[tuple[str, str], str] = {}
+        self.outputs: dict[tuple[str, str], Json] = {}
 
-    def run(self, arguments: Json) -> None:
-        """Runs the pipeline; tasks behind a condition on a parameter that is false are left out."""
-        parameters = self.ir["root"]["inputDefinitions"]["parameters"]
-        defaults = {name: one["defaultValue"] for name, one in parameters.items() if "defaultValue" in one}
-        self.run_dag(self.ir["root"]["dag"]["tasks"], {**defaults, **arguments})
+    def artifacts_of(self, run_id: str) -> Path:
+        """Returns the folder of a run's artifacts, by step."""
+        return self.folder / "artifacts" / run_id
 
-    def run_dag(self, tasks: Json, inputs: Json) -> None:
+    def run(self, run_id: str, ir: Json, arguments: Json) -> None:
+        """Runs a pipeline, the first document of a compiled file.
+
+        Tasks behind a condition on a parameter that is false are left out.
+        """
+        parameters = ir["root"]["inputDefinitions"]["parameters"]
+        defaults = {name: item["defaultValue"] for name, item in parameters.items() if "defaultValue" in item}
+        self._run_dag(run_id, ir, ir["root"]["dag"]["tasks"], {**defaults, **arguments})
+
+    def _run_dag(self, run_id: str, ir: Json, tasks: Json, inputs: Json) -> None:
         """Runs a group's tasks, each after those that it depends on."""
         done: dict[str, Json] = {}
         while waiting := [name for name in tasks if name not in done]:
-            name = next(one for one in waiting if done.keys() >= set(tasks[one].get("dependentTasks", [])))
-            done[name] = self.run_task(name, tasks[name], inputs, done)
+            name = next(item for item in waiting if done.keys() >= set(tasks[item].get("dependentTasks", [])))
+            done[name] = self._run_task(run_id, ir, name, tasks[name], inputs, done)
 
-    def run_task(self, name: str, task: Json, inputs: Json, done: dict[str, Json]) -> Json:
+    def _run_task(self, run_id: str, ir: Json, name: str, task: Json, inputs: Json, done: dict[str, Json]) -> Json:
         """Runs a task and returns its outputs, parameters and artifacts, by name."""
         given: Json = {}
-        for key, one in task.get("inputs", {}).get("parameters", {}).items():
-            if "runtimeValue" in one:
-                given[key] = one["runtimeValue"]["constant"].replace("{{$.pipeline_job_uuid}}", "run-1")
-            elif "componentInputParameter" in one:
-                given[key] = inputs[one["componentInputParameter"]]
+        for key, item in task.get("inputs", {}).get("parameters", {}).items():
+            if "runtimeValue" in item:
+                given[key] = item["runtimeValue"]["constant"].replace("{{$.pipeline_job_uuid}}", run_id)
+            elif "componentInputParameter" in item:
+                given[key] = inputs[item["componentInputParameter"]]
             else:
-                given[key] = done[one["taskOutputParameter"]["producerTask"]]["Output"]
-        for key, one in task.get("inputs", {}).get("artifacts", {}).items():
-            produced = one.get("taskOutputArtifact")
+                given[key] = done[item["taskOutputParameter"]["producerTask"]]["Output"]
+        for key, item in task.get("inputs", {}).get("artifacts", {}).items():
+            produced = item.get("taskOutputArtifact")
             given[key] = (
                 done[produced["producerTask"]][produced["outputArtifactKey"]]
                 if produced
-                else inputs[one["componentInputArtifact"]]
+                else inputs[item["componentInputArtifact"]]
             )
         condition = task.get("triggerPolicy", {}).get("condition", "true")
         match = re.fullmatch(r"inputs\.parameter_values\['(.+)'\] == true", condition)
         if match and not given[match[1]]:
             return {}
-        component = self.ir["components"][task["componentRef"]["name"]]
+        component = ir["components"][task["componentRef"]["name"]]
         if "dag" in component:
-            self.run_dag(component["dag"]["tasks"], given)
+            self._run_dag(run_id, ir, component["dag"]["tasks"], given)
             return {}
-        return self.run_step(name, component, given)
+        container = ir["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        return self.run_step(run_id, name, component, container, given)
 
-    def run_step(self, name: str, component: Json, given: Json) -> Json:
+    def run_step(self, run_id: str, name: str, component: Json, container: Json, given: Json) -> Json:
         """Runs a step's compiled command line, and returns its outputs."""
-        place = self.folder / "artifacts" / name
+        place = self.artifacts_of(run_id) / name
         place.mkdir(parents=True)
         declared = component.get("outputDefinitions", {})
         made = {
-            key: {"name": key, "uri": str(place / key), "metadata": {}, "type": one["artifactType"]}
-            for key, one in declared.get("artifacts", {}).items()
+            key: {"name": key, "uri": str(place / key), "metadata": {}, "type": item["artifactType"]}
+            for key, item in declared.get("artifacts", {}).items()
         }
         artifacts = component["inputDefinitions"].get("artifacts", {})
         executor_input = {
             "inputs": {
-                "parameterValues": {key: as_json(one) for key, one in given.items() if key not in artifacts},
+                "parameterValues": {key: as_json(item) for key, item in given.items() if key not in artifacts},
                 "artifacts": {key: {"artifacts": [given[key]]} for key in artifacts},
             },
             "outputs": {
                 "parameters": {key: {"outputFile": str(place / key)} for key in declared.get("parameters", {})},
-                "artifacts": {key: {"artifacts": [one]} for key, one in made.items()},
+                "artifacts": {key: {"artifacts": [item]} for key, item in made.items()},
                 "outputFile": str(place / "executor_output.json"),
             },
         }
-        container = self.ir["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        arguments = [json.dumps(executor_input) if one == "{{$}}" else one for one in container["args"]]
-        programs = make_environment(self.folder / "environments" / name, self.pins[name])
+        arguments = [json.dumps(executor_input) if item == "{{$}}" else item for item in container["args"]]
+        command = [part.replace(VOLUME_PATH, str(self.volume)) for part in [*container["command"], *arguments]]
+        self.logs[run_id, name] = self._run_process(name, command)
+        written = json.loads((place / "executor_output.json").read_text(encoding="utf-8"))
+        self.outputs[run_id, name] = written
+        for key, item in written.get("artifacts", {}).items():
+            made[key] |= item["artifacts"][0]
+        return {**made, **written.get("parameterValues", {})}
+
+    def _run_process(self, name: str, command: list[str]) -> str:
+        """Runs a command in a step's environment, which is made once, and returns what it printed."""
+        environment = self.folder / "environments" / name
+        programs = environment / "bin" if environment.is_dir() else make_environment(environment, self.pins[name])
         # The folder's path is short: TorchServe's sockets lie below it.
         with tempfile.TemporaryDirectory(prefix="pod-") as empty:
-            environment = {
+            variables = {
                 "PATH": f"{programs}:/usr/bin:/bin",
                 "HOME": empty,
                 "TMPDIR": empty,
@@ -173,14 +192,10 @@ class Pods:
                 "OMP_NUM_THREADS": "1",
                 VARIABLE: str(self.volume),
                 "PIP_NO_INDEX": "1",  # all that the command asks pip for must be there
+                **self.variables,
             }
-            command = [*(part.replace(VOLUME_PATH, str(self.volume)) for part in container["command"]), *arguments]
             done = subprocess.run(
-                command, cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command, cwd=empty, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-        self.logs[name] = done.stdout
         assert done.returncode == 0, f"{name} failed:\n{done.stdout}"
-        self.outputs[name] = written = json.loads((place / "executor_output.json").read_text(encoding="utf-8"))
-        for key, one in written.get("artifacts", {}).items():
-            made[key] |= one["artifacts"][0]
-        return {**made, **written.get("parameterValues", {})}
+        return done.stdout
