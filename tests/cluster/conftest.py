@@ -13,8 +13,8 @@ from tests.cluster.site import Site
 VARIABLE = "NLP_PIPELINE_TEST_CLUSTER"
 on_a_cluster = pytest.mark.skipif(os.environ.get(VARIABLE) != "1", reason=f"{VARIABLE} is not 1: see make cluster-test")
 KINDS = [
-    pytest.param("emulated", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
-    pytest.param("real", marks=[on_a_cluster, pytest.mark.timeout(1800)]),
+    pytest.param("emulated", marks=pytest.mark.slow),
+    pytest.param("real", marks=on_a_cluster),
 ]
 
 
