@@ -182,12 +182,35 @@ def test_a_resumed_training_takes_the_next_rows_and_ends_as_an_unbroken_one(
     weights, rows, resumed = run()
     order = training_order(rows["length"][:], 3.0, 8, seed=1)
     in_order = [tuple(rows[row]["input_ids"]) for row in order]
-    expected = [in_order[at : at + 8] for at in range(0, len(in_order), 8)]
-    assert (resumed, len(expected), len(expected[-1])) == (0, 19, 6)
+    expected = [in_order[at : at + 4] for at in range(0, len(in_order), 4)]  # the halves of batches
+    assert (resumed, len(expected), len(expected[-1])) == (0, 38, 2)
     assert batches == expected
 
     (tmp_path / "checkpoints" / "checkpoint-19" / "complete").unlink()
     resumed_weights, _, resumed = run()
     assert 0 < resumed < 19
-    assert batches == expected[resumed:]
+    assert batches == expected[2 * resumed :]
     assert all(torch.equal(tensor, resumed_weights[name]) for name, tensor in weights.items())
+
+
+def test_a_batch_in_halves_teaches_what_the_whole_batch_does(encoder: Path, tmp_path: Path) -> None:
+    labels = [str(number) for number in range(5)]
+    write_parquet(tmp_path / "train.parquet", make_rows(54, classes=5))  # the last batch has 6 rows
+    settings = TrainSettings(**{**TRAINING, "batch_size": 8, "epochs": 1.0})
+    results: list[torch.Tensor] = []
+    sizes: list[list[int]] = []
+    for kind in ("cpu", "cuda"):  # which trains on the CPU where there is no GPU
+        torch.manual_seed(1)
+        model, tokenizer = load_base_model(str(encoder), labels, 32)
+        model.apply(lambda layer: setattr(layer, "p", 0.0) if isinstance(layer, torch.nn.Dropout) else None)
+        rows = tokenise(tmp_path / "train.parquet", tokenizer, labels, settings, 1, str(tmp_path))
+        sizes.append([])
+        model.register_forward_pre_hook(
+            lambda _, __, batch, seen=sizes[-1]: seen.append(len(batch["input_ids"])), with_kwargs=True
+        )
+        checkpoints = tmp_path / kind
+        checkpoints.mkdir()
+        facts = train(model, tokenizer, rows, settings, 1, Device(kind, "float32", ""), checkpoints)
+        results.append(torch.tensor([loss for _, loss in facts["loss_curve"]]))
+    assert sizes == [[4] * 13 + [2], [8] * 6 + [6]]
+    torch.testing.assert_close(results[0], results[1].cpu(), rtol=1e-3, atol=1e-3)

@@ -20,8 +20,8 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
     """Loads an encoder with a classification head for the labels, and its tokenizer.
 
     Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
-    newer encoders are: drawing its random numbers takes a CPU about as long as all matrix products together, and
-    accuracy does not suffer (docs/performance.md). The other layers keep the dropout that the encoder came with.
+    newer encoders are: drawing its random numbers takes a CPU long, and accuracy does not suffer
+    (docs/performance.md). The other layers keep the dropout that the encoder came with.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model, trust_remote_code=False)

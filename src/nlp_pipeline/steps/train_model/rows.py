@@ -1,6 +1,5 @@
-"""The rows to train on: tokenised, and in an order that wastes little on padding."""
+"""The rows to train on: tokenised, and in order."""
 
-import itertools
 import math
 import random
 from pathlib import Path
@@ -31,25 +30,13 @@ def tokenise(
 
 
 def training_order(lengths: list[int], epochs: float, batch_size: int, seed: int) -> list[int]:
-    """Returns the rows to train on, one after the other, so that rows of a batch are of like length.
+    """Returns the rows to train on, one after the other: shuffled, epoch after epoch, and each batch sorted by length.
 
-    A batch is padded to its longest row, so mixed lengths are mostly padding. Rows are shuffled, epoch after epoch,
-    then sorted by length within pools of up to 50 batches, and their batches shuffled: each batch still holds rows
-    from everywhere, and no stretch of the training sees only short or only long ones. The order is that of all epochs,
-    and fixed by the seed alone, so that a training that was killed resumes with the very next row. With a fraction of
-    an epoch, some rows come once more than others.
+    The order is that of all epochs, and fixed by the seed alone, so that a training that was killed resumes with the
+    very next row. With a fraction of an epoch, some rows come once more than others.
     """
     rng, rows = random.Random(seed), range(len(lengths))  # noqa: S311, an order, no secret
     shuffled = [row for _ in range(math.ceil(epochs)) for row in rng.sample(rows, len(rows))]
     shuffled = shuffled[: max(1, round(len(rows) * epochs))]
-    order: list[int] = []
-    # No pool has more than an epoch's rows: the same row twice in a batch would teach no more than once.
-    size = batch_size * max(1, min(50, len(rows) // batch_size))
-    for start in range(0, len(shuffled), size):
-        pool = sorted(shuffled[start : start + size], key=lengths.__getitem__)
-        # What does not fill a batch stays last, or the batches after it would all shift.
-        whole = len(pool) // batch_size * batch_size
-        batches = [pool[at : at + batch_size] for at in range(0, whole, batch_size)]
-        rng.shuffle(batches)
-        order += [*itertools.chain.from_iterable(batches), *pool[whole:]]
-    return order
+    batches = (shuffled[at : at + batch_size] for at in range(0, len(shuffled), batch_size))
+    return [row for batch in batches for row in sorted(batch, key=lengths.__getitem__)]

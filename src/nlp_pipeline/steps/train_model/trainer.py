@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from nlp_pipeline.errors import PipelineError
@@ -51,8 +52,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a model in place, from the folder's last complete checkpoint on; returns facts and the loss curve.
 
-    Up to ten checkpoints are written in the course of a training; the newest two are kept. The tokenizer pads each
-    batch to its longest row. `train_loss` is the mean of the loss curve's last tenth.
+    Up to ten checkpoints are written in the course of a training; the newest two are kept. The tokenizer pads
+    what is computed at once to its longest row. `train_loss` is the mean of the loss curve's last tenth.
     """
     batch_size = settings.batch_size
     order = training_order(rows["length"][:], settings.epochs, batch_size, seed)
@@ -62,13 +63,17 @@ def train(
     checkpoint = f"{folder}/checkpoint-{first_step}" if first_step else None
     if checkpoint:
         print(f"going on from step {first_step} of {steps}", flush=True)
+    parts = 1
     if device.device == "cpu":
         speed_up_on_cpu(model)
+        # A batch's short rows and its long ones, each padded to their own length; their gradients add up to its own.
+        parts = math.gcd(batch_size, 2)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=batch_size // parts,
+        gradient_accumulation_steps=parts,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_share,
@@ -84,7 +89,12 @@ def train(
     arguments._n_gpu = 1  # of several, the Trainer would multiply the batch, and so take fewer steps
     progress = Progress(first_step, model.num_parameters())
     trainer = Trainer(
-        model, arguments, train_dataset=rows.select(order), processing_class=tokenizer, callbacks=[progress]
+        model,
+        arguments,
+        train_dataset=rows.select(order),
+        processing_class=tokenizer,
+        compute_loss_func=loss_share,
+        callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -98,6 +108,11 @@ def train(
         "resumed_from_step": first_step,
         "samples_per_second": max(0, len(order) - first_step * batch_size) / seconds,
     }
+
+
+def loss_share(outputs: Any, labels: Any, num_items_in_batch: Any) -> Any:
+    """Returns what the rows of a part add to the mean loss of their batch."""
+    return cross_entropy(outputs.logits.float(), labels, reduction="sum") / num_items_in_batch
 
 
 class Progress(TrainerCallback):
@@ -127,8 +142,9 @@ class Progress(TrainerCallback):
         if not math.isfinite(loss):
             raise PipelineError(f"the loss at step {step} is {loss}: try a learning_rate below {args.learning_rate}")
         rate = (step - self.first_step) / (time.monotonic() - self.started)
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps
         print(
-            f"step {step}/{steps}  loss {loss:.4f}  {rate * args.train_batch_size:.0f} samples/s  "
+            f"step {step}/{steps}  loss {loss:.4f}  {rate * batch_size:.0f} samples/s  "
             f"{(steps - step) / rate:.0f} s left",
             flush=True,
         )
