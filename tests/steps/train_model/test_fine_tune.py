@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from kfp import dsl
 
 from nlp_pipeline.errors import PipelineError
@@ -77,6 +78,10 @@ def test_the_component_saves_a_model_with_its_labels_and_few_figures(
     assert config["id2label"] == {"0": "1", "1": "9", "2": "10"}
     assert config["label2id"] == {"1": 0, "9": 1, "10": 2}
     assert "eager" not in json.dumps(config)
+    # Without a length given, as other servers ask it, the tokenizer cuts where the training did, and may train longer.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    assert (tokenizer.model_max_length, len(tokenizer("a " * 100, truncation=True)["input_ids"])) == (32, 32)
+    load_base_model(str(folder / "model"), ["0", "1"], 64)
 
     facts = json.loads((folder / "model" / "training.json").read_text())
     figures = {key: value for key, value in facts.items() if key not in ("loss_curve", *source)}

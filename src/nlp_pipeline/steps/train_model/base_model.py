@@ -85,12 +85,15 @@ def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) ->
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:
-    """Returns how many tokens a model reads at most, as far as it is known."""
-    longest, positions = int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None) or 0
+    """Returns how many tokens a model reads at most, as far as it is known.
+
+    A tokenizer may say less: how many a former training read.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
     # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
     padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
     positions -= 0 if padding is None else padding + 1
-    return min(longest, positions) if positions > 0 else longest  # XLNet says -1: its positions are relative
+    return positions if positions > 0 else int(tokenizer.model_max_length)  # XLNet says -1: its are relative
 
 
 def settle_head(model: Any, former: list[str], labels: list[str], new: set[str]) -> None:

@@ -45,6 +45,7 @@ def fine_tune(
             require_servable(settings.base_model, network, tokenizer, settings.max_length)
         tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache)
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
+        tokenizer.model_max_length = settings.max_length  # other servers cut texts there
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
         result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
