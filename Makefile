@@ -1,12 +1,12 @@
 # make demo   sets up and runs the whole pipeline on this machine
 # make test   sets up and runs every check and test
-# make bench  sets up and measures ours against the former pipeline's way; QUICK=1 for under three minutes
+# make bench  sets up and measures ours against the former pipeline's way and, after make bench-peers, other servers
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help setup setup-test demo test cluster-test bench lint compile docs lock clean
+.PHONY: help setup setup-test demo test cluster-test bench bench-peers lint compile docs lock clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -33,8 +33,11 @@ test: setup-test lint  ## every check and test
 cluster-test: setup-test  ## from an empty namespace to an endpoint and back, on the kubeconfig's cluster (CONTRIBUTING.md)
 	NLP_PIPELINE_TEST_CLUSTER=1 $(VENV)/bin/python -m pytest tests/cluster -k real -s
 
-bench: setup-test  ## ours against the former pipeline's way, as ratios; QUICK=1 for a first look
+bench: setup-test  ## ours against the former pipeline's way and other servers; QUICK=1 for a first look
 	$(VENV)/bin/python -m benchmarks $(if $(QUICK),--quick)
+
+bench-peers: setup-test  ## environments of the other servers, in build/peers or PEERS=folder
+	$(VENV)/bin/python -m benchmarks.peers.environments
 
 lint: setup-test  ## style, types, and what is generated against its source
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,9 @@
-"""`python -m benchmarks`: measures ours and the former pipeline's way in turn; prints medians, spreads and ratios."""
+"""`python -m benchmarks`: measures ours and others in turn; prints medians, spreads and ratios."""
 
 import argparse
 import importlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from benchmarks.processes import ROOT
 from benchmarks.results import QUICK, RESULTS, describe, write
 from benchmarks.table import show
 
-TOPICS = ["serving", "accuracy", "training", "data", "overhead", "profile"]
+TOPICS = ["peers", "limit", "accuracy", "training", "data", "overhead", "profile"]
 NOT_QUICK = ["profile"]  # unless it is asked for
 
 
@@ -24,11 +25,11 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures ours and the former pipeline's way in turn; prints medians, spreads and ratios.",
+        description="Measures ours and others in turn; prints medians, spreads and ratios.",
         epilog="A whole run, or one of some topics, updates benchmarks/results.json, the chart beside it and the "
         "table in docs/performance.md; a quick one writes build/benchmarks/quick.json.",
     )
-    parser.add_argument("--quick", action="store_true", help="short rounds, under three minutes in all")
+    parser.add_argument("--quick", action="store_true", help="short rounds, a few minutes in all")
     parser.add_argument("--only", metavar="TOPIC,...", help=f"only some of: {', '.join(TOPICS)}")
     parser.add_argument("--profile", action="store_true", help="only where the time of one request goes")
     parser.add_argument("--folder", type=Path, help="keep what the topics write, in this folder")
@@ -58,7 +59,8 @@ def run_topic(topic: str, args: argparse.Namespace) -> list[dict[str, Any]] | No
         args.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{topic}-", dir=args.folder)).resolve()
     try:
-        records = [record(one) for one in importlib.import_module(f"benchmarks.{topic}").measure(args.quick, folder)]
+        figures = importlib.import_module(f"benchmarks.{topic}").measure(args.quick, folder)
+        records = [record(figure) for figure in figures]
     except Exception as error:  # one topic's failure shall not take the others' figures with it
         if args.debug:
             raise
@@ -75,24 +77,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints, and writes the results; returns 0, or 1 where a topic failed."""
     args = make_parser().parse_args(arguments)
     topics = chosen_topics(args)
-    found: dict[str, list[dict[str, Any]]] = {}
+    measured: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
     for topic in topics:
         began = time.monotonic()
         records = run_topic(topic, args)
         seconds[topic] = time.monotonic() - began
         if records is not None:
-            found[topic] = records
+            measured[topic] = records
     path = args.output or (QUICK if args.quick else RESULTS)
-    if found:
-        write(describe(found, seconds, args.quick), path)
+    if measured:
+        write(describe(measured, seconds, args.quick), path)
         print(f"written: {path}, after {sum(seconds.values()):.0f} s", file=sys.stderr)
-    if found and path == RESULTS:
+    if measured and path == RESULTS:
         subprocess.run([sys.executable, "-m", "nlp_pipeline.docs"], cwd=ROOT, check=True)
-    return 0 if len(found) == len(topics) else 1
+    return 0 if len(measured) == len(topics) else 1
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what was started is ended, as it is by Ctrl-C
     try:
         sys.exit(main())
     except KeyboardInterrupt:

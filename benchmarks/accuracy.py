@@ -5,24 +5,20 @@ from pathlib import Path
 from benchmarks.handlers import answer, load_handler
 from benchmarks.measure import OURS, Figure
 from benchmarks.model import LABELS, MAX_LENGTH, labelled_rows, release, trained_model, unpacked
+from benchmarks.peers import equal_share, write_requests
 from benchmarks.processes import tell
-from benchmarks.servers import Server
-from nlp_pipeline.serving.client import replay
+from benchmarks.servers import Running, torchserve
 from nlp_pipeline.steps.evaluate_model.evaluation import predict
 
 FP32 = "fp32, transformers"
-LOST = 0.5  # points of accuracy, at most
+LOST = 0.3  # points of accuracy, at most
 
 
 def torchserve_labels(release_folder: Path, folder: Path, texts: list[str]) -> list[str]:
     """Returns the labels that TorchServe answers with, asked by eight clients at once."""
-    with Server(release_folder, folder / "server") as server, server.running() as url:
-        return replay(url, texts, clients=8)[0]
-
-
-def share(one: list[str], other: list[str]) -> float:
-    """Returns on how many of 100 both lists agree."""
-    return 100 * sum(map(str.__eq__, one, other)) / len(one)
+    with Running(torchserve(release_folder), folder / "server") as server:
+        labels: list[str] = server.load(write_requests(folder, "rows", texts), 8)
+        return labels
 
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
@@ -36,14 +32,14 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     fp32 = [LABELS[at] for at in predict(trained_model(quick), texts, MAX_LENGTH).argmax(axis=1)]
     step = max(1, len(texts) // (100 if quick else 500))
     served = torchserve_labels(release(quick), folder, texts[::step])
-    found = {OURS: [share(ours, labels)], FP32: [share(fp32, labels)]}
-    lost = {OURS: [found[FP32][0] - found[OURS][0]]}
+    accuracy = {OURS: [equal_share(ours, labels)], FP32: [equal_share(fp32, labels)]}
+    lost = {OURS: [accuracy[FP32][0] - accuracy[OURS][0]]}
     note = f"{len(rows)} rows" + ("; few, as this is the quick way" if quick else "")
-    equal = {OURS: [share(served, ours[::step])]}
+    equal = {OURS: [equal_share(served, ours[::step])]}
     as_served = "TorchServe's answers equal to the handler's own"
     return [
-        Figure("accuracy", "%", found, exact=True, shown=True, note=note),
+        Figure("accuracy", "%", accuracy, exact=True, shown=True, note=note),
         Figure("accuracy lost by serving", "points", lost, False, limit=LOST, exact=True, note=note),
-        Figure("answers equal to fp32's", "%", {OURS: [share(ours, fp32)]}, limit=98.0, exact=True, note=note),
+        Figure("answers equal to fp32's", "%", {OURS: [equal_share(ours, fp32)]}, limit=98.0, exact=True, note=note),
         Figure(as_served, "%", equal, limit=99.0, exact=True, note=f"{len(served)} rows"),
     ]

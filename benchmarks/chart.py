@@ -17,7 +17,7 @@ def chart(results: dict[str, Any]) -> str:
         for other, target in figure["targets"].items()
         if other in figure["ratios"]
     ]
-    highest = 1.05 * max([1.0, *(value for *_, found, target in bars for value in (found.get("high", 0.0), target))])
+    highest = 1.05 * max([1.0, *(value for *_, ratio, target in bars for value in (ratio.get("high", 0.0), target))])
     # Four to eight lines of a grid; more where the highest is beyond 80.
     step = next((step for step in (0.5, 1.0, 2.0, 5.0) if highest / step <= 8), 10.0)
     environment = jinja2.Environment(

@@ -98,13 +98,13 @@ def figures_of(folder: Path, kind: str, form: str, count: int, rounds: int) -> l
     samples = [run_module("data", path) for _ in range(rounds)]
     size = path.stat().st_size / 1e6
     path.unlink()
-    if any(one["rows"] != count for one in samples):
+    if any(sample["rows"] != count for sample in samples):
         raise RuntimeError(f"load_data kept {samples[0]['rows']:,.0f} of {count:,} {kind} as {form}")
-    speeds = {OURS: [count / one["seconds"] for one in samples]}
-    memory = {OURS: [one["megabytes"] for one in samples]}
+    speeds = {OURS: [count / sample["seconds"] for sample in samples]}
+    memory = {OURS: [sample["megabytes"] for sample in samples]}
     tell(f"{count:,} {kind} as {form}: {min(speeds[OURS]):,.0f} to {max(speeds[OURS]):,.0f} rows/s")
     name, note = f"load_data, {count:,} {kind}, {form}", f"{length:.0f} characters a row, {size:,.1f} MB"
-    details = {"characters": length, "file_megabytes": size, "seconds": [one["seconds"] for one in samples]}
+    details = {"characters": length, "file_megabytes": size, "seconds": [sample["seconds"] for sample in samples]}
     least, most = (ROWS_PER_SECOND, MEGABYTES) if count == max(SIZES) else (None, None)
     return [
         Figure(name, "rows/s", speeds, limit=least, note=note, details=details),
@@ -114,10 +114,10 @@ def figures_of(folder: Path, kind: str, form: str, count: int, rounds: int) -> l
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures CSV of each size, and the other forms at the largest; the quick way once each, and no million rows."""
-    wanted = [(kind, "csv", count) for kind in REVIEWS for count in SIZES if not quick or count < max(SIZES)]
+    chosen = [(kind, "csv", count) for kind in REVIEWS for count in SIZES if not quick or count < max(SIZES)]
     if not quick:
-        wanted += [("sentences and reviews", form, max(SIZES)) for form in FORMS[1:]]
-    return [figure for one in wanted for figure in figures_of(folder, *one, rounds=1 if quick else FEWEST)]
+        chosen += [("sentences and reviews", form, max(SIZES)) for form in FORMS[1:]]
+    return [figure for size in chosen for figure in figures_of(folder, *size, rounds=1 if quick else FEWEST)]
 
 
 if __name__ == "__main__":

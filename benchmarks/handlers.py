@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ def load_handler(archive: Path) -> Any:
     spec = importlib.util.spec_from_file_location("archived_handler", archive / manifest["model"]["handler"])
     assert spec and spec.loader, "the archive names a handler that is no Python file"  # noqa: S101, for mypy
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
-    handler = next(one for one in classes if hasattr(one, "handle"))()
+    sys.path.insert(0, str(archive))  # as TorchServe does: the handler imports what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(archive))
+    handler = next(each for each in vars(module).values() if isinstance(each, type) and hasattr(each, "handle"))()
     handler.initialize(context(archive))
     return handler
 
@@ -24,8 +28,9 @@ def context(archive: Path) -> Any:
     """Returns what TorchServe tells a handler of one request: where the archive lies, and the request's id."""
     return types.SimpleNamespace(
         system_properties={"model_dir": str(archive), "gpu_id": None, "limit_max_image_pixels": True},
-        request_ids={0: "one"},
+        request_ids={0: "request"},
         set_response_status=lambda *status: None,
+        set_response_content_type=lambda *content_type: None,
         model_yaml_config={},
     )
 

@@ -1,4 +1,4 @@
-"""Samples taken in turn, their median and spread, and ratios that are told only where the machine was quiet enough.
+"""Samples taken in turn, their median and spread, and ratios that are given only where the machine was quiet enough.
 
 A topic is a module of this package with
 
@@ -35,6 +35,7 @@ class Figure:
         limit: What the median of ours must not miss: the least where more is better, else the most.
         exact: Whether the samples are counts, not timings: then one is enough for a ratio.
         shown: Whether the table has it; one with a target or a limit is there anyway.
+        column: Where it has one, the figure is a column of the topic's comparison, which has a row for each name.
         details: What else is worth keeping in results.json, as JSON values.
     """
 
@@ -47,6 +48,7 @@ class Figure:
     exact: bool = False
     shown: bool = False
     note: str = ""
+    column: str = ""
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ def ratio(figure: Figure, other: str) -> dict[str, Any]:
     better than a wrong one.
     """
     pairs = list(zip(figure.samples[OURS], figure.samples[other], strict=True))
-    ratios = [one / two if figure.higher_is_better else two / one for one, two in pairs]
+    ratios = [ours / theirs if figure.higher_is_better else theirs / ours for ours, theirs in pairs]
     low, high = min(ratios), max(ratios)
     if len(ratios) < FEWEST and not figure.exact:
         return {"refused": f"too few rounds to tell: {len(ratios)}, of at least {FEWEST}"}
@@ -90,8 +92,8 @@ def met(figure: Figure) -> bool | None:
         middle = statistics.median(figure.samples[OURS])
         verdicts.append(middle >= figure.limit if figure.higher_is_better else middle <= figure.limit)
     for other, target in figure.targets.items():
-        found = ratio(figure, other)
-        verdicts.append(None if "refused" in found else found["median"] >= target)
+        times = ratio(figure, other)
+        verdicts.append(None if "refused" in times else times["median"] >= target)
     if False in verdicts:
         return False
     return None if None in verdicts or not verdicts else True

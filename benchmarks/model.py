@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.processes import ROOT, run_module, tell
 from nlp_pipeline.demo import encoder_folder, package_folder
+from nlp_pipeline.release import Release, seal
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 
@@ -60,6 +61,17 @@ def texts_of_length(kind: str, count: int) -> list[str]:
     texts = [text for text, _ in labelled_rows()[1]]
     fitting = [text for text in texts if (len(text) > REVIEW if kind == "reviews" else len(text) < SENTENCE)]
     return fitting[:count]
+
+
+def truncate(texts: list[str], model: Path) -> list[str]:
+    """Returns texts without what lies behind the last token that a model's tokenizer leaves of them."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_LENGTH)
+    encodings = tokenizer.encode_batch(texts)
+    return [text[: max(end for _, end in each.offsets)] for text, each in zip(texts, encodings, strict=True)]
 
 
 def kept(kind: str, key: Any, make: Callable[[Path], None]) -> Path:
@@ -110,14 +122,17 @@ def train(folder: Path, rows: list[Row], seed: int = 1, **settings: Any) -> dict
 def release(quick: bool) -> Path:
     """Returns a release of the model, as `archive_model` builds it in int8, which it chooses by itself on this data."""
     from nlp_pipeline.serving import handler
+    from nlp_pipeline.serving import model as model_module
     from nlp_pipeline.steps.archive_model import packing
     from nlp_pipeline.steps.archive_model.export import export_model
 
     model = trained_model(quick)
     precision = "int8"
-    sources = [Path(handler.__file__), *sorted(Path(packing.__file__).parent.glob("*.py"))]
+    packing_modules = sorted(Path(packing.__file__).parent.glob("*.py"))
+    sources = [Path(__file__), Path(handler.__file__), Path(model_module.__file__), *packing_modules]
     code = [path.read_text(encoding="utf-8") for path in sources]
-    key = [model.name, precision, MAX_LENGTH, code, version("onnxruntime"), version("torch"), version("transformers")]
+    packages = [version(package) for package in ("onnxruntime", "torch", "transformers")]
+    key = [model.name, precision, MAX_LENGTH, code, *packages]
 
     def make(folder: Path) -> None:
         tell(f"building the release, {precision}")
@@ -126,19 +141,20 @@ def release(quick: bool) -> Path:
             export_model(model, scratch / "fp32.onnx")
             packing.pack_model(model, scratch / "fp32.onnx", scratch / "packed", precision, MAX_LENGTH)
             packing.build_release(model, scratch / "packed", folder / "whole", NAME, 8)
+        seal(folder / "whole", Release(model_name=NAME, labels=LABELS))
 
     return kept("release", key, make) / "whole"
 
 
-def baseline_release(quick: bool, dtype: str) -> Path:
-    """Returns the baseline's release of the same model, in "float32" or "bfloat16"."""
+def baseline_release(quick: bool) -> Path:
+    """Returns the baseline's release of the same model."""
     from benchmarks.baseline.archive import SOURCE, build
 
     model = trained_model(quick)
     ours = release(quick)
     config = (ours / "config" / "config.properties").read_text(encoding="utf-8")
-    key = [model.name, dtype, MAX_LENGTH, SOURCE.read_text(encoding="utf-8"), config]
-    return kept(f"baseline-{dtype}", key, lambda folder: build(model, folder, NAME, config, dtype, MAX_LENGTH))
+    key = [model.name, MAX_LENGTH, SOURCE.read_text(encoding="utf-8"), config]
+    return kept("baseline", key, lambda folder: build(model, folder, NAME, config, MAX_LENGTH))
 
 
 def unpacked(release_folder: Path, folder: Path) -> Path:

@@ -18,8 +18,8 @@ NOTE = "a step's time, as --local tells it, is that of its process, with the sta
 def timed(folder: Path, *flags: str) -> tuple[float, str]:
     """Runs pipeline_v2.py in a folder; returns the seconds of its process, and what it wrote to stdout."""
     began = time.monotonic()
-    told = run(ROOT / "pipeline_v2.py", *flags, folder=folder)
-    return time.monotonic() - began, told
+    output = run(ROOT / "pipeline_v2.py", *flags, folder=folder)
+    return time.monotonic() - began, output
 
 
 def few_rows(folder: Path) -> list[str]:
@@ -37,8 +37,8 @@ def few_rows(folder: Path) -> list[str]:
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures them; the quick way `--local` on few rows, not on the demo's: the same is done outside the steps."""
-    wall, told = timed(folder, "--local", "--json", *(few_rows(folder) if quick else []))
-    steps = {step: seconds for step, seconds in json.loads(told)["seconds"].items() if step != "total"}
+    wall, output = timed(folder, "--local", "--json", *(few_rows(folder) if quick else []))
+    steps = {step: seconds for step, seconds in json.loads(output)["seconds"].items() if step != "total"}
     outside = wall - sum(steps.values())
     tell(f"--local, {'few rows' if quick else 'the demo'}: {wall:.1f} s, of which {outside:.2f} s outside the steps")
     about: dict[str, Any] = {"higher_is_better": False, "note": NOTE, "details": {"wall": wall, "steps": steps}}

@@ -1,8 +1,8 @@
-"""Where the time of one request goes: the tokenizer, the model, the rest of the handler, TorchServe, the client."""
+"""Where the time of one request goes: the tokenizer, the model, the rest of the handler, the server."""
 
 import collections
+import itertools
 import json
-import re
 import statistics
 import sys
 import time
@@ -12,13 +12,13 @@ from unittest import mock
 
 from benchmarks.handlers import answer, load_handler
 from benchmarks.measure import OURS, Figure
-from benchmarks.model import release, unpacked
+from benchmarks.model import release, texts_of_length, unpacked
+from benchmarks.peers import TEXTS, write_requests
+from benchmarks.peers.servers import contenders
 from benchmarks.processes import run_module
-from benchmarks.servers import Server
-from benchmarks.serving import Point, ask, write_requests
+from benchmarks.servers import Running
 
 REQUESTS, WARM_UP = 200, 20
-POINT = Point("reviews", 1, 1)
 TOKENISE = {"encode", "encode_batch", "encode_batch_fast"}
 RUN = {"run", "run_with_iobinding"}
 
@@ -31,14 +31,14 @@ class Timed:
 
     def __getattr__(self, name: str) -> Any:
         """Gives the object's own attribute, a method to be timed within a clock."""
-        found = getattr(self.real, name)
+        attribute = getattr(self.real, name)
         if name not in self.methods:
-            return found
+            return attribute
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
-                return found(*args, **kwargs)
+                return attribute(*args, **kwargs)
             finally:
                 self.milliseconds += 1000 * (time.perf_counter() - began)
 
@@ -59,81 +59,64 @@ def handler_parts(archive: Path, texts: list[str]) -> dict[str, float]:
                 setattr(handler, name, clocks[part][-1])
     taken: list[dict[str, float]] = []
     for text in [*texts[:WARM_UP], *texts]:
-        before = {part: sum(clock.milliseconds for clock in found) for part, found in clocks.items()}
+        before = {part: sum(clock.milliseconds for clock in timed) for part, timed in clocks.items()}
         began = time.perf_counter()
         answer(handler, archive, [text])
         whole = 1000 * (time.perf_counter() - began)
-        spent = {part: sum(clock.milliseconds for clock in found) - before[part] for part, found in clocks.items()}
+        spent = {part: sum(clock.milliseconds for clock in timed) - before[part] for part, timed in clocks.items()}
         taken.append({**spent, "rest of the handler": whole - sum(spent.values())})
-    return {part: statistics.median(one[part] for one in taken[WARM_UP:]) for part in taken[0]}
+    return {part: statistics.median(parts[part] for parts in taken[WARM_UP:]) for part in taken[0]}
 
 
-def operators(archive: Path, texts: list[str]) -> list[list[Any]]:
-    """Returns the model's operators by ONNX Runtime's own profile: type, milliseconds a request, calls a request."""
+def profiled_calls(archive: Path, texts: list[str]) -> list[list[dict[str, Any]]]:
+    """Returns for each of some texts the events of the model's operators, by ONNX Runtime's own profile."""
     import onnxruntime
 
-    sessions: list[Any] = []
     real = onnxruntime.InferenceSession
 
     def profiled(path: str, options: Any, **more: Any) -> Any:
         options.enable_profiling = True
-        options.profile_file_prefix = str(archive / f"profile-{len(sessions)}")
-        sessions.append(real(path, options, **more))
-        return sessions[-1]
+        options.profile_file_prefix = str(archive / "profile")
+        return real(path, options, **more)
 
     with mock.patch.object(onnxruntime, "InferenceSession", profiled):
         handler = load_handler(archive)
     for text in texts:
         answer(handler, archive, [text])
+    calls: list[list[dict[str, Any]]] = [[]]
+    # The session that a lone text is computed by, after those that it was warmed up with.
+    for event in json.loads(Path(handler.together.end_profiling()).read_text(encoding="utf-8")):
+        if event["name"] == "model_run":
+            calls.append([])
+        elif event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            calls[-1].append(event)
+    return calls[-1 - len(texts) : -1]
+
+
+def operators(archive: Path, texts: list[str]) -> list[list[Any]]:
+    """Returns the types of the model's operators, with milliseconds and how many there are in a call."""
+    calls = profiled_calls(archive, texts)
     milliseconds: dict[str, float] = collections.defaultdict(float)
-    calls: collections.Counter[str] = collections.Counter()
-    for session in sessions:
-        for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
-            if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-                milliseconds[event["args"]["op_name"]] += event["dur"] / 1000 / len(texts)
-                calls[event["args"]["op_name"]] += 1
+    count: collections.Counter[str] = collections.Counter()
+    for event in itertools.chain.from_iterable(calls):
+        milliseconds[event["args"]["op_name"]] += event["dur"] / 1000 / len(calls)
+        count[event["args"]["op_name"]] += 1
     ordered = sorted(milliseconds.items(), key=lambda item: -item[1])
-    return [[name, round(each, 4), round(calls[name] / len(texts))] for name, each in ordered]
-
-
-def served_parts(whole: Path, folder: Path) -> dict[str, float]:
-    """Returns the medians of one client's requests: `round trip`, `backend` and `handler`, in milliseconds.
-
-    The round trip is the client's, the backend's is what TorchServe's front end waits for its worker, and the
-    handler's what the worker takes in the handler; the latter two are missing where the server's log has them not.
-    """
-    logging = folder / "logging"  # the same release, whose server writes down how long each prediction took
-    (logging / "config").mkdir(parents=True)
-    (logging / "model-store").symlink_to(whole / "model-store")
-    config = (whole / "config" / "config.properties").read_text(encoding="utf-8")
-    config = re.sub(r"(?m)^metrics_mode=.*\n", "", config) + "metrics_mode=log\n"
-    (logging / "config" / "config.properties").write_text(config, encoding="utf-8")
-    with Server(logging, folder / "server") as server:
-        parts = {"round trip": float(ask(server, POINT, folder, quick=False)["p50_ms"])}
-    logs = "".join(path.read_text(errors="replace") for path in (server.folder / "logs").glob("*.log"))
-    if backend := re.findall(r"Backend time ns: (\d+)", logs):
-        parts["backend"] = statistics.median(int(found) / 1e6 for found in backend)
-    if handler := re.findall(r"PredictionTime\.\w+:([0-9.]+)", logs):
-        parts["handler"] = statistics.median(map(float, handler))
-    return parts
+    return [[name, round(each, 4), round(count[name] / len(calls))] for name, each in ordered]
 
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures where the time of one request goes: one client, reviews, one text a request."""
-    whole = release(quick)
-    parts, found = run_module("profile", unpacked(whole, folder / "unpacked"), write_requests(folder, POINT))
-    served = served_parts(whole, folder)
-    alone = sum(parts.values())
-    if served.keys() >= {"backend", "handler"}:
-        parts["the same, slower beside the server's threads"] = served["handler"] - alone
-        parts["between TorchServe's front end and its worker"] = served["backend"] - served["handler"]
-        parts["TorchServe's front end, HTTP and the client"] = served["round trip"] - served["backend"]
-    else:
-        parts["TorchServe, HTTP and the client"] = served["round trip"] - alone
-    note = "the model's operators, profiled: " + ", ".join(f"{name} {each:.2f} ms" for name, each, _ in found[:6])
-    trip: dict[str, Any] = {"note": note, "details": {"operators": found}}
+    archive = unpacked(release(quick), folder / "unpacked")
+    requests = write_requests(folder, "reviews", texts_of_length("reviews", TEXTS))
+    parts, operators = run_module("profile", archive, requests)
+    with Running(contenders(quick)[OURS](), folder / "server") as server:
+        trip = float(server.load(requests, 1, 1.0, 3.0)["p50_ms"])
+    parts["the server, HTTP and the client"] = trip - sum(parts.values())
+    note = "the model's operators, profiled: " + ", ".join(f"{name} {each:.2f} ms" for name, each, _ in operators[:6])
+    about: dict[str, Any] = {"note": note, "details": {"operators": operators}}
     figures = [Figure(name, "ms", {OURS: [value]}, False, exact=True) for name, value in parts.items()]
-    return [*figures, Figure("round trip, p50", "ms", {OURS: [served["round trip"]]}, False, exact=True, **trip)]
+    return [*figures, Figure("round trip, p50", "ms", {OURS: [trip]}, False, exact=True, **about)]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def baseline_config(config: str) -> str:
     return re.sub(r'"(minWorkers|maxWorkers|batchSize|maxBatchDelay)": ?\d+', r'"\1":1', config)
 
 
-def build(model: Path, folder: Path, model_name: str, config: str, dtype: str, max_length: int) -> None:
+def build(model: Path, folder: Path, model_name: str, config: str, max_length: int) -> None:
     """Builds config/ and model-store/ as a release with our config.properties has them, with the baseline's handler.
 
     Args:
@@ -26,7 +26,6 @@ def build(model: Path, folder: Path, model_name: str, config: str, dtype: str, m
         folder: The release's folder.
         model_name: The model's name.
         config: Our release's config.properties.
-        dtype: "float32" or "bfloat16".
         max_length: Tokens at which a text is cut.
     """
     (folder / "config").mkdir()
@@ -37,8 +36,7 @@ def build(model: Path, folder: Path, model_name: str, config: str, dtype: str, m
         for name in FILES:
             shutil.copyfile(model / name, work / name)
         shutil.copyfile(SOURCE, work / "handler.py")
-        serving = {"max_length": max_length, "dtype": dtype}
-        (work / "serving.json").write_text(json.dumps(serving), encoding="utf-8")
+        (work / "serving.json").write_text(json.dumps({"max_length": max_length}), encoding="utf-8")
         command = ["--model-name", model_name, "--version", "1.0", "--serialized-file", FILES[0]]
         command += ["--handler", "handler.py", "--extra-files", ",".join([*FILES[1:], "serving.json"])]
         command += ["--export-path", str((folder / "model-store").resolve())]

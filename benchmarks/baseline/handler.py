@@ -1,7 +1,6 @@
 """The former pipeline's TorchServe handler: transformers in eager mode, one instance at a time, one worker.
 
-It answers the KServe v1 protocol as ours does. `serving.json` holds `max_length` and the `dtype`, "float32" as the
-former one's, or "bfloat16".
+It answers the KServe v1 protocol as ours does. `serving.json` holds `max_length`.
 """
 
 import json
@@ -21,9 +20,7 @@ class EagerHandler:
         settings = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
         self.max_length = settings["max_length"]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=getattr(torch, settings["dtype"])
-        ).eval()
+        self.model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
         self.classify("a short text")
 
     @torch.inference_mode()

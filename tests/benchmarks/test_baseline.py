@@ -18,8 +18,8 @@ CONFIG = f"inference_address=http://0.0.0.0:8085\nmodel_snapshot={json.dumps(SNA
 TEXTS = ["a superb film", "a dreadful film that was long " * 40, "é"]
 
 
-def handler(folder: Path, dtype: str) -> EagerHandler:
-    (folder / "serving.json").write_text(json.dumps({"max_length": 60, "dtype": dtype}), encoding="utf-8")
+def handler(folder: Path) -> EagerHandler:
+    (folder / "serving.json").write_text(json.dumps({"max_length": 60}), encoding="utf-8")
     eager = EagerHandler()
     eager.initialize(context(folder))
     return eager
@@ -32,33 +32,25 @@ def expected(model: Path, texts: list[str]) -> list[dict[str, Any]]:
 
 
 def test_the_baseline_says_what_transformers_says(model: Path) -> None:
-    eager = handler(model, "float32")
+    eager = handler(model)
     body = {"instances": TEXTS}
     for sent in (body, json.dumps(body), json.dumps(body).encode()):
         (answered,) = eager.handle([{"body": sent}], context(model))
-        for found, wanted in zip(answered["predictions"], expected(model, TEXTS), strict=True):
-            assert found["label"] == wanted["label"]
-            assert found["score"] == pytest.approx(wanted["score"], abs=1e-5)
-    assert len({one["label"] for one in expected(model, TEXTS)}) > 1
-
-
-def test_bfloat16_is_a_setting(model: Path) -> None:
-    eager = handler(model, "bfloat16")
-    assert eager.model.dtype == torch.bfloat16
-    (answered,) = eager.handle([{"body": {"instances": TEXTS}}], context(model))
-    for found, wanted in zip(answered["predictions"], expected(model, TEXTS), strict=True):
-        assert found["score"] == pytest.approx(wanted["score"], abs=0.1)
+        for prediction, reference in zip(answered["predictions"], expected(model, TEXTS), strict=True):
+            assert prediction["label"] == reference["label"]
+            assert prediction["score"] == pytest.approx(reference["score"], abs=1e-5)
+    assert len({each["label"] for each in expected(model, TEXTS)}) > 1
 
 
 def test_its_archive_holds_the_model_folder_and_answers(model: Path, tmp_path: Path) -> None:
     release = tmp_path / "release"
     release.mkdir()
-    build(model, release, NAME, CONFIG, "float32", 60)
+    build(model, release, NAME, CONFIG, 60)
     with zipfile.ZipFile(release / "model-store" / f"{NAME}.mar") as archive:
         assert set(archive.namelist()) >= {"model.safetensors", "tokenizer.json", "config.json", "handler.py"}
     folder = unpacked(release, tmp_path / "unpacked")
-    found = answer(load_handler(folder), folder, TEXTS)
-    assert [one["label"] for one in found] == [one["label"] for one in expected(model, TEXTS)]
+    answers = answer(load_handler(folder), folder, TEXTS)
+    assert [each["label"] for each in answers] == [each["label"] for each in expected(model, TEXTS)]
 
 
 def test_its_configuration_differs_in_workers_and_batches_only() -> None:

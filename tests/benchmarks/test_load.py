@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import Load, encode_requests, percentile
+from benchmarks.load import PROTOCOLS, Load, encode_requests, percentile
 from benchmarks.processes import run_module
 
 PATH = "/v1/models/m:predict"
@@ -51,7 +51,7 @@ class Answer(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        predictions = [{"label": "a", "score": 1.0} for text in texts if text != "forgotten"]
+        predictions = [{"label": text[:1], "score": 1.0} for text in texts if text != "forgotten"]
         body = b"no JSON" if "garbled" in texts else json.dumps({"predictions": predictions}, indent=2).encode()
         self.send_response(503 if "refused" in texts else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -75,20 +75,20 @@ def model() -> Iterator[Model]:
 
 
 def test_each_client_keeps_its_connection_and_has_one_request_under_way(model: Model) -> None:
-    found = asyncio.run(Load(model.url, [["one"], ["two"]], clients=5).run(0.05, 0.3))
+    result = asyncio.run(Load(model.url, "v1", [["one"], ["two"]], clients=5).run(0.05, 0.3))
     assert model.under_way == 0  # all answers are in
-    assert found["errors"] == {}
-    assert found["requests"] > 5
+    assert result["errors"] == {}
+    assert result["requests"] > 5
     assert len(model.connections) == 5
     assert model.most <= 5
-    assert 0 < found["requests_per_second"] <= found["requests"] / 0.3
-    assert 5 <= found["p50_ms"] <= found["p99_ms"]
-    assert found["cpu_share"] > 0
+    assert 0 < result["requests_per_second"] <= result["requests"] / 0.3
+    assert 5 <= result["p50_ms"] <= result["p99_ms"]
+    assert result["cpu_share"] > 0
 
 
 def test_requests_are_sent_in_their_order_over_and_over(model: Model) -> None:
     texts = [f"text {number} é\n" for number in range(3)]
-    asyncio.run(Load(model.url, [[text] for text in texts], clients=1).run(0.0, 0.4))
+    asyncio.run(Load(model.url, "v1", [[text] for text in texts], clients=1).run(0.0, 0.4))
     assert len(model.texts) > len(texts)
     assert model.texts == (texts * len(model.texts))[: len(model.texts)]
 
@@ -106,19 +106,19 @@ def test_wrong_answers_are_counted_by_kind_and_are_no_requests(
     model: Model, texts: list[str], error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.load.PAUSE", 0.1)
-    found = asyncio.run(Load(model.url, [["right"], texts], clients=1).run(0.0, 0.5))
-    assert found["errors"].keys() == {error}
+    result = asyncio.run(Load(model.url, "v1", [["right"], texts], clients=1).run(0.0, 0.5))
+    assert result["errors"].keys() == {error}
     # The client waits after an error; one that did not would ask dozens of times.
-    assert found["errors"][error] <= 6
-    assert abs(found["requests"] - found["errors"][error]) <= 1
-    found = asyncio.run(Load(model.url, [texts], clients=1).run(0.0, 0.1))
-    assert (found["requests"], found["p50_ms"]) == (0, None)
+    assert result["errors"][error] <= 6
+    assert abs(result["requests"] - result["errors"][error]) <= 1
+    result = asyncio.run(Load(model.url, "v1", [texts], clients=1).run(0.0, 0.1))
+    assert (result["requests"], result["p50_ms"]) == (0, None)
 
 
 def test_as_a_process_of_its_own(model: Model, tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     requests.write_text(json.dumps([["one", "two"]]), encoding="utf-8")
-    assert run_module("load", model.url, requests, 2, 0, 0.2)["errors"] == {}
+    assert run_module("load", model.url, "v1", requests, 2, 0, 0.2)["errors"] == {}
     assert set(model.texts) == {"one", "two"}
 
 
@@ -126,15 +126,52 @@ def test_no_server_is_told_in_one_line(tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     requests.write_text('[["one"]]', encoding="utf-8")
     with pytest.raises(RuntimeError, match=r"ended with status 1: http://127\.0\.0\.1:9.* can't be reached"):
-        run_module("load", "http://127.0.0.1:9" + PATH, requests, 1, 0, 0.2)
+        run_module("load", "http://127.0.0.1:9" + PATH, "v1", requests, 1, 0, 0.2)
 
 
 def test_a_request_says_how_long_it_is() -> None:
-    ((request, expected),) = encode_requests("http://host:1" + PATH, [["é", "b"]])
+    ((request, expected),) = encode_requests("http://host:1" + PATH, PROTOCOLS["v1"], [["é", "b"]])
     head, _, body = request.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: host:1\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert (json.loads(body), expected) == ({"instances": ["é", "b"]}, 2)
+
+
+def test_each_request_is_asked_once_for_its_labels(model: Model, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.json"
+    requests.write_text(json.dumps([[f"{letter} film", f"{letter}"] for letter in "abcdefg"]), encoding="utf-8")
+    assert run_module("load", model.url, "v1", requests, 3) == list("aabbccddeeffgg")
+    assert len(model.texts) == 14
+
+
+def test_labels_of_what_is_not_answered_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.load.PAUSE", 0.1)
+    with pytest.raises(RuntimeError, match=r"not all was answered: {'status 503': 1}"):
+        asyncio.run(Load(model.url, "v1", [["right"], ["refused"]], clients=1).ask_once())
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "answer"),
+    [
+        ("v1", {"instances": ["a", "b"]}, {"predictions": [{"label": "good", "score": 0.7}, 1]}),
+        (
+            "v2",
+            {"inputs": [{"name": "args", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}]},
+            {"outputs": [{"data": ['{"label": "good", "score": 0.7}', '{"label": 1, "score": 0.7}']}]},
+        ),
+        (
+            "infinity",
+            {"model": "bench", "input": ["a", "b"]},
+            {"data": [[{"label": "bad", "score": 0.3}, {"label": "good", "score": 0.7}], [{"label": 1, "score": 1.0}]]},
+        ),
+    ],
+    ids=["v1", "v2", "infinity"],
+)
+def test_protocols(name: str, sent: Any, answer: Any) -> None:
+    protocol = PROTOCOLS[name]
+    assert protocol.request(["a", "b"]) == sent
+    labels = [protocol.label(prediction) for prediction in protocol.predictions(answer)]
+    assert list(map(str, labels)) == ["good", "1"]
 
 
 def test_percentiles_are_milliseconds() -> None:

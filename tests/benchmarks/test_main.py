@@ -58,7 +58,7 @@ def test_only_some_the_quick_way_with_their_files_kept(topics: list[tuple[bool, 
 
 def test_an_unknown_topic_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        bench.main(["--only", "serving,speed"])
+        bench.main(["--only", "peers,speed"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 

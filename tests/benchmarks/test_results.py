@@ -36,9 +36,33 @@ def test_the_table_has_medians_ratios_and_verdicts() -> None:
     lines = table(results()).splitlines()
     assert lines[-4:] == [
         "| reviews, 32 clients: requests/s | 202 | eager fp32 50 | 4.04 (4.00 to 4.08) | 4: met |",
-        "| p50 | 6 ms | a < b 24 ms | too noisy | 3: not told |",
+        "| p50 | 6 ms | a < b 24 ms | too noisy | 3: unclear |",
         "| accuracy lost | 0.75 points |  |  | at most 0.5 points: **missed** |",
         "| seen | 1,234 MB | eager fp32 2,469 MB | 2.00 |  |",
+    ]
+
+
+def test_figures_with_a_column_are_compared_with_a_row_for_each_server() -> None:
+    rates = {"ours": [200.0] * 3, "peer": [50.0] * 3, "other": [40.0] * 3}
+    missing: dict[str, Any] = {"exact": True, "details": {"missing": {"gone": "it ended | with status 1"}}}
+    figures = [
+        Figure("requests/s", "requests/s", rates, targets={"peer": 3.0, "other": 6.0}, column="per second"),
+        Figure("memory", "MB", {"ours": [100.0], "peer": [300.0]}, False, limit=200.0, column="MB", **missing),
+    ]
+    lines = table(results(peers=figures)).splitlines()[4:]
+    assert lines == [
+        "| server | per second | MB |",
+        "| --- | --- | --- |",
+        "| ours | 200 | 100 |",
+        "| peer | 50 | 300 |",
+        "| other | 40 |  |",
+        "| gone | could not be measured: it ended   with status 1 |",
+        "",
+        "| what | ours | against | times better | target |",
+        "| --- | --- | --- | --- | --- |",
+        "| requests/s | 200 requests/s | peer 50 requests/s<br>other 40 requests/s | 4.00<br>5.00 | "
+        "3 against peer, 6 against other: **missed** |",
+        "| memory | 100 MB |  |  | at most 200 MB: met |",
     ]
 
 
