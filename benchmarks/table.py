@@ -69,6 +69,23 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """Returns in a sentence what the goals against other servers are about, with each figure's best peer."""
+    machine = results["machine"]
+    goals = [figure for figure in results["topics"].get("peers", {"figures": []})["figures"] if figure["targets"]]
+    if not goals:
+        return "Not measured yet."
+    flags = ", ".join(flag for flag in machine["flags"] if flag.startswith("amx") or "_" in flag)
+    parts = []
+    for figure in goals:
+        *_, best = figure["targets"]
+        unit = "" if figure["name"].endswith(f": {figure['unit']}") else f" {figure['unit']}"
+        ours, others = (number(figure["medians"][who]) for who in ("ours", best))
+        better = times(figure["ratios"].get(best))
+        parts.append(f"{figure['name']} {ours}{unit}, the best other {others}{unit} ({best}), {better} times better")
+    return f"On {machine['cpus']} processors of {machine['cpu']} ({flags}): {'; '.join(parts)}."
+
+
 def comparison(figures: list[dict[str, Any]]) -> list[str]:
     """Returns the lines of a topic's comparison: a row for each server, a column for each figure that has one."""
     columns = [figure for figure in figures if figure.get("column")]

@@ -28,11 +28,12 @@ def help_text() -> str:
     return f"```text\n{make_parser().format_help().rstrip()}\n```"
 
 
-def performance() -> str:
-    """Returns what benchmarks/results.json says, as Markdown with its chart."""
-    from benchmarks.table import table  # which lies beside src/, in the working folder of whoever runs this
+def performance(summarised: bool = False) -> str:
+    """Returns what benchmarks/results.json says, as Markdown with its chart; or a summary in a sentence."""
+    from benchmarks.table import summary, table  # which lie beside src/, in the working folder of whoever runs this
 
-    return table(json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8")))
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    return summary(results) if summarised else table(results)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
     "help": help_text,
     "performance": performance,
+    "speed": lambda: performance(summarised=True),
 }
 
 
@@ -50,14 +52,14 @@ def generate(text: str) -> str:
 
 def main() -> None:
     """Writes the generated parts; with --check, exits 1 with a diff where they are stale."""
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in [*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("README.md")]:
         text = page.read_text(encoding="utf-8")
         current = generate(text)
         if sys.argv[1:] != ["--check"]:
             page.write_text(current, encoding="utf-8")
         elif current != text:
             print("\n".join(difflib.unified_diff(text.splitlines(), current.splitlines(), str(page), "code", n=0)))
-            sys.exit(f"docs/{page.name} is stale: make docs")
+            sys.exit(f"{page.relative_to(ROOT)} is stale: make docs")
 
 
 if __name__ == "__main__":

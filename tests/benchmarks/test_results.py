@@ -9,7 +9,7 @@ import pytest
 from benchmarks.chart import chart
 from benchmarks.measure import Figure, record
 from benchmarks.results import RESULTS, describe, write
-from benchmarks.table import show, table
+from benchmarks.table import show, summary, table
 from nlp_pipeline import docs
 
 FIGURES = [
@@ -64,6 +64,15 @@ def test_figures_with_a_column_are_compared_with_a_row_for_each_server() -> None
         "3 against peer, 6 against other: **missed** |",
         "| memory | 100 MB |  |  | at most 200 MB: met |",
     ]
+
+
+def test_the_summary_names_the_processor_and_the_best_peer() -> None:
+    rates = {"ours": [200.0, 200.0, 202.0], "former pipeline": [20.0] * 3, "peer": [50.0] * 3}
+    figure = Figure("32 clients: requests/s", "requests/s", rates, targets={"former pipeline": 8.0, "peer": 3.0})
+    text = summary(results(peers=[figure]))
+    assert text.endswith(": 32 clients: requests/s 200, the best other 50 (peer), 4.00 (4.00 to 4.04) times better.")
+    assert f" processors of {results()['machine']['cpu']} (" in text
+    assert summary(results()) == "Not measured yet."
 
 
 def test_the_table_is_followed_by_where_the_time_goes() -> None:
