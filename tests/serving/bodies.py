@@ -1,5 +1,6 @@
 """What may be sent to a served model: bodies right and wrong, in any encoding and of any content type."""
 
+import functools
 import gzip
 import json
 import zlib
@@ -41,6 +42,31 @@ SPOILERS: list[Callable[[str], bytes]] = [
     lambda text: gzip.compress(gzip.compress(text.encode(), mtime=0), mtime=0),
 ]
 FORM = "application/x-www-form-urlencoded"
+packed = functools.partial(gzip.compress, mtime=0)
+BODY = b'{"instances": ["superb"]}'
+# Bodies with their headers that are answered with "4", and bodies with their content types that get a 400.
+WELL_FORMED: list[tuple[bytes, dict[str, str]]] = [
+    (BODY, {"Content-Type": "application/json; charset=utf-8"}),
+    (BODY, {"Content-Type": "text/plain"}),
+    (BODY, {"Content-Type": "application/octet-stream"}),
+    (BODY, {}),
+    (BODY + b"\r\n", {"Content-Type": "application/json"}),
+    (b"\xef\xbb\xbf" + BODY, {"Content-Type": "application/json"}),
+    (b"\xef\xbb\xbf" + BODY, {"Content-Type": "text/plain"}),
+    (packed(BODY), {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
+    (packed(BODY), {"Content-Type": "text/plain", "content-encoding": "gzip"}),
+    (packed(BODY), {}),
+]
+MALFORMED = [
+    (b'{"instances": [', "application/json"),
+    (b'{"instances": [1]}', "application/json"),
+    (b'"superb"', "application/json"),
+    (b"\xff\xfe", "application/json"),
+    (b"", "application/json"),
+    (b"superb", "text/plain"),
+    (BODY, FORM),
+    (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--', "multipart/form-data; boundary=x"),
+]
 CONTENT_TYPES = ["application/json", "application/json; charset=utf-8", "text/plain", "application/gzip", "", FORM]
 
 

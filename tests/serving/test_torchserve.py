@@ -1,7 +1,5 @@
 """The real TorchServe on archives of the tiny model: what it answers, how it fails, that it ends."""
 
-import functools
-import gzip
 import json
 import re
 import socket
@@ -23,7 +21,7 @@ from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.endpoint import predict_at
 from nlp_pipeline.serving.local_server import served
 from nlp_pipeline.serving.torchserve import release_config
-from tests.serving.bodies import FORM, sent
+from tests.serving.bodies import BODY, FORM, MALFORMED, WELL_FORMED, packed, sent
 from tests.serving.conftest import before_it_loads, changed_release, load_handler
 
 pytestmark = pytest.mark.slow
@@ -52,19 +50,7 @@ def test_it_answers_over_http(address: str, rows: Any) -> None:
     assert len(latencies) == 100 and 0 < max(latencies) <= seconds
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        (b'{"instances": [', "application/json"),
-        (b'{"instances": [1]}', "application/json"),
-        (b'"superb"', "application/json"),
-        (b"\xff\xfe", "application/json"),
-        (b"", "application/json"),
-        (b"superb", "text/plain"),
-        (b'{"instances": ["superb"]}', "application/x-www-form-urlencoded"),
-        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--', "multipart/form-data; boundary=x"),
-    ],
-)
+@pytest.mark.parametrize(("body", "content_type"), MALFORMED)
 def test_a_malformed_request_gets_a_sentence(address: str, body: bytes, content_type: str) -> None:
     with httpx.Client(trust_env=False) as client:
         response = client.post(address, content=body, headers={"Content-Type": content_type})
@@ -73,26 +59,7 @@ def test_a_malformed_request_gets_a_sentence(address: str, body: bytes, content_
         assert labels(client.post(address, json={"instances": ["superb"]})) == ["4"]
 
 
-packed = functools.partial(gzip.compress, mtime=0)
-BODY = b'{"instances": ["superb"]}'
-
-
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        (BODY, {"Content-Type": "application/json; charset=utf-8"}),
-        (BODY, {"Content-Type": "text/plain"}),
-        (BODY, {"Content-Type": "application/octet-stream"}),
-        (BODY, {}),
-        (BODY + b"\r\n", {"Content-Type": "application/json"}),
-        (b"\xef\xbb\xbf" + BODY, {"Content-Type": "application/json"}),
-        (b"\xef\xbb\xbf" + BODY, {"Content-Type": "text/plain"}),
-        (packed(BODY), {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
-        (packed(BODY), {"Content-Type": "text/plain", "content-encoding": "gzip"}),
-        (packed(BODY), {}),
-        (b"data=" + BODY, {"Content-Type": "application/x-www-form-urlencoded"}),
-    ],
-)
+@pytest.mark.parametrize(("body", "headers"), [*WELL_FORMED, (b"data=" + BODY, {"Content-Type": FORM})])
 def test_a_body_is_read_however_it_is_sent(address: str, body: bytes, headers: dict[str, str]) -> None:
     response = httpx.post(address, content=body, headers=headers, trust_env=False)
     assert labels(response) == ["4"]

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError, TimedOutError
 
@@ -73,24 +74,18 @@ def worker_states(port: int, model_name: str) -> list[str]:
         connection.close()
 
 
-class TorchServe:
+class ServerProcess:
     """A server of one model, which is started, and not yet ready, when this is made.
 
     It writes to an empty folder; both folders are absolute paths. Port 0 is any that is free. `process` is its first
     process, which leads a group, and `address` the model's, `http://127.0.0.1:<port>/v1/models/<name>:predict`.
     """
 
-    def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
-        environment = server_environment(folder)
-        ports = free_ports(5)
-        ports[0] = port or ports[0]
-        config = folder / "config.properties"
-        config.write_text(release_config(release, "127.0.0.1", ports), encoding="utf-8")
-        self.model_name, self.log = model_name, folder / "server.log"
-        self.address = f"http://127.0.0.1:{ports[0]}/v1/models/{model_name}:predict"
-        self.management_port = ports[1]
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
-        command += ["--ts-config", str(config), "--model-store", str(release / "model-store")]
+    title: str
+
+    def start(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        """Starts the server, whose output goes to a file in the folder."""
+        self.log = folder / "server.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -102,20 +97,20 @@ class TorchServe:
                 start_new_session=True,
             )
 
+    def is_ready(self) -> bool:
+        """Tells whether the model is loaded; PipelineError where it can't be."""
+        raise NotImplementedError
+
     def wait_until_ready(self, timeout: float) -> None:
         """Waits until the model is ready; PipelineError where it fails, TimedOutError after so many seconds."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise PipelineError(f"TorchServe ended with status {self.process.returncode}")
-            if set(worker_states(self.management_port, self.model_name)) == {"READY"}:
+                raise PipelineError(f"{self.title} ended with status {self.process.returncode}")
+            if self.is_ready():
                 return
-            # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
-            if "worker process died" in self.log_tail(1000):
-                time.sleep(0.5)  # the reason follows, line by line
-                raise PipelineError("TorchServe could not load the model")
             time.sleep(0.1)
-        raise TimedOutError(f"TorchServe was not ready after {timeout:.0f} s")
+        raise TimedOutError(f"{self.title} was not ready after {timeout:.0f} s")
 
     def log_tail(self, count: int = 40) -> str:
         """Returns the last lines that the server printed, without those of access, of metrics and of Java's stack."""
@@ -133,19 +128,50 @@ class TorchServe:
         self.process.wait()
 
 
+class TorchServe(ServerProcess):
+    """TorchServe."""
+
+    title = "TorchServe"
+
+    def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
+        environment = server_environment(folder)
+        ports = free_ports(5)
+        ports[0] = port or ports[0]
+        config = folder / "config.properties"
+        config.write_text(release_config(release, "127.0.0.1", ports), encoding="utf-8")
+        self.model_name = model_name
+        self.address = f"http://127.0.0.1:{ports[0]}/v1/models/{model_name}:predict"
+        self.management_port = ports[1]
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
+        command += ["--ts-config", str(config), "--model-store", str(release / "model-store")]
+        self.start(command, folder, environment)
+
+    def is_ready(self) -> bool:
+        """Tells whether all of the model's workers are ready."""
+        if set(worker_states(self.management_port, self.model_name)) == {"READY"}:
+            return True
+        # TorchServe starts a worker that can't load its model over and over; its log tells at the first time.
+        if "worker process died" in self.log_tail(1000):
+            time.sleep(0.5)  # the reason follows, line by line
+            raise PipelineError("TorchServe could not load the model")
+        return False
+
+
 @contextlib.contextmanager
-def serving(release: Path, model_name: str, port: int = 0, timeout: float = 300) -> Iterator[TorchServe]:
+def serving(
+    release: Path, model_name: str, port: int = 0, timeout: float = 300, kind: Any = TorchServe
+) -> Iterator[Any]:
     """Serves a release while inside; port 0 is any that is free, `timeout` the seconds until it must be ready.
 
     Where it fails, the end of the server's log goes to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="nlp-", ignore_cleanup_errors=True) as folder:
-        server = TorchServe(release.absolute(), model_name, Path(folder).absolute(), port)
+        server = kind(release.absolute(), model_name, Path(folder).absolute(), port)
         try:
             server.wait_until_ready(timeout)
             yield server
         except PipelineError:
-            print(f"the end of TorchServe's log:\n{server.log_tail()}", file=sys.stderr)
+            print(f"the end of {server.title}'s log:\n{server.log_tail()}", file=sys.stderr)
             raise
         finally:
             server.stop()

@@ -1,0 +1,345 @@
+"""Our own server on archives of the tiny model: what it answers by v1, v2 and gRPC, and how it ends."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kserve
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+
+from nlp_pipeline.docs import ROOT
+from nlp_pipeline.serving.client import ask, replay
+from nlp_pipeline.serving.local_server import served
+from nlp_pipeline.serving.model import SEND
+from nlp_pipeline.serving.torchserve import free_ports
+from tests.serving.bodies import BODY, MALFORMED, WELL_FORMED, packed, sent
+from tests.serving.conftest import MAX_LENGTH, before_it_loads, changed_release, load_handler, made_release
+
+pytestmark = pytest.mark.slow
+
+ODD = ["", "  ", "unknown Wörter 文本 🙂", "superb " * 300, "\ud800 awful"]
+
+
+class Server:
+    """A server in a process of its own, with its ports."""
+
+    def __init__(self, release: Path, log: Path, *flags: str, **environment: str) -> None:
+        self.port, self.grpc_port = free_ports(2)
+        self.log = log
+        ports = ("--http_port", str(self.port), "--grpc_port", str(self.grpc_port))
+        command = [sys.executable, "-m", "nlp_pipeline.serving.server", "--model_dir", str(release)]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, *ports, "--host", "127.0.0.1", *flags],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+            )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.address = f"{self.url}/v1/models/tiny:predict"
+
+    def wait_until_ready(self) -> None:
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/v2/models/tiny/ready", trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.05)
+
+
+@contextmanager
+def running(release: Path, log: Path, *flags: str, **environment: str) -> Iterator[Server]:
+    server = Server(release, log, *flags, **environment)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that all tests here may ask."""
+    with running(release, tmp_path_factory.mktemp("server") / "log") as server:
+        yield server
+
+
+def labels(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [prediction["label"] for prediction in response.json()["predictions"]]
+
+
+def post(server: Server, **options: Any) -> httpx.Response:
+    return httpx.post(server.address, trust_env=False, timeout=60, **options)
+
+
+def infer(server: Server, *texts: Any, **changed: Any) -> httpx.Response:
+    item = {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts)} | changed
+    body = json.dumps({"inputs": [item]})  # half a surrogate pair, too
+    headers = {"Content-Type": "application/json"}
+    url = f"{server.url}/v2/models/tiny/infer"
+    return httpx.post(url, content=body, headers=headers, trust_env=False, timeout=60)
+
+
+def outputs(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    label, score = response.json()["outputs"]
+    assert (label["name"], label["datatype"], score["name"], score["datatype"]) == ("label", "BYTES", "score", "FP32")
+    assert label["shape"] == score["shape"] == [len(label["data"])]
+    return [{"label": a, "score": b} for a, b in zip(label["data"], score["data"], strict=True)]
+
+
+async def by_grpc(server: Server, texts: list[str]) -> list[dict[str, Any]]:
+    client = kserve.InferenceGRPCClient(url=f"127.0.0.1:{server.grpc_port}")
+    item = kserve.InferInput("text", [len(texts)], "BYTES")
+    item.set_data_from_numpy(np.array([text.encode("utf-8", "replace") for text in texts], dtype=object))
+    answer = await client.infer(kserve.InferRequest(model_name="tiny", infer_inputs=[item]))
+    label, score = (output.as_numpy().tolist() for output in answer.outputs)
+    await client.close()
+    return [{"label": a.decode(), "score": b} for a, b in zip(label, score, strict=True)]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_all_servers_and_protocols_say_what_the_offline_model_says(
+    model: Path, tmp_path: Path, rows: Any, precision: str
+) -> None:
+    release = made_release(model, precision)
+    texts = [text for text, _ in rows(60, seed=31)] + ODD
+    offline = load_handler(release).classify([text.encode("utf-8", "replace").decode() for text in texts])
+    answers = {}
+    with served(release, runtime="torchserve") as torchserve, httpx.Client(trust_env=False, timeout=60) as client:
+        answers["torchserve"] = ask(client, torchserve.address, texts, [])
+    with running(release, tmp_path / "log") as server, httpx.Client(trust_env=False, timeout=60) as client:
+        answers["v1"] = ask(client, server.address, texts, [])
+        answers["v2"] = outputs(infer(server, *texts))
+        answers["grpc"] = asyncio.run(by_grpc(server, texts))
+    for found in answers.values():
+        assert [item["label"] for item in found] == [item["label"] for item in offline]
+        assert [item["score"] for item in found] == pytest.approx([item["score"] for item in offline], abs=1e-3)
+
+
+@pytest.mark.parametrize(("body", "content_type"), MALFORMED)
+def test_a_malformed_request_gets_a_sentence(server: Server, body: bytes, content_type: str) -> None:
+    response = post(server, content=body, headers={"Content-Type": content_type})
+    assert (response.status_code, response.headers["Content-Type"]) == (400, "application/json")
+    assert " " in response.json()["error"]
+    assert labels(post(server, content=BODY)) == ["4"]
+
+
+@pytest.mark.parametrize(("body", "headers"), WELL_FORMED)
+def test_a_body_is_read_however_it_is_sent(server: Server, body: bytes, headers: dict[str, str]) -> None:
+    response = post(server, content=body, headers=headers)
+    assert labels(response) == ["4"]
+    assert response.headers["Content-Type"] == "application/json"
+
+
+@given(request=sent(limit=256))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_sent_gets_its_own_status_in_json(server: Server, request: tuple[bytes, str, int]) -> None:
+    body, content_type, status = request
+    response = post(server, content=body, headers={"Content-Type": content_type})
+    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/json")
+    assert response.json().keys() == ({"predictions"} if status == 200 else {"error"})
+
+
+def test_requests_that_are_too_large_harm_none_beside_them(server: Server) -> None:
+    many = {"content": json.dumps({"instances": ["ok"] * 130_000}).encode()}
+    bomb = {"content": packed(b" " * 9_000_000 + BODY)}
+    large = {"content": b" " * 7_000_000 + BODY}
+    streamed = {"content": iter([b" " * 7_000_000, BODY])}  # its length is not said
+    with ThreadPoolExecutor(16) as pool:
+        bodies: list[Any] = [many, bomb, large, streamed, *[{"content": BODY}] * 12]
+        responses = list(pool.map(lambda body: post(server, **body), bodies))
+    assert [response.status_code for response in responses] == [413] * 4 + [200] * 12
+    assert responses[0].json()["error"] == "130000 texts, and a request may hold 256: send it in parts"
+    assert responses[1].json()["error"] == "more than 6553500 bytes, unpacked: send it in parts"
+
+
+def test_sentences_are_those_of_the_handler(server: Server) -> None:
+    assert post(server, json={}).json() == {"error": f'the body has no list "instances"; {SEND}'}
+    found = post(server, json={"instances": ["a", 1]}).json()
+    assert found == {"error": 'instance 1 is neither a text nor an object with a text as "data" or "text"'}
+
+
+def test_v2_tells_of_the_model_and_refuses_what_is_none_of_it(server: Server) -> None:
+    tensor = {"datatype": "BYTES", "shape": [-1]}
+    metadata = httpx.get(f"{server.url}/v2/models/tiny", trust_env=False).json()
+    assert metadata["inputs"] == [{"name": "text", **tensor}]
+    assert metadata["outputs"] == [{"name": "label", **tensor}, {"name": "score", "datatype": "FP32", "shape": [-1]}]
+    assert outputs(infer(server)) == []
+    for response, reason in (
+        (infer(server, 1.0, datatype="FP32"), "text (FP32): send one, of datatype BYTES"),
+        (infer(server, 1), "element 0 of the input is no text"),
+        (infer(server, "a", "b", shape=[3]), "the input can't be read"),
+        (infer(server, "a", data=3), "the body is no request of v2"),
+    ):
+        assert response.status_code == 400 and reason in response.json()["error"], response.text
+    response = infer(server, *["a"] * 257)
+    assert (response.status_code, response.json()["error"][:9]) == (413, "257 texts")
+    assert httpx.get(f"{server.url}/v2/models/other", trust_env=False).status_code == 404
+
+
+def test_it_counts_what_it_does(server: Server) -> None:
+    def counted() -> dict[str, float]:
+        lines = httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:4] == "nlp_")}
+
+    post(server, json={"instances": ["warm"]})
+    post(server, content=b"")
+    before = counted()
+    post(server, json={"instances": ["superb", "superb " * 100]})
+    post(server, content=b"")
+    after = counted()
+    name = 'model_name="tiny"'
+    assert after[f"nlp_texts_total{{{name}}}"] - before[f"nlp_texts_total{{{name}}}"] == 2
+    assert after[f"nlp_tokens_total{{{name}}}"] - before[f"nlp_tokens_total{{{name}}}"] == 3 + MAX_LENGTH
+    refused = f'nlp_refused_total{{{name},status="400"}}'
+    assert after[refused] - before[refused] == 1
+    for stage in ("tokenise", "infer"):
+        assert after[f'nlp_stage_seconds_total{{{name},stage="{stage}"}}'] > 0
+
+
+def test_a_large_request_holds_no_small_one_up(server: Server) -> None:
+    """While it is answered, dozens of others are."""
+    long = ["superb " * 100] * 256
+    with ThreadPoolExecutor(4) as pool:
+        large = pool.map(lambda texts: post(server, json={"instances": texts}), [long] * 4)
+        ended: list[float] = []
+        collector = threading.Thread(target=lambda: ended.extend(time.monotonic() for _ in large))
+        collector.start()
+        small = 0
+        while collector.is_alive() and not ended:
+            assert labels(post(server, json={"instances": ["awful"]})) == ["0"]
+            small += 1
+        collector.join()
+    assert small > 5
+
+
+def test_a_release_that_cannot_be_served_is_one_line(release: Path, tmp_path: Path) -> None:
+    broken = changed_release(release, tmp_path / "broken", {"model.onnx": lambda _: b"no model"})
+    for folder in (tmp_path, broken):
+        server = Server(folder, tmp_path / "log")
+        assert server.process.wait(timeout=120) == 1
+        assert server.log.read_text().splitlines()[-1].startswith(f"error: {folder}")
+
+
+def test_an_older_release_is_served(release: Path, tmp_path: Path, rows: Any) -> None:
+    """Its handler is not asked."""
+    change = before_it_loads("raise ValueError")
+    older = changed_release(release, tmp_path / "older", {"archived_model.py": None, "handler.py": change})
+    texts, expected = zip(*rows(10, seed=3), strict=True)
+    with running(older, tmp_path / "log") as server:
+        assert replay(server.address, list(texts), clients=4)[0] == list(expected)
+
+
+def test_it_starts_quickly_in_little_memory(release: Path, tmp_path: Path) -> None:
+    """By what it computes, as a busy machine's clock says little of it."""
+    with running(release, tmp_path / "log") as server:
+        assert labels(post(server, content=BODY)) == ["4"]
+        process = psutil.Process(server.process.pid)
+        times, memory = process.cpu_times(), process.memory_info().rss
+    assert times.user + times.system < 6
+    assert memory < 350e6
+
+
+def test_no_accepted_request_is_lost_when_it_is_asked_to_end(release: Path, tmp_path: Path, rows: Any) -> None:
+    """1,000 requests of mixed sizes by 32 clients, and a SIGTERM in the middle of them."""
+    texts = [text for text, _ in rows(50, seed=37)]
+    sizes = [1, 1, 1, 2, 5, 1, 40, 1]
+    requests = [[texts[(at + number) % 50] for number in range(sizes[at % len(sizes)])] for at in range(1000)]
+    expected = {
+        text: answer["label"] for text, answer in zip(texts, load_handler(release).classify(texts), strict=True)
+    }
+    answered, told = Counter[int](), threading.Event()
+
+    with running(release, tmp_path / "log", "--log_requests") as server:
+
+        def send(request: list[str]) -> str:
+            try:
+                response = post(server, json={"instances": request})
+            except httpx.TransportError:
+                assert told.is_set()
+                return "refused"
+            assert labels(response) == [expected[text] for text in request]
+            answered[len(request)] += 1
+            if sum(answered.values()) == 300:
+                told.set()
+                server.process.send_signal(signal.SIGTERM)
+            return "answered"
+
+        with ThreadPoolExecutor(32) as pool:
+            outcomes = Counter(pool.map(send, requests))
+        assert server.process.wait(timeout=120) == 0
+        accepted = Counter(
+            json.loads(line)["texts"] for line in server.log.read_text().splitlines() if line.startswith("{")
+        )
+    assert outcomes["answered"] >= 300 and outcomes["refused"] > 0
+    # Whatever it has taken, its client has got.
+    assert accepted == answered
+
+
+SNIPPETS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs" / "serving.md").read_text("utf-8"), re.S)
+
+
+def test_the_clients_of_the_documentation(server: Server) -> None:
+    """Each of its snippets that asks an address is run as it stands, but for the address and the name."""
+    answers = []
+    for language, snippet in SNIPPETS:
+        if "127.0.0.1:8" not in snippet:
+            continue
+        places = {"127.0.0.1:8080": f"127.0.0.1:{server.port}", "127.0.0.1:8081": f"127.0.0.1:{server.grpc_port}"}
+        for former, here in (places | {"movie-reviews": "tiny", "what a film": "superb", "a bore": "awful"}).items():
+            snippet = snippet.replace(former, here)
+        command = [sys.executable, "-c"] if language == "python" else ["bash", "-c"]
+        done = subprocess.run([*command, snippet], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        answers.append(done.stdout)
+    assert len(answers) == 4
+    for answer in answers:
+        assert re.findall(r"""["'](0|4)["']""", answer)[:2] == ["4", "0"], answer
+
+
+def test_in_flight_by_grpc_is_answered_too(release: Path, tmp_path: Path) -> None:
+    with running(release, tmp_path / "log", "--log_requests") as server:
+
+        async def ask_and_end() -> list[dict[str, Any]]:
+            asked = asyncio.create_task(by_grpc(server, ["superb " * 100] * 256))
+            await asyncio.sleep(0)
+            # Its first texts are answered when the counter of busy seconds moves; a word in the log says it is over.
+            while not asked.done() and psutil.Process(server.process.pid).cpu_percent(0.1) < 20:
+                await asyncio.sleep(0.01)
+            server.process.send_signal(signal.SIGTERM)
+            return await asked
+
+        answers = asyncio.run(ask_and_end())
+        assert [answer["label"] for answer in answers] == ["4"] * 256
+        assert server.process.wait(timeout=120) == 0
+
+
+def test_it_writes_nothing(release: Path, tmp_path: Path) -> None:
+    """So the root file system of its container may be read-only; ONNX Runtime would keep notes at home."""
+    before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
+    with running(release, tmp_path / "log", HOME="/proc", XDG_CACHE_HOME="/proc") as server:
+        assert labels(post(server, content=BODY)) == ["4"]
+        opened = {item.path for item in psutil.Process(server.process.pid).open_files() if item.mode != "r"}
+    assert opened <= {str(tmp_path / "log")}
+    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "log"]
