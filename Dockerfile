@@ -1,9 +1,11 @@
-# Two images, by target:
+# Three images, by target:
 #
 #   steps        every step's packages and this one, so that pods install nothing: --compile --image IMAGE
-#   torchserve   what serves the archives: with KServe (--manifests --runtime-image IMAGE), and on Vertex AI
+#   server       what serves the archives with KServe, without Java and torch: --manifests --server-image IMAGE
+#   torchserve   the same by TorchServe (--manifests --runtime-image IMAGE), and what serves on Vertex AI
 #                (--set serving_image=IMAGE)
 #
+#   docker build --target server --tag nlp-pipeline-server:0.1.0 .
 #   docker build --build-arg TORCH_INDEX=ADDRESS --target steps --tag nlp-pipeline-steps:0.1.0 .
 #   docker build --build-arg ACCELERATOR=cuda --target steps --tag nlp-pipeline-steps:0.1.0-cuda .
 ARG PYTHON_IMAGE=python:3.11-slim
@@ -12,8 +14,26 @@ ARG ACCELERATOR=cpu
 # Address of a package index with that build; pip's own has torch with CUDA.
 ARG TORCH_INDEX=
 
-FROM ${PYTHON_IMAGE} AS base
+FROM ${PYTHON_IMAGE} AS server
 # A stage sees only what it declares itself.
+ARG ACCELERATOR
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1
+WORKDIR /opt/nlp-pipeline
+COPY constraints.txt src/nlp_pipeline/packages.py ./
+RUN python packages.py "server-$ACCELERATOR" > server.txt \
+ && pip install --constraint constraints.txt --requirement server.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-deps .
+EXPOSE 8080 8081
+# A number, by which Kubernetes can tell that it is not root.
+USER 1000
+ENTRYPOINT ["python", "-m", "nlp_pipeline.serving.server"]
+
+FROM ${PYTHON_IMAGE} AS base
 ARG ACCELERATOR
 ARG TORCH_INDEX
 RUN case "$ACCELERATOR,$TORCH_INDEX" in \
@@ -44,7 +64,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps .
 EXPOSE 8080 8082
-# A number, by which Kubernetes can tell that it is not root.
 USER 1000
 ENTRYPOINT ["python", "-m", "nlp_pipeline.serving.runtime"]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.deploy.manifests import RUNTIME_IMAGE
+from nlp_pipeline.deploy.manifests import IMAGES
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.embedding import REQUIREMENTS, step_containers, step_name
 from nlp_pipeline.platforms import PLATFORMS
@@ -38,7 +38,7 @@ def stage(name: str) -> list[tuple[str, ...]]:
 def test_every_stage_declares_the_arguments_that_it_uses() -> None:
     """Docker lets a stage see its parent's; buildah, podman and kaniko do not."""
     known = {rest.partition("=")[0] for word, rest in stage("") if word == "ARG"}
-    for name in ("base", "torchserve", "steps"):
+    for name in ("server", "base", "torchserve", "steps"):
         declared: set[str] = set()
         for word, rest in stage(name):
             if word == "ARG":
@@ -79,9 +79,10 @@ def test_every_list_of_pins_is_one_of_packages_and_held_to_the_constraints() -> 
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
-def test_the_torchserve_image_has_versions_that_are_tested(accelerator: str) -> None:
+@pytest.mark.parametrize("image", ["torchserve", "server"])
+def test_the_serving_images_have_versions_that_are_tested(image: str, accelerator: str) -> None:
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = set(packages.IMAGES[f"torchserve-{accelerator}"])
+    pins = set(packages.IMAGES[f"{image}-{accelerator}"])
     assert pins - set(constraints) == ({packages.ONNXRUNTIME_GPU} if accelerator == "cuda" else set())
 
 
@@ -103,6 +104,12 @@ def test_the_entry_point_of_the_torchserve_image(changed: dict[str, str], said: 
         text=True,
     )
     assert done.stderr.startswith("error: ") and said in done.stderr
+
+
+def test_the_entry_point_of_the_server_image() -> None:
+    entry_point = json.loads(next(rest for word, rest in stage("server") if word == "ENTRYPOINT"))
+    done = subprocess.run([sys.executable, *entry_point[1:]], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: /mnt/models can't be served: ")
 
 
 def test_no_address_of_a_package_index_is_written_down() -> None:
@@ -143,7 +150,7 @@ def test_torch_is_the_one_that_was_asked_for(accelerator: str) -> None:
     assert (done.returncode, done.stderr) == ((0, "") if accelerator == here else (1, said))
 
 
-@pytest.mark.parametrize("name", ["steps", "torchserve"])
+@pytest.mark.parametrize("name", ["steps", "torchserve", "server"])
 def test_no_image_runs_as_root(name: str) -> None:
     instructions = stage(name)
     user = next(rest for word, rest in instructions if word == "USER")
@@ -153,7 +160,6 @@ def test_no_image_runs_as_root(name: str) -> None:
 
 
 def test_the_names_of_the_images_are_of_this_version() -> None:
-    found = set(
-        re.findall(r"nlp-pipeline-(?:steps|torchserve):([\d.]+\d)", TEXT + (ROOT / "docs/cluster.md").read_text())
-    )
-    assert found == {__version__} and RUNTIME_IMAGE in TEXT + (ROOT / "docs/cluster.md").read_text()
+    text = TEXT + (ROOT / "docs/cluster.md").read_text()
+    found = set(re.findall(r"nlp-pipeline-(?:steps|server|torchserve):([\d.]+\d)", text))
+    assert found == {__version__} and all(image in text for image in IMAGES.values())

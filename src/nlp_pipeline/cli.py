@@ -158,7 +158,7 @@ def add_commands(parser: Parser) -> None:
     """Adds the commands."""
     add = partial(parser.command, parser.add_argument_group("on this machine"))
     add("--local", commands.local, "run the whole pipeline on this machine")
-    add("--serve", commands.serve, "serve a release with TorchServe until Ctrl-C")
+    add("--serve", commands.serve, "serve a release until Ctrl-C")
     text = "classify texts; after --local, the texts to show at its end"
     add("--predict", commands.predict, text, nargs="+", metavar="TEXT")
     add("--compile", commands.compile_, "write the pipeline's IR YAML to compiled/")
@@ -203,6 +203,8 @@ def add_run_options(parser: Parser) -> None:
     )
     add("--release", ("serve", "predict", "deploy"), text, metavar="DIR")
     add("--port", ("serve",), "port for --serve (default: 8080)", type=int, metavar="N")
+    text = "what serves: onnx, our own server (the default where the package kserve is installed), or torchserve"
+    add("--runtime", ("serve", "predict"), text, choices=("onnx", "torchserve"))
     add("--endpoint", ("predict",), "for --predict: ask this server, as in http://host:8080", metavar="URL")
     add("--deployed", ("predict",), "for --predict: ask the InferenceService of the kubeconfig's context")
 
@@ -256,7 +258,9 @@ def add_deploying_options(parser: Parser) -> None:
     add = partial(parser.option, parser.add_argument_group("deploying"))
     text = "labelled rows to ask for: datasets/predictions.parquet of a run"
     add("--rows", ("deploy",), text, type=Path, metavar="FILE")
-    text = "with --manifests: the image of the project's TorchServe runtime"
+    text = "with --manifests: the image of the project's own server, for the runtime nlp-pipeline-onnx"
+    add("--server-image", ("manifests",), text, metavar="IMAGE")
+    text = "with --manifests: the image of the project's TorchServe runtime, nlp-pipeline-torchserve"
     add("--runtime-image", ("manifests",), text, metavar="IMAGE")
     text = "with --manifests: the service account that the steps run as (default: by the kind of Kubeflow at --host)"
     add("--steps-account", ("manifests",), text, metavar="[NAMESPACE/]NAME")

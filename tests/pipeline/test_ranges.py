@@ -43,7 +43,7 @@ GOOD: dict[str, list[Any]] = {
     "hub_secret": ["hub"],
     "service_account": ["", "serving"],
     "runtime_name": ["", "runtime"],
-    "serving_runtime": ["torchserve", "huggingface"],
+    "serving_runtime": ["auto", "onnx", "torchserve", "huggingface"],
     "model_store": ["", "s3://bucket", "s3://bucket/folder"],
     "deployment_mode": ["", "Knative", "Standard"],
     "min_replicas": [0, 1],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nlp_pipeline.deploy.inference_service import GROUP, InferenceService, Json
-from nlp_pipeline.deploy.settings import RUNTIME, DeploySettings
+from nlp_pipeline.deploy.settings import ONNX_RUNTIME, RUNTIME, DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.storage import retrying
 
@@ -24,8 +24,13 @@ ACCESS = {
     ("", "persistentvolumeclaims"): ["get"],
     ("", "serviceaccounts"): ["get"],
 }
-# What serves, the likeliest first; the project's own is never installed for the cluster, KServe's last one may be.
-RUNTIMES = {"torchserve": (RUNTIME, "kserve-torchserve"), "huggingface": ("kserve-huggingfaceserver",)}
+# What serves, the likeliest first; the project's own are never installed for the cluster, KServe's may be.
+RUNTIMES = {
+    "auto": (ONNX_RUNTIME, RUNTIME, "kserve-torchserve"),
+    "onnx": (ONNX_RUNTIME,),
+    "torchserve": (RUNTIME, "kserve-torchserve"),
+    "huggingface": ("kserve-huggingfaceserver",),
+}
 # Within these seconds a ready service must answer, and its newest revision get its share of the traffic.
 ROUTE_SECONDS = 120
 # No answer at all, too many requests, an overload.
@@ -170,7 +175,7 @@ def choose_runtime(settings: DeploySettings, namespace: str) -> str:
     if call(doing, read, *kind, "clusterservingruntimes", name, expected=(403, 404)) == 404:
         raise NotThereError(
             f"namespace {namespace} has no ServingRuntime {name}, nor has the cluster: {apply_manifests(namespace)} "
-            f"makes {RUNTIME}"
+            f"makes {ONNX_RUNTIME}"
         )
     return name
 

@@ -48,7 +48,7 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
     with redirect_stdout(sys.stderr):
         record, values, folder = _find_release(release, values)
         target = _target(values)
-        asked = _find_rows(rows, folder, record, endpoint_rows, target.settings.serving_runtime)
+        asked = _find_rows(rows, folder, record, endpoint_rows, target.settings.takes_archive)
         if not target.settings.model_store:
             print(
                 f"note: whether {target.uri_of(record)} is there can't be seen from here; where it is not, Kubernetes "
@@ -163,7 +163,7 @@ def _combine(values: dict[str, Any], named: dict[str, str], release: str) -> dic
     return {**values, **named}
 
 
-def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: int, serving_runtime: str) -> Rows:
+def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: int, takes_archive: bool) -> Rows:
     """Returns what the endpoint is asked for: so many rows of a predictions.parquet.
 
     By a release may lie what its archive answered where it was validated, or what the offline model said.
@@ -172,7 +172,7 @@ def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: 
 
     if rows is None and folder is not None:
         run = folder.resolve().parents[1] / "runs" / release.run_id
-        served = [SERVED] if serving_runtime == "torchserve" else []
+        served = [SERVED] if takes_archive else []
         beside = [run / name for name in (*served, "datasets/predictions.parquet")]
         rows = next((path for path in beside if path.is_file()), None)
     if rows is None:

@@ -28,7 +28,7 @@ def deploy_published(
     # What KServe will read, not the copy of it that came as an artifact.
     folder = Path(run.volume_path, run.model_name, "releases", digest)
     target = Target(settings=settings, limits=limits, run=run)
-    if settings.serving_runtime == "torchserve" and run.folder and (served := run.folder / SERVED).is_file():
+    if settings.takes_archive and run.folder and (served := run.folder / SERVED).is_file():
         predictions = str(served)
     return deploy_release(verify(folder), folder, target, spread_rows(predictions, endpoint_rows))
 
@@ -55,7 +55,7 @@ def prepare(release: Release, folder: Path | None, target: Target) -> tuple[Infe
     cluster.check_access(target.namespace)
     cluster.check_place(target.settings, target.namespace)
     runtime = cluster.choose_runtime(target.settings, target.namespace)
-    print(f"runtime {runtime}", flush=True)
+    print(f"runtime {runtime} (serving_runtime={target.settings.serving_runtime})", flush=True)
     target = replace(target, runtime=runtime, labels=release.labels)
     return service_for(release, folder, target), target
 
@@ -129,13 +129,12 @@ def spec_for(release: Release, folder: Path | None, target: Target) -> Any:
 
     settings, uri = target.settings, target.uri_of(release)
     requests, limits = resources_of(settings)
-    is_torchserve = settings.serving_runtime == "torchserve"
     model = kserve.V1beta1ModelSpec(
-        model_format=kserve.V1beta1ModelFormat(name="pytorch" if is_torchserve else "huggingface"),
+        model_format=kserve.V1beta1ModelFormat(name="pytorch" if settings.takes_archive else "huggingface"),
         runtime=target.runtime,
         protocol_version="v1",
-        storage_uri=uri if is_torchserve else f"{uri}/huggingface",
-        args=None if is_torchserve else server_args(release, folder),
+        storage_uri=uri if settings.takes_archive else f"{uri}/huggingface",
+        args=None if settings.takes_archive else server_args(release, folder),
         resources=client.V1ResourceRequirements(requests=requests, limits=limits),
     )
     predictor = kserve.V1beta1PredictorSpec(

@@ -9,11 +9,11 @@ from typing import Any
 from nlp_pipeline import __version__
 from nlp_pipeline.deploy.cluster import ACCESS
 from nlp_pipeline.deploy.inference_service import GROUP, Json
-from nlp_pipeline.deploy.settings import DNS_NAME, LABEL, RUNTIME, DeploySettings
+from nlp_pipeline.deploy.settings import DNS_NAME, LABEL, ONNX_RUNTIME, RUNTIME, DeploySettings
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.serving.runtime import PORTS, READY
 
-RUNTIME_IMAGE = f"{RUNTIME}:{__version__}"
+IMAGES = {"onnx": f"nlp-pipeline-server:{__version__}", "torchserve": f"{RUNTIME}:{__version__}"}
 CLAIM_SIZE = "20Gi"
 PLACEHOLDER = "REPLACE-ME"
 RBAC = "rbac.authorization.k8s.io"
@@ -29,7 +29,8 @@ The volume of the steps, of notebooks and of the server. Its storage class must 
     "Role": "What the step deploy_model does in this namespace.",
     "RoleBinding": "Allows it to the service account that the steps run as; --steps-account names another.",
     "ServingRuntime": """\
-What serves the archives. The image is built from the Dockerfile's target torchserve; --runtime-image names yours.
+What serves the archives. The image is built from the Dockerfile's target server (nlp-pipeline-onnx; --server-image
+# names yours) or torchserve (nlp-pipeline-torchserve; --runtime-image).
 # Only an InferenceService that names this runtime gets it.""",
     "Secret": f"""\
 The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a file that no repository holds), and
@@ -38,13 +39,15 @@ The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a
 }
 
 
-def manifests(values: dict[str, Any], secret_keys: Sequence[str], runtime_image: str, steps_account: str) -> str:
+def manifests(
+    values: dict[str, Any], secret_keys: Sequence[str], images: dict[str, str | None], steps_account: str
+) -> str:
     """Returns what a namespace needs, as YAML documents with a comment each.
 
     Args:
         values: The pipeline's parameters, all of them.
         secret_keys: The keys of the Secret with the bucket's credentials.
-        runtime_image: The image of the project's TorchServe runtime.
+        images: The images of the project's runtimes, by what `serving_runtime` calls them, where they are given.
         steps_account: The service account that the steps run as: its name, or namespace/name.
     """
     import yaml
@@ -67,8 +70,8 @@ def manifests(values: dict[str, Any], secret_keys: Sequence[str], runtime_image:
         objects.append((namespace, _object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules)))
         binding = _object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject])
         objects.append((namespace, binding))
-        if settings.serving_runtime == "torchserve":
-            objects.append((namespace, _serving_runtime(runtime_image)))
+        for kind in _runtimes(settings.serving_runtime, images):
+            objects.append((namespace, _serving_runtime(kind, images[kind] or IMAGES[kind])))
         if settings.model_store:
             account = _object("v1", "ServiceAccount", settings.serving_account, secrets=[{"name": secret}])
             objects.append((namespace, account))
@@ -93,23 +96,33 @@ def _subject(account: str, namespace: str) -> Json:
     return {"kind": "ServiceAccount", "name": name, "namespace": where or namespace}
 
 
-def _serving_runtime(image: str) -> Json:
-    """Returns the project's ServingRuntime.
+def _runtimes(serving_runtime: str, images: dict[str, str | None]) -> list[str]:
+    """Returns the runtimes that are needed: those whose images are given, or else the first that would be taken."""
+    if serving_runtime != "auto":
+        return [serving_runtime] if serving_runtime in IMAGES else []
+    return [kind for kind in IMAGES if images[kind]] or ["onnx"]
+
+
+def _serving_runtime(kind: str, image: str) -> Json:
+    """Returns one of the project's ServingRuntimes: for our own server (onnx), or for TorchServe.
 
     KServe puts an InferenceService's name in the place of `{{.Name}}`, which is also the model's name.
     """
     resources = {"cpu": "1", "memory": "2Gi"}
+    is_onnx = kind == "onnx"
+    # TorchServe's by a command: no address that can be asked tells whether the model is loaded; see serving/runtime.py.
+    by_command = {"exec": {"command": [*READY, "{{.Name}}"]}}
+    by_http = {"httpGet": {"path": "/v2/models/{{.Name}}/ready", "port": PORTS["PORT_INFERENCE"]}}
     container = {
         "name": "kserve-container",
         "image": image,
         "ports": [{"containerPort": PORTS["PORT_INFERENCE"], "protocol": "TCP"}],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
-        # By a command: no address that can be asked tells whether the model is loaded; see serving/runtime.py.
         "readinessProbe": {
-            "exec": {"command": [*READY, "{{.Name}}"]},
-            "periodSeconds": 5,
+            **(by_http if is_onnx else by_command),
+            "periodSeconds": 1 if is_onnx else 5,
             "timeoutSeconds": 5,
-            "failureThreshold": 3,
+            "failureThreshold": 10 if is_onnx else 3,
         },
         "securityContext": {
             "runAsUser": 1000,
@@ -118,18 +131,19 @@ def _serving_runtime(image: str) -> Json:
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
+            **({"readOnlyRootFilesystem": True} if is_onnx else {}),
         },
     }
     spec = {
         "annotations": {
-            "prometheus.kserve.io/port": str(PORTS["PORT_METRICS"]),
+            "prometheus.kserve.io/port": str(PORTS["PORT_INFERENCE" if is_onnx else "PORT_METRICS"]),
             "prometheus.kserve.io/path": "/metrics",
         },
         "supportedModelFormats": [{"name": "pytorch", "version": "1", "autoSelect": False}],
-        "protocolVersions": ["v1"],
+        "protocolVersions": ["v1", "v2", "grpc-v2"] if is_onnx else ["v1"],
         "containers": [container],
     }
-    return _object(f"{GROUP}/v1alpha1", "ServingRuntime", RUNTIME, spec=spec)
+    return _object(f"{GROUP}/v1alpha1", "ServingRuntime", ONNX_RUNTIME if is_onnx else RUNTIME, spec=spec)
 
 
 def _secret(name: str, keys: Sequence[str]) -> Json:

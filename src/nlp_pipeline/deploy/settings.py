@@ -23,7 +23,7 @@ TOLERATIONS: Range = (
     'a list such as [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
 )
 # What --manifests makes in a namespace.
-RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-torchserve", "nlp-pipeline-serving"
+ONNX_RUNTIME, RUNTIME, SERVING_ACCOUNT = "nlp-pipeline-onnx", "nlp-pipeline-torchserve", "nlp-pipeline-serving"
 
 
 def check_host_name(name: str, namespace: str, is_knative: bool) -> None:
@@ -50,13 +50,12 @@ class DeploySettings(Settings):
         matches(f"|{LABEL}", "the name of a namespace, or empty"),
     )
     serving_runtime: str = parameter(
-        "torchserve",
-        "What serves: torchserve (the archive) or huggingface (the model folder).",
-        one_of("torchserve", "huggingface"),
+        "auto",
+        "What serves: onnx (our own server) or torchserve, both with the archive; huggingface, with the model folder; "
+        "auto: onnx where its ServingRuntime is installed, else torchserve.",
+        one_of("auto", "onnx", "torchserve", "huggingface"),
     )
-    runtime_name: str = parameter(
-        "", "ServingRuntime; empty for nlp-pipeline-torchserve where installed.", NAME_OR_EMPTY
-    )
+    runtime_name: str = parameter("", "ServingRuntime; empty for the one that serving_runtime finds.", NAME_OR_EMPTY)
     model_store: str = parameter(
         "",
         "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
@@ -119,6 +118,11 @@ class DeploySettings(Settings):
             raise UsageError(f"min_replicas is {self.min_replicas}, above max_replicas, {self.max_replicas}")
         if self.scale_target and not self.scale_metric:
             raise UsageError(f"scale_target={self.scale_target} needs a scale_metric")
+
+    @property
+    def takes_archive(self) -> bool:
+        """Whether the archive is served, and not the model folder."""
+        return self.serving_runtime != "huggingface"
 
     @property
     def serving_account(self) -> str:
