@@ -16,9 +16,11 @@ import httpx
 import psutil
 import pytest
 
-from nlp_pipeline.errors import UsageError
-from nlp_pipeline.serving.local_server import find_release
-from nlp_pipeline.serving.torchserve import free_ports
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving import local_server
+from nlp_pipeline.serving.local_server import choose_server, find_release, served
+from nlp_pipeline.serving.onnx_server import OnnxServer
+from nlp_pipeline.serving.torchserve import TorchServe, free_ports
 from tests.serving.conftest import changed_release
 
 # What makes a handler go on with a batch of so many texts or more only when it may.
@@ -33,6 +35,7 @@ def _wait(self, data, context, handle=TextClassificationHandler.handle):
 
 TextClassificationHandler.handle = _wait
 """
+TORCHSERVE = ("--runtime", "torchserve")
 MAIN = "import sys; from nlp_pipeline.cli import main; sys.exit(main())"
 
 
@@ -99,7 +102,7 @@ def wait_for_java(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_leaves_nothing(release: Path, tmp_path: Path) -> None:
-    with command("--predict", "superb", "--release", str(release), temporary=tmp_path) as process:
+    with command("--predict", "superb", "--release", str(release), *TORCHSERVE, temporary=tmp_path) as process:
         children = wait_for_java(process)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
@@ -111,7 +114,8 @@ def test_ctrl_c_while_it_starts_leaves_nothing(release: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_serve_tells_when_the_server_has_died(release: Path, tmp_path: Path) -> None:
     [port] = free_ports(1)
-    with command("--serve", "--release", str(release), "--port", str(port), "--json", temporary=tmp_path) as process:
+    flags = ("--serve", "--release", str(release), "--port", str(port), "--json", *TORCHSERVE)
+    with command(*flags, temporary=tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
         [java] = [child for child in wait_for_java(process) if "java" in child.name()]
@@ -144,7 +148,7 @@ def test_sigterm_while_requests_are_in_flight(release: Path, tmp_path: Path, aga
     held, go = holding(release, tmp_path, 0)
     [port] = free_ports(1)
     bodies = [{"instances": ["superb"] * count} for count in (1, 2, 200)] * 8
-    flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
+    flags = ("--serve", "--release", str(held), "--port", str(port), "--json", *TORCHSERVE)
     with ThreadPoolExecutor(len(bodies)) as pool, command(*flags, temporary=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         address = json.loads(process.stdout.readline())["url"]
@@ -168,7 +172,7 @@ def test_a_large_request_holds_none_up_and_is_waited_for_at_the_end(release: Pat
     """Also while others come and go, which the other worker answers."""
     held, go = holding(release, tmp_path, 200)
     [port] = free_ports(1)
-    flags = ("--serve", "--release", str(held), "--port", str(port), "--json")
+    flags = ("--serve", "--release", str(held), "--port", str(port), "--json", *TORCHSERVE)
     with ThreadPoolExecutor() as pool, command(*flags, temporary=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         address = json.loads(process.stdout.readline())["url"]
@@ -185,3 +189,43 @@ def test_a_large_request_holds_none_up_and_is_waited_for_at_the_end(release: Pat
         go.touch()
         assert len(large.result().json()["predictions"]) == 256
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_our_own_server_answers_what_it_has_and_leaves_nothing(release: Path, tmp_path: Path) -> None:
+    """As `--serve` takes it where nothing else is said: requests in flight at a Ctrl-C are answered, then it ends."""
+    [port] = free_ports(1)
+    flags = ("--serve", "--release", str(release), "--port", str(port), "--json")
+    with ThreadPoolExecutor(8) as pool, command(*flags, temporary=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        address = json.loads(process.stdout.readline())["url"]
+        assert not any("java" in child.name() for child in psutil.Process(process.pid).children(recursive=True))
+        body = {"instances": ["superb " * 100] * 256}
+        large = [pool.submit(httpx.post, address, json=body, timeout=300) for _ in range(8)]
+        while not any(request.done() for request in large):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline().startswith("it ends when it has answered what it was asked")
+        # On a busy machine, some may not have come to it by then.
+        taken = [request.result() for request in large if not isinstance(request.exception(), httpx.ConnectError)]
+        assert {len(response.json()["predictions"]) for response in taken} == {256}
+        assert process.wait(timeout=60) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_our_own_server_that_cannot_start_shows_why(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = changed_release(release, tmp_path / "broken", {"model.onnx": lambda _: b"no model"})
+    with pytest.raises(PipelineError, match=r"^the server ended with status 1$"), served(broken, runtime="onnx"):
+        pytest.fail("it is served")
+    assert "error: " in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_server(None) is OnnxServer and choose_server("torchserve") is TorchServe
+    monkeypatch.setattr(local_server, "is_installed", lambda: False)
+    assert choose_server(None) is TorchServe
+    with pytest.raises(UsageError, match="--runtime onnx needs the package kserve: pip install"):
+        choose_server("onnx")

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
-import onnxruntime
 from tokenizers import Tokenizer
+
+# Before it is imported: ONNX Runtime would tell Microsoft of its use, and keep notes of it in the user's home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
 
 logger = logging.getLogger(__name__)
 
