@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.deploy.manifests import RUNTIME_IMAGE
+from nlp_pipeline.deploy.manifests import IMAGES
 from nlp_pipeline.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_the_cluster_has_the_versions_that_the_project_knows() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     for name in ("KFP", "KSERVE"):
         assert versions[name].removeprefix("v").rpartition(".")[0] in page
-    assert versions["RUNTIME_IMAGE"] == RUNTIME_IMAGE
+    assert versions["RUNTIME_IMAGE"] == IMAGES["onnx"]
     assert versions["STEPS_IMAGE"] == f"nlp-pipeline-steps:{__version__}"
 
 

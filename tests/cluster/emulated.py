@@ -45,7 +45,7 @@ class Node(Pods):
         """Runs a step."""
         if name == "deploy-model":
             digest = given["release"]["metadata"]["digest"]
-            server = self.stack.enter_context(served(self.volume / NAME / "releases" / digest))
+            server = self.stack.enter_context(served(self.volume / NAME / "releases" / digest, runtime="onnx"))
             self.cluster.fates[digest] = PodFate(ready_after=1, backend=partial(forward, server.address))
         return super().run_step(run_id, name, component, container, given)
 

@@ -3,7 +3,7 @@
 It is played on a real cluster (`make cluster-test`, see docs/cluster.md) and on emulators of Kubeflow Pipelines and
 Kubernetes. Only a real one shows that Argo can store the workflow, that pods start and may write to the volume, that
 KServe's controller and the serving image do their part, the dark launch as a step does it, and the schedule's clock.
-On the emulators a step is a process with the compiled command line, and a real TorchServe answers for the endpoint.
+On the emulators a step is a process with the compiled command line, and our own server answers for the endpoint.
 """
 
 import json
