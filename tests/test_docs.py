@@ -71,5 +71,18 @@ def test_the_flags_and_parameters_of_a_pages_commands_go_together(page: Path) ->
         parse_settings(arguments.set, "vertex" if page.name == "vertex.md" or "vertex" in line else "kubeflow")
 
 
+@pytest.mark.parametrize(
+    "way", ["Kubeflow Pipelines alone", "A Kubeflow profile", "A locked-down namespace without the internet"]
+)
+def test_each_way_leads_from_an_empty_namespace_to_an_endpoint(way: str) -> None:
+    page = (docs.ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    commands = page.partition(f"\n### {way}\n")[2].partition("```bash\n")[2].partition("\n```")[0]
+    order = ["export NLP_PIPELINE_HOST=", "--manifests", "--runtime-image", "kubectl apply", "--doctor", "--submit"]
+    places = [commands.find(part) for part in [*order, "--wait", "--predict"]]
+    assert -1 not in places and places == sorted(places)
+    model, namespace = "--set model_name=reviews", "--set namespace="
+    assert commands.count(model) == 2 and len(set(re.findall(rf"{namespace}(\w+)", commands))) == 1
+
+
 def test_the_readme_is_short() -> None:
     assert len((docs.ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250

@@ -9,6 +9,9 @@ On the emulators a step is a process with the compiled command line, and our own
 import json
 from pathlib import Path
 
+import pytest
+
+from tests.cluster.emulated import emulated_site
 from tests.cluster.real import filling_pod
 from tests.cluster.site import CLAIM, FILES, NAME, Site, settings, wait_until
 from tests.fakes.kubernetes.pod_security import violations
@@ -88,6 +91,19 @@ def test_from_an_empty_namespace_to_an_endpoint_and_back(site: Site) -> None:
     assert site.undo("--unschedule")["action"] == "removed"
     site.remove_objects()
     site.inspect()
+
+
+@pytest.mark.slow
+def test_what_was_made_is_removed_where_it_fails_midway(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), emulated_site(tmp_path, tmp_path) as site:
+        site.apply(site.run("--manifests", *settings(namespace=site.namespace, volume_claim=CLAIM)))
+        assert site.objects
+        site.undoing["--undeploy"] = ("--undeploy", *settings(namespace=site.namespace, model_name=NAME))
+        site.undoing["--unschedule"] = ("--unschedule", NAME, "--force")
+        site.run("--schedule", "0 * * * * *", "--schedule-name", NAME, *settings(train_data=f"{FILES}/train.csv"))
+        raise ZeroDivisionError
+    assert site.k.api.recurring_runs == [] and site.objects == []
+    assert not [name for kind, _, name in site.cluster.objects if kind in ("roles", "persistentvolumeclaims")]
 
 
 def test_the_pod_that_fills_the_claim_passes_pod_security_restricted() -> None:
