@@ -77,7 +77,7 @@ def test_the_flags_and_parameters_of_a_pages_commands_go_together(page: Path) ->
 def test_each_way_leads_from_an_empty_namespace_to_an_endpoint(way: str) -> None:
     page = (docs.ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     commands = page.partition(f"\n### {way}\n")[2].partition("```bash\n")[2].partition("\n```")[0]
-    order = ["export NLP_PIPELINE_HOST=", "--manifests", "--runtime-image", "kubectl apply", "--doctor", "--submit"]
+    order = ["export NLP_PIPELINE_HOST=", "--manifests", "--server-image", "kubectl apply", "--doctor", "--submit"]
     places = [commands.find(part) for part in [*order, "--wait", "--predict"]]
     assert -1 not in places and places == sorted(places)
     model, namespace = "--set model_name=reviews", "--set namespace="
