@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.handlers import answer, load_handler
 from benchmarks.measure import OURS, Figure
-from benchmarks.model import LABELS, MAX_LENGTH, labelled_rows, release, trained_model, unpacked
+from benchmarks.model import LABELS, MAX_LENGTH, labelled_rows, load_classifier, release, trained_model
 from benchmarks.peers import equal_share, write_requests
 from benchmarks.processes import tell
 from benchmarks.servers import Running, torchserve
@@ -26,9 +25,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     rows = labelled_rows()[1][: 400 if quick else None]
     texts, labels = [text for text, _ in rows], [label for _, label in rows]
     tell(f"asking for {len(rows)} rows")
-    archive = unpacked(release(quick), folder / "unpacked")
-    handler = load_handler(archive)
-    ours = [answer(handler, archive, [text])[0]["label"] for text in texts]
+    ours = [prediction["label"] for prediction in load_classifier(release(quick)).classify(texts)]
     fp32 = [LABELS[at] for at in predict(trained_model(quick), texts, MAX_LENGTH).argmax(axis=1)]
     step = max(1, len(texts) // (100 if quick else 500))
     served = torchserve_labels(release(quick), folder, texts[::step])
@@ -36,7 +33,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     lost = {OURS: [accuracy[FP32][0] - accuracy[OURS][0]]}
     note = f"{len(rows)} rows" + ("; few, as this is the quick way" if quick else "")
     equal = {OURS: [equal_share(served, ours[::step])]}
-    as_served = "TorchServe's answers equal to the handler's own"
+    as_served = "TorchServe's answers equal to the model's in process"
     return [
         Figure("accuracy", "%", accuracy, exact=True, shown=True, note=note),
         Figure("accuracy lost by serving", "points", lost, False, limit=LOST, exact=True, note=note),

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.handlers import answer, load_handler
 from benchmarks.measure import FEWEST, OURS, Figure, alternate
-from benchmarks.model import release, texts_of_length, unpacked
+from benchmarks.model import load_classifier, release, texts_of_length
 from benchmarks.peers import TEXTS, write_requests
 from benchmarks.peers.servers import contenders
 from benchmarks.processes import run_module, tell
@@ -109,14 +108,14 @@ def rate(calls: list[Callable[[], Any]], seconds: float) -> float:
         return sum(pool.map(repeat, calls)) / seconds
 
 
-def texts_per_second(what: str, archive: Path, requests: list[list[str]], seconds: float) -> dict[str, Any]:
+def texts_per_second(what: str, release_folder: Path, requests: list[list[str]], seconds: float) -> dict[str, Any]:
     """Measures the model in this process, or its products in int8 alone."""
     if what == IN_PROCESS:
-        handler = load_handler(archive)
+        classifier = load_classifier(release_folder)
         turns = iter(range(sys.maxsize))
-        call = lambda: answer(handler, archive, requests[next(turns) % len(requests)])  # noqa: E731
+        call = lambda: classifier.classify(requests[next(turns) % len(requests)])  # noqa: E731
         return {"texts_per_second": len(requests[0]) * rate([call], seconds)}
-    products, floating = matrix_products(profiled_calls(archive, [requests[0][0]])[0])
+    products, floating = matrix_products(profiled_calls(release_folder, [requests[0][0]])[0])
     make = {"onnxruntime": onnxruntime_products, "torch": torch_products}[what]
     cpus = len(os.sched_getaffinity(0))
     integer = sum(count * math.prod(shape) for shape, count in products.items())
@@ -129,13 +128,12 @@ def texts_per_second(what: str, archive: Path, requests: list[list[str]], second
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures what is served, in turn with the model in a process and with its products."""
-    archive = unpacked(release(quick), folder / "unpacked")
     texts = texts_of_length("reviews", TEXTS)
     single, batches = (write_requests(folder, "reviews", texts, size) for size in (1, BATCH))
     seconds = 1.0 if quick else 3.0
     takers: dict[str, Callable[[], Any]] = {
-        IN_PROCESS: partial(run_module, "limit", IN_PROCESS, archive, batches, seconds),
-        **{PRODUCTS[what]: partial(run_module, "limit", what, archive, single, seconds) for what in PRODUCTS},
+        IN_PROCESS: partial(run_module, "limit", IN_PROCESS, release(quick), batches, seconds),
+        **{PRODUCTS[what]: partial(run_module, "limit", what, release(quick), single, seconds) for what in PRODUCTS},
     }
     with Running(contenders(quick)[OURS](), folder / "server") as server:
         takers["singles"] = partial(server.load, single, 32, WARM_UP, seconds)
@@ -159,7 +157,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    # What to measure, the unpacked archive, a JSON file with a list of requests, each a list of texts; seconds.
-    what, archive, path, seconds = sys.argv[1:]
+    # What to measure, the release, a JSON file with a list of requests, each a list of texts; seconds.
+    what, folder, path, seconds = sys.argv[1:]
     requests = json.loads(Path(path).read_text(encoding="utf-8"))
-    print(json.dumps(texts_per_second(what, Path(archive), requests, float(seconds))))
+    print(json.dumps(texts_per_second(what, Path(folder), requests, float(seconds))))

@@ -10,9 +10,9 @@ import functools
 import hashlib
 import json
 import random
-import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.processes import ROOT, run_module, tell
 from nlp_pipeline.demo import encoder_folder, package_folder
 from nlp_pipeline.release import Release, seal
+from nlp_pipeline.serving.model import TextClassifier
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 
@@ -129,7 +130,7 @@ def release(quick: bool) -> Path:
     model = trained_model(quick)
     precision = "int8"
     packing_modules = sorted(Path(packing.__file__).parent.glob("*.py"))
-    sources = [Path(__file__), Path(handler.__file__), Path(model_module.__file__), *packing_modules]
+    sources = [Path(handler.__file__), Path(model_module.__file__), *packing_modules]
     code = [path.read_text(encoding="utf-8") for path in sources]
     packages = [version(package) for package in ("onnxruntime", "torch", "transformers")]
     key = [model.name, precision, MAX_LENGTH, code, *packages]
@@ -157,10 +158,13 @@ def baseline_release(quick: bool) -> Path:
     return kept("baseline", key, lambda folder: build(model, folder, NAME, config, MAX_LENGTH))
 
 
-def unpacked(release_folder: Path, folder: Path) -> Path:
-    """Unpacks the archive of a release into a folder, and returns the folder."""
-    shutil.unpack_archive(release_folder / "model-store" / f"{NAME}.mar", folder, "zip")
-    return folder
+def load_classifier(release_folder: Path) -> TextClassifier:
+    """Returns the model of a release in this process, as its servers have it."""
+    classifier = TextClassifier()
+    with zipfile.ZipFile(release_folder / "model-store" / f"{NAME}.mar") as archive:
+        settings = json.loads(archive.read("serving.json"))
+        classifier.load(archive.read("model.onnx"), archive.read("tokenizer.json").decode(), settings)
+    return classifier
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Where the time of one request goes: the tokenizer, the model, the rest of the handler, the server."""
+"""Where the time of one request goes: the tokenizer, the model, the rest of the classifier, the server."""
 
 import collections
 import itertools
 import json
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.handlers import answer, load_handler
 from benchmarks.measure import OURS, Figure
-from benchmarks.model import release, texts_of_length, unpacked
+from benchmarks.model import load_classifier, release, texts_of_length
 from benchmarks.peers import TEXTS, write_requests
 from benchmarks.peers.servers import contenders
 from benchmarks.processes import run_module
@@ -45,57 +45,59 @@ class Timed:
         return timed
 
 
-def handler_parts(archive: Path, texts: list[str]) -> dict[str, float]:
-    """Returns the median milliseconds of the handler's parts in this process, with no server, a text a request."""
+def classifier_parts(release_folder: Path, texts: list[str]) -> dict[str, float]:
+    """Returns the median milliseconds of the classifier's parts in this process, with no server, a text a request."""
     import onnxruntime
     from tokenizers import Tokenizer
 
-    handler = load_handler(archive)
+    classifier = load_classifier(release_folder)
     clocks: dict[str, list[Timed]] = {"tokenizer": [], "model": []}
-    for name, value in list(vars(handler).items()):
+    for name, value in list(vars(classifier).items()):
         for part, kind, methods in (("tokenizer", Tokenizer, TOKENISE), ("model", onnxruntime.InferenceSession, RUN)):
             if isinstance(value, kind):
                 clocks[part].append(Timed(value, methods))
-                setattr(handler, name, clocks[part][-1])
+                setattr(classifier, name, clocks[part][-1])
     taken: list[dict[str, float]] = []
     for text in [*texts[:WARM_UP], *texts]:
         before = {part: sum(clock.milliseconds for clock in timed) for part, timed in clocks.items()}
         began = time.perf_counter()
-        answer(handler, archive, [text])
+        classifier.classify([text])
         whole = 1000 * (time.perf_counter() - began)
         spent = {part: sum(clock.milliseconds for clock in timed) - before[part] for part, timed in clocks.items()}
-        taken.append({**spent, "rest of the handler": whole - sum(spent.values())})
+        taken.append({**spent, "rest of the classifier": whole - sum(spent.values())})
     return {part: statistics.median(parts[part] for parts in taken[WARM_UP:]) for part in taken[0]}
 
 
-def profiled_calls(archive: Path, texts: list[str]) -> list[list[dict[str, Any]]]:
+def profiled_calls(release_folder: Path, texts: list[str]) -> list[list[dict[str, Any]]]:
     """Returns for each of some texts the events of the model's operators, by ONNX Runtime's own profile."""
     import onnxruntime
 
     real = onnxruntime.InferenceSession
 
-    def profiled(path: str, options: Any, **more: Any) -> Any:
+    def profiled(model: bytes, options: Any, **more: Any) -> Any:
         options.enable_profiling = True
-        options.profile_file_prefix = str(archive / "profile")
-        return real(path, options, **more)
+        options.profile_file_prefix = f"{folder}/profile"
+        return real(model, options, **more)
 
-    with mock.patch.object(onnxruntime, "InferenceSession", profiled):
-        handler = load_handler(archive)
-    for text in texts:
-        answer(handler, archive, [text])
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(onnxruntime, "InferenceSession", profiled):
+            classifier = load_classifier(release_folder)
+        for text in texts:
+            classifier.classify([text])
+        # Of the session that a lone text is computed by.
+        events = json.loads(Path(classifier.together.end_profiling()).read_text(encoding="utf-8"))
     calls: list[list[dict[str, Any]]] = [[]]
-    # The session that a lone text is computed by, after those that it was warmed up with.
-    for event in json.loads(Path(handler.together.end_profiling()).read_text(encoding="utf-8")):
+    for event in events:
         if event["name"] == "model_run":
             calls.append([])
         elif event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
             calls[-1].append(event)
-    return calls[-1 - len(texts) : -1]
+    return calls[-1 - len(texts) : -1]  # after those that it was warmed up with
 
 
-def operators(archive: Path, texts: list[str]) -> list[list[Any]]:
+def operators(release_folder: Path, texts: list[str]) -> list[list[Any]]:
     """Returns the types of the model's operators, with milliseconds and how many there are in a call."""
-    calls = profiled_calls(archive, texts)
+    calls = profiled_calls(release_folder, texts)
     milliseconds: dict[str, float] = collections.defaultdict(float)
     count: collections.Counter[str] = collections.Counter()
     for event in itertools.chain.from_iterable(calls):
@@ -107,9 +109,8 @@ def operators(archive: Path, texts: list[str]) -> list[list[Any]]:
 
 def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures where the time of one request goes: one client, reviews, one text a request."""
-    archive = unpacked(release(quick), folder / "unpacked")
     requests = write_requests(folder, "reviews", texts_of_length("reviews", TEXTS))
-    parts, operators = run_module("profile", archive, requests)
+    parts, operators = run_module("profile", release(quick), requests)
     with Running(contenders(quick)[OURS](), folder / "server") as server:
         trip = float(server.load(requests, 1, 1.0, 3.0)["p50_ms"])
     parts["the server, HTTP and the client"] = trip - sum(parts.values())
@@ -120,7 +121,7 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    # An unpacked archive, and a JSON file with a list of requests, each a list of texts.
-    archive, path = Path(sys.argv[1]), Path(sys.argv[2])
+    # A release, and a JSON file with a list of requests, each a list of texts.
+    folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     texts = [request[0] for request in json.loads(path.read_text(encoding="utf-8"))][:REQUESTS]
-    print(json.dumps([handler_parts(archive, texts), operators(archive, texts)]))
+    print(json.dumps([classifier_parts(folder, texts), operators(folder, texts)]))

@@ -81,8 +81,9 @@ def summary(results: dict[str, Any]) -> str:
         *_, best = figure["targets"]
         unit = "" if figure["name"].endswith(f": {figure['unit']}") else f" {figure['unit']}"
         ours, others = (number(figure["medians"][who]) for who in ("ours", best))
-        better = times(figure["ratios"].get(best))
-        parts.append(f"{figure['name']} {ours}{unit}, the best other {others}{unit} ({best}), {better} times better")
+        ratio = figure["ratios"][best]
+        better = ratio.get("refused") or f"{times(ratio)} times better"
+        parts.append(f"{figure['name']} {ours}{unit}, the best other {others}{unit} ({best}), {better}")
     return f"On {machine['cpus']} processors of {machine['cpu']} ({flags}): {'; '.join(parts)}."
 
 
