@@ -130,14 +130,14 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     """Measures what is served, in turn with the model in a process and with its products."""
     texts = texts_of_length("reviews", TEXTS)
     single, batches = (write_requests(folder, "reviews", texts, size) for size in (1, BATCH))
-    seconds = 1.0 if quick else 3.0
+    seconds = 2.0 if quick else 3.0
     takers: dict[str, Callable[[], Any]] = {
         IN_PROCESS: partial(run_module, "limit", IN_PROCESS, release(quick), batches, seconds),
         **{PRODUCTS[what]: partial(run_module, "limit", what, release(quick), single, seconds) for what in PRODUCTS},
     }
     with Running(contenders(quick)[OURS](), folder / "server") as server:
         takers["singles"] = partial(server.load, single, 32, WARM_UP, seconds)
-        takers["batches"] = partial(server.load, batches, BATCH, WARM_UP, seconds)
+        takers["batches"] = partial(server.load, batches, 4, WARM_UP, seconds)
         samples = alternate(1 if quick else FEWEST, takers)
     served = {name: samples.pop(name) for name in ("singles", "batches")}
     rates = {who: [sample["texts_per_second"] for sample in taken] for who, taken in samples.items()}
@@ -151,7 +151,9 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
     )
     eight = {OURS: in_batches, IN_PROCESS: rates.pop(IN_PROCESS)}
     return [
-        Figure(f"reviews, {BATCH} a request: texts/s", "texts/s", eight, targets={IN_PROCESS: OF_PROCESS}),
+        Figure(
+            f"reviews, 4 clients, {BATCH} texts a request: texts/s", "texts/s", eight, targets={IN_PROCESS: OF_PROCESS}
+        ),
         Figure("reviews, 32 clients: texts/s", "texts/s", {OURS: singles, **rates}, shown=True, note=note),
     ]
 
