@@ -36,12 +36,20 @@ def performance(summarised: bool = False) -> str:
     return summary(results) if summarised else table(results)
 
 
+def seeds() -> str:
+    """Returns what benchmarks/seeds.json says, as Markdown."""
+    from benchmarks.seeds import table
+
+    return table()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "parameters": lambda: parameter_table(pipeline_parameters().values()),
     "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
     "help": help_text,
     "performance": performance,
     "speed": lambda: performance(summarised=True),
+    "seeds": seeds,
 }
 
 
