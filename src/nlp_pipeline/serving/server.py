@@ -8,24 +8,36 @@ its first texts; asked to end (SIGTERM), it answers what it has taken, and takes
 import argparse
 import asyncio
 import gc
+import importlib.util
 import json
 import logging
 import signal
 import sys
 import time
+import types
 import uuid
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import kserve
 import numpy as np
+
+if __name__ == "__main__":
+    # KServe's package imports its client for clusters with all else, which takes 45 MB and a third of a second: here
+    # it stands for its folder alone.
+    package = types.ModuleType("kserve")
+    package.__path__ = list(getattr(importlib.util.find_spec("kserve"), "submodule_search_locations", None) or ())
+    sys.modules["kserve"] = package
+
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from kserve import model_server
 from kserve.errors import InvalidInput, ModelNotReady
+from kserve.model import Model
+from kserve.model_server import ModelServer, app
+from kserve.model_server import parser as kserve_flags
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -67,7 +79,7 @@ def read_v1(body: bytes, headers: dict[str, str]) -> list[str]:
     return texts_of(body)
 
 
-def read_v2(request: kserve.InferRequest) -> list[str]:
+def read_v2(request: InferRequest) -> list[str]:
     """Returns the texts of a v2 request; ValueError or OverflowError where there are none."""
     inputs = request.inputs
     if len(inputs) != 1 or inputs[0].datatype != "BYTES":
@@ -87,15 +99,15 @@ def read_v2(request: kserve.InferRequest) -> list[str]:
     return texts
 
 
-def write_v2(request: kserve.InferRequest, answers: list[dict[str, Any]]) -> kserve.InferResponse:
+def write_v2(request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
     """Returns the answer to a v2 request."""
     outputs = []
     for name, datatype, dtype in (("label", "BYTES", np.object_), ("score", "FP32", np.float32)):
-        output = kserve.InferOutput(name, [len(answers)], datatype)
+        output = InferOutput(name, [len(answers)], datatype)
         values = np.array([answer[name] for answer in answers], dtype=dtype)
         output.set_data_from_numpy(values, binary_data=request.use_binary_outputs)
         outputs.append(output)
-    return kserve.InferResponse(
+    return InferResponse(
         response_id=request.id or str(uuid.uuid4()),
         model_name=request.model_name,
         infer_outputs=outputs,
@@ -104,7 +116,7 @@ def write_v2(request: kserve.InferRequest, answers: list[dict[str, Any]]) -> kse
     )
 
 
-class TextModel(kserve.Model):  # type: ignore[misc]
+class TextModel(Model):  # type: ignore[misc]
     """A release's model: texts in, labels and scores out."""
 
     def __init__(self, release: Path) -> None:
@@ -133,7 +145,7 @@ class TextModel(kserve.Model):  # type: ignore[misc]
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answers a request: a body as it came, of v1, or an InferRequest, of v2."""
         began, status, job = time.perf_counter(), 200, None
-        is_v2 = isinstance(payload, kserve.InferRequest)
+        is_v2 = isinstance(payload, InferRequest)
         try:
             job = await self.workers.answer(read_v2(payload) if is_v2 else read_v1(payload, headers))
             return write_v2(payload, job.answers) if is_v2 else {"predictions": job.answers}
@@ -190,14 +202,13 @@ async def refuse(_: Any, error: Any) -> JSONResponse:
     return JSONResponse({"error": str(error)}, error.status)
 
 
-class Server(kserve.ModelServer):  # type: ignore[misc]
+class Server(ModelServer):  # type: ignore[misc]
     """KServe's server, with our limits; asked to end, it ends by HTTP and by gRPC at the same time."""
 
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(grace_period=GRACE, enable_latency_logging=False, **options)
         self.host = host
         self.dataplane = BytesDataPlane(model_registry=self.registered_models)
-        app = model_server.app
         app.add_middleware(RequestBodyLimitMiddleware, max_body_size=SIZE)
         for kind in (RefusedError, RequestValidationError, HTTPException):
             app.add_exception_handler(kind, refuse)
@@ -216,7 +227,7 @@ class Server(kserve.ModelServer):  # type: ignore[misc]
 
 def main() -> None:
     """Serves a release; takes the flags of KServe's servers, too."""
-    parser = argparse.ArgumentParser("python -m nlp_pipeline.serving.server", parents=[model_server.parser])
+    parser = argparse.ArgumentParser("python -m nlp_pipeline.serving.server", parents=[kserve_flags])
     parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"), help="the release's folder")
     parser.add_argument("--host", default="0.0.0.0", help="the address to listen at")  # noqa: S104, a container's
     parser.add_argument("--log_requests", action="store_true", help="write a line of JSON for each request")
