@@ -55,7 +55,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Returns what runs and was started, at any remove, by `start` in this folder."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.process_iter(["name"]):  # which is read now: it may end at any time
         try:
             if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> 
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A working folder. What a test leaves running there is ended, and fails the test."""
     yield tmp_path
-    left = {process: process.name() for process in processes_of(tmp_path)}
+    left = {process: process.info["name"] for process in processes_of(tmp_path)}
     for process in left:
         process.kill()
     assert not left, list(left.values())
@@ -194,7 +194,7 @@ def test_the_same_run_again_makes_the_same_release_and_an_interrupt_leaves_nothi
     process = start(local_run.folder, *local_run.arguments)
     try:
         # When TorchServe has been booted by validate_archive, and the release is published.
-        wait_for(lambda: [item for item in processes_of(local_run.folder) if item.name() == "java"], process)
+        wait_for(lambda: [item for item in processes_of(local_run.folder) if item.info["name"] == "java"], process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:
@@ -229,7 +229,9 @@ def test_a_killed_training_goes_on_when_it_is_run_again_and_what_is_not_good_eno
     model_folder = folder / "outputs" / "volume" / "text-classifier"
     try:
         wait_for(lambda: any((model_folder / "checkpoints").glob("*/*/complete")), process)
-        (step,) = [item for item in processes_of(folder) if "train_model" in item.cmdline() and "sh" not in item.name()]
+        (step,) = [
+            item for item in processes_of(folder) if "train_model" in item.cmdline() and "sh" not in item.info["name"]
+        ]
         step.kill()
         _, err = process.communicate()
     finally:

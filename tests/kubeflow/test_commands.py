@@ -13,8 +13,9 @@ import pytest
 
 from nlp_pipeline.cli import main
 from tests.fakes.kfp import Fate, Kubeflow
+from tests.fakes.kubernetes.emulator import emulated_cluster
 from tests.fakes.tls import Authority
-from tests.kubeflow.users import ANN, PASSWORD, TOKEN, TRAIN, team
+from tests.kubeflow.users import ANN, PASSWORD, TOKEN, TRAIN, node, team
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -115,6 +116,13 @@ def test_a_dry_run_says_what_the_pods_ask_for(command: tuple[str, ...], k: Kubef
     with_gpu = reported("--set", "train_gpus=1", "--set", "deploy=false")
     assert with_gpu["requests"]["training"].endswith(", gpu 1") and "packages" not in with_gpu
     assert "packages" not in reported("--image", "r/i:1")
+    assert reported()["nodes"].startswith("not known: no cluster")
+    with emulated_cluster("Knative") as cluster:
+        cluster.add(node("small"))
+        cluster.write_kubeconfig(os.environ["KUBECONFIG"], "team")
+        assert reported()["nodes"].startswith("each pod has a node large enough for it")
+        said = "no node could take training, which asks for cpu 4, memory 2Gi: of 1, 1 with less cpu"
+        assert reported("--set", "train_cpu=4")["nodes"] == said
     assert "requests          training: cpu 500m, memory 2Gi" in run(*command, *TRAIN, "--dry-run")[1]
 
 

@@ -21,6 +21,7 @@ from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
 from tests.fakes.s3 import free_ports
 from tests.fakes.tls import Authority
+from tests.kubeflow.users import node
 
 ACCOUNT = "system:serviceaccount:team:default-editor"
 TOKEN = "a-token-of-the-account"
@@ -36,13 +37,6 @@ NAMES = [
     *("sign-in", "Kubernetes", "namespace", "version", *OF_CLUSTER),
     *("nodes", "image"),
 ]
-
-
-def node(name: str, taints: list[dict[str, str]] | None = None, **more: str) -> dict[str, Any]:
-    """Returns a node of two CPUs; keywords change what it has to give."""
-    allocatable = {"cpu": "2", "memory": "7900Mi", **{key.replace("_", "/"): value for key, value in more.items()}}
-    metadata = {"name": name, "labels": {"pool": name}}
-    return {"kind": "Node", "metadata": metadata, "spec": {"taints": taints}, "status": {"allocatable": allocatable}}
 
 
 @pytest.fixture(autouse=True)

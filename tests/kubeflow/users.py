@@ -38,3 +38,10 @@ def list_experiments(connection: Connection) -> list[Any]:
     """Lists the experiments, as something to be signed in for."""
     method = connection.experiments.experiment_service_list_experiments
     return list(connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace))
+
+
+def node(name: str, taints: list[dict[str, str]] | None = None, **more: str) -> dict[str, Any]:
+    """Returns a node of two CPUs; keywords change what it has to give."""
+    allocatable = {"cpu": "2", "memory": "7900Mi", **{key.replace("_", "/"): value for key, value in more.items()}}
+    metadata = {"name": name, "labels": {"pool": name}}
+    return {"kind": "Node", "metadata": metadata, "spec": {"taints": taints}, "status": {"allocatable": allocatable}}

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nlp_pipeline.errors import UsageError
+from nlp_pipeline.deploy import cluster
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.connection import Connection, check_names, connect, pod_namespace
-from nlp_pipeline.kubeflow.nodes import describe
+from nlp_pipeline.kubeflow.nodes import check_nodes, describe
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.kubeflow import requests_of
 from nlp_pipeline.pipeline.parameters import NAME, check_run, pipeline_parameters
@@ -66,13 +67,21 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
 
 
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a dry run says of a run's pods: what they ask of a node, and a note where they install much."""
+    """Returns what a dry run says of a run's pods: what they ask for, whether a node has it, whether they install much.
+
+    The cluster is asked where there is a kubeconfig.
+    """
     complete = {name: item.default for name, item in pipeline_parameters().items()} | values
-    named = {what: describe(requests) for what, requests in requests_of(complete).items()}
-    if settings.image or complete["train_gpus"] != "0":
-        return {"requests": named}
-    config = complete["environment_config"]
-    return {"requests": named, "packages": f"{CUDA}, unless ConfigMap {config} has {CPU_INDEX}, or --image is given"}
+    about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
+    try:
+        cluster.connect()
+        about["nodes"] = check_nodes(complete).detail
+    except PipelineError as error:
+        about["nodes"] = f"not known: {error}"
+    if not settings.image and complete["train_gpus"] == "0":
+        config = complete["environment_config"]
+        about["packages"] = f"{CUDA}, unless ConfigMap {config} has {CPU_INDEX}, or --image is given"
+    return about
 
 
 def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
