@@ -72,7 +72,8 @@ def table(results: dict[str, Any]) -> str:
 def summary(results: dict[str, Any]) -> str:
     """Returns in a sentence what the goals against other servers are about, with each figure's best peer."""
     machine = results["machine"]
-    goals = [figure for figure in results["topics"].get("peers", {"figures": []})["figures"] if figure["targets"]]
+    figures = results["topics"].get("peers", {"figures": []})["figures"]
+    goals = [figure for figure in figures if figure["column"] and figure["targets"]]
     if not goals:
         return "Not measured yet."
     flags = ", ".join(flag for flag in machine["flags"] if flag.startswith("amx") or "_" in flag)

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import FEWEST, OURS, Figure, alternate
-from benchmarks.model import LABELS, MAX_LENGTH, labelled_rows, texts_of_length, trained_model, truncate
+from benchmarks.model import (
+    LABELS,
+    MAX_LENGTH,
+    NAME,
+    baseline_release,
+    labelled_rows,
+    release,
+    texts_of_length,
+    trained_model,
+    truncate,
+)
 from benchmarks.peers.servers import FORMER, OURS_IN_TORCHSERVE, contenders
 from benchmarks.processes import tell
 from benchmarks.results import machine
@@ -30,6 +40,7 @@ THAN_FORMER = {("requests/s", 32): 8.0, ("p50", 1): 6.0}
 THAN_PEER = {("requests/s", 32): 3.0, ("p50", 1): 2.5}
 THAN_PEER_WITH_VNNI = {("requests/s", 32): 4.0, ("p50", 1): 2.5}
 TAIL = 3.0  # times the median, at most
+SMALLER = 5.0  # times than the former pipeline's archive
 SECONDS, MEGABYTES = 3.0, 350.0  # to the first answer, and of memory, at most
 
 
@@ -155,9 +166,12 @@ def measure(quick: bool, folder: Path) -> list[Figure]:
         seconds = {who: [server.seconds] for who, server in servers.items()}
         memory = {who: [server.peak_memory()] for who, server in servers.items()}
     seconds[OURS] += booted
+    archives = {OURS: release(quick), FORMER: baseline_release(quick)}
+    size = {who: [(path / "model-store" / f"{NAME}.mar").stat().st_size / 1e6] for who, path in archives.items()}
     about: dict[str, Any] = {"exact": True, "details": {"missing": missing}}
     return [
         *figures,
         Figure("seconds to the first answer", "s", seconds, False, limit=SECONDS, column="start, s", **about),
         Figure("server's memory, the most", "MB", memory, False, limit=MEGABYTES, column="memory, MB", **about),
+        Figure("archive", "MB", size, False, {FORMER: SMALLER}, exact=True),
     ]

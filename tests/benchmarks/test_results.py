@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -69,6 +70,7 @@ def test_figures_with_a_column_are_compared_with_a_row_for_each_server() -> None
 def test_the_summary_names_the_processor_and_the_best_peer() -> None:
     rates = {"ours": [200.0, 200.0, 202.0], "former pipeline": [20.0] * 3, "peer": [50.0] * 3}
     figure = Figure("32 clients: requests/s", "requests/s", rates, targets={"former pipeline": 8.0, "peer": 3.0})
+    figure = dataclasses.replace(figure, column="rate")
     text = summary(results(peers=[figure]))
     assert text.endswith(": 32 clients: requests/s 200, the best other 50 (peer), 4.00 (4.00 to 4.04) times better.")
     assert f" processors of {results()['machine']['cpu']} (" in text
