@@ -9,8 +9,10 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.serving.agreement import (
     AgreementLimits,
     compare_answers,
+    drop_interval,
     require_agreement,
     require_sameness,
+    share_interval,
     spread_rows,
 )
 from tests.conftest import write_parquet
@@ -26,24 +28,37 @@ def test_rows_are_spread_evenly(tmp_path: Path) -> None:
         spread_rows(write_parquet(tmp_path / "none.parquet", [], predicted=[]), 5)
 
 
+def test_intervals_are_those_of_the_books() -> None:
+    assert share_interval(0.93, 100) == pytest.approx((0.8625, 0.9657), abs=1e-4)
+    assert share_interval(1, 100) == pytest.approx((0.9630, 1.0), abs=1e-4)
+    # Agresti, "Categorical Data Analysis": of 1,600, 86 changed their mind one way and 150 the other.
+    assert drop_interval(86, 150, 1600) == pytest.approx((-0.0587, -0.0212), abs=1e-4)
+    assert drop_interval(0, 0, 100)[0] < 0 < drop_interval(0, 0, 100)[1]
+
+
 @pytest.mark.parametrize(
-    ("wrong", "max_accuracy_drop", "problem"),
+    ("wrong", "rows", "max_accuracy_drop", "problem"),
     [
-        (1, 0.01, ""),
+        (1, 100, 0.01, ""),
+        (8, 100, 0.01, ""),  # by chance
+        (9, 100, 1.0, "9 of 100 answers differ from the offline model's; by min_agreement=0.97 and chance 8 may: "),
+        (26, 500, 0.03, ""),
         (
-            2,
+            26,
+            500,
             0.01,
-            "the served model's accuracy is 0.9800, 0.0200 below the offline one's; max_accuracy_drop is 0.01: ",
+            "the served model's accuracy is 0.9480, 0.0520 below the offline one's, and not by chance; "
+            "max_accuracy_drop is 0.01: ",
         ),
-        (3, 1.0, ""),
-        (4, 1.0, "the served model gives the offline one's label on 0.9600 of 100 rows; min_agreement is 0.97: "),
+        (27, 500, 1.0, "27 of 500 answers differ from the offline model's; by min_agreement=0.97 and chance 26 may: "),
     ],
 )
-def test_limits(wrong: int, max_accuracy_drop: float, problem: str) -> None:
+def test_limits(wrong: int, rows: int, max_accuracy_drop: float, problem: str) -> None:
     limits = AgreementLimits(max_accuracy_drop=max_accuracy_drop)
-    offline = ["a", "b"] * 50
+    offline = ["a", "b"] * (rows // 2)
     compared = compare_answers(["c"] * wrong + offline[wrong:], offline, offline)
-    assert (compared["rows"], compared["agreement"], compared["offline_accuracy"]) == (100, (100 - wrong) / 100, 1)
+    assert (compared["rows"], compared["agreement"], compared["offline_accuracy"]) == (rows, (rows - wrong) / rows, 1)
+    assert (compared["lost"], compared["won"]) == (wrong, 0)
     if problem:
         with pytest.raises(PipelineError, match=f"^{re.escape(problem)}try precision=fp32$"):
             require_agreement(compared, limits)
@@ -53,7 +68,8 @@ def test_limits(wrong: int, max_accuracy_drop: float, problem: str) -> None:
 
 def test_a_better_served_model_has_no_drop() -> None:
     compared = compare_answers(["a", "b", "b"], ["a", "b", "a"], ["a", "b", "b"])
-    assert compared == {"rows": 3, "agreement": 2 / 3, "accuracy": 1.0, "offline_accuracy": 2 / 3}
+    shares = {"agreement": 2 / 3, "accuracy": 1.0, "offline_accuracy": 2 / 3}
+    assert compared == {"rows": 3, **shares, "lost": 0, "won": 1}
     require_agreement(compared, AgreementLimits(min_agreement=0.5, max_accuracy_drop=0.0))
 
 

@@ -35,38 +35,67 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
 
 
 def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
-    """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1."""
+    """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1.
+
+    And how many rows only the offline model (`lost`), and only the served one (`won`), is right on.
+    """
     pairs = {"agreement": (served, offline), "accuracy": (served, truth), "offline_accuracy": (offline, truth)}
-    return {"rows": len(truth)} | {name: sum(map(operator.eq, *pair)) / len(truth) for name, pair in pairs.items()}
+    equal = {name: list(map(operator.eq, *pair)) for name, pair in pairs.items()}
+    rights = list(zip(equal["accuracy"], equal["offline_accuracy"], strict=True))
+    shares = {name: sum(values) / len(truth) for name, values in equal.items()}
+    return {"rows": len(truth), **shares, "lost": rights.count((False, True)), "won": rights.count((True, False))}
+
+
+def share_interval(share: float, rows: float, deviations: float = 1.96) -> tuple[float, float]:
+    """Returns the interval in which a share that was measured on so many rows truly lies; by default with 95 %.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    extra = deviations**2 / rows
+    middle, half = share + extra / 2, math.sqrt(extra * (share * (1 - share) + extra / 4))
+    return max(0.0, (middle - half) / (1 + extra)), 1.0 if share == 1 else (middle + half) / (1 + extra)
+
+
+def drop_interval(lost: float, won: float, rows: float, deviations: float = 1.96) -> tuple[float, float]:
+    """Returns the interval in which the accuracy that serving costs truly lies, by rows that both answered.
+
+    Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions".
+    """
+    rows += 2
+    drop = (lost - won) / rows
+    half = deviations * math.sqrt(lost + won + 1 - rows * drop**2) / rows
+    return drop - half, drop + half
 
 
 def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> None:
-    """Raises a PipelineError where, by what `compare_answers` returned, a served model is worse than it may be."""
-    if compared["agreement"] < limits.min_agreement:
+    """Raises a PipelineError where, by what `compare_answers` returned, a served model is worse than it may be.
+
+    Chance is no reason: a limit is passed where it lies outside of an interval of three standard deviations.
+    """
+    require_sameness(compared, limits, "the offline model's", ": try precision=fp32")
+    lost, won = compared["lost"], compared["won"]
+    if drop_interval(lost, won, compared["rows"], 3)[0] > limits.max_accuracy_drop:
         raise PipelineError(
-            f"the served model gives the offline one's label on {compared['agreement']:.4f} of {compared['rows']} "
-            f"rows; min_agreement is {limits.min_agreement}: try precision=fp32"
-        )
-    drop = compared["offline_accuracy"] - compared["accuracy"]
-    # A drop of exactly the limit is allowed, and differences of decimal fractions are not exact.
-    if drop > limits.max_accuracy_drop + 1e-9:
-        raise PipelineError(
-            f"the served model's accuracy is {compared['accuracy']:.4f}, {drop:.4f} below the offline one's; "
-            f"max_accuracy_drop is {limits.max_accuracy_drop}: try precision=fp32"
+            f"the served model's accuracy is {compared['accuracy']:.4f}, {(lost - won) / compared['rows']:.4f} below "
+            f"the offline one's, and not by chance; max_accuracy_drop is {limits.max_accuracy_drop}: try precision=fp32"
         )
 
 
-def require_sameness(compared: dict[str, float], limits: AgreementLimits) -> None:
-    """Raises a PipelineError where a deployed model answers otherwise than it did before, and not by chance.
+def require_sameness(
+    compared: dict[str, float],
+    limits: AgreementLimits,
+    others: str = "those before it was deployed",
+    advice: str = "",
+) -> None:
+    """Raises a PipelineError where a model answers otherwise than it did elsewhere, and not by chance.
 
-    It is asked for few rows: as many may differ as `min_agreement` allows and three standard deviations more, and one
-    in any case.
+    As many may differ as `min_agreement` allows and three standard deviations more, and one in any case.
     """
     rows, share = compared["rows"], 1 - limits.min_agreement
     allowed = max(1, math.floor(rows * share + 3 * math.sqrt(rows * share * (1 - share))))
     differing = round(rows * (1 - compared["agreement"]))
     if differing > allowed:
         raise PipelineError(
-            f"{differing} of {rows} answers differ from those before it was deployed; by min_agreement="
-            f"{limits.min_agreement} and chance {allowed} may"
+            f"{differing} of {rows} answers differ from {others}; by min_agreement={limits.min_agreement} and chance "
+            f"{allowed} may{advice}"
         )

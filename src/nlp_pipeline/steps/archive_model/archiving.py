@@ -11,12 +11,12 @@ import pyarrow.parquet
 from nlp_pipeline.release import Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
-from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
+from nlp_pipeline.steps.archive_model.packing import TEXTS, build_release, pack_model
 from nlp_pipeline.steps.archive_model.precision import (
     ArchiveSettings,
-    candidates,
+    ask_archive,
     choose_precision,
-    try_archive,
+    compare,
     write_report,
 )
 from nlp_pipeline.volume import Run
@@ -38,7 +38,7 @@ def archive_model(
 ) -> dict[str, Any]:
     """Packs a model as a TorchServe archive and a Hugging Face folder, and publishes them as a release.
 
-    It tries the archive in each number format on evaluation rows and takes the fastest that answers as the model does.
+    It tries the archive in number formats and takes the fastest that answers as the model does.
     `folder` becomes the release, `report` a page on the number format. How the model was trained, training.json
     beside it, goes into the release's record.
     """
@@ -47,23 +47,29 @@ def archive_model(
     transformers.logging.disable_progress_bar()
     run.prepare_folder()
     rows = spread_rows(predictions, 2000)
-    names, reason = candidates(settings.precision, serving_gpus)
+    # Of texts that were trained on, the fewer the more evaluation rows there are.
+    others = pyarrow.parquet.read_table(model / TEXTS)["text"].to_pylist()[:: 1 + len(rows["text"]) // 1000]
     with tempfile.TemporaryDirectory() as temporary:
         full = Path(temporary, "fp32.onnx")
         export_model(model, full)
-        trials = {}
-        for name in names:
-            pack_model(model, full, full.with_name(name), name, max_length)
-            trials[name] = try_archive(full.with_name(name), rows)
-        chosen = names[0]
-        if not reason:
-            chosen, reason = choose_precision(trials, settings.max_quantisation_drop, min_agreement)
-        print(f"{chosen}: {reason}", flush=True)
+        reference: list[str] = []
+
+        def attempt(name: str) -> dict[str, Any]:
+            folder = full.with_name(name)
+            pack_model(model, full, folder, name, max_length)
+            labels, speed = ask_archive(folder, rows["text"] + others)
+            reference.extend(labels if name == "fp32" else [])
+            size = (folder / "model.onnx").stat().st_size / 1e6
+            compared = compare(labels, rows, reference[len(rows["text"]) :])
+            return compared | {"texts_per_second": speed, "megabytes": size}
+
+        precision = choose_precision(settings, serving_gpus, min_agreement, attempt)
+        chosen = precision["chosen"]
+        print(f"{chosen}: {precision['reason']}", flush=True)
         # On a GPU, requests share model calls; on a CPU each CPU takes a request.
         packed, batch_size = full.with_name(chosen), 32 if serving_gpus else 8
         build_release(model, packed, folder, run.model_name, batch_size)
         labels = json.loads((packed / "serving.json").read_bytes())["labels"]
-    precision = {"chosen": chosen, "reason": reason, "tried": trials}
     write_report(precision, report, run)
     trained = json.loads((model / "training.json").read_bytes())
     del trained["loss_curve"]

@@ -12,7 +12,7 @@ BY_TOKEN = {"Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Relu", "Tanh", "Sigmoid"
 
 
 @contextlib.contextmanager
-def _muted() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Keeps libraries from warning of operators for images, and of optimisations that were not asked for."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -41,7 +41,7 @@ def export_model(model_path: Path, target: Path) -> None:
     ).eval()
     texts = ["a short text", "a text that is longer"]
     example = dict(tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False))
-    with _muted():
+    with muted():
         torch.onnx.export(
             model,
             (),
@@ -63,14 +63,6 @@ def export_model(model_path: Path, target: Path) -> None:
         part.ClearField("doc_string")
     keep_first_token(exported)
     onnx.save(exported, target)
-
-
-def quantise(source: Path, target: Path) -> None:
-    """Writes a model of fp32 in int8: weights per output channel, activations as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _muted():
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
 def keep_first_token(model: Any) -> bool:

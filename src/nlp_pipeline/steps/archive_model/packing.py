@@ -5,8 +5,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from nlp_pipeline.steps.archive_model.export import quantise
+from nlp_pipeline.steps.archive_model.quantisation import quantise
 from nlp_pipeline.volume import copy_folder
+
+# The number formats of an archive on a CPU, in order of speed, but for fp32.
+INT8 = ["int8", "int8-by-token"]
+# Of the texts that a model was trained on, those by which a number format is tried, beside the evaluation rows.
+TEXTS = "texts.parquet"
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 HANDLER_REQUIREMENTS = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]
@@ -26,7 +31,7 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
         "labels": [config.id2label[number] for number in range(config.num_labels)],
         "max_length": max_length,
         "pad_token_id": config.pad_token_id or 0,
-        "precision": precision,
+        "precision": precision.partition("-")[0],  # by which the handler chooses between CPU and GPU
     }
     folder.mkdir()
     (folder / "serving.json").write_text(json.dumps(serving, indent=1), encoding="utf-8")
@@ -35,10 +40,10 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
     (folder / "handler.py").write_text(source, encoding="utf-8")
     shutil.copyfile(model.__file__, folder / f"{MODEL_MODULE}.py")
     shutil.copyfile(model_path / "tokenizer.json", folder / "tokenizer.json")
-    if precision == "int8":
-        quantise(full, folder / "model.onnx")
-    else:
+    if precision == "fp32":
         shutil.copyfile(full, folder / "model.onnx")
+    else:
+        quantise(full, folder / "model.onnx", by_token=precision != INT8[0])
 
 
 def build_mar(folder: Path, model_name: str, target: Path) -> None:
@@ -109,4 +114,5 @@ def build_release(model_path: Path, packed: Path, folder: Path, model_name: str,
     build_mar(packed, model_name, folder / "model-store" / f"{model_name}.mar")
     copy_folder(model_path, folder / "huggingface")
     # How long the training took is another time the next time: the same model shall give the same release.
-    (folder / "huggingface" / "training.json").unlink(missing_ok=True)
+    for name in ("training.json", TEXTS):
+        (folder / "huggingface" / name).unlink(missing_ok=True)

@@ -1,19 +1,27 @@
-"""Which number format an archive gets: the fastest that costs no more accuracy than allowed, measured and reported."""
+"""Which number format an archive gets: the fastest that answers as the offline model, measured and reported.
 
+A format holds where the 95 % interval of its agreement with the offline model lies above `min_agreement` (of fewer than
+1,000 texts: does not lie below), and that of its drop in accuracy does not lie above `max_quantisation_drop`.
+"""
+
+import operator
 import time
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.parameters import SHARE, Settings, one_of, parameter
-from nlp_pipeline.serving.agreement import compare_answers
+from nlp_pipeline.serving.agreement import compare_answers, drop_interval, share_interval
+from nlp_pipeline.steps.archive_model.packing import INT8
 from nlp_pipeline.volume import Run
 
 # Where the report of `evaluate_model` takes the section on the number format; a text in it can't look so, since "<" is
 # escaped.
 MARKER = "<!-- archive_model -->"
+ENOUGH = 1000  # texts, to show that the agreement is high enough
 HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4px; text-align: start }</style>\n"
 
 
@@ -29,51 +37,89 @@ class ArchiveSettings(Settings):
     max_quantisation_drop: float = parameter(0.005, "By how much int8 may lower the accuracy, as a fraction.", SHARE)
 
 
-def candidates(precision: str, serving_gpus: int) -> tuple[list[str], str]:
-    """Returns the number formats to try, and where there is no choice the reason."""
-    if precision != "auto":
-        return [precision], f"precision={precision} was asked for"
-    if serving_gpus:
-        return ["fp32"], "a GPU serves, and int8 is for CPUs"
-    return ["int8", "fp32"], ""
+def ask_archive(folder: Path, texts: list[str]) -> tuple[list[str], float]:
+    """Returns the labels that an archive's handler gives, as TorchServe would ask it, and how many a second.
 
-
-def try_archive(folder: Path, rows: dict[str, list[str]]) -> dict[str, Any]:
-    """Asks the archive's handler, in the folder that is to be packed, as TorchServe would, and times it."""
+    It is asked in the folder that is to be packed.
+    """
     from nlp_pipeline.serving.handler import TextClassificationHandler
 
     handler = TextClassificationHandler()
     handler.initialize(types.SimpleNamespace(system_properties={"model_dir": folder}))
     labels: list[str] = []
     began = time.perf_counter()
-    for start in range(0, len(rows["text"]), 64):
-        labels += [answer["label"] for answer in handler.classify(rows["text"][start : start + 64])]
-    seconds = time.perf_counter() - began
-    compared = compare_answers(labels, rows["predicted"], rows["label"])
+    for start in range(0, len(texts), 64):
+        labels += [answer["label"] for answer in handler.classify(texts[start : start + 64])]
+    return labels, len(labels) / (time.perf_counter() - began)
+
+
+def compare(labels: list[str], rows: dict[str, list[str]], others: list[str]) -> dict[str, Any]:
+    """Holds an archive's labels of labelled rows, and of other texts, against the offline model's.
+
+    Agreement is that of all, accuracy that of the labelled ones; both with what chance leaves open.
+    """
+    count = len(rows["text"])
+    compared: dict[str, Any] = compare_answers(labels[:count], rows["predicted"], rows["label"])
+    agreement = sum(map(operator.eq, labels, rows["predicted"] + others)) / len(labels)
+    lost, won = compared["lost"], compared["won"]
     return {
         **compared,
-        "drop": compared["offline_accuracy"] - compared["accuracy"],
-        "texts_per_second": len(labels) / seconds,
-        "megabytes": (folder / "model.onnx").stat().st_size / 1e6,
+        "drop": (lost - won) / count,
+        "drop_interval": drop_interval(lost, won, count),
+        "texts": len(labels),
+        "agreement": agreement,
+        "agreement_interval": share_interval(agreement, len(labels)),
     }
 
 
-def choose_precision(trials: dict[str, dict[str, Any]], max_drop: float, min_agreement: float) -> tuple[str, str]:
-    """Chooses, by what `try_archive` returned, the fastest format that answers as the offline model; or else fp32.
+def holds(trial: dict[str, Any], max_drop: float, min_agreement: float) -> bool:
+    """Says whether a number format answers as the offline model, as far as can be told."""
+    low, high = trial["agreement_interval"]
+    proven: float = low if trial["texts"] >= ENOUGH else high
+    return proven >= min_agreement and bool(trial["drop_interval"][0] <= max_drop)
 
-    Returns the number format, and the reason as a sentence.
+
+def describe(trial: dict[str, Any]) -> str:
+    """Returns how a number format did, in words, with the 95 % intervals in brackets."""
+    return (
+        f"agrees on {between(trial, 'agreement')} % of {trial['texts']:,} texts, loses {between(trial, 'drop')} points "
+        f"of accuracy on {trial['rows']:,} rows, does {trial['texts_per_second']:.0f} texts/s"
+    )
+
+
+def choose_precision(
+    settings: ArchiveSettings, serving_gpus: int, min_agreement: float, attempt: Callable[[str], dict[str, Any]]
+) -> dict[str, Any]:
+    """Tries number formats, the fastest first, until one holds; returns which is `chosen`, the `reason`, all `tried`.
+
+    `attempt` packs one and returns what `compare` says of it, and its speed. fp32, which the others are held against,
+    is tried before them.
     """
-    reasons = ""
-    for name, trial in sorted(trials.items(), key=lambda item: -item[1]["texts_per_second"]):
-        drop, agreement = trial["drop"], trial["agreement"]
-        # Differences of decimal fractions are not exact.
-        if name == "fp32" or (drop <= max_drop + 1e-9 and agreement >= min_agreement):
+    tried: dict[str, dict[str, Any]] = {}
+
+    def run(name: str) -> dict[str, Any]:
+        tried[name] = attempt(name)
+        print(f"{name} {describe(tried[name])}", flush=True)
+        return tried[name]
+
+    reasons = []
+    if settings.precision != "auto":
+        reasons.append(f"precision={settings.precision} was asked for")
+    elif serving_gpus:
+        reasons.append("a GPU serves, and int8 is for CPUs")
+    full, chosen = run("fp32"), "fp32"
+    for name in INT8 if settings.precision == "int8" or not reasons else []:
+        trial = run(name)
+        if settings.precision == "auto" and trial["texts_per_second"] < full["texts_per_second"]:
+            reasons.append(f"{name} is no faster than fp32")
             break
-        reasons += (
-            f"{name} is faster, but drops by {100 * drop:.2f} points (at most {100 * max_drop:.2f}) and agrees on "
-            f"{agreement:.1%} of the rows (at least {min_agreement:.1%}); "
-        )
-    return name, f"{reasons}{name} does {trial['texts_per_second']:.0f} texts/s with a drop of {100 * drop:.2f} points"
+        good = holds(trial, settings.max_quantisation_drop, min_agreement)
+        reasons.append(f"{name} {'holds' if good else 'does not hold'}: it {describe(trial)}")
+        if good or settings.precision == "int8":
+            chosen = name
+        if good:
+            break
+    return {"chosen": chosen, "reason": "; ".join(reasons), "tried": tried}
 
 
 def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
@@ -87,15 +133,19 @@ def write_report(precision: dict[str, Any], page: Path, run: Run) -> None:
 
 def render_section(precision: dict[str, Any]) -> str:
     """Returns the page's section, in HTML."""
-    tried = precision["tried"]
     rows = "".join(
-        f"<tr><th>{name}<td>{trial['accuracy']:.4f}<td>{100 * trial['drop']:+.2f}<td>{trial['agreement']:.4f}"
+        f"<tr><th>{name}<td>{trial['accuracy']:.4f}<td>{between(trial, 'drop')}<td>{between(trial, 'agreement')}"
         f"<td>{trial['texts_per_second']:.0f}<td>{trial['megabytes']:.1f}\n"
-        for name, trial in tried.items()
+        for name, trial in precision["tried"].items()
     )
     return (
-        f"<section>\n<h2>Number format of the archive: {precision['chosen']}</h2>\n"
-        f"<p>On {tried[precision['chosen']]['rows']:,} evaluation rows: {escape(precision['reason'])}.\n"
-        "<table><tr><th>Number format<th>Accuracy<th>Drop, points<th>Agreement<th>Texts/s<th>MB\n"
+        f"<section>\n<h2>Number format of the archive: {precision['chosen']}</h2>\n<p>{escape(precision['reason'])}.\n"
+        "<table><tr><th>Number format<th>Accuracy<th>Drop, %<th>Agreement, %<th>Texts/s<th>MB\n"
         f"{rows}</table>\n</section>\n"
     )
+
+
+def between(trial: dict[str, Any], name: str) -> str:
+    """Returns a figure of a trial in per cent, and its interval in brackets."""
+    low, high = trial[f"{name}_interval"]
+    return f"{100 * trial[name]:.2f} ({100 * low:.2f} to {100 * high:.2f})"

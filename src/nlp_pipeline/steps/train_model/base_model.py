@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import pack_model
-from nlp_pipeline.steps.archive_model.precision import try_archive
+from nlp_pipeline.steps.archive_model.precision import ask_archive
 from nlp_pipeline.volume import file_sha256
 
 TASK = "single_label_classification"
@@ -123,7 +123,7 @@ def require_servable(base_model: str, model: Any, tokenizer: Any, max_length: in
         try:
             export_model(folder, full)
             pack_model(folder, full, packed, "fp32", max_length)
-            try_archive(packed, {name: ["a " * max_length] for name in ("text", "predicted", "label")})
+            ask_archive(packed, ["a " * max_length])
         except Exception as error:
             reason = str(error).strip().partition("\n")[0].partition(". ")[0]  # the exporter's advice has colours
             raise UsageError(
