@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks.measure import FEWEST, OURS, Figure
 from benchmarks.processes import run_module, tell
 from nlp_pipeline.demo import package_folder
+from nlp_pipeline.processes import environment
+from nlp_pipeline.volume import VARIABLE
 
 ROWS_PER_SECOND = 100_000  # at a million rows, at least
 MEGABYTES = 1000  # of memory at a million rows, at most
@@ -67,23 +69,17 @@ def load(source: Path) -> dict[str, float]:
 
     from nlp_pipeline.pipeline.components import load_data
     from nlp_pipeline.pipeline.embedding import carrying_command
+    from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
+    defaults = {name: declared.default for name, declared in pipeline_parameters().items()}
+    values = {name: defaults[name] for name in load_data.component_spec.inputs if name in defaults}
+    values |= {"train_data": str(source), "run_id": "run"}
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         load_data.component_spec.implementation.container.command = carrying_command("load_data")
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=f"{scratch}/root")
         began = time.monotonic()
-        task = load_data(
-            train_data=str(source),
-            evaluation_data="",
-            text_column="text",
-            label_column="label",
-            evaluation_share=0.2,
-            max_bad_share=0.0,
-            seed=1,
-            volume_path=scratch,
-            model_name="model",
-            run_id="run",
-        )
+        with environment(**{VARIABLE: scratch}):
+            task = load_data(**values)
         seconds = time.monotonic() - began
         rows = sum(task.outputs[name].metadata["rows"] for name in ("train", "evaluation"))
     # Of the largest child: the step's Python, as this process, from which it is made, has loaded less.
