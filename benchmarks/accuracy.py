@@ -7,7 +7,7 @@ from benchmarks.model import LABELS, MAX_LENGTH, labelled_rows, load_classifier,
 from benchmarks.peers import equal_share, write_requests
 from benchmarks.processes import tell
 from benchmarks.servers import Running, torchserve
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 
 FP32 = "fp32, transformers"
 LOST = 0.3  # points of accuracy, at most

@@ -26,7 +26,7 @@ def sample(who: str, options: dict[str, Any], rows: int, held_out: int) -> tuple
     import transformers
 
     from benchmarks.baseline.training import train as train_baseline
-    from nlp_pipeline.steps.evaluate_model.evaluation import predict
+    from nlp_pipeline.steps.evaluate_model.prediction import predict
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -27,7 +27,7 @@ from benchmarks.peers.servers import FORMER, OURS_IN_TORCHSERVE, contenders
 from benchmarks.processes import tell
 from benchmarks.results import machine
 from benchmarks.servers import Running
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 
 POINTS = [("reviews", 1), ("reviews", 8), ("reviews", 32), ("sentences", 32)]  # kind of texts, clients
 TEXTS = 1024

@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nlp_pipeline.platforms.output import print_rows
 from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.local_server import predict_with_release
-from nlp_pipeline.steps.gate import GateSettings, shortfall
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, shortfall
 from nlp_pipeline.volume import VARIABLE
 
 OUTPUTS = Path("outputs")
@@ -57,7 +58,7 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
         Progress(log, sys.stderr, debug) as progress,
     ):
         outputs = run_steps(arguments, Path(scratch) / "kfp", progress)
-        check_outputs(outputs, arguments.get("min_accuracy", GateSettings.min_accuracy))
+        check_outputs(outputs, arguments)
         archived, report = outputs["archive_model"]["release"], outputs["evaluate_model"]["metrics"].pop("report")
         run_dir = Path(report).parent
         progress.begin("serve")
@@ -81,7 +82,8 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
 
 def check_packages() -> None:
     """Raises UsageError where a step's package, as its pod would install it, is missing; other versions get a note."""
-    for pin in sorted({pin for step in STEPS for pin in getattr(packages, step.upper())}):
+    # Only in a pod is the cluster asked what serves.
+    for pin in sorted({pin for step in STEPS for pin in getattr(packages, step.upper())} - {packages.KUBERNETES}):
         name, _, pinned = pin.partition("==")
         try:
             installed = importlib.metadata.version(name)
@@ -190,16 +192,21 @@ def python3_on_path() -> Iterator[None]:
         sys.executable = interpreter
 
 
-def check_outputs(outputs: dict[str, Any], min_accuracy: float) -> None:
+def check_outputs(outputs: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Raises GateNotPassedError where the gate was not passed, and PipelineError where a step did not run.
 
     kfp.local can skip a condition's steps and yet report success.
     """
     if not outputs["gate"]["Output"]:
-        metrics = outputs["evaluate_model"]["metrics"]
+        report = Path(outputs["evaluate_model"]["metrics"]["report"])
+        metrics = json.loads(report.with_name("metrics.json").read_bytes())
+        settings, limits = (
+            {item.name: arguments[item.name] for item in fields(kind) if item.name in arguments}
+            for kind in (GateSettings, ComparisonLimits)
+        )
+        lacking = shortfall(metrics, GateSettings(**settings), ComparisonLimits(**limits))
         raise GateNotPassedError(
-            f"the gate is not passed: {shortfall(metrics, min_accuracy)}; nothing was archived. "
-            f"The report says where it errs: {metrics['report']}"
+            f"the gate is not passed: {lacking}; nothing was archived. The report says where it errs: {report}"
         )
     if missing := [step for step in STEPS if step not in outputs]:
         raise PipelineError(f"{missing[0]} did not run, though all before it did: run again with --debug")

@@ -56,9 +56,9 @@ def test_it_is_in_both_compiled_files(changed: Path, platform: str) -> None:
 def test_it_reaches_the_step(changed: Path, tmp_path: Path) -> None:
     ir = next(yaml.safe_load_all((changed / compiled_path("vertex")).read_text(encoding="utf-8")))
     (gate,) = (one for one in step_containers(ir) if step_name(one) == "gate")
-    (tmp_path / "metrics").write_text('{"accuracy": 0.75, "majority_accuracy": 0.5}', encoding="utf-8")
+    (tmp_path / "metrics").write_text('{"accuracy": 0.75, "majority_accuracy": 0.5, "champion": {}}', encoding="utf-8")
     artifact = {"name": "metrics", "uri": str(tmp_path / "metrics"), "type": {"schemaTitle": "system.Metrics"}}
-    values = {"min_accuracy": 0.5, "min_macro_f1": 0.125}
+    values = {"min_accuracy": 0.5, "min_macro_f1": 0.125, "require": "floor", "min_gain": 0.0}
     executor_input = {
         "inputs": {"parameterValues": values, "artifacts": {"metrics": {"artifacts": [artifact]}}},
         "outputs": {"outputFile": str(tmp_path / "output.json")},

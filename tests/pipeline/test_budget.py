@@ -217,7 +217,12 @@ def test_a_file_that_is_over_the_budget_does_not_pass(
 
 
 def test_the_committed_file_is_within_the_budget() -> None:
-    assert weigh(compile_pipeline()).excess() == ""  # the aim for the uncompressed size too
+    ir = compile_pipeline()
+    assert weigh(ir).excess(embedded=True) == ""
+    # Up to Argo's limit KFP reports the steps, also at the end of a run whose texts have 100 characters.
+    values = long_values(next(yaml.safe_load_all(ir)))
+    usual = {name: value[:100] if isinstance(value, str) else value for name, value in values.items()}
+    assert weigh(ir, usual).uncompressed < 1_048_576
 
 
 def test_texts_are_as_long_as_a_run_can_have_them() -> None:

@@ -17,15 +17,16 @@ from nlp_pipeline.volume import VOLUME_PATH
 IR = compile_pipeline()
 PIPELINE: dict[str, Any] = next(yaml.safe_load_all(IR))
 PROGRAMS = {step_name(container): container["command"][-1] for container in step_containers(PIPELINE)}
+VALUES = {"min_accuracy": 0.5, "require": "floor", "min_gain": 0.0}
 
 
 def run_step(name: str, volume: Path) -> subprocess.CompletedProcess[str]:
     """Runs a step's program with a folder in place of the volume; of the steps only the gate gets what it needs."""
     metrics = volume.parent / "metrics"
-    metrics.write_text('{"accuracy": 0.75, "majority_accuracy": 0.5}', encoding="utf-8")
+    metrics.write_text('{"accuracy": 0.75, "majority_accuracy": 0.5, "champion": {}}', encoding="utf-8")
     artifact = {"uri": str(metrics), "type": {"schemaTitle": "system.Artifact"}}
     executor_input = {
-        "inputs": {"parameterValues": {"min_accuracy": 0.5}, "artifacts": {"metrics": {"artifacts": [artifact]}}},
+        "inputs": {"parameterValues": VALUES, "artifacts": {"metrics": {"artifacts": [artifact]}}},
         "outputs": {"outputFile": str(volume.parent / "output.json")},
     }
     arguments = ["--executor_input", json.dumps(executor_input), "--function_to_execute", name]

@@ -20,7 +20,7 @@ from nlp_pipeline.serving import handler as handler_module
 from nlp_pipeline.serving import model as model_module
 from nlp_pipeline.serving.handler import TextClassificationHandler
 from nlp_pipeline.serving.model import CPU, CUDA, SEND
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from tests.conftest import FILLER, WORDS
 from tests.serving.bodies import handed_over, sent
 from tests.serving.conftest import MAX_LENGTH, load_handler, made_release, make_context

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.steps.gate import GateSettings, passes_gate
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from nlp_pipeline.steps.gate import GateSettings, passes_gate
 def test_gate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], accuracy: float, majority: float, floor: float, printed: str
 ) -> None:
-    (tmp_path / "metrics").write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority}))
-    assert passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=floor)) is printed.startswith("passed")
+    (tmp_path / "metrics").write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority, "champion": {}}))
+    passes = passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=floor), ComparisonLimits())
+    assert passes is printed.startswith("passed")
     assert capsys.readouterr().out.startswith(printed)

@@ -7,7 +7,8 @@ from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
-from nlp_pipeline.steps.gate import GateSettings
+from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
@@ -52,6 +53,8 @@ def evaluate_model(
     model: Input[Model],
     evaluation: Input[Dataset],
     max_length: int,
+    settings: ChampionSettings,
+    namespace: str,
     run: Run,
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
@@ -62,18 +65,18 @@ def evaluate_model(
     from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
 
     outputs = metrics.path, predictions.path, report.path
-    figures, labels, matrix = evaluate(model.path, evaluation.path, max_length, run, *outputs)
+    figures, labels, matrix = evaluate(model.path, evaluation.path, max_length, settings, namespace, run, *outputs)
     metrics.metadata.update(figures)
     if matrix:
         confusion.log_confusion_matrix(labels, matrix)
 
 
 @component(packages.GATE)
-def gate(metrics: Input[Metrics], settings: GateSettings) -> bool:
+def gate(metrics: Input[Metrics], settings: GateSettings, limits: ComparisonLimits) -> bool:
     """Says whether a model is good enough to be archived."""
     from nlp_pipeline.steps.gate import passes_gate
 
-    return passes_gate(metrics.path, settings)
+    return passes_gate(metrics.path, settings, limits)
 
 
 @component(packages.ARCHIVE_MODEL)

@@ -183,10 +183,12 @@ def strip(text: str, types: bool = False) -> str:
 
     Args:
         text: The source.
-        types: Whether to leave out the types of functions' parameters and results too.
+        types: Whether to leave out the types of functions' parameters and results too, and what is imported for them.
     """
     lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
-    spans = [(*span, new) for node in ast.walk(ast.parse(text)) for span, new in superfluous(node, lines, types)]
+    tree = ast.parse(text)
+    spans = [(*span, new) for node in ast.walk(tree) for span, new in superfluous(node, lines, types)]
+    spans += unused_imports(tree) if types else []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             line, column = token.start[0] - 1, len(token.line[: token.start[1]].encode())
@@ -209,6 +211,20 @@ def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tupl
     if types and isinstance(node, ast.FunctionDef) and node.returns:
         (line, column), end = span_of(node.returns)
         yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
+
+
+def unused_imports(tree: ast.AST) -> Iterator[tuple[Place, Place, bytes]]:
+    """Yields from where to where names are imported that only functions' types use, and what takes their place."""
+    types = [node.annotation for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    types += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    in_types = {part for node in types if node for part in ast.walk(node)}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in in_types}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            kept = [alias for alias in node.names if (alias.asname or alias.name) in used]
+            if len(kept) < len(node.names):
+                new = ast.unparse(ast.ImportFrom(node.module, kept, node.level)) if kept else "pass"
+                yield *span_of(node), new.encode()
 
 
 def span_of(node: ast.stmt | ast.expr) -> tuple[Place, Place]:

@@ -13,7 +13,8 @@ from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
-from nlp_pipeline.steps.gate import GateSettings
+from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.vertex.settings import VertexSettings, check_together
@@ -76,7 +77,7 @@ class KubeflowSettings(Settings):
 SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
 # By platform, in the order of the pipeline's signature.
 SETTINGS: dict[str, tuple[type[Any], ...]] = {
-    "kubeflow": (*SHARED, KubeflowSettings, DeploySettings),
+    "kubeflow": (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings),
     "vertex": (*SHARED, VertexSettings),
 }
 

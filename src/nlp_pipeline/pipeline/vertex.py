@@ -4,6 +4,7 @@ Google's components put texts into the JSON that they send as they are. So none 
 wrote: what they are given are constants, and outputs of the steps `prepare_vertex` and `plan_vertex_deployment`.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from google_cloud_pipeline_components.preview.custom_job import create_custom_training_job_from_component
@@ -15,6 +16,8 @@ from kfp import dsl
 from nlp_pipeline.pipeline.components import evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
+from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.gate import ComparisonLimits
 
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
 ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
@@ -118,7 +121,13 @@ nlp_pipeline_vertex = make_pipeline(
     Vertex(),
     "vertex",
     # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
-    {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
+    # Nor are there former releases to compare with.
+    {
+        "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        "namespace": "",
+        **asdict(ChampionSettings(champion="none")),
+        **asdict(ComparisonLimits(require="floor")),
+    },
     display_name="NLP pipeline: text to endpoint, on Vertex AI",
     does="Fine-tunes a text classifier on labelled text, packs it, asks it in the real server, and deploys it "
     "to a Vertex AI endpoint.",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.parameters import SHARE, Settings, parameter
+from nlp_pipeline.parameters import SHARE, Settings, one_of, parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,21 +15,67 @@ class GateSettings(Settings):
     min_accuracy: float = parameter(0.5, "Floor of the accuracy, from 0 to 1; below it, nothing is archived.", SHARE)
 
 
-def passes_gate(metrics: str | Path, settings: GateSettings) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class ComparisonLimits(Settings):
+    """What it must reach beside the champion."""
+
+    require: str = parameter(
+        "not_worse",
+        "What a model must be: not_worse than the champion, better, or above the floor alone.",
+        one_of("not_worse", "better", "floor"),
+    )
+    min_gain: float = parameter(
+        0.0,
+        "By how much more than the champion's the metric must be, where it is to count as better.",
+        (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    )
+
+
+def passes_gate(metrics: str | Path, settings: GateSettings, limits: ComparisonLimits) -> bool:
     """Says whether a model with these metrics, the JSON of `evaluate_model`, passes; prints why or why not."""
-    result, floor = json.loads(Path(metrics).read_text(encoding="utf-8")), settings.min_accuracy
-    missing = shortfall(result, floor)
+    result = json.loads(Path(metrics).read_text(encoding="utf-8"))
+    missing = shortfall(result, settings, limits)
     accuracy, majority = result["accuracy"], result["majority_accuracy"]
-    reached = f"passed: accuracy {accuracy:.4f}, min_accuracy {floor}, most frequent class {majority:.4f}"
-    print(f"not passed: {missing}" if missing else reached)
+    reached = f"accuracy {accuracy:.4f}, min_accuracy {settings.min_accuracy}, most frequent class {majority:.4f}"
+    if champion := result["champion"]:
+        reached += f"; {describe(champion, limits.min_gain)}"
+    print(f"not passed: {missing}" if missing else f"passed: {reached}")
     return not missing
 
 
-def shortfall(metrics: dict[str, Any], min_accuracy: float) -> str:
-    """Returns what a model lacks: the floor, or the accuracy of always naming the most frequent class."""
-    accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
-    if accuracy < min_accuracy:
-        return f"accuracy {accuracy:.4f} is {min_accuracy - accuracy:.4f} below min_accuracy {min_accuracy}"
+def shortfall(metrics: dict[str, Any], settings: GateSettings, limits: ComparisonLimits) -> str:
+    """Returns what a model lacks: the floor, the accuracy of always naming one class, or what the champion has."""
+    accuracy, majority, floor = metrics["accuracy"], metrics["majority_accuracy"], settings.min_accuracy
+    if accuracy < floor:
+        return f"accuracy {accuracy:.4f} is {floor - accuracy:.4f} below min_accuracy {floor}"
     if accuracy <= majority:
         return f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always naming the most frequent class"
-    return ""
+    champion = metrics["champion"]
+    if not champion or limits.require == "floor":
+        return ""
+    if champion["problem"] or champion["gone"]:
+        return f"{describe(champion, 0)}: set require=floor to release it all the same"
+    outcome = verdict(champion, limits.min_gain)
+    is_enough = outcome == "better" or (outcome == "equal" and limits.require == "not_worse")
+    return "" if is_enough else f"{describe(champion, limits.min_gain)}; require is {limits.require}"
+
+
+def verdict(champion: dict[str, Any], min_gain: float) -> str:
+    """Returns better or worse where the difference's whole interval lies on one side of the gain, else equal."""
+    _, low, high = champion["figures"][champion["metric"]]["difference"]
+    return "better" if low > min_gain else "worse" if high < min_gain else "equal"
+
+
+def describe(champion: dict[str, Any], min_gain: float) -> str:
+    """Returns in a line how a model compares with the champion, by what `compare_with` returned."""
+    name = f"the champion, release {champion['digest']}"
+    if champion["problem"]:
+        return f"no comparison with {name}: {champion['problem']}"
+    if champion["gone"]:
+        return f"the model does not know {champion['gone']}, which {name}, answers"
+    difference, low, high = champion["figures"][champion["metric"]]["difference"]
+    beyond = f" by {min_gain:g}" if min_gain else ""
+    return (
+        f"{verdict(champion, min_gain)}{beyond} compared with {name}: {champion['metric']} {difference:+.4f}, in 95 % "
+        f"from {low:+.4f} to {high:+.4f}, on {champion['rows']} rows"
+    )

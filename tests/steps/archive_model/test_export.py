@@ -18,7 +18,7 @@ from nlp_pipeline.serving.handler import TextClassificationHandler
 from nlp_pipeline.steps.archive_model import export
 from nlp_pipeline.steps.archive_model.export import export_model, keep_first_token
 from nlp_pipeline.steps.archive_model.packing import pack_model
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from tests.serving.conftest import made_release, make_context
 from tests.steps.archive_model.architectures import configurations, make_classifier
 

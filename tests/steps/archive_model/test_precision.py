@@ -19,7 +19,7 @@ from nlp_pipeline.steps.archive_model.precision import (
     render_section,
 )
 from nlp_pipeline.steps.evaluate_model import report
-from nlp_pipeline.steps.evaluate_model.evaluation import predict
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from tests.conftest import make_rows
 from tests.serving.conftest import MAX_LENGTH, REPORT, archived, load_handler, made_release
 

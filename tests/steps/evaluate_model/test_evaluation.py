@@ -7,7 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from nlp_pipeline.steps.evaluate_model import evaluation
-from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics, evaluate, predict
+from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics, evaluate
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 
@@ -27,6 +29,8 @@ def evaluate_rows(model: Path, folder: Path, rows: list[tuple[str, str]], volume
         str(model),
         str(write_parquet(folder / "rows.parquet", rows)),
         32,
+        ChampionSettings(),
+        "",
         Run(model_name="tiny", run_id="run", volume_path=volume),
         *(str(folder / name) for name in ("metrics", "predictions", "report")),
     )
@@ -44,7 +48,7 @@ def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: P
 
     table = pyarrow.parquet.read_table(tmp_path / "predictions")
     told = json.loads(table.schema.metadata[b"metrics"])
-    assert told == {name: value for name, value in written.items() if not isinstance(value, list)}
+    assert told == {name: value for name, value in written.items() if not isinstance(value, list | dict)}
     predictions = table.to_pylist()
     assert [(row["text"], row["label"]) for row in predictions] == rows
     assert [row["predicted"] for row in predictions] == [label for _, label in rows[:-1]] + ["0"]

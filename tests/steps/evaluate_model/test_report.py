@@ -65,7 +65,7 @@ def result_of(labels: list[str], confusion: list[list[int]]) -> dict[str, Any]:
             {"label": label, "precision": 0.5, "recall": 0.5, "f1": at / len(labels), "support": sum(confusion[at])}
             for at, label in enumerate(labels)
         ],
-        "confusion": confusion,
+        "confusion": confusion, "champion": {},
         "calibration": [
             {"confidence": 0.7, "accuracy": 0.6, "rows": 10},
             {"confidence": 0.9, "accuracy": 0.95, "rows": 40},
@@ -86,6 +86,7 @@ def render(confusion: list[list[int]], labels: list[str] | None = None, text: st
     result |= {name: value for name, value in changes.items() if name in result}
     trained = TRAINED | {name: value for name, value in changes.items() if name not in result}
     columns = dict(zip(("text", "label", "predicted", "score"), map(list, zip(*rows, strict=True)), strict=True))
+    columns["champion"] = [labels[-1] if result["champion"] else None] * len(rows)
     return render_report(Run(model_name="films", run_id="run-1", volume_path=""), result, trained, columns)
 
 
@@ -99,11 +100,30 @@ def many(count: int) -> list[list[int]]:
 
 
 TWO = [[30, 20], [1, 1949]]
+INTERVAL = [0.75, 0.7, 0.8]
+CHAMPION = {
+    "digest": "0123456789abcdef",
+    "metric": "accuracy",
+    "rows": 108,
+    "seen": 3,
+    "unknown": 2,
+    "new": HOSTILE[:1],
+    "gone": [],
+    "problem": "",
+    "figures": {"accuracy": {"challenger": INTERVAL, "champion": INTERVAL, "difference": [0.0, -0.1, 0.1]}},
+    "data": {"labels": 0.3, "lengths": 0.0, "moved": ["the labels moved: population stability index 0.30"]},
+}
 EVERY = [[3] * len(HOSTILE) for _ in HOSTILE]
 
 
 @pytest.mark.parametrize(
-    "page", [render(TWO), render(EVERY, HOSTILE, HOSTILE[0], reason=HOSTILE[0]), render(many(14)), render(many(40))]
+    "page",
+    [
+        render(TWO),
+        render(EVERY, HOSTILE, HOSTILE[0], reason=HOSTILE[0], champion=CHAMPION),
+        render(many(14)),
+        render(many(40)),
+    ],
 )
 def test_page_stands_alone(page: str) -> None:
     parsed = Page(page)
@@ -204,3 +224,25 @@ def test_mistakes_are_at_most_twenty_the_surest_first() -> None:
 def test_how_it_was_trained() -> None:
     text = Page(render(TWO, steps=4000)).text
     assert "train loss: 0.2000steps: 4,000device: cudareason: it computes in bfloat16resumed from step: 0" in text
+
+
+def test_a_comparison_with_the_champion() -> None:
+    page = Page(render(TWO, champion=CHAMPION))
+    assert [
+        "Accuracy",
+        "0.7500 (0.7000 to 0.8000)",
+        "0.7500 (0.7000 to 0.8000)",
+        "0.0000 (-0.1000 to 0.1000)",
+    ] in page.rows
+    # The release always says class-1: right on 20 rows of class-0, the model on 30.
+    assert ["class-0", "50", "0.6000", "0.0000"] in page.rows
+    assert "equal compared with the champion, release 0123456789abcdef: accuracy +0.0000" in page.text
+    assert "Left out: 3 rows that the release was trained on, 2 of classes that it does not know" in page.text
+    assert "data, the labels moved: population stability index 0.30" in page.text
+    assert "Rows that the model has right, and the release wrong: 30" in page.text
+    assert "Rows that the release has right, and the model wrong: 1" in page.text
+    failed = CHAMPION | {"figures": {}, "problem": "it can't be loaded: config.json is missing"}
+    assert (
+        "no comparison with the champion, release 0123456789abcdef: it can't be"
+        in Page(render(TWO, champion=failed)).text
+    )

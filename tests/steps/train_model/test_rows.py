@@ -3,16 +3,11 @@
 import math
 import random
 from collections import Counter
-from pathlib import Path
 
-import pyarrow.parquet
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp_pipeline.steps.train_model.fine_tune import keep_texts
 from nlp_pipeline.steps.train_model.rows import training_order
-from tests.conftest import write_parquet
 
 
 def test_batches_are_mixed_and_each_is_sorted_by_length() -> None:
@@ -45,11 +40,3 @@ def test_any_order(rows: int, longest: int, epochs: float, batch_size: int, seed
         assert {times[row] for row in range(rows)} <= {start // rows, math.ceil(start / rows)}
         batch = [lengths[row] for row in order[start : start + batch_size]]
         assert batch == sorted(batch)
-
-
-@pytest.mark.parametrize(("count", "kept"), [(3, "0369"), (10, "0123456789"), (50, "0123456789")])
-def test_texts_for_the_number_format_are_spread_evenly(tmp_path: Path, count: int, kept: str) -> None:
-    rows = write_parquet(tmp_path / "train.parquet", [(str(number), "a") for number in range(10)])
-    keep_texts(rows, tmp_path / "texts.parquet", count)
-    texts = pyarrow.parquet.read_table(tmp_path / "texts.parquet")["text"].to_pylist()
-    assert texts == list(kept)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from nlp_pipeline.release import Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
-from nlp_pipeline.steps.archive_model.packing import TEXTS, build_release, pack_model
+from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
 from nlp_pipeline.steps.archive_model.precision import (
     ArchiveSettings,
     ask_archive,
@@ -19,6 +19,7 @@ from nlp_pipeline.steps.archive_model.precision import (
     compare,
     write_report,
 )
+from nlp_pipeline.steps.training_data import TEXTS
 from nlp_pipeline.volume import Run
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxruntime", "tokenizers"]

@@ -6,12 +6,11 @@ import zipfile
 from pathlib import Path
 
 from nlp_pipeline.steps.archive_model.quantisation import quantise
+from nlp_pipeline.steps.training_data import TEXTS
 from nlp_pipeline.volume import copy_folder
 
 # The number formats of an archive on a CPU, in order of speed, but for fp32.
 INT8 = ["int8", "int8-by-token"]
-# Of the texts that a model was trained on, those by which a number format is tried, beside the evaluation rows.
-TEXTS = "texts.parquet"
 
 # What the handler needs where the archive is served; KServe's stock TorchServe image is Python 3.9.
 HANDLER_REQUIREMENTS = ["numpy>=1.24,<3", "onnxruntime>=1.19,<2", "tokenizers>=0.22,<1"]

@@ -7,19 +7,30 @@ from typing import Any
 import numpy
 import pyarrow.parquet
 
+from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings, compare_with, find_champion
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.report import MOST_CLASSES, render_report
 from nlp_pipeline.volume import Run
 
-BATCH_SIZE = 32
-
 
 def evaluate(
-    model: str, rows: str, max_length: int, run: Run, metrics: str, predictions: str, report: str
+    model: str,
+    rows: str,
+    max_length: int,
+    settings: ChampionSettings,
+    namespace: str,
+    run: Run,
+    metrics: str,
+    predictions: str,
+    report: str,
 ) -> tuple[dict[str, Any], list[str], list[list[int]]]:
     """Evaluates a classifier; the run's folder on the volume gets metrics, predictions and report too.
 
-    `predictions` becomes Parquet with the columns text, label, predicted and its score; its schema's metadata has as
-    `metrics` the JSON of those metrics that are no lists.
+    Where there is a champion, a release that serves or was validated last, the metrics compare the two as `champion`;
+    it is looked for in `namespace`, empty for the pod's own.
+
+    `predictions` becomes Parquet with the columns text, label, predicted, its score, and what the champion said where
+    the two are compared; its schema's metadata has as `metrics` the JSON of those metrics that are numbers.
 
     Returns:
         The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
@@ -33,10 +44,15 @@ def evaluate(
     labels = [config.id2label[number] for number in range(config.num_labels)]
     probabilities = predict(model, columns["text"], max_length)
     result = compute_metrics([config.label2id[label] for label in columns["label"]], probabilities, labels)
-    Path(metrics).write_text(json.dumps(result, indent=1))
+    folder, note = find_champion(settings.champion, run, namespace)
+    print(f"champion: {note}", flush=True)
+    champion = compare_with(folder, Path(model), columns, probabilities, labels, settings.metric) if folder else {}
     columns["predicted"] = [labels[number] for number in probabilities.argmax(axis=1)]
     columns["score"] = probabilities.max(axis=1).tolist()
-    facts = {name: value for name, value in result.items() if not isinstance(value, list)}
+    columns["champion"] = champion.pop("answers", [None] * len(probabilities))
+    result["champion"] = champion
+    Path(metrics).write_text(json.dumps(result, indent=1))
+    facts = {name: value for name, value in result.items() if not isinstance(value, list | dict)}
     pyarrow.parquet.write_table(pyarrow.table(columns, metadata={"metrics": json.dumps(facts)}), predictions)
     page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), columns)
     Path(report).write_text(page, encoding="utf-8")
@@ -45,35 +61,6 @@ def evaluate(
     facts["report"] = str(run.keep(report, "report.html"))
     print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
     return facts, labels, result["confusion"] if len(labels) <= MOST_CLASSES else []
-
-
-def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
-    """Computes class probabilities in float32, of shape (texts, classes): what served models must agree with."""
-    import torch
-    import transformers
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_path, dtype=torch.float32)
-    model.eval().to(device)
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    probabilities = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
-    for start in range(0, len(order), BATCH_SIZE):
-        batch = order[start : start + BATCH_SIZE]
-        tokens = tokenizer(
-            [texts[at] for at in batch],
-            truncation=True,
-            max_length=max_length,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(device)
-        with torch.inference_mode():
-            logits = model(**tokens).logits
-        probabilities[batch] = logits.double().softmax(dim=-1).cpu()
-        if start // BATCH_SIZE % 50 == 49:
-            print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)
-    return probabilities.numpy()
 
 
 def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> dict[str, Any]:

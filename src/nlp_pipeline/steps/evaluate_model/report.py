@@ -1,10 +1,12 @@
 """The report: one self-contained page, `report.html.jinja` and `report.css` beside this module filled in by Jinja2."""
 
+import itertools
 import re
 from collections import Counter
 from typing import Any
 
 from nlp_pipeline.labels import MISSING, doubtful_values
+from nlp_pipeline.steps.gate import describe
 from nlp_pipeline.volume import Run
 
 # Larger matrices can't be read, nor longer lists of classes.
@@ -14,12 +16,13 @@ MOST_CLASSES = 30
 def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], columns: dict[str, list[Any]]) -> str:
     """Renders what is known of a model as a page without scripts and without anything fetched from elsewhere.
 
-    `result` is what `compute_metrics` returns, `trained` training.json; `columns` are the evaluation rows' text, label,
-    predicted label, and that label's score, in this order.
+    `result` is what `compute_metrics` returns, with the `champion`, `trained` training.json; `columns` are the
+    evaluation rows' text, label, predicted label, that label's score, and the champion's label or None, in this order.
     """
     import jinja2
 
-    wrong = [row for row in zip(*columns.values(), strict=True) if row[1] != row[2]]
+    rows = list(zip(*columns.values(), strict=True))
+    wrong = [row[:4] for row in rows if row[1] != row[2]]
     figures: list[Any] = []
     for key in ("accuracy", "macro_f1", "log_loss"):
         value, baseline = result[key], result["majority_" + key]
@@ -31,14 +34,50 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
     return environment.get_template("report.html.jinja").render(
         run=run,
         result=result,
+        champion=result["champion"],
+        comparison=describe(result["champion"], 0) if result["champion"] else "",
         trained=trained,
         most=MOST_CLASSES,
         figures=figures,
+        **_compare(result["champion"], [row for row in rows if row[4] is not None]),
         doubts=doubtful_values(Counter(columns["label"]), Counter(filter(re.compile(MISSING).match, columns["text"]))),
         wrong=sorted(wrong, key=lambda row: -row[3]),
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
         calibration=[tuple(part.values()) for part in result["calibration"]],
     )
+
+
+def _compare(champion: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
+    """Returns what the page says of a comparison with the champion, on the rows that both were asked for."""
+    if not rows:
+        return {}
+    labels = sorted({label for row in rows for label in (row[1], row[2], row[4])})
+    lengths = sorted(len(row[0]) for row in rows)
+    quarters = [lengths[len(rows) * at // 4] for at in range(4)] + [lengths[-1] + 1]
+    slices = [(label, [row for row in rows if row[1] == label]) for label in labels]
+    slices += [
+        (f"{low} to {high - 1} characters", [row for row in rows if low <= len(row[0]) < high])
+        for low, high in itertools.pairwise(quarters)
+    ]
+    counts = [Counter((row[1], row[at]) for row in rows) for at in (2, 4)]
+    return {
+        "both": labels,
+        "matrices": [[[pairs[true, said] for said in labels] for true in labels] for pairs in counts],
+        "compared": [
+            (
+                name.replace("_", " ").title(),
+                *("{:.4f} ({:.4f} to {:.4f})".format(*values) for values in figure.values()),
+            )
+            for name, figure in champion["figures"].items()
+        ],
+        "slices": [
+            (name, len(part), *(sum(row[1] == row[at] for row in part) / len(part) for at in (2, 4)))
+            for name, part in slices
+            if part
+        ],
+        "gained": [(*row[:3], row[4]) for row in rows if row[1] == row[2] != row[4]],
+        "lost": [(*row[:3], row[4]) for row in rows if row[1] == row[4] != row[2]],
+    }
 
 
 def _format_value(value: Any) -> Any:

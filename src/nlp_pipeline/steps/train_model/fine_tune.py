@@ -10,12 +10,12 @@ import pyarrow.parquet
 import transformers
 
 from nlp_pipeline.labels import label_order
-from nlp_pipeline.steps.archive_model.packing import TEXTS
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity, require_servable
 from nlp_pipeline.steps.train_model.device import choose_device
 from nlp_pipeline.steps.train_model.rows import tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, last_checkpoint, train
+from nlp_pipeline.steps.training_data import record_training_data
 from nlp_pipeline.volume import Run, file_sha256
 
 
@@ -30,8 +30,8 @@ def fine_tune(
     """Fine-tunes an encoder, going on from the last checkpoint where the same training was killed.
 
     The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
-    with the facts that are returned, the loss curve and the rows' `source`; and some of the rows' texts, for choosing
-    the archive's number format. The run's folder on the volume gets copies.
+    with the facts that are returned, the loss curve and the rows' `source`; and what
+    `record_training_data` says of the rows. The run's folder on the volume gets copies.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -52,17 +52,9 @@ def fine_tune(
         tokenizer.save_pretrained(model)
         result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
         result |= asdict(device)
+        record_training_data(rows, Path(model), tokenizer)
         training = Path(model, "training.json")
         training.write_text(json.dumps(result | (source or {}), indent=1), encoding="utf-8")
-        keep_texts(rows, Path(model, TEXTS))
         run.keep(model, "model")
         run.keep(training, "training.json")
     return {name: value for name, value in result.items() if name != "loss_curve"}
-
-
-def keep_texts(rows: str | Path, target: Path, count: int = 2000) -> None:
-    """Writes so many texts of labelled rows or a few more, spread evenly, or all there are, as Parquet."""
-    file = pyarrow.parquet.ParquetFile(rows)
-    step = max(1, file.metadata.num_rows // count)
-    texts = [text for batch in file.iter_batches(columns=["text"]) for text in batch["text"][::step].to_pylist()]
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), target)

@@ -1,0 +1,124 @@
+"""The model that a new one has to be as good as: which it is, and how the two compare on rows that neither has seen."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.parameters import Settings, matches, parameter
+from nlp_pipeline.release import verify
+from nlp_pipeline.steps.evaluate_model.comparison import compare_models
+from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.training_data import compare_profiles, was_trained_on
+from nlp_pipeline.volume import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionSettings(Settings):
+    """Which model a new one is compared with, and in what."""
+
+    champion: str = parameter(
+        "live",
+        "Model to compare with: live (what serves, else as release), release (validated last), none, or a digest.",
+        matches("live|release|none|[0-9a-f]{16}", "live, release, none, or a release's digest of 16 digits"),
+    )
+    metric: str = parameter(
+        "accuracy",
+        "What is compared: accuracy, macro_f1, log_loss, or recall:LABEL.",
+        matches("accuracy|macro_f1|log_loss|recall:.+", "accuracy, macro_f1, log_loss, or recall:LABEL"),
+    )
+
+
+def find_champion(choice: str, run: Run, namespace: str) -> tuple[Path | None, str]:
+    """Returns the folder of the release to compare with, None where there is none, and a line on which it is."""
+    if run.model_folder is None or choice == "none":
+        return None, "champion=none" if choice == "none" else "there is no volume, and so no former release"
+    releases, note = run.model_folder / "releases", ""
+    if choice not in ("live", "release"):
+        if not (releases / choice).is_dir():
+            raise UsageError(f"champion={choice}: there is no such release in {releases}")
+        return releases / choice, f"release {choice}"
+    if choice == "live":
+        try:
+            digest = live_release(run.model_name, namespace)
+            if (releases / digest).is_dir():
+                return releases / digest, f"release {digest}, which is live"
+            note = f"; the live release, {digest}, is not on the volume"
+        except PipelineError as error:
+            note = f"; none is known to be live: {error}"
+    try:
+        digest = json.loads((run.model_folder / "latest.json").read_bytes())["digest"]
+    except FileNotFoundError:
+        return None, f"there is no former release{note}"
+    return releases / digest, f"release {digest}, validated last{note}"
+
+
+def live_release(model_name: str, namespace: str) -> str:
+    """Returns the digest of the release that an InferenceService serves; a PipelineError where none is known to."""
+    from nlp_pipeline.deploy import cluster
+
+    if not cluster.POD_NAMESPACE.exists():
+        raise PipelineError("this is no pod of a cluster")
+    cluster.connect()
+    service = cluster.read_service(model_name, namespace or cluster.own_namespace())
+    if service is None or not service.release:
+        raise PipelineError(f"there is no InferenceService {model_name} of this pipeline's")
+    return service.release
+
+
+def compare_with(
+    folder: Path, model: Path, columns: dict[str, list[str]], probabilities: Any, labels: list[str], metric: str
+) -> dict[str, Any]:
+    """Compares a new model with a release, on the rows that the release has not been trained on, of labels it knows.
+
+    Args:
+        folder: The release.
+        model: The new model's folder.
+        columns: The evaluation rows' `text` and `label`.
+        probabilities: The new model's, of shape (rows, classes).
+        labels: Its labels in the order of their ids.
+        metric: What decides, as `ChampionSettings` has it.
+
+    Returns:
+        The `digest`; how many `rows` were compared, and left out as `seen` or `unknown`; the labels that are `new` or
+        `gone`; `figures` as `compare_models` returns them; the name of the `metric` in them; `data`, how the rows
+        differ that the two were trained on; `problem`, a sentence where the two can't be compared, else empty; the
+        champion's `answers`, labels, None for rows that are left out.
+    """
+    nothing = {"rows": 0, "seen": 0, "unknown": 0, "new": [], "gone": [], "data": {}, "figures": {}, "problem": ""}
+    nothing["answers"] = [None] * len(probabilities)
+    result = {"digest": folder.name, "metric": metric.partition(":")[0], **nothing}
+    try:
+        release = verify(folder)
+        former = folder / "huggingface"
+        theirs = predict(former, columns["text"], release.parameters["max_length"])
+    except (PipelineError, OSError, ValueError, RuntimeError, KeyError) as error:
+        return result | {"problem": f"it can't be loaded: {error}"}
+    union = [*labels, *(label for label in release.labels if label not in labels)]
+    ids = {label: number for number, label in enumerate(union)}
+    is_seen, is_known = was_trained_on(former, columns["text"]), numpy.isin(columns["label"], release.labels)
+    is_compared = is_known & ~is_seen
+    result |= {
+        "rows": int(is_compared.sum()),
+        "seen": int(is_seen.sum()),
+        "unknown": int((~is_known & ~is_seen).sum()),
+        "new": [label for label in labels if label not in release.labels],
+        "gone": union[len(labels) :],
+        "data": compare_profiles(former, model),
+        "answers": [
+            release.labels[number] if is_good else None
+            for number, is_good in zip(theirs.argmax(axis=1), is_compared, strict=True)
+        ],
+    }
+    truth, label = numpy.array([ids[label] for label in columns["label"]])[is_compared], metric.partition(":")[2]
+    if not len(truth):
+        return result | {"problem": "it was trained on all of the evaluation rows, or knows none of their labels"}
+    if label and ids.get(label) not in truth:
+        return result | {"problem": f"there is no row of {label!r} to compare"}
+    both = numpy.zeros((2, len(columns["text"]), len(union)))
+    both[0][:, : len(labels)] = probabilities
+    both[1][:, [ids[label] for label in release.labels]] = theirs
+    return result | {"figures": compare_models(truth, both[0][is_compared], both[1][is_compared], union, label)}
