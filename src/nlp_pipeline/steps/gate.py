@@ -74,8 +74,15 @@ def describe(champion: dict[str, Any], min_gain: float) -> str:
     if champion["gone"]:
         return f"the model does not know {champion['gone']}, which {name}, answers"
     difference, low, high = champion["figures"][champion["metric"]]["difference"]
-    beyond = f" by {min_gain:g}" if min_gain else ""
+    words = {"better": "better than", "equal": "as good as", "worse": "worse than"}
+    if min_gain:
+        gain = f"by {min_gain:g}"
+        words = {
+            "better": f"better {gain} than",
+            "equal": f"perhaps better {gain} than",
+            "worse": f"not better {gain} than",
+        }
     return (
-        f"{verdict(champion, min_gain)}{beyond} compared with {name}: {champion['metric']} {difference:+.4f}, in 95 % "
+        f"{words[verdict(champion, min_gain)]} {name}: {champion['metric']} {difference:+.4f}, in 95 % "
         f"from {low:+.4f} to {high:+.4f}, on {champion['rows']} rows"
     )

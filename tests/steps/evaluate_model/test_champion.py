@@ -13,8 +13,8 @@ from nlp_pipeline.deploy import cluster as calls
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, seal
 from nlp_pipeline.steps.evaluate_model import comparison
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
 from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
@@ -105,8 +105,8 @@ def test_the_same_model_is_not_worse_and_not_better(
     assert champion["figures"]["accuracy"]["difference"] == [0, 0, 0]
     assert champion["data"] == {"labels": 0, "lengths": 0, "moved": []}
     assert predictions["champion"] == predictions["predicted"]
-    assert "equal compared with the champion" in gate(tmp_path, capsys)
-    assert gate(tmp_path, capsys, require="better").startswith("not passed: equal compared with the champion")
+    assert "; as good as the champion, release " in gate(tmp_path, capsys)
+    assert gate(tmp_path, capsys, require="better").startswith("not passed: as good as the champion")
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "log_loss", "recall:4"])
@@ -121,18 +121,18 @@ def test_a_worse_model_is_refused_and_a_better_passes(
     (tmp_path / "metrics").write_text(json.dumps(metrics))
     always = set(predictions["predicted"])
     if metric == "recall:4" and always == {"4"}:
-        assert "equal compared" in gate(tmp_path, capsys)
+        assert "as good as the champion" in gate(tmp_path, capsys)
     else:
         said = gate(tmp_path, capsys)
         name = metric.partition(":")[0]
-        assert said.startswith(f"not passed: worse compared with the champion, release {digest}: {name} -")
+        assert said.startswith(f"not passed: worse than the champion, release {digest}: {name} -")
         assert said.endswith("on 60 rows; require is not_worse\n")
         assert gate(tmp_path, capsys, require="floor").startswith("passed")
     shutil.rmtree(tmp_path / "tiny")
     publish(tmp_path, constant)
     run_step(model, tmp_path, metric="accuracy")
-    assert "; better by 0.2 compared with the champion" in gate(tmp_path, capsys, require="better", min_gain=0.2)
-    assert gate(tmp_path, capsys, require="better", min_gain=0.9).startswith("not passed: worse by 0.9 compared")
+    assert "; better by 0.2 than the champion" in gate(tmp_path, capsys, require="better", min_gain=0.2)
+    assert gate(tmp_path, capsys, require="better", min_gain=0.9).startswith("not passed: not better by 0.9 than")
     page = (tmp_path / "report").read_text()
     assert "Rows that the model has right, and the release wrong: 30" in page
 
