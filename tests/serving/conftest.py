@@ -13,7 +13,7 @@ from nlp_pipeline.release import seal, verify
 from nlp_pipeline.serving.handler import TextClassificationHandler
 from nlp_pipeline.steps.archive_model import archiving
 from nlp_pipeline.steps.archive_model.export import export_model
-from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 

@@ -104,7 +104,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_it_serves_what_is_mounted_and_ends_at_once(release: Path, tmp_path: Path, temporary: str) -> None:
     go_on = tmp_path / "go-on"
-    wait = before_it_loads(f'import time; exec("while not os.path.exists({str(go_on)!r}): time.sleep(0.05)")')
+    wait = before_it_loads(f'import os, time; exec("while not os.path.exists({str(go_on)!r}): time.sleep(0.05)")')
     mounted = changed_release(release, tmp_path / "models", {"handler.py": wait})
     for path in [*mounted.rglob("*"), mounted]:
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -6,8 +6,8 @@ from nlp_pipeline import packages
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.serving.agreement import AgreementLimits
-from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings

@@ -12,8 +12,8 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_of, parameter
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
-from nlp_pipeline.steps.archive_model.precision import ArchiveSettings
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings

@@ -16,7 +16,7 @@ from kfp import dsl
 from nlp_pipeline.pipeline.components import evaluate_model, train_model
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits
 
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.

@@ -11,13 +11,13 @@ from nlp_pipeline.serving.agreement import drop_interval, share_interval
 from nlp_pipeline.steps.archive_model import archiving
 from nlp_pipeline.steps.archive_model.precision import (
     MARKER,
-    ArchiveSettings,
     ask_archive,
     choose_precision,
     compare,
     holds,
     render_section,
 )
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.steps.evaluate_model import report
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from tests.conftest import make_rows

@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from nlp_pipeline.steps.evaluate_model import evaluation
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings
 from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics, evaluate
 from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 

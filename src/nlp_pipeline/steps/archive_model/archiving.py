@@ -13,12 +13,12 @@ from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
 from nlp_pipeline.steps.archive_model.precision import (
-    ArchiveSettings,
     ask_archive,
     choose_precision,
     compare,
     write_report,
 )
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.steps.training_data import TEXTS
 from nlp_pipeline.volume import Run
 

@@ -8,14 +8,13 @@ import operator
 import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.parameters import SHARE, Settings, one_of, parameter
 from nlp_pipeline.serving.agreement import compare_answers, drop_interval, share_interval
 from nlp_pipeline.steps.archive_model.packing import INT8
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
 
 # Where the report of `evaluate_model` takes the section on the number format; a text in it can't look so, since "<" is
@@ -23,18 +22,6 @@ from nlp_pipeline.volume import Run
 MARKER = "<!-- archive_model -->"
 ENOUGH = 1000  # texts, to show that the agreement is high enough
 HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4px; text-align: start }</style>\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArchiveSettings(Settings):
-    """How the archive's number format is chosen."""
-
-    precision: str = parameter(
-        "auto",
-        "Weights in int8, fp32, or auto for the fastest that is good enough.",
-        one_of("auto", "int8", "fp32"),
-    )
-    max_quantisation_drop: float = parameter(0.005, "By how much int8 may lower the accuracy, as a fraction.", SHARE)
 
 
 def ask_archive(folder: Path, texts: list[str]) -> tuple[list[str], float]:

@@ -1,35 +1,17 @@
 """The model that a new one has to be as good as: which it is, and how the two compare on rows that neither has seen."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.parameters import Settings, matches, parameter
 from nlp_pipeline.release import verify
 from nlp_pipeline.steps.evaluate_model.comparison import compare_models
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.training_data import compare_profiles, was_trained_on
 from nlp_pipeline.volume import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChampionSettings(Settings):
-    """Which model a new one is compared with, and in what."""
-
-    champion: str = parameter(
-        "live",
-        "Model to compare with: live (what serves, else as release), release (validated last), none, or a digest.",
-        matches("live|release|none|[0-9a-f]{16}", "live, release, none, or a release's digest of 16 digits"),
-    )
-    metric: str = parameter(
-        "accuracy",
-        "What is compared: accuracy, macro_f1, log_loss, or recall:LABEL.",
-        matches("accuracy|macro_f1|log_loss|recall:.+", "accuracy, macro_f1, log_loss, or recall:LABEL"),
-    )
 
 
 def find_champion(choice: str, run: Run, namespace: str) -> tuple[Path | None, str]:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy
 import pyarrow.parquet
 
-from nlp_pipeline.steps.evaluate_model.champion import ChampionSettings, compare_with, find_champion
+from nlp_pipeline.steps.evaluate_model.champion import compare_with, find_champion
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.report import MOST_CLASSES, render_report
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.volume import Run
 
 
