@@ -39,11 +39,6 @@ NAMES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
-
-
 @pytest.fixture
 def team() -> Iterator[Kubeflow]:
     """A Kubeflow of several users; the token is that of the account of namespace "team"."""
