@@ -26,6 +26,7 @@ ONNXRUNTIME_GPU = "onnxruntime-gpu==1.31.1"  # not in constraints.txt: it takes 
 ONNXSCRIPT = "onnxscript==0.7.2"
 PSUTIL = "psutil==5.9.8"
 PYARROW = "pyarrow==26.0.1"
+PYPPMD = "pyppmd==1.3.1"
 SCIKIT_LEARN = "scikit-learn==1.9.1"
 TENACITY = "tenacity==9.1.4"
 TOKENIZERS = "tokenizers==0.23.3"
@@ -34,6 +35,8 @@ TORCH_MODEL_ARCHIVER = "torch-model-archiver==0.12.0"
 TORCHSERVE = "torchserve==0.12.0"
 TRANSFORMERS = "transformers==5.23.0"
 
+# What runs a step, and unpacks its modules.
+EVERY_STEP = [PYPPMD, KFP]
 LOAD_DATA = [PYARROW, HTTPX, MINIO, TENACITY]
 TRAIN_MODEL = [TORCH, TRANSFORMERS, ACCELERATE, DATASETS, ONNX, ONNXSCRIPT, ONNXRUNTIME]
 EVALUATE_MODEL = [TORCH, TRANSFORMERS, SCIKIT_LEARN, JINJA2, PYARROW, NUMPY, KUBERNETES, TENACITY]
@@ -49,7 +52,7 @@ IMAGES = {
     "torch": [TORCH],
     # One image for all steps: with it, their pods install nothing.
     "steps": sorted(
-        {*LOAD_DATA, *TRAIN_MODEL, *EVALUATE_MODEL, *GATE, *ARCHIVE_MODEL, *VALIDATE_ARCHIVE, *DEPLOY_MODEL}
+        {PYPPMD, *LOAD_DATA, *TRAIN_MODEL, *EVALUATE_MODEL, *GATE, *ARCHIVE_MODEL, *VALIDATE_ARCHIVE, *DEPLOY_MODEL}
         | {*PREPARE_VERTEX, *PLAN_VERTEX_DEPLOYMENT, *CHECK_VERTEX_ENDPOINT}
     ),
     # No Java and no torch: what our own server needs.

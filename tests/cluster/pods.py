@@ -16,6 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from nlp_pipeline import packages
 from nlp_pipeline.volume import VARIABLE, VOLUME_PATH
 
 Json = dict[str, Any]
@@ -49,14 +50,15 @@ def make_environment(folder: Path, pins: list[str]) -> Path:
 
     Args:
         folder: Where it shall lie.
-        pins: What it holds besides pip and kfp, of which kfp comes without what it requires, as in a pod.
+        pins: What it holds besides pip and what runs a step; of that, kfp comes without what it requires, as in a pod.
 
     Returns:
         The folder of its programs.
     """
     venv.create(folder, with_pip=False)
     (site,) = folder.glob("lib/python*/site-packages")
-    alone = {name: importlib.metadata.distribution(name) for name in ("pip", "kfp")}
+    names = ["pip", *(pin.partition("==")[0] for pin in packages.EVERY_STEP)]
+    alone = {name: importlib.metadata.distribution(name) for name in names}
     distributions = required(pins) | alone
     everywhere = Counter(
         top for one in importlib.metadata.distributions() for top in {file.parts[0] for file in one.files or []}

@@ -114,7 +114,7 @@ def test_comments_and_docstrings_stay_behind() -> None:
 
 @pytest.mark.parametrize("name", REQUIREMENTS)
 def test_steps_install_exactly_their_pins(name: str) -> None:
-    assert REQUIREMENTS[name] == [*getattr(packages, name.upper()), packages.KFP]
+    assert REQUIREMENTS[name] == [*getattr(packages, name.upper()), *packages.EVERY_STEP]
 
 
 @pytest.mark.parametrize("name", FILES)

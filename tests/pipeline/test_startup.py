@@ -8,7 +8,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from nlp_pipeline.pipeline.embedding import pack, startup_source
+from nlp_pipeline.pipeline.embedding import RUN, pack, startup_source
 from nlp_pipeline.pipeline.startup import is_installed
 from tests.cluster.pods import make_environment
 
@@ -34,7 +34,7 @@ def start(
     archive = folder / "archive"
     startup = startup_source().replace("/etc/nlp-pipeline", str(folder / "configuration"))
     archive.write_bytes(pack(startup, {"gate.py": COMPONENT}, {"gate": list(requirements), "other": ["no"]}))
-    program = f"import bz2; exec(bz2.decompress(open({str(archive)!r}, 'rb').read()))"
+    program = f"import bz2\ncode = open({str(archive)!r}, 'rb').read()\n{RUN}"
     executor_input = '{"inputs": {}, "outputs": {"outputFile": "' + str(folder / "output.json") + '"}}'
     arguments = ["--executor_input", executor_input, "--function_to_execute", "gate"]
     return subprocess.run(

@@ -1,9 +1,9 @@
 """How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
 
-The archive is a program with a dictionary of paths and texts, packed by bzip2 (which packs sources tighter than gzip
-and xz, and whose output has been the same, to the byte, for decades) and written in base 85. Docstrings, comments,
-functions' types and parameters' descriptions are left out; their lines stay, so that a traceback's line numbers are the
-repository's.
+The archive is a program, startup.py, packed by bzip2, which Python has; and after it the modules, packed by PPMd, which
+the program unpacks once pip has installed it: sources get an eighth smaller by it. (An order above 16 and more memory
+change nothing.) It is written in base 85. Docstrings, comments, functions' types and parameters' descriptions are left
+out; their lines stay, so that a traceback's line numbers are the repository's.
 """
 
 import ast
@@ -17,16 +17,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyppmd
 from kfp import dsl
 
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.parameters import Settings, flatten, parameter
+from nlp_pipeline.pipeline.startup import PPMD
 
 PACKAGE = "nlp_pipeline"
 ROOT = Path(__file__).parents[1]
 # Six signs of Python's base 85 stand for others where the text travels: Kubernetes expands "$", Argo "{{", and Go
 # writes "<", ">" and "&" in JSON with six letters each.
 SIGNS = ("$&<>{}", ",./:[]")
+# Runs an archive; what comes after the program in it is `packed.unused_data`.
+RUN = "packed = bz2.BZ2Decompressor()\nexec(packed.decompress(code))\n"
 # In an image that holds the package, nothing travels but the component itself.
 CHECK = f"""\
 import sys
@@ -63,7 +67,7 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
         # kfp's own command ends with its program: imports, and the function's source.
         name, program = function.__name__, component_source(function, container.command[-1])
         FILES[name] = {f"{name}.py": program, **needed_files(program)}
-        REQUIREMENTS[name] = [*packages_to_install, packages.KFP]
+        REQUIREMENTS[name] = [*packages_to_install, *packages.EVERY_STEP]
         container.command = carrying_command(name)
         return made
 
@@ -85,9 +89,10 @@ def component_source(function: Callable[..., Any], source: str) -> str:
 
 
 def pack(before: str, files: dict[str, str], requirements: dict[str, list[str]]) -> bytes:
-    """Returns an archive: a program that calls `startup.start`, which must be defined before, compressed."""
-    values = json.dumps([files, requirements], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return bz2.compress(f"{before}start(*{values})\n".encode())
+    """Returns an archive: a program that calls `startup.start`, which must be defined before, and the files."""
+    program = f"{before}start(packed.unused_data, {json.dumps(requirements, sort_keys=True)})\n"
+    texts = "\0".join(text for item in sorted(files.items()) for text in item)
+    return bz2.compress(program.encode()) + pyppmd.compress(texts, *PPMD)
 
 
 def startup_source() -> str:
@@ -102,8 +107,7 @@ def carry(archive: bytes, before: str = "") -> str:
     return f"""\
 import base64, bz2  # for kfp.dsl.executor_main
 code = base64.b85decode("{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0]}")))
-{before}exec(bz2.decompress(code))
-"""
+{before}{RUN}"""
 
 
 def carrying_command(name: str) -> list[str]:

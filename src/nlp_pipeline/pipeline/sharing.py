@@ -10,7 +10,16 @@ an artifact, it would be one more input of each step: 67 KB of the workflow.)
 import hashlib
 from typing import Any
 
-from nlp_pipeline.pipeline.embedding import FILES, REQUIREMENTS, carry, pack, startup_source, step_containers, step_name
+from nlp_pipeline.pipeline.embedding import (
+    FILES,
+    REQUIREMENTS,
+    RUN,
+    carry,
+    pack,
+    startup_source,
+    step_containers,
+    step_name,
+)
 from nlp_pipeline.volume import VOLUME_PATH
 
 # Part of the archive: puts it on the volume, where it appears whole or not at all.
@@ -28,13 +37,12 @@ if not path.exists():
 """
 # The program of all other steps. Single quotes: in the workflow, where this is JSON in JSON, a double quote takes four
 # bytes.
-TAKE = """\
+TAKE = f"""\
 import bz2, hashlib, sys
 path = 'PATH'
 code = open(path, 'rb').read()
-if hashlib.sha256(code).hexdigest()[:32] not in path: sys.exit(f'error: {path} was altered: start the run anew')
-exec(bz2.decompress(code))
-"""
+if hashlib.sha256(code).hexdigest()[:32] not in path: sys.exit(f'error: {{path}} was altered: start the run anew')
+{RUN}"""
 
 
 def share_code(pipeline: dict[str, Any]) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 # Where a ConfigMap may be mounted: environment variables by their names, and certificates.
 CONFIGURATION = Path("/etc/nlp-pipeline")
+# How the modules are packed: the order, and the bytes of memory.
+PPMD = 16, 8 << 20
 
 
-def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
-    """Runs a component that stands among files.
+def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
+    """Runs a component that stands among packed files.
 
     Args:
-        files: Texts by the paths that they get in a temporary folder.
+        packed: The paths that the files get in a temporary folder, each followed by its text.
         requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
     """
     logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
@@ -33,7 +35,10 @@ def start(files: dict[str, str], requirements: dict[str, list[str]]) -> None:
     if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111, a user without a home has none of its own
         os.environ["HOME"] = folder
     install([needed for needed in requirements.get(name, []) if not is_installed(needed)])
-    for path, text in files.items():
+    import pyppmd
+
+    texts = iter(pyppmd.decompress_str(packed, *PPMD).split("\0"))
+    for path, text in zip(texts, texts, strict=True):
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
