@@ -22,7 +22,7 @@ from kfp import dsl
 
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.parameters import Settings, flatten, parameter
-from nlp_pipeline.pipeline.startup import PPMD
+from nlp_pipeline.pipeline.startup import MAX_ORDER, MEMORY
 
 PACKAGE = "nlp_pipeline"
 ROOT = Path(__file__).parents[1]
@@ -92,7 +92,7 @@ def pack(before: str, files: dict[str, str], requirements: dict[str, list[str]])
     """Returns an archive: a program that calls `startup.start`, which must be defined before, and the files."""
     program = f"{before}start(packed.unused_data, {json.dumps(requirements, sort_keys=True)})\n"
     texts = "\0".join(text for item in sorted(files.items()) for text in item)
-    return bz2.compress(program.encode()) + pyppmd.compress(texts, *PPMD)
+    return bz2.compress(program.encode()) + pyppmd.compress(texts, max_order=MAX_ORDER, mem_size=MEMORY)
 
 
 def startup_source() -> str:

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # Where a ConfigMap may be mounted: environment variables by their names, and certificates.
 CONFIGURATION = Path("/etc/nlp-pipeline")
-# How the modules are packed: the order, and the bytes of memory.
-PPMD = 16, 8 << 20
+# How the modules are packed.
+MAX_ORDER, MEMORY = 16, 8 << 20
 
 
 def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
@@ -37,7 +38,8 @@ def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
     install([needed for needed in requirements.get(name, []) if not is_installed(needed)])
     import pyppmd
 
-    texts = iter(pyppmd.decompress_str(packed, *PPMD).split("\0"))
+    text: Any = pyppmd.decompress_str(packed, max_order=MAX_ORDER, mem_size=MEMORY)  # typed as bytes, and is not
+    texts = iter(text.split("\0"))
     for path, text in zip(texts, texts, strict=True):
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
