@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.release import Release, hash_files, publish, seal, verify
+from nlp_pipeline.release import CARD, Release, hash_files, publish, seal, verify
 
 MAR = "model-store/a.mar"
 
@@ -50,6 +50,15 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path, digest: str) -> None
     assert make_release(tmp_path / "b", run_id="another") == digest != make_release(tmp_path / "c", "other")
     (tmp_path / "b" / MAR).rename(tmp_path / "b" / "renamed")
     assert seal(tmp_path / "b", Release(model_name="a")).digest != digest
+
+
+def test_the_card_is_sealed_but_does_not_make_another_release(tmp_path: Path, digest: str) -> None:
+    (tmp_path / "a" / CARD).write_text("# made in a minute")
+    release = seal(tmp_path / "a", Release(model_name="a"))
+    assert release.digest == digest and CARD in release.files
+    (tmp_path / "a" / CARD).write_text("# made by another")
+    with pytest.raises(UsageError, match=f"is spoilt: {CARD} is missing, altered or none"):
+        verify(tmp_path / "a")
 
 
 def test_the_record_is_what_was_sealed(tmp_path: Path, digest: str) -> None:

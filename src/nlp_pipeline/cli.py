@@ -161,6 +161,7 @@ def add_commands(parser: Parser) -> None:
     add("--serve", commands.serve, "serve a release until Ctrl-C")
     text = "classify texts; after --local, the texts to show at its end"
     add("--predict", commands.predict, text, nargs="+", metavar="TEXT")
+    add("--card", commands.card, "show a release's model card")
     add("--compile", commands.compile_, "write the pipeline's IR YAML to compiled/")
 
     title = "on Kubeflow Pipelines, or with --platform vertex on Vertex AI"
@@ -201,7 +202,7 @@ def add_run_options(parser: Parser) -> None:
         "the release; default: the one validated last. For --deploy a folder, or its address in the cluster: "
         "pvc://claim/model/releases/digest or s3://bucket/model/releases/digest"
     )
-    add("--release", ("serve", "predict", "deploy"), text, metavar="DIR")
+    add("--release", ("serve", "predict", "card", "deploy"), text, metavar="DIR")
     add("--port", ("serve",), "port for --serve (default: 8080)", type=int, metavar="N")
     text = "what serves: onnx, our own server (the default where the package kserve is installed), or torchserve"
     add("--runtime", ("serve", "predict"), text, choices=("onnx", "torchserve"))

@@ -27,7 +27,7 @@ from nlp_pipeline.pipeline.parameters import (
 from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
 from nlp_pipeline.processes import nothing_left_running
-from nlp_pipeline.release import verify
+from nlp_pipeline.release import CARD, verify
 from nlp_pipeline.serving.endpoint import predict_address, predict_at
 from nlp_pipeline.serving.local_server import drain, find_release, predict_with_release, served, wait_for_end
 
@@ -115,6 +115,23 @@ def predict(arguments: argparse.Namespace) -> None:
     for item in predictions:
         score = "" if item["score"] is None else f"{item['score']:.4f}"
         print(f"{item['label']}\t{score}\t{item['text']}")
+
+
+def card(arguments: argparse.Namespace) -> None:
+    """`--card`: as it is into a file or a pipe, and without its header, which is for the hub, on a terminal."""
+    release = chosen_release(arguments)
+    if CARD not in verify(release).files:
+        raise UsageError(f"{release} has no model card: it is from before releases had one")
+    text = (release / CARD).read_text(encoding="utf-8")
+    if arguments.json:
+        print(json.dumps({"release": str(release), "card": text}, indent=2))
+    elif not sys.stdout.isatty():
+        print(text, end="")
+    else:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text.split("\n---\n", 1)[1]))
 
 
 def compile_(arguments: argparse.Namespace) -> None:

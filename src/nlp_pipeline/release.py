@@ -4,7 +4,7 @@ On the volume, `<model_name>/releases/<digest>/` holds
 
 - `release.json`: its record, written last;
 - `config/config.properties`, `model-store/<model_name>.mar`: what TorchServe serves;
-- `huggingface/`: the model as save_pretrained writes it.
+- `huggingface/`: the model as save_pretrained writes it, and its card, which Hugging Face's hub looks for there.
 
 `<model_name>/latest.json` names the release that passed validation last.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.volume import digest_of, file_sha256
 
-RECORD = "release.json"
+RECORD, CARD = "release.json", "huggingface/README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Release:
     metrics: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
+    champion: dict[str, Any] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     source_sha256: str | None = None
@@ -61,11 +62,19 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
+def content_digest(files: dict[str, str]) -> str:
+    """Returns the digest of a release, by its files' SHA-256.
+
+    The card does not count: a model that is made again is the same, whatever it was compared with and how fast it was.
+    """
+    return digest_of({name: sha256 for name, sha256 in files.items() if name != CARD})
+
+
 def seal(folder: Path, release: Release) -> Release:
     """Writes release.json into a release's folder, where all other files are, and returns what it says."""
     files = hash_files(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    sealed = replace(release, digest=digest_of(files), created=created, files=files)
+    sealed = replace(release, digest=content_digest(files), created=created, files=files)
     (folder / RECORD).write_text(json.dumps(asdict(sealed), indent=1), encoding="utf-8")
     return sealed
 
@@ -84,7 +93,7 @@ def verify(folder: Path) -> Release:
         raise UsageError(
             f"{folder} can't be read ({error.strerror}: {error.filename}): may this user read it?"
         ) from None
-    if release.files != files or release.digest != digest_of(files):
+    if release.files != files or release.digest != content_digest(files):
         name, _ = min(release.files.items() ^ files.items(), default=(RECORD, ""))
         raise UsageError(f"{folder} is spoilt: {name} is missing, altered or none of its files; make it anew")
     return release

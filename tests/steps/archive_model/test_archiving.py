@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nlp_pipeline.pipeline.embedding import FILES
-from nlp_pipeline.release import verify
+from nlp_pipeline.release import CARD, verify
 from nlp_pipeline.serving import handler
 from nlp_pipeline.serving import model as model_module
 from nlp_pipeline.serving.handler import TextClassificationHandler
@@ -34,6 +34,7 @@ def test_a_release_is_what_the_design_says(model: Path) -> None:
     assert set(release.files) == {
         "config/config.properties",
         "model-store/tiny.mar",
+        CARD,
         *(
             f"huggingface/{path.name}"
             for path in model.iterdir()
@@ -140,9 +141,10 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(
     found, before = verify(release), verify(expected)
     assert made["release"]["release"] == str(release) and found.run_id == "another-run"
     assert f"release {release}, archive of " in log and "int8: precision=int8 was asked for" in log
-    # The handler that travels has lost its comments and types; all else is the same, to the byte.
-    archive = "model-store/tiny.mar"
-    assert found.files | {archive: ""} == before.files | {archive: ""}
+    # The handler that travels has lost its comments and types, and the card names the run; all else is the same, to
+    # the byte.
+    other = {"model-store/tiny.mar": "", CARD: ""}
+    assert found.files | other == before.files | other
     renamed = ("nlp_pipeline.serving.model", "archived_model")
     assert read_archive(release) == read_archive(expected) | {
         name: FILES["archive_model"][f"nlp_pipeline/serving/{source}"].replace(*renamed).encode()

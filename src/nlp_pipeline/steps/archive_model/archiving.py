@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow.parquet
 
-from nlp_pipeline.release import Release, publish, seal
+from nlp_pipeline.release import CARD, Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
+from nlp_pipeline.steps.archive_model.card import write_card
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
 from nlp_pipeline.steps.archive_model.precision import (
@@ -74,17 +75,20 @@ def archive_model(
     write_report(precision, report, run)
     trained = json.loads((model / "training.json").read_bytes())
     del trained["loss_curve"]
+    metrics = json.loads(pyarrow.parquet.read_schema(predictions).metadata[b"metrics"])
     record = Release(
         model_name=run.model_name,
         run_id=run.run_id,
         labels=labels,
-        metrics=json.loads(pyarrow.parquet.read_schema(predictions).metadata[b"metrics"]),
+        champion=metrics.pop("champion", {}),
+        metrics=metrics,
         source=trained.pop("source", None),
         source_sha256=trained.pop("source_sha256", None),
         parameters={"precision": settings.precision, "max_length": max_length, **trained},
         precision=precision,
         packages={name: version(name) for name in PACKAGES},
     )
+    write_card(record, folder / CARD)
     digest = seal(folder, record).digest
     published = publish(folder, run.model_folder, digest)
     size = (published / "model-store" / f"{run.model_name}.mar").stat().st_size

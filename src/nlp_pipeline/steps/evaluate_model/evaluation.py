@@ -31,7 +31,8 @@ def evaluate(
     it is looked for in `namespace`, empty for the pod's own.
 
     `predictions` becomes Parquet with the columns text, label, predicted, its score, and what the champion said where
-    the two are compared; its schema's metadata has as `metrics` the JSON of those metrics that are numbers.
+    the two are compared; its schema's metadata has as `metrics` the JSON of those metrics that are numbers, and
+    `champion`.
 
     Returns:
         The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
@@ -54,7 +55,8 @@ def evaluate(
     result["champion"] = champion
     Path(metrics).write_text(json.dumps(result, indent=1))
     facts = {name: value for name, value in result.items() if not isinstance(value, list | dict)}
-    pyarrow.parquet.write_table(pyarrow.table(columns, metadata={"metrics": json.dumps(facts)}), predictions)
+    noted = {"metrics": json.dumps(facts | {"champion": champion})}
+    pyarrow.parquet.write_table(pyarrow.table(columns, metadata=noted), predictions)
     page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), columns)
     Path(report).write_text(page, encoding="utf-8")
     run.keep(predictions, "datasets/predictions.parquet")

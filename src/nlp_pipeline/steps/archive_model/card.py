@@ -1,0 +1,134 @@
+"""The model card of a release, as Hugging Face's hub reads it: a YAML header, and what people ask of a model."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from nlp_pipeline.release import Release
+from nlp_pipeline.serving.agreement import share_interval
+from nlp_pipeline.steps.archive_model.precision import between
+
+FIGURES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "log_loss": "Log loss",
+    "expected_calibration_error": "Expected calibration error",
+}
+MOST_LABELS = 50
+# A name of the hub, as in owner/model; it has no card where the base model is a folder.
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
+
+
+def write_card(release: Release, target: Path) -> None:
+    """Writes a release's card, by its record alone."""
+    base_model = release.parameters.get("base_model", "")
+    is_known = re.fullmatch(HUB_NAME, base_model) and not Path(base_model).exists()
+    header = ModelCardData(
+        base_model=base_model if is_known else None,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["nlp-pipeline"],
+        model_name=release.model_name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="custom",
+                dataset_name="evaluation rows",
+                metric_type=name,
+                metric_name=title,
+                metric_value=release.metrics[name],
+            )
+            for name, title in FIGURES.items()
+            if name in release.metrics
+        ],
+    )
+    target.write_text(f"---\n{header.to_yaml()}\n---\n\n{describe(release)}", encoding="utf-8")
+
+
+def describe(release: Release) -> str:
+    """Returns the card's text, in Markdown."""
+    parameters, precision, name = release.parameters, release.precision, release.model_name
+    labels = ", ".join(code(label) for label in release.labels[:MOST_LABELS])
+    more = len(release.labels) - MOST_LABELS
+    length = int(parameters["max_length"])
+    return f"""# {name}
+
+A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
+
+- Base model: {code(parameters.get("base_model", "not known"))}
+- Data: {code(release.source or "not known")}, SHA-256 {code(release.source_sha256 or "not known")}
+- Rows trained on: {parameters.get("rows", "not known")}
+- Labels ({len(release.labels)}): {labels}{f" and {more} more" if more > 0 else ""}
+
+## Evaluation
+
+{metrics_table(release)}
+{describe_champion(release.champion)}
+## Number format
+
+The archive for TorchServe and KServe is in {precision["chosen"]}: {precision["reason"]}.
+On {precision["tried"][precision["chosen"]]["texts"]:,} texts it agrees with the offline model on
+{between(precision["tried"][precision["chosen"]], "agreement")} % (95 % interval). The model in safetensors is in fp32.
+
+## Limits
+
+- Of a text it reads the first {length} tokens; what comes after does not count.
+- It always answers with one of its labels, whatever the text; its scores are no more than its own confidence.
+- It was evaluated on rows like those that it was trained on. How it does on other languages, subjects and times, or for
+  groups of people, has not been examined; nor what its base model and its data are licensed for.
+
+## How to ask it
+
+Where it is deployed, or served here by `python pipeline_v2.py --serve`:
+
+```bash
+curl -H 'Content-Type: application/json' -d '{{"instances": ["a text", "another one"]}}' \\
+  http://localhost:8080/v1/models/{name}:predict
+```
+
+It answers `{{"predictions": [{{"label": ..., "score": ...}}, ...]}}`, one for each text, in order.
+"""
+
+
+def metrics_table(release: Release) -> str:
+    """Returns the metrics with their 95 % intervals, as far as these are known, and those of naming one class only."""
+    lines = [
+        f"On {release.metrics.get('rows', 'not known how many')} rows that it was not trained on:\n",
+        "| | | 95 % interval | always the most frequent class |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    rows = release.metrics.get("rows")
+    for name, title in FIGURES.items():
+        if name in release.metrics:
+            value, majority = release.metrics[name], release.metrics.get(f"majority_{name}")
+            ends = share_interval(value, rows) if name == "accuracy" and rows else None
+            lines.append(
+                f"| {title} | {value:.4f} | {f'{ends[0]:.4f} to {ends[1]:.4f}' if ends else ''} "
+                f"| {'' if majority is None else f'{majority:.4f}'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def describe_champion(champion: dict[str, Any]) -> str:
+    """Returns how it compared with the release that served before, as `compare_with` found; empty without one."""
+    if not champion:
+        return ""
+    name = f"Compared with release {code(champion['digest'])}"
+    if champion["problem"]:
+        return f"{name}: not, as {champion['problem']}.\n"
+    lines = [
+        f"{name}, on {champion['rows']} rows that neither was trained on, with 95 % intervals:\n",
+        "| | this model | the former one | difference |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for metric, figures in champion["figures"].items():
+        cells = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in figures.values()]
+        lines.append(f"| {FIGURES.get(metric, metric)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def code(text: str) -> str:
+    """Returns a text as code, in which Markdown has no meaning."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
