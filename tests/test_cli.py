@@ -53,6 +53,9 @@ ROOT = Path(__file__).parents[1]
             "--release pvc://claim/x is no release: give its folder, pvc://claim/model",
         ),
         ("--local --dry-run", "--dry-run goes with --submit or --upload or"),
+        ("--drift", "--drift needs --data FILE: texts to compare with those that a release was trained on"),
+        ("--drift --data x.csv --set epochs=1", "the pipeline has no parameter 'epochs'"),
+        ("--local --data x.csv", "--data goes with --drift, not with --local"),
         ("--submit", "train_data is not set: --set train_data=URL, or a path on the volume"),
         ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
         (

@@ -68,7 +68,8 @@ def test_the_flags_and_parameters_of_a_pages_commands_go_together(page: Path) ->
         parser = make_parser()
         arguments = parser.parse_args(line)
         check_arguments(parser, arguments)
-        parse_settings(arguments.set, "vertex" if page.name == "vertex.md" or "vertex" in line else "kubeflow")
+        platform = "vertex" if page.name == "vertex.md" or "vertex" in line else "kubeflow"
+        parse_settings(arguments.set, "drift" if arguments.drift else platform)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ examples:
       keeps serving the release that was validated last
   python pipeline_v2.py --predict "what a film" "what a bore"
       asks it
+  python pipeline_v2.py --drift --data new.csv
+      tells whether new texts are still such as its training data was
   python pipeline_v2.py --compile
       writes compiled/nlp_pipeline.yaml, which the Kubeflow dashboard takes, and nlp_pipeline_vertex.yaml beside it
   python pipeline_v2.py --submit --wait --platform vertex --project my-project --bucket gs://my-bucket \\
@@ -45,7 +47,7 @@ examples:
       uploads a release and serves it with KServe; --rollback goes back, --undeploy removes it
 
 exit codes:
-  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate,
+  0 fine, 1 a run failed, 2 bad usage or configuration, 3 the model did not pass the gate, or texts moved,
   4 not ready in time, 5 rolled back: what was deployed before serves again, 130 interrupted
 """
 
@@ -128,6 +130,7 @@ def parameter_list() -> str:
     for title, parameters in {
         "parameters, for --set, with their defaults (docs/parameters.md says what they are)": both,
         "parameters with --platform vertex, besides those that both have": own_parameters("vertex"),
+        "parameters with --drift": list(pipeline_parameters("drift").values()),
     }.items():
         words = ", ".join(f"{item.name}={'' if item.default is None else item.default}" for item in parameters)
         text += f"\n{title}:\n{textwrap.indent(textwrap.fill(words, 98, break_on_hyphens=False), '  ')}\n"
@@ -162,6 +165,7 @@ def add_commands(parser: Parser) -> None:
     text = "classify texts; after --local, the texts to show at its end"
     add("--predict", commands.predict, text, nargs="+", metavar="TEXT")
     add("--card", commands.card, "show a release's model card")
+    add("--drift", commands.drift, "compare texts with those that a release was trained on; exit code 3 if they moved")
     add("--compile", commands.compile_, "write the pipeline's IR YAML to compiled/")
 
     title = "on Kubeflow Pipelines, or with --platform vertex on Vertex AI"
@@ -202,12 +206,15 @@ def add_run_options(parser: Parser) -> None:
         "the release; default: the one validated last. For --deploy a folder, or its address in the cluster: "
         "pvc://claim/model/releases/digest or s3://bucket/model/releases/digest"
     )
-    add("--release", ("serve", "predict", "card", "deploy"), text, metavar="DIR")
+    add("--release", ("serve", "predict", "card", "drift", "deploy"), text, metavar="DIR")
     add("--port", ("serve",), "port for --serve (default: 8080)", type=int, metavar="N")
     text = "what serves: onnx, our own server (the default where the package kserve is installed), or torchserve"
     add("--runtime", ("serve", "predict"), text, choices=("onnx", "torchserve"))
     add("--endpoint", ("predict",), "for --predict: ask this server, as in http://host:8080", metavar="URL")
     add("--deployed", ("predict",), "for --predict: ask the InferenceService of the kubeconfig's context")
+
+    text = "for --drift: the texts, with or without labels, a path or URL as train_data"
+    parser.option(group, "--data", ("drift",), text, metavar="FILE")
 
     add = partial(parser.option, parser.add_argument_group("compiling"))
     add("--check", ("compile",), "with --compile: write nothing, exit 1 and show a diff if it is stale")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
 from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.pipeline.admission import check_placement
 from nlp_pipeline.pipeline.parameters import (
@@ -37,7 +37,14 @@ Command = Callable[[argparse.Namespace], int | None]
 
 def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the pipeline's parameters that the user set."""
-    return parse_settings(arguments.set, arguments.settings.platform if arguments.settings else "kubeflow")
+    return parse_settings(arguments.set, pipeline_of(arguments))
+
+
+def pipeline_of(arguments: argparse.Namespace) -> str:
+    """Returns the pipeline whose parameters are meant, as SETTINGS has it."""
+    if arguments.drift:
+        return "drift"
+    return arguments.settings.platform if arguments.settings else "kubeflow"
 
 
 # On this machine
@@ -63,7 +70,7 @@ def chosen_release(arguments: argparse.Namespace) -> Path:
     values = parameters_of(arguments)
     if arguments.release is not None:
         return Path(arguments.release)
-    check_ranges(values)
+    check_ranges(values, pipeline_of(arguments))
     return find_release(local_volume(), values.get("model_name"))
 
 
@@ -132,6 +139,26 @@ def card(arguments: argparse.Namespace) -> None:
         from rich.markdown import Markdown
 
         Console().print(Markdown(text.split("\n---\n", 1)[1]))
+
+
+def drift(arguments: argparse.Namespace) -> int:
+    """`--drift`."""
+    from nlp_pipeline.steps.detect_drift.detection import FIGURES, describe, detect_drift, rounded
+
+    if arguments.data is None:
+        raise UsageError("--drift needs --data FILE: texts to compare with those that a release was trained on")
+    release, values = chosen_release(arguments), {**parameters_of(arguments), "data": arguments.data}
+    check_ranges(values, "drift")
+    complete = {name: item.default for name, item in pipeline_parameters("drift").items()} | values
+    with contextlib.redirect_stdout(sys.stderr):
+        inputs = (complete[name] for name in ("data", "text_column", "label_column", "threshold"))
+        result = detect_drift(release, *inputs)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_rows([rounded(figure) for figure in result["figures"]], FIGURES, as_json=False)
+        print(f"\n{describe(result)}")
+    return GateNotPassedError.exit_code if result["moved"] else 0
 
 
 def compile_(arguments: argparse.Namespace) -> None:

@@ -46,6 +46,7 @@ def seeds() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "parameters": lambda: parameter_table(pipeline_parameters().values()),
     "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
+    "drift parameters": lambda: parameter_table(pipeline_parameters("drift").values()),
     "help": help_text,
     "performance": performance,
     "speed": lambda: performance(summarised=True),

@@ -27,7 +27,8 @@ def check_pods(values: dict[str, Any]) -> None:
     """Raises UsageError where Kubernetes would not take the pods that steps and serving have with these parameters."""
     check_placement(values)
     check_volumes(values["volume_claim"], values["environment_config"])
-    check_memory(values["train_memory"])
+    if "train_memory" in values:
+        check_memory(values["train_memory"])
 
 
 def check_placement(values: dict[str, Any]) -> None:

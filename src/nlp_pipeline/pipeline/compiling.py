@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline.parameters import NAME, SETTINGS
+from nlp_pipeline.pipeline.parameters import NAME
 
-PLATFORMS = tuple(SETTINGS)
+PLATFORMS = ("kubeflow", "vertex")
 # The number of a user in Kubernetes.
 LAST_USER = 2**31 - 1
 # Of an image's name without tag and digest, for registries: distribution/reference, NameTotalLengthMax.

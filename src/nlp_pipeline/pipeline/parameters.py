@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, get_origin
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
@@ -13,6 +13,7 @@ from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.detect_drift.settings import DriftSettings
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
@@ -74,11 +75,32 @@ class KubeflowSettings(Settings):
     )
 
 
+def some_of(kind: type[Settings], *names: str) -> type[Settings]:
+    """Returns settings that have only some of the parameters of others."""
+    chosen: list[Any] = [
+        (
+            item.name,
+            item.type,
+            field(default=item.default, default_factory=item.default_factory, metadata=item.metadata),
+        )
+        for item in fields(kind)
+        if item.name in names
+    ]
+    return make_dataclass(kind.__name__, chosen, bases=(Settings,), frozen=True, kw_only=True)
+
+
 SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
-# By platform, in the order of the pipeline's signature.
+# By platform, and of the other pipelines by name, in the order of the pipeline's signature.
 SETTINGS: dict[str, tuple[type[Any], ...]] = {
     "kubeflow": (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings),
     "vertex": (*SHARED, VertexSettings),
+    "drift": (
+        DriftSettings,
+        some_of(LoadSettings, "text_column", "label_column"),
+        Run,
+        some_of(KubeflowSettings, "s3_secret", "environment_config"),
+        some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
+    ),
 }
 
 
@@ -191,7 +213,7 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
         return
     check_pods(complete)
-    if complete["deploy"] and complete["namespace"]:
+    if complete.get("deploy") and complete["namespace"]:
         # The cluster's default mode is not known here.
         is_knative = complete["deployment_mode"] == "Knative"
         check_host_name(complete["model_name"], complete["namespace"], is_knative)

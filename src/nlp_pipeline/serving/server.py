@@ -17,7 +17,6 @@ import time
 import types
 import uuid
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,8 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import RECORD, parse_record
-from nlp_pipeline.serving.model import FORM, SIZE, TextClassifier, check_count, status_of, texts_of, valid_unicode
+from nlp_pipeline.serving.archived import load_archived
+from nlp_pipeline.serving.model import FORM, SIZE, check_count, status_of, texts_of, valid_unicode
 from nlp_pipeline.serving.scheduling import BusyError, Workers
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -124,11 +124,7 @@ class TextModel(Model):  # type: ignore[misc]
         if record is None:
             raise UsageError(f"{release / RECORD} is not the record of a release: is --model_dir a release's folder?")
         super().__init__(record.model_name)
-        classifier = TextClassifier()
-        with zipfile.ZipFile(release / "model-store" / f"{self.name}.mar") as archive:
-            settings = json.loads(archive.read("serving.json"))
-            classifier.load(archive.read("model.onnx"), archive.read("tokenizer.json").decode(), settings)
-        self.workers = Workers(classifier)
+        self.workers = Workers(load_archived(release, self.name))
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:

@@ -58,6 +58,11 @@ def stability_index(former: list[int], later: list[int]) -> float:
     return float(((shares[1] - shares[0]) * numpy.log(shares[1] / shares[0])).sum())
 
 
+def is_less_known(former: float, later: float) -> bool:
+    """Says whether a share of unknown tokens is much larger than a former one."""
+    return later > 2 * former + 0.01
+
+
 def compare_profiles(*models: Path) -> dict[str, Any]:
     """Returns how the rows differ that two models were trained on, a former and a later one, where known.
 
@@ -74,6 +79,6 @@ def compare_profiles(*models: Path) -> dict[str, Any]:
         for name, value in result.items()
         if value > STABLE
     ]
-    if later["unknown"] > 2 * former["unknown"] + 0.01:
+    if is_less_known(former["unknown"], later["unknown"]):
         moved.append(f"of the tokens {later['unknown']:.1%} are unknown, formerly {former['unknown']:.1%}")
     return result | {"moved": moved}

@@ -1,0 +1,1 @@
+"""`detect_drift`: whether texts are still such as a release was trained on."""

@@ -1,0 +1,21 @@
+"""What `detect_drift` can be told."""
+
+from dataclasses import dataclass
+
+from nlp_pipeline.parameters import REQUIRED, Settings, parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSettings(Settings):
+    """Which texts are compared, and when they count as moved."""
+
+    data: str = parameter(
+        REQUIRED,
+        "Texts to compare with those that a release was trained on, with or without labels: as train_data.",
+        (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+    )
+    threshold: float = parameter(
+        0.25,
+        "Population stability index above which data has moved; below 0.1 it is commonly called stable.",
+        (lambda value: 0 < value < float("inf"), "above 0, such as 0.25"),
+    )

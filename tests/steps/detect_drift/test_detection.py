@@ -1,0 +1,127 @@
+"""Texts that have moved, and texts that have not, as `--drift` tells them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from nlp_pipeline.cli import main
+from nlp_pipeline.release import seal, verify
+from nlp_pipeline.steps.detect_drift.detection import chance_index, compare_counts
+from nlp_pipeline.steps.training_data import stability_index
+from tests.conftest import make_rows
+from tests.serving.conftest import made_release
+
+STABLE = {"lengths": "stable", "labels": "stable", "predictions": "stable", "unknown tokens": "stable"}
+SAME = make_rows(400, seed=5)
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label") -> Path:
+    lines = [",".join(row[: header.count(",") + 1]) for row in rows]
+    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    return path
+
+
+def drift(
+    capsys: pytest.CaptureFixture[str], release: Path, data: Path, *options: str, code: int = 0
+) -> dict[str, Any]:
+    capsys.readouterr()  # of what made the release
+    assert main(["--drift", "--json", "--data", str(data), "--release", str(release), *options]) == code
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def verdicts(result: dict[str, Any]) -> dict[str, str]:
+    return {figure["what"]: figure["verdict"] for figure in result["figures"]}
+
+
+def only_positive() -> list[tuple[str, str]]:
+    return [row for row in make_rows(800, seed=6) if row[1] == "4"]
+
+
+def test_alike_texts_have_not_moved(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = made_release(model, "int8")
+    result = drift(capsys, release, write_csv(tmp_path / "same.csv", SAME))
+    assert (verdicts(result), result["moved"], result["rows"]) == (STABLE, False, 400)
+    assert (result["digest"], result["unlabelled"]) == (release.name, "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "moved"),
+    [
+        (only_positive(), {"labels", "predictions"}),
+        ([(f"{text} " * 5, label) for text, label in SAME], {"lengths"}),
+        ([(text + " \u4f60" * 9, label) for text, label in SAME], {"unknown tokens"}),
+    ],
+    ids=["labels", "lengths", "words"],
+)
+def test_what_has_moved_is_told(
+    rows: list[tuple[str, str]],
+    moved: set[str],
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_csv(tmp_path / "new.csv", rows)
+    result = drift(capsys, made_release(model, "int8"), data, code=3)
+    assert {name for name, verdict in verdicts(result).items() if verdict == "moved"} >= moved
+    assert main(["--drift", "--data", str(data), "--release", str(made_release(model, "int8"))]) == 3
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["what", "formerly", "now", "index", "by_chance", "verdict"]
+    assert "\nmoved: " in out and f"{len(rows)} texts of {data}, release" in out
+
+
+def test_without_labels_the_predictions_tell(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_csv(tmp_path / "new.csv", only_positive(), "review")
+    result = drift(capsys, made_release(model, "int8"), data, "--set", "text_column=review", code=3)
+    assert verdicts(result)["predictions"] == "moved" and "labels" not in verdicts(result)
+    assert "has no column 'label'" in result["unlabelled"]
+
+
+def test_the_threshold_is_a_parameter(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_csv(tmp_path / "new.csv", only_positive())
+    assert drift(capsys, made_release(model, "int8"), data, "--set", "threshold=50")["moved"] is False
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        (SAME, "words,label", "has no column 'text'; its columns are 'words', 'label'"),
+        (SAME[:20], "text,label", "has 20 texts, too few to tell: the index of so few is up to 0."),
+        ([], "text,label", "has 0 texts, too few to tell"),
+        (None, "", "new.csv' can't be read (No such file or directory): give a CSV, TSV, JSONL or Parquet file"),
+    ],
+    ids=["no text column", "few rows", "no rows", "no file"],
+)
+def test_what_can_not_be_compared_is_one_line(
+    rows: Any, header: str, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "new.csv" if rows is None else write_csv(tmp_path / "new.csv", rows, header)
+    result = drift(capsys, made_release(model, "int8"), data, code=2)
+    assert message in result["error"] and "\n" not in result["error"]
+
+
+def test_a_release_without_a_profile(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(made_release(model, "int8"), older)
+    (older / "huggingface" / "profile.json").unlink()
+    seal(older, verify(made_release(model, "int8")))
+    message = drift(capsys, older, write_csv(tmp_path / "new.csv", SAME), code=2)["error"]
+    assert message == f"{older} has no profile.json of its training data, as it is an older release: train it anew"
+
+
+@pytest.mark.parametrize("spans", [2, 10, 50])
+def test_what_an_index_is_by_chance(spans: int) -> None:
+    generator, shares = numpy.random.default_rng(0), numpy.ones(spans) / spans
+    drawn = (generator.multinomial((5000, 1000), shares).tolist() for _ in range(1000))
+    above = sum(stability_index(*counts) > chance_index(spans, 5000, 1000) for counts in drawn)
+    assert 25 <= above <= 75  # of 1000, one in twenty
+
+
+def test_many_labels_need_many_rows() -> None:
+    labels = {str(number): 100 for number in range(200)}
+    assert compare_counts("labels", labels, {"0": 300}, 0.25)["verdict"] == "too few to tell"
+    assert compare_counts("labels", labels, {"0": 3000}, 0.25)["verdict"] == "moved"
