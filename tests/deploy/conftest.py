@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.scene import Clock, Scene, set_up
+from nlp_pipeline.release import verify
+from tests.deploy.scene import NAME, Clock, Scene, make_release, set_up
 from tests.deploy.site import Site, deployment_site
 from tests.fakes.s3 import S3Server, s3_server
 
@@ -46,6 +47,14 @@ def dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Itera
     with set_up("Standard", tmp_path, monkeypatch, clock) as made:
         made.cluster.has_canary = True
         yield made
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume with a release."""
+    folder = make_release(tmp_path / "volume" / NAME / "releases" / "new")
+    folder.rename(folder.with_name(verify(folder).digest))
+    return tmp_path / "volume"
 
 
 @pytest.fixture

@@ -13,20 +13,12 @@ from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from nlp_pipeline.processes import environment
 from nlp_pipeline.volume import VARIABLE
 from tests.conftest import write_parquet
-from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, make_release, predict, predict_wrongly
+from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, predict, predict_wrongly
 from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.emulator import Fate
 from tests.steps.programs import run_step
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Path:
-    """A volume with a release."""
-    folder = make_release(tmp_path / "volume" / NAME / "releases" / "new")
-    folder.rename(folder.with_name(json.loads((folder / "release.json").read_text())["digest"]))
-    return tmp_path / "volume"
 
 
 def digest_in(volume: Path) -> str:
@@ -47,8 +39,8 @@ def predictions(volume: Path) -> Path:
     return write_parquet(volume.parent / "predictions.parquet", rows, predicted=ROWS["predicted"])
 
 
-def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
-    """Runs the step, and returns the metadata of its two artifacts."""
+def run(scene: Scene, volume: Path, **changed: Any) -> tuple[dsl.Artifact, dsl.Metrics]:
+    """Runs the step, and returns its two artifacts."""
     scene.cluster.fates.setdefault(digest_in(volume), Fate(backend=predict))
     endpoint = dsl.Artifact(uri=str(volume.parent / "endpoint"))
     deployment = dsl.Metrics(uri=str(volume.parent / "deployment"))
@@ -60,6 +52,12 @@ def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
             deployment=deployment,
             **parameters(scene, **changed),
         )
+    return endpoint, deployment
+
+
+def step(scene: Scene, volume: Path, **changed: Any) -> tuple[Json, Json]:
+    """Runs the step, and returns the metadata of its two artifacts, which it has written down too."""
+    endpoint, deployment = run(scene, volume, **changed)
     assert json.loads(Path(deployment.path).read_text()) == deployment.metadata
     assert written(volume) == endpoint.metadata
     return dict(endpoint.metadata), dict(deployment.metadata)

@@ -62,6 +62,7 @@ GOOD: dict[str, list[Any]] = {
     "deploy_timeout": [1],
     "endpoint_rows": [1],
     "first_failure": ["stop", "delete"],
+    "model_registry": ["", "http://registry.team:8080", "https://gateway/registry"],
     "gateway": ["", "http://localhost:8080", "https://gateway/"],
 }
 NAN = float("nan")
@@ -120,6 +121,7 @@ BAD: dict[str, list[Any]] = {
     "deploy_timeout": [0],
     "endpoint_rows": [0],
     "first_failure": ["keep", ""],
+    "model_registry": ["registry:8080", "http://", "http://host/a b"],
     "gateway": ["localhost:8080", "http://", "http://host/path"],
 }
 

@@ -18,7 +18,18 @@ from urllib.parse import urlsplit
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE, check_access, delete_service, one_line, read_service
 from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, address_of
-from nlp_pipeline.deploy.inference_service import NOTES, PASSING, SHARE, Former, InferenceService, Json, make
+from nlp_pipeline.deploy.inference_service import (
+    NOTES,
+    PASSING,
+    REGISTRY_URL,
+    SHARE,
+    VERSION_ID,
+    Former,
+    InferenceService,
+    Json,
+    make,
+)
+from nlp_pipeline.deploy.registry import follow, note_states
 from nlp_pipeline.deploy.service_proxy import ServiceProxy, check_proxy
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check
@@ -56,6 +67,8 @@ def deploy(release: str, rows: Path | None, values: dict[str, Any], endpoint_row
                 file=sys.stderr,
             )
         if dry_run:
+            if target.settings.model_registry:
+                print("note: a dry run registers nothing, and shows no labels of the registry's", file=sys.stderr)
             return _difference(*prepare(record, folder, target))
         if not target.settings.gateway and (live := read_service(target.name, connect(target).namespace)):
             target = _reach(live, target)
@@ -78,16 +91,26 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
         rows = ANY_TEXT if desired.release else {}
         if rows:
             target = _reach(live, target)
-        return _report(lambda: deploy_service(desired, target, rows))
+        address = target.settings.model_registry or live.annotations.get(REGISTRY_URL)
+
+        def go_back() -> Outcome:
+            outcome = deploy_service(desired, target, rows)
+            if address:
+                follow(address, outcome.service, desired if outcome.reason else None)
+            return outcome
+
+        return _report(go_back)
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:
     """Removes an InferenceService; the releases stay where they are. See `deploy`."""
     with redirect_stdout(sys.stderr):
-        live, _ = _find_live(values, to_change=True)
+        live, target = _find_live(values, to_change=True)
         if dry_run:
             return {"object": _body_of(live), "difference": f"{live} would be deleted"}
         delete_service(live)
+        if address := target.settings.model_registry or live.annotations.get(REGISTRY_URL):
+            note_states(address, live, {live.labels.get(VERSION_ID, ""): "undeployed"})
         return Outcome("deleted", service=live).endpoint
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from nlp_pipeline.deploy import cluster
 from nlp_pipeline.deploy.endpoint import Rows
-from nlp_pipeline.deploy.inference_service import MODE, NOTES, SIDECAR, TAGGED, InferenceService, make
+from nlp_pipeline.deploy.inference_service import MODE, NOTES, REGISTRY_URL, SIDECAR, TAGGED, InferenceService, make
+from nlp_pipeline.deploy.registry import follow, register
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.deploy.upload import upload
@@ -25,22 +26,47 @@ def deploy_published(
     The endpoint is asked for `endpoint_rows` rows, spread evenly, or for all for 0: of those that the archive has
     answered where it was validated, or of the offline model's predictions where another server takes the model.
     """
-    # What KServe will read, not the copy of it that came as an artifact.
-    folder = Path(run.volume_path, run.model_name, "releases", digest)
+    release, folder = _published(run, digest)
     target = Target(settings=settings, limits=limits, run=run)
     if settings.takes_archive and run.folder and (served := run.folder / SERVED).is_file():
         predictions = str(served)
-    return deploy_release(verify(folder), folder, target, spread_rows(predictions, endpoint_rows))
+    return deploy_release(release, folder, target, spread_rows(predictions, endpoint_rows))
+
+
+def register_published(run: Run, digest: str, settings: DeploySettings) -> None:
+    """Registers a release that a run has published on the volume, and does not deploy."""
+    store(*_published(run, digest), Target(settings=settings, run=run))
+
+
+def _published(run: Run, digest: str) -> tuple[Release, Path]:
+    # What KServe will read, not the copy of it that came as an artifact.
+    folder = Path(run.volume_path, run.model_name, "releases", digest)
+    return verify(folder), folder
+
+
+def store(release: Release, folder: Path | None, target: Target) -> Target:
+    """Sends a release to where KServe reads it, and registers it, as far as the settings say so.
+
+    Returns the target with what a registry knows it by.
+    """
+    uri = target.uri_of(release)
+    if folder and target.settings.model_store:
+        upload(folder, release, uri)
+    if address := target.settings.model_registry:
+        return replace(target, registered=register(address, release, uri))
+    return target
 
 
 def deploy_release(release: Release, folder: Path | None, target: Target, rows: Rows) -> Outcome:
     """Deploys a release; for the arguments see `prepare`, and `transaction.deploy` for the rows."""
     desired, target = prepare(release, folder, target)
-    uri = target.uri_of(release)
-    if folder and target.settings.model_store:
-        upload(folder, release, uri)
-    print(f"release {release.digest} at {uri}", flush=True)
+    target = store(release, folder, target)
+    if target.registered:
+        desired = service_for(release, folder, target)
+    print(f"release {release.digest} at {target.uri_of(release)}", flush=True)
     outcome = deploy(desired, target, rows)
+    if target.registered:
+        follow(target.settings.model_registry, outcome.service, desired if outcome.reason else None)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome
@@ -94,7 +120,11 @@ def service_for(release: Release, folder: Path | None, target: Target) -> Infere
     mode = {MODE: settings.deployment_mode} if settings.deployment_mode else {}
     # Istio reads the label in newer versions, the annotation in older ones.
     labels = {"app.kubernetes.io/managed-by": "nlp-pipeline", f"{NOTES}release": release.digest} | sidecar
-    service = make(target.name, target.namespace, labels, TAGGED | sidecar | mode, spec_for(release, folder, target))
+    annotations = TAGGED | sidecar | mode
+    if target.registered:
+        annotations |= {REGISTRY_URL: settings.model_registry}
+    spec = spec_for(release, folder, target)
+    service = make(target.name, target.namespace, labels | target.registered, annotations, spec)
     service.annotations[f"{NOTES}applied"] = digest_of(service.body)
     service.annotations[f"{NOTES}again"] = target.run.run_id
     service.annotations[f"{NOTES}accuracy"] = f"{release.metrics.get('accuracy', float('nan')):.4f}"

@@ -32,11 +32,15 @@ AUTOSCALER = f"{GROUP}/autoscalerClass"
 SHARE = "canaryTrafficPercent"
 # What the new release is called while it runs beside the old one.
 NEXT = "next"
+# By these labels and this annotation a Kubeflow Model Registry's controller, where it is installed, knows what serves.
+REGISTRY = "modelregistry.kubeflow.org/"
+MODEL_ID, VERSION_ID, REGISTRY_URL = f"{REGISTRY}registered-model-id", f"{REGISTRY}model-version-id", f"{REGISTRY}url"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # About what is live now, and so not kept in a former object.
 PASSING = (f"{NOTES}former", f"{NOTES}replaces", LAST_APPLIED)
 # Set anew with each release, by us or by the server; what others wrote stays.
-RENEWED = (STOP, LAST_APPLIED, "app.kubernetes.io/managed-by", SIDECAR, "modelFormat")
+OURS = ("app.kubernetes.io/managed-by", SIDECAR, MODEL_ID, VERSION_ID, REGISTRY_URL)
+RENEWED = (STOP, LAST_APPLIED, "modelFormat", *OURS)
 KEPT_FORMERS = 3
 
 

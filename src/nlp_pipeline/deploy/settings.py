@@ -70,6 +70,12 @@ class DeploySettings(Settings):
             "the name of a PersistentVolumeClaim, at most 63 characters, without dots: KFP names a pod's volume by it",
         ),
     )
+    model_registry: str = parameter(
+        "",
+        "Kubeflow Model Registry to register the release with, as in http://model-registry-service.kubeflow:8080; "
+        "empty for none.",
+        matches(r"|https?://[^/\s]+(/\S*)?", "http://host:port, https://host or empty"),
+    )
     service_account: str = parameter(
         "", "Service account of the serving pods; empty for nlp-pipeline-serving with an S3 bucket.", NAME_OR_EMPTY
     )
@@ -139,6 +145,7 @@ class Target:
         namespace: Where it is served; empty before it is found out.
         runtime: The name of the ServingRuntime; empty before it is found out.
         labels: The model's labels in the order of their ids, for a server that answers with ids.
+        registered: Labels by which a model registry knows what is deployed.
         headers: What signs requests to the endpoint in.
         transport: How httpx reaches a Service of the cluster from outside of it; None in a pod.
     """
@@ -149,6 +156,7 @@ class Target:
     namespace: str = ""
     runtime: str = ""
     labels: list[str] = field(default_factory=list)
+    registered: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     transport: Any = None
 

@@ -152,12 +152,14 @@ def deploy_model(
     import json
     from pathlib import Path
 
-    if not deploy:  # as a condition of the graph, this would be a DAG more: 31 KB of the workflow
-        print("deploy=false: the release is validated, and not deployed")
-        return
-    from nlp_pipeline.deploy.deployment import deploy_published
+    from nlp_pipeline.deploy.deployment import deploy_published, register_published
 
     digest = str(release.metadata["digest"])
+    if not deploy:  # as a condition of the graph, this would be a DAG more: 31 KB of the workflow
+        if settings.model_registry:
+            register_published(run, digest, settings)
+        print("deploy=false: the release is validated, and not deployed")
+        return
     outcome = deploy_published(run, digest, settings, limits, predictions.path, endpoint_rows)
     endpoint.metadata.update(outcome.endpoint)
     deployment.metadata.update(outcome.figures)
