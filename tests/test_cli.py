@@ -9,7 +9,9 @@ import pytest
 
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main, make_parser
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import find_targets
+from nlp_pipeline.pipeline.parameters import PIPELINES
 from nlp_pipeline.platforms import PLATFORMS, VERBS, find_verb
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,12 @@ ROOT = Path(__file__).parents[1]
         ("--drift", "--drift needs --data FILE: texts to compare with those that a release was trained on"),
         ("--drift --data x.csv --set epochs=1", "the pipeline has no parameter 'epochs'"),
         ("--local --data x.csv", "--data goes with --drift, not with --local"),
+        ("--submit --pipeline drift", "data is not set: --set data=URL, or a path on the volume"),
+        ("--submit --pipeline drift --set data=new.csv", "data=new.csv: the steps don't see this machine's files"),
+        ("--submit --pipeline drift --set data=/x.csv --set threshold=0", "threshold is 0.0: it must be above 0"),
+        ("--submit --pipeline drift --set epochs=1", "the pipeline has no parameter 'epochs'"),
+        ("--submit --pipeline drift --platform vertex", "--pipeline drift goes with --platform kubeflow, not vertex"),
+        ("--runs --pipeline drift", "--pipeline goes with --compile or --submit"),
         ("--submit", "train_data is not set: --set train_data=URL, or a path on the volume"),
         ("--submit --set train_data=s3://b/x.csv", "no host: give --host URL, set NLP_PIPELINE_HOST"),
         (
@@ -219,14 +227,15 @@ def test_what_compiling_and_manifests_give_as_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--json"]) == 0
-    both = {"compiled": "compiled/nlp_pipeline.yaml", "compiled_vertex": "compiled/nlp_pipeline_vertex.yaml"}
+    names = {"": "nlp_pipeline", **{f"_{name}": f"nlp_pipeline_{name}" for name in ("vertex", "drift")}}
+    every = {f"compiled{end}": f"compiled/{name}.yaml" for end, name in names.items()}
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     sizes = result.pop("budget")["kubeflow"]
-    assert result == both and sizes["image"]["uncompressed"] < sizes["embedded"]["uncompressed"]
+    assert result == every and sizes["image"]["uncompressed"] < sizes["embedded"]["uncompressed"]
     lines = printed.err.splitlines()
     assert [line.partition(": code ")[0] for line in lines] == [
-        f"{file}{image}" for file in both.values() for image in ("", " with --image")
+        f"{file}{image}" for file in every.values() for image in ("", " with --image")
     ]
     assert f"compressed {sizes['embedded']['compressed']:,} of 700,000" in lines[0]
     assert main(["--compile", "--check", "--json"]) == 0
@@ -240,13 +249,14 @@ def test_what_compiling_and_manifests_give_as_json(
     assert listed["kind"] == "List" and "Role" in [item["kind"] for item in listed["items"]]
 
 
-def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(
+def test_without_a_platform_all_files_are_compiled_so_that_none_goes_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = {
         "kubeflow": Path("compiled") / "nlp_pipeline.yaml",
         "vertex": Path("compiled") / "nlp_pipeline_vertex.yaml",
+        "drift": Path("compiled") / "nlp_pipeline_drift.yaml",
     }
     assert main(["--compile"]) == 0
     assert capsys.readouterr().out.split() == [str(file) for file in files.values()]
@@ -265,23 +275,27 @@ def test_without_a_platform_both_files_are_compiled_so_that_none_goes_stale(
         "nlp_pipeline_vertex.yaml are stale: write them anew with --compile"
     )
     for name, text in texts.items():
-        assert main(["--compile", "--output", "other.yaml", "--platform", name]) == 0
+        chosen = ["--pipeline", name] if name == "drift" else ["--platform", name]
+        assert main(["--compile", "--output", "other.yaml", *chosen]) == 0
         assert Path("other.yaml").read_text() == text
 
 
 def test_what_is_compiled_may_go_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [f"nlp_pipeline{end}.yaml" for end in ("", "_vertex")]
+    names = [f"nlp_pipeline{end}.yaml" for end in ("", "_vertex", "_drift")]
     Path("there").mkdir()
     for output, folder in (("new/", "new"), ("there", "there"), (".", "."), (f"{tmp_path}/a/b/", "a/b")):
         assert find_targets(None, output) == {
-            platform: Path(output, name) for platform, name in zip(PLATFORMS, names, strict=True)
+            pipeline: Path(output, name) for pipeline, name in zip(PIPELINES, names, strict=True)
         }
         assert find_targets("vertex", output)["vertex"].resolve() == tmp_path / folder / names[1]
     assert find_targets("vertex", "new") == {"vertex": Path("new")}
     assert main(["--compile", "--platform", "kubeflow", "--output", "new/"]) == 0
     assert main(["--compile", "--check", "--platform", "kubeflow", "--output", "new"]) == 0
-    assert [path.name for path in Path("new").iterdir()] == names[:1]
+    assert sorted(path.name for path in Path("new").iterdir()) == [names[0], names[2]]
+    assert find_targets(None, "new.yaml", "drift") == {"drift": Path("new.yaml")}
+    with pytest.raises(UsageError, match=r"^--pipeline drift is none of --platform vertex$"):
+        find_targets("vertex", None, "drift")
 
 
 def test_without_googles_components_one_platform_can_be_compiled_for(

@@ -15,7 +15,7 @@ from nlp_pipeline import __version__, packages
 from nlp_pipeline.deploy.manifests import IMAGES
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.embedding import REQUIREMENTS, step_containers, step_name
-from nlp_pipeline.platforms import PLATFORMS
+from nlp_pipeline.pipeline.parameters import PIPELINES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -62,8 +62,8 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
     ).stdout.splitlines()
     containers = [
         one
-        for platform in PLATFORMS
-        for one in step_containers(next(yaml.safe_load_all(compile_pipeline(platform=platform))))
+        for pipeline in PIPELINES
+        for one in step_containers(next(yaml.safe_load_all(compile_pipeline(pipeline=pipeline))))
     ]
     assert {pin for one in containers for pin in REQUIREMENTS[step_name(one)]} == {*printed, packages.KFP}
     assert {one.get("image") or one["image_uri"] for one in containers} == {packages.BASE_IMAGE}

@@ -19,7 +19,7 @@ from typing import Any
 from nlp_pipeline import __version__, commands
 from nlp_pipeline.errors import PipelineError, StoppedWaitingError, UsageError
 from nlp_pipeline.pipeline.compiling import check_image
-from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import OTHERS, TRAIN, Parameter, pipeline_parameters
 from nlp_pipeline.platforms import PLATFORMS
 
 INTERRUPTED = 130
@@ -130,7 +130,7 @@ def parameter_list() -> str:
     for title, parameters in {
         "parameters, for --set, with their defaults (docs/parameters.md says what they are)": both,
         "parameters with --platform vertex, besides those that both have": own_parameters("vertex"),
-        "parameters with --drift": list(pipeline_parameters("drift").values()),
+        **{f"parameters with --pipeline {name}": list(pipeline_parameters(name).values()) for name in OTHERS},
     }.items():
         words = ", ".join(f"{item.name}={'' if item.default is None else item.default}" for item in parameters)
         text += f"\n{title}:\n{textwrap.indent(textwrap.fill(words, 98, break_on_hyphens=False), '  ')}\n"
@@ -232,6 +232,8 @@ def add_platform_options(parser: Parser) -> None:
     add = partial(parser.option, parser.add_argument_group("Kubeflow and Vertex AI", names))
     text = "where runs are (default: kubeflow); --compile without it writes the files of both"
     add("--platform", ("compile", *CLIENT, *DEPLOYING), text, choices=PLATFORMS)
+    text = "which pipeline is meant (default: train); --compile without it writes the files of all"
+    add("--pipeline", COMPILING, text, choices=(TRAIN, *OTHERS))
     reaching = (*CLIENT, "manifests")
     add("--host", reaching, "Kubeflow's address, as in https://kubeflow.example.com", "kubeflow", metavar="URL")
     add("--namespace", reaching, "the namespace of your profile", "kubeflow", metavar="NAME")
@@ -252,7 +254,7 @@ def add_platform_options(parser: Parser) -> None:
     add("--count", ("runs",), "for --runs: how many (default: 20)", type=int, metavar="N")
 
     add = partial(parser.option, parser.add_argument_group("schedules"))
-    add("--schedule-name", ("schedule",), "its name (default: nlp-pipeline)", metavar="NAME")
+    add("--schedule-name", ("schedule",), "its name (default: the pipeline's, as nlp-pipeline)", metavar="NAME")
     text = "for --unschedule: also where a run of it is in progress"
     add("--force", ("unschedule",), text, "kubeflow")
     add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")

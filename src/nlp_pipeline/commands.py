@@ -17,9 +17,10 @@ from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
 from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.pipeline.admission import check_placement
 from nlp_pipeline.pipeline.parameters import (
-    NAME,
+    PIPELINES,
     GraphSettings,
     check_ranges,
+    find_pipeline,
     parse_settings,
     pipeline_parameters,
     refuse_passwords,
@@ -41,10 +42,10 @@ def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def pipeline_of(arguments: argparse.Namespace) -> str:
-    """Returns the pipeline whose parameters are meant, as SETTINGS has it."""
+    """Returns the pipeline whose parameters are meant, as PIPELINES has it."""
     if arguments.drift:
         return "drift"
-    return arguments.settings.platform if arguments.settings else "kubeflow"
+    return find_pipeline(arguments.settings.platform, arguments.settings.pipeline) if arguments.settings else "kubeflow"
 
 
 # On this machine
@@ -165,10 +166,10 @@ def compile_(arguments: argparse.Namespace) -> None:
     """`--compile` and `--compile --check`."""
     if arguments.image is not None:
         compiling.check_image(arguments.image)
-    targets = compiling.find_targets(arguments.platform, arguments.output)
+    targets = compiling.find_targets(arguments.platform, arguments.output, arguments.pipeline)
 
-    def options(platform: str) -> tuple[Any, ...]:
-        return arguments.image, platform, arguments.run_as_user if platform == "kubeflow" else None
+    def options(name: str) -> tuple[Any, ...]:
+        return arguments.image, name, arguments.run_as_user if PIPELINES[name].platform == "kubeflow" else None
 
     result: dict[str, Any] = {}
     if arguments.check:
@@ -182,11 +183,11 @@ def compile_(arguments: argparse.Namespace) -> None:
             raise PipelineError(message, {"stale": True, "difference": difference})
         result["stale"] = False
     else:
-        for platform, target in targets.items():
-            compiling.write_compiled(target, *options(platform))
+        for name, target in targets.items():
+            compiling.write_compiled(target, *options(name))
             if not arguments.json:
                 print(target)
-            result[f"compiled_{platform}" if result else "compiled"] = str(target)
+            result[f"compiled_{name}" if result else "compiled"] = str(target)
     result["budget"] = weigh(arguments.image, targets)
     if arguments.json:
         print(json.dumps(result))
@@ -198,10 +199,10 @@ def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
     from nlp_pipeline.pipeline.budget import weigh as weigh_text
 
     budgets: dict[str, Any] = {}
-    for platform, target in targets.items():
+    for pipeline, target in targets.items():
         text = target.read_text(encoding="utf-8")
-        texts = {"image": text} if image else {"embedded": text, "image": compiling.compile_pipeline(IMAGE, platform)}
-        budgets[platform] = {}
+        texts = {"image": text} if image else {"embedded": text, "image": compiling.compile_pipeline(IMAGE, pipeline)}
+        budgets[pipeline] = {}
         for kind, compiled in texts.items():
             budget, name = weigh_text(compiled), f"{target}{'' if kind == 'embedded' else ' with --image'}"
             print(f"{name}: {budget}", file=sys.stderr)
@@ -209,7 +210,7 @@ def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
                 raise PipelineError(
                     f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
                 )
-            budgets[platform][kind] = asdict(budget)
+            budgets[pipeline][kind] = asdict(budget)
     return budgets
 
 
@@ -274,7 +275,7 @@ def schedule(arguments: argparse.Namespace) -> None:
 
     options = ScheduleOptions(
         cron=arguments.schedule,
-        name=NAME if arguments.schedule_name is None else arguments.schedule_name,
+        name=PIPELINES[pipeline_of(arguments)].name if arguments.schedule_name is None else arguments.schedule_name,
         catch_up=arguments.catch_up,
         max_concurrency=1 if arguments.concurrency is None else arguments.concurrency,
         start=arguments.start,

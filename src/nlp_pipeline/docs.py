@@ -5,10 +5,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from nlp_pipeline.cli import make_parser, own_parameters
-from nlp_pipeline.pipeline.parameters import Parameter, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import OTHERS, Parameter, pipeline_parameters
 
 ROOT = Path(__file__).parents[2]
 PART = re.compile(r"(<!-- (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.S)
@@ -21,6 +22,11 @@ def parameter_table(parameters: Iterable[Parameter]) -> str:
         default = "(must be given)" if item.default is None else f"`{item.default}`" if item.default != "" else ""
         lines.append(f"| `{item.name}` | {item.kind.__name__} | {default} | {item.description} |")
     return "\n".join(lines)
+
+
+def parameters_of(pipeline: str) -> str:
+    """Returns a table of the parameters of one of the pipelines beside the one that trains."""
+    return parameter_table(pipeline_parameters(pipeline).values())
 
 
 def help_text() -> str:
@@ -46,7 +52,7 @@ def seeds() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "parameters": lambda: parameter_table(pipeline_parameters().values()),
     "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
-    "drift parameters": lambda: parameter_table(pipeline_parameters("drift").values()),
+    **{f"{name} parameters": partial(parameters_of, name) for name in OTHERS},
     "help": help_text,
     "performance": performance,
     "speed": lambda: performance(summarised=True),

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     platform: Literal["kubeflow", "vertex"] = "kubeflow"
+    pipeline: str = "train"  # or one of the others that there are on Kubeflow
     experiment: str = "nlp-pipeline"
     image: str = ""  # holds every step's packages
     service_account: str = ""  # that runs have; an e-mail on Vertex AI

@@ -90,6 +90,21 @@ def test_upload(k: Kubeflow, run: Run) -> None:
     assert k.api.runs == k.api.experiments == []
 
 
+def test_another_pipeline_has_a_name_versions_and_a_schedule_of_its_own(k: Kubeflow, run: Run) -> None:
+    drift = ("--pipeline", "drift", "--set", "data=s3://bucket/new.csv", "--set", "retrain=nlp-pipeline", "--json")
+    sent = json.loads(run("--submit", *drift, "--dry-run")[1])
+    assert sent["pipeline"] == "nlp-pipeline-drift" and sent["requests"] == {"a step": "cpu 250m, memory 512Mi"}
+    assert run("--schedule", "0 0 1 * * *", *TRAIN)[0] == 0
+    assert run("--schedule", "0 0 2 * * *", *drift)[0] == 0
+    assert json.loads(run("--submit", *drift)[1])["version"] == sent["version"]
+    assert [item["display_name"] for item in k.api.recurring_runs] == ["nlp-pipeline", "nlp-pipeline-drift"]
+    assert [item["name"] for item in k.api.pipelines] == ["nlp-pipeline", "nlp-pipeline-drift"]
+    assert [item["name"] for item in k.api.versions][1] == sent["version"] and len(k.api.versions) == 2
+    values = {"data": "s3://bucket/new.csv", "retrain": "nlp-pipeline"}
+    assert k.api.runs[0]["runtime_config"]["parameters"] == values
+    assert json.loads(run("--upload", "--pipeline", "drift", "--json")[1])["new_version"] is False
+
+
 @pytest.mark.parametrize("command", [("--submit", "--wait", *TRAIN), ("--upload",)])
 def test_a_dry_run_sends_nothing(command: tuple[str, ...], k: Kubeflow, run: Run) -> None:
     for as_json in ([], ["--json"]):

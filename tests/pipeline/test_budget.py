@@ -32,8 +32,7 @@ from nlp_pipeline.pipeline.budget import (
 )
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import evaluate_model, load_data, train_model
-from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
-from nlp_pipeline.platforms import PLATFORMS
+from nlp_pipeline.pipeline.parameters import PIPELINES, check_ranges, pipeline_parameters
 from nlp_pipeline.processes import environment
 from nlp_pipeline.volume import VARIABLE
 from tests.conftest import make_rows
@@ -195,9 +194,9 @@ def test_json_is_as_go_writes_it() -> None:
     assert encode({"a": ["<b>&", 'c"\n']}) == '{"a":["\\u003cb\\u003e\\u0026","c\\"\\n"]}'
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_with_an_image_the_whole_budget_is_kept(platform: str) -> None:
-    found = weigh(compile_pipeline(IMAGE, platform))
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_with_an_image_the_whole_budget_is_kept(pipeline: str) -> None:
+    found = weigh(compile_pipeline(IMAGE, pipeline))
     assert found.excess() == found.blind_after == "" and sum(found.code.values()) < 15_000
 
 

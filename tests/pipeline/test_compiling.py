@@ -11,14 +11,14 @@ from nlp_pipeline.cli import main
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline, compiled_path
 from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
-from nlp_pipeline.platforms import PLATFORMS
+from nlp_pipeline.pipeline.parameters import PIPELINES
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_committed_files_are_current(platform: str) -> None:
-    assert (ROOT / compiled_path(platform)).read_text(encoding="utf-8") == compile_pipeline(platform=platform)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_committed_files_are_current(pipeline: str) -> None:
+    assert (ROOT / compiled_path(pipeline)).read_text(encoding="utf-8") == compile_pipeline(pipeline=pipeline)
 
 
 def test_the_same_bytes_from_another_folder_language_and_hash_seed(tmp_path: Path) -> None:
@@ -26,32 +26,32 @@ def test_the_same_bytes_from_another_folder_language_and_hash_seed(tmp_path: Pat
     subprocess.run(
         [sys.executable, str(ROOT / "pipeline_v2.py"), "--compile"], cwd=tmp_path, env=environment, check=True
     )
-    for platform in PLATFORMS:
-        assert (tmp_path / compiled_path(platform)).read_bytes() == (ROOT / compiled_path(platform)).read_bytes()
+    for pipeline in PIPELINES:
+        assert (tmp_path / compiled_path(pipeline)).read_bytes() == (ROOT / compiled_path(pipeline)).read_bytes()
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("pipeline", PIPELINES)
 def test_check_tells_what_is_stale(
-    platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--check"]) == 1
     assert "is not there: write it with --compile" in capsys.readouterr().err
     assert main(["--compile"]) == 0
     assert main(["--compile", "--check"]) == 0
-    target = compiled_path(platform)
+    target = compiled_path(pipeline)
     text = target.read_text(encoding="utf-8")
-    target.write_text(text.replace("defaultValue: 0.97", "defaultValue: 0.5"))
+    target.write_text(text.replace("defaultValue: text-classifier", "defaultValue: x"))
     capsys.readouterr()
     assert main(["--compile", "--check"]) == 1
     said = capsys.readouterr()
-    assert "-        defaultValue: 0.5" in said.out and "+        defaultValue: 0.97" in said.out
+    assert "-        defaultValue: x" in said.out and "+        defaultValue: text-classifier" in said.out
     assert said.err == f"error: {target} is stale: write it anew with --compile\n"
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_no_path_of_this_machine_is_compiled_in(platform: str) -> None:
-    text = (ROOT / compiled_path(platform)).read_text(encoding="utf-8")
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_no_path_of_this_machine_is_compiled_in(pipeline: str) -> None:
+    text = (ROOT / compiled_path(pipeline)).read_text(encoding="utf-8")
     assert str(ROOT) not in text and str(Path.home()) not in text and sys.prefix not in text
 
 
@@ -59,22 +59,22 @@ def test_what_a_platform_needs_and_is_not_installed(monkeypatch: pytest.MonkeyPa
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("google") else find(name))
     with pytest.raises(UsageError, match=r"^--platform vertex needs more packages: pip install "):
-        compile_pipeline(platform="vertex")
+        compile_pipeline(pipeline="vertex")
 
 
 IMAGE = "registry.example:5000/team/nlp-pipeline:1"
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_with_an_image_no_step_installs_or_carries_anything(platform: str) -> None:
-    ir = compile_pipeline(IMAGE, platform)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_with_an_image_no_step_installs_or_carries_anything(pipeline: str) -> None:
+    ir = compile_pipeline(IMAGE, pipeline)
     containers = step_containers(next(yaml.safe_load_all(ir)))
     assert "pip install" not in ir
     for container in containers:
         assert container.get("image", container.get("image_uri")) == IMAGE
         assert container["command"] == image_command(step_name(container))
         assert len(container["command"][2]) < 2000
-    plain = step_containers(next(yaml.safe_load_all(compile_pipeline(platform=platform))))
+    plain = step_containers(next(yaml.safe_load_all(compile_pipeline(pipeline=pipeline))))
     assert [one["args"] for one in containers] == [one["args"] for one in plain]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import ANYTHING
-from nlp_pipeline.pipeline.parameters import SETTINGS, check_ranges
+from nlp_pipeline.pipeline.parameters import PIPELINES, check_ranges
 
 GOOD: dict[str, list[Any]] = {
     "volume_claim": ["claim", "team-claim-1", "a--b-0", "a" * 63],
@@ -177,7 +177,7 @@ def test_a_name_that_leaves_no_room_for_kserves_own(lengths: tuple[int, int], mo
     assert str(raised.value).startswith(f"model_name={name} is too long by {excess}: ") and longest in str(raised.value)
 
 
-@pytest.mark.parametrize("platform", SETTINGS)
+@pytest.mark.parametrize("platform", PIPELINES)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -199,6 +199,6 @@ def test_the_defaults_are_in_range() -> None:
 
 
 def test_every_range_is_tested() -> None:
-    declared = [one for kind in SETTINGS["kubeflow"] for one in fields(kind)]
+    declared = [one for kind in PIPELINES["kubeflow"].settings for one in fields(kind)]
     ranged = {one.name for one in declared if one.metadata.get("allowed", ANYTHING) is not ANYTHING}
     assert ranged == set(BAD) == set(GOOD)

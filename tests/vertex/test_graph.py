@@ -24,7 +24,7 @@ GOOGLES_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components:2.22.0"
 
 @cache
 def compiled() -> str:
-    return compile_pipeline(platform="vertex")
+    return compile_pipeline(pipeline="vertex")
 
 
 @pytest.fixture(scope="module")

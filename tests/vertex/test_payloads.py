@@ -57,7 +57,7 @@ HOSTILE = st.one_of(
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """The compiled pipeline's command lines."""
-    ir = yaml.safe_load(compile_pipeline(platform="vertex"))
+    ir = yaml.safe_load(compile_pipeline(pipeline="vertex"))
     yield Backend(ir, tmp_path_factory.mktemp("payloads"))
 
 

@@ -36,7 +36,7 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
     cloud: Cloud, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     through(cloud.url, monkeypatch.setattr)
-    ir = yaml.safe_load(compile_pipeline(platform="vertex"))
+    ir = yaml.safe_load(compile_pipeline(pipeline="vertex"))
     for container in step_containers(ir):
         container["command"] = container["command"][-3:]  # without pip
     backend = Backend(ir, tmp_path / "run")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.connection import connect
 from nlp_pipeline.kubeflow.http import trusted
 from nlp_pipeline.kubeflow.runs import get_run
-from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.pipeline.parameters import PIPELINES
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.downloads import ANEW, Item, fetch_missing
 from nlp_pipeline.settings import PREFIX, Settings, header_value
@@ -149,15 +150,17 @@ def _find_objects(store: Store, run_id: str, roots: list[str]) -> tuple[str, str
     """Finds a run's artifacts, below ROOT/PIPELINE/RUN ID/: the bucket, what their keys begin with, and the objects."""
     failures: list[PipelineError] = []
     bucket = prefix = ""
-    for root in roots:
+    # The place of the pipeline that trains comes last, to be named where there is nothing.
+    places = list(product(roots, dict.fromkeys(pipeline.name for pipeline in reversed(PIPELINES.values()))))
+    for root, name in places:
         bucket, prefix = parse_root(root)
-        prefix += f"{NAME}/{run_id}/"
+        prefix += f"{name}/{run_id}/"
         try:
             if objects := store.list(bucket, prefix):
                 return bucket, prefix, objects
         except (NotFoundError, UsageError) as error:
             failures.append(error)  # a user may be allowed the namespace's own root alone
-    if len(failures) == len(roots):
+    if len(failures) == len(places):
         raise failures[0]
     return bucket, prefix, []
 

@@ -16,7 +16,7 @@ from nlp_pipeline.kubeflow.connection import Connection, check_names, connect, p
 from nlp_pipeline.kubeflow.nodes import check_nodes, describe
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.kubeflow import requests_of
-from nlp_pipeline.pipeline.parameters import NAME, check_run, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, pipeline_parameters
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.volume import VOLUME_PATH
 
@@ -33,17 +33,22 @@ class Version:
     reference: Any  # KFP's own, for runs
 
 
+def pipeline_of(settings: Settings) -> str:
+    """Returns the key in PIPELINES of the pipeline that the settings name."""
+    return find_pipeline("kubeflow", settings.pipeline)
+
+
 def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     """Makes sure that a run on Kubeflow can begin with these parameters; raises UsageError where it can't."""
     # What is deployed comes into the namespace of the run, where a parameter names no other.
     values = {**values, "namespace": values.get("namespace") or settings.namespace or pod_namespace()}
-    check_run(values, "kubeflow", "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
+    check_run(values, pipeline_of(settings), "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
     check_names(settings)
 
 
 def compiled(settings: Settings) -> str:
     """Returns the pipeline's IR with the settings' image and user."""
-    return compile_pipeline(settings.image or None, run_as_user=settings.run_as_user)
+    return compile_pipeline(settings.image or None, pipeline_of(settings), settings.run_as_user)
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
     check_parameters(settings, values)
     ir = compiled(settings)
     if dry_run:
-        sent = {"host": settings.host, "namespace": settings.namespace, "pipeline": NAME, "version": version_name(ir)}
+        sent = {"host": settings.host, "namespace": settings.namespace, **describe_version(settings, ir)}
         about = {"experiment": settings.experiment, "image": settings.image, "parameters": values}
         return {**sent, **about, **describe_pods(settings, values)}
     connection = connect(settings)
@@ -66,19 +71,25 @@ def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[st
     return {**about, "version": version.name, "new_version": version.is_new}
 
 
+def describe_version(settings: Settings, ir: str) -> dict[str, str]:
+    """Returns the names of the pipeline that the settings name, and of its version with this content."""
+    name = PIPELINES[pipeline_of(settings)].name
+    return {"pipeline": name, "version": version_name(ir, name)}
+
+
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
     """Returns what a dry run says of a run's pods: what they ask for, whether a node has it, whether they install much.
 
     The cluster is asked where there is a kubeconfig.
     """
-    complete = {name: item.default for name, item in pipeline_parameters().items()} | values
+    complete = {name: item.default for name, item in pipeline_parameters(pipeline_of(settings)).items()} | values
     about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
     try:
         cluster.connect()
         about["nodes"] = check_nodes(complete).detail
     except PipelineError as error:
         about["nodes"] = f"not known: {error}"
-    if not settings.image and complete["train_gpus"] == "0":
+    if not settings.image and complete.get("train_gpus") == "0":
         config = complete["environment_config"]
         about["packages"] = f"{CUDA}, unless ConfigMap {config} has {CPU_INDEX}, or --image is given"
     return about
@@ -92,7 +103,7 @@ def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
     """
     ir = compiled(settings)
     if dry_run:
-        return {"host": settings.host, "pipeline": NAME, "version": version_name(ir)}
+        return {"host": settings.host, **describe_version(settings, ir)}
     version = upload_version(connect(settings), ir)
     ids = {"pipeline_id": version.reference.pipeline_id, "version_id": version.reference.pipeline_version_id}
     return {**ids, "version": version.name, "new_version": version.is_new}
@@ -108,15 +119,17 @@ def upload_version(connection: Connection, ir: str) -> Version:
     """Uploads a version of the pipeline, where this content is not there yet."""
     import kfp_server_api  # type: ignore[import-untyped]
 
-    name, service = version_name(ir), connection.pipelines
+    pipeline_name, name = describe_version(connection.settings, ir).values()
+    service = connection.pipelines
     listing, scope = service.pipeline_service_list_pipelines, {"namespace": connection.namespace}
-    find = partial(_find, connection, "pipelines", listing, NAME, **scope)
+    find = partial(_find, connection, "pipelines", listing, pipeline_name, **scope)
     pipeline = find()
     if pipeline is None:
         # Not by an upload, which would call the first version like the pipeline.
-        body = kfp_server_api.V2beta1Pipeline(display_name=NAME, name=NAME, namespace=connection.namespace or None)
+        names = {"display_name": pipeline_name, "name": pipeline_name}
+        body = kfp_server_api.V2beta1Pipeline(**names, namespace=connection.namespace or None)
         method = service.pipeline_service_create_pipeline
-        pipeline = connection.create(f"making pipeline {NAME}", method, find, body, unique=True)
+        pipeline = connection.create(f"making pipeline {pipeline_name}", method, find, body, unique=True)
     listing, scope = service.pipeline_service_list_pipeline_versions, {"pipeline_id": pipeline.pipeline_id}
     find = partial(_find, connection, "pipeline_versions", listing, name, **scope)
     version = find()

@@ -29,7 +29,7 @@ import yaml
 
 from nlp_pipeline.parameters import ANYTHING
 from nlp_pipeline.pipeline.embedding import step_containers, step_name
-from nlp_pipeline.pipeline.parameters import SETTINGS
+from nlp_pipeline.pipeline.parameters import PIPELINES
 
 # Bytes that a workflow may have, uncompressed and compressed, and a template; Argo's limits are 1,048,576 and 131,072.
 UNCOMPRESSED, COMPRESSED, TEMPLATE = 1_000_000, 700_000, 100_000
@@ -139,7 +139,8 @@ def long_values(pipeline: dict[str, Any]) -> dict[str, Any]:
     a name of 63 characters, or the longest of a few words.
     """
     noise = random.Random(0)  # noqa: S311
-    allowed = {item.name: item.metadata.get("allowed") for kind in SETTINGS["kubeflow"] for item in fields(kind)}
+    kinds = [kind for known in PIPELINES.values() if known.platform == "kubeflow" for kind in known.settings]
+    allowed = {item.name: item.metadata.get("allowed") for kind in kinds for item in fields(kind)}
     values: dict[str, Any] = {}
     for name, declared in pipeline["root"]["inputDefinitions"]["parameters"].items():
         text = "".join(noise.choices(string.ascii_lowercase, k=TEXT))

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
 import itertools
 import re
@@ -10,35 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.pipeline.parameters import NAME
+from nlp_pipeline.pipeline.parameters import NAME, PIPELINES, TRAIN
 
-PLATFORMS = ("kubeflow", "vertex")
 # The number of a user in Kubernetes.
 LAST_USER = 2**31 - 1
 # Of an image's name without tag and digest, for registries: distribution/reference, NameTotalLengthMax.
 LONGEST_IMAGE = 255
 
 
-def version_name(ir: str) -> str:
-    """Returns the name of the pipeline's version with this content."""
-    return f"{NAME}-{hashlib.sha256(ir.encode()).hexdigest()[:12]}"
+def version_name(ir: str, pipeline: str = NAME) -> str:
+    """Returns the name of the version of a pipeline, by its name, with this content."""
+    return f"{pipeline}-{hashlib.sha256(ir.encode()).hexdigest()[:12]}"
 
 
-def compiled_path(platform: str) -> Path:
-    """Returns where a platform's compiled file lies, relative to the repository."""
-    return Path("compiled") / {"kubeflow": "nlp_pipeline.yaml", "vertex": "nlp_pipeline_vertex.yaml"}[platform]
+def compiled_path(pipeline: str) -> Path:
+    """Returns where the compiled file of one of PIPELINES lies, relative to the repository."""
+    return Path("compiled") / PIPELINES[pipeline].file
 
 
-def load_pipeline(platform: str) -> Any:
-    """Returns a platform's pipeline, as kfp made it; raises UsageError where what it needs is not installed."""
-    if platform == "kubeflow":
-        from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
-
-        return nlp_pipeline
-    check_vertex_installed()
-    from nlp_pipeline.pipeline.vertex import nlp_pipeline_vertex
-
-    return nlp_pipeline_vertex
+def load_pipeline(pipeline: str) -> Any:
+    """Returns one of PIPELINES, as kfp made it; raises UsageError where what it needs is not installed."""
+    if pipeline == "vertex":
+        check_vertex_installed()
+    module, name = PIPELINES[pipeline].graph
+    return getattr(importlib.import_module(f"nlp_pipeline.pipeline.{module}"), name)
 
 
 def check_vertex_installed() -> None:
@@ -52,13 +48,13 @@ def check_vertex_installed() -> None:
             raise UsageError("--platform vertex needs more packages: pip install -c constraints.txt -e '.[vertex]'")
 
 
-def compile_pipeline(image: str | None = None, platform: str = "kubeflow", run_as_user: int | None = None) -> str:
-    """Returns the pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
+def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_as_user: int | None = None) -> str:
+    """Returns a pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
 
     Args:
         image: An image that holds this package and those of all steps; None for steps that install their packages on a
             plain Python image, and carry their code.
-        platform: One of PLATFORMS.
+        pipeline: One of PIPELINES.
         run_as_user: On Kubeflow, the number of the user that the steps run as; None for their image's.
     """
     import yaml
@@ -70,13 +66,13 @@ def compile_pipeline(image: str | None = None, platform: str = "kubeflow", run_a
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(load_pipeline(platform), str(path))
+        compiler.Compiler().compile(load_pipeline(pipeline), str(path))
         ir = path.read_text(encoding="utf-8")
     # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
     documents = list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     if image is not None:
         use_image(documents[0], image)
-    elif platform == "kubeflow":
+    elif PIPELINES[pipeline].platform == "kubeflow" and len(documents[0]["deploymentSpec"]["executors"]) > 1:
         share_code(documents[0])
     if run_as_user is not None:
         for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
@@ -108,15 +104,22 @@ def check_image(image: str, flag: str = "--image") -> None:
         )
 
 
-def find_targets(platform: str | None, output: str | None) -> dict[str, Path]:
-    """Returns the compiled files that are meant, by platform: all of them where none is named, so that none goes stale.
+def find_targets(platform: str | None, output: str | None, pipeline: str | None = None) -> dict[str, Path]:
+    """Returns the compiled files that are meant, by PIPELINES: all where nothing is named, so that none goes stale.
 
-    `output` is the file of one platform, or a folder: one that is there, or that ends in a slash.
+    `output` is the file of one pipeline, by default the one that trains, or a folder: one that is there, or that ends
+    in a slash.
 
     Raises:
         UsageError: What a platform needs is not installed; nothing is written then.
     """
-    names = (platform,) if platform else PLATFORMS
+    names = [
+        name
+        for name, known in PIPELINES.items()
+        if platform in (None, known.platform) and pipeline in (None, TRAIN if name == known.platform else name)
+    ]
+    if not names:
+        raise UsageError(f"--pipeline {pipeline} is none of --platform {platform}")
     if output is None:
         targets = {name: compiled_path(name) for name in names}
     elif output.endswith("/") or Path(output).is_dir():
@@ -127,7 +130,7 @@ def find_targets(platform: str | None, output: str | None) -> dict[str, Path]:
         for name in targets:
             load_pipeline(name)
     except UsageError as error:
-        others = "" if platform else f"; or name one platform, as in --platform {PLATFORMS[0]}"
+        others = "" if platform else "; or name one platform, as in --platform kubeflow"
         raise UsageError(f"{error}{others}") from None
     return targets
 

@@ -5,12 +5,13 @@ kubeflow.py and vertex.py. A parameter stands in the settings of the step that t
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from kfp import dsl
 
 from nlp_pipeline.pipeline.components import archive_model, gate, load_data, validate_archive
-from nlp_pipeline.pipeline.parameters import NAME, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import PIPELINES, pipeline_parameters
 
 
 class Values:
@@ -72,12 +73,14 @@ def add_steps(platform: Platform, values: Values) -> None:
         platform.deploy(values, validated, release=release, predictions=predictions)
 
 
-def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], display_name: str, does: str) -> Any:
-    """Returns the pipeline of a platform, as kfp makes it.
+def make_pipeline(
+    add: Callable[[Values], None], name: str, constants: dict[str, Any], display_name: str, does: str
+) -> Any:
+    """Returns a pipeline, as kfp makes it.
 
     Args:
-        platform: What is the platform's own.
-        name: The platform's name, a key of SETTINGS.
+        add: Adds its steps.
+        name: Its key in PIPELINES.
         constants: Values that the steps take besides the pipeline's parameters.
         display_name: The pipeline's name in the dashboard.
         does: What it does, a sentence.
@@ -85,7 +88,7 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     parameters = pipeline_parameters(name)
 
     def pipeline(*values: Any) -> None:
-        add_steps(platform, Values({**constants, **dict(zip(parameters, values, strict=True))}))
+        add(Values({**constants, **dict(zip(parameters, values, strict=True))}))
 
     # kfp reads a pipeline's parameters and their descriptions from these.
     pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -101,4 +104,4 @@ def make_pipeline(platform: Platform, name: str, constants: dict[str, Any], disp
     )
     described = "\n".join(f"    {name}: {declared.description}" for name, declared in parameters.items())
     pipeline.__doc__ = f"{does}\n\nArgs:\n{described}"
-    return dsl.pipeline(name=NAME, display_name=display_name)(pipeline)
+    return dsl.pipeline(name=PIPELINES[name].name, display_name=display_name)(pipeline)

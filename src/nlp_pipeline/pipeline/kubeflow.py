@@ -1,6 +1,7 @@
 """The pipeline on Kubeflow, and on this machine: steps are pods with a volume, and KServe serves the release."""
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -9,7 +10,7 @@ from nlp_pipeline.deploy.deployment import resources_of
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.admission import TRAINING_MEMORY
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
-from nlp_pipeline.pipeline.graph import Values, make_pipeline
+from nlp_pipeline.pipeline.graph import Values, add_steps, make_pipeline
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.pipeline.startup import CONFIGURATION
 from nlp_pipeline.volume import VOLUME_PATH
@@ -30,6 +31,8 @@ STEP = {"cpu": "250m", "memory": "512Mi"}
 
 def requests_of(values: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Returns what the pods of a run ask of a node, by what they do, of all parameters."""
+    if "train_cpu" not in values:
+        return {"a step": STEP}
     training = {"cpu": values["train_cpu"], "memory": TRAINING_MEMORY}
     if values["train_gpus"] != "0":
         training[GPU] = values["train_gpus"]
@@ -78,7 +81,7 @@ class Kubeflow:
         kubernetes.add_toleration_json(task, self.values["tolerations"])
         config = self.values["environment_config"]
         kubernetes.use_config_map_as_volume(task, config, mount_path=str(CONFIGURATION), optional=True)
-        if task.name in ("load-data", "deploy-model"):
+        if task.name in ("load-data", "deploy-model", "detect-drift"):
             kubernetes.use_secret_as_env(task, self.values["s3_secret"], {key: key for key in S3_KEYS}, optional=True)
         if task.name == "train-model":
             kubernetes.use_secret_as_env(task, self.values["hub_secret"], {key: key for key in HUB_KEYS}, optional=True)
@@ -90,7 +93,7 @@ class Kubeflow:
 
 
 nlp_pipeline = make_pipeline(
-    Kubeflow(),
+    partial(add_steps, Kubeflow()),
     "kubeflow",
     {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
     display_name="NLP pipeline: text to endpoint",

@@ -89,19 +89,63 @@ def some_of(kind: type[Settings], *names: str) -> type[Settings]:
     return make_dataclass(kind.__name__, chosen, bases=(Settings,), frozen=True, kw_only=True)
 
 
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline on a platform.
+
+    Attributes:
+        name: Its name in Kubeflow.
+        platform: "kubeflow" or "vertex".
+        file: Its compiled file.
+        graph: Where kfp's pipeline is: a module of `nlp_pipeline.pipeline`, and its name there.
+        settings: What it can be told, in the order of its signature.
+    """
+
+    name: str
+    platform: str
+    file: str
+    graph: tuple[str, str]
+    settings: tuple[type[Any], ...]
+
+
 SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
-# By platform, and of the other pipelines by name, in the order of the pipeline's signature.
-SETTINGS: dict[str, tuple[type[Any], ...]] = {
-    "kubeflow": (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings),
-    "vertex": (*SHARED, VertexSettings),
-    "drift": (
-        DriftSettings,
-        some_of(LoadSettings, "text_column", "label_column"),
-        Run,
-        some_of(KubeflowSettings, "s3_secret", "environment_config"),
-        some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
+# The pipeline that trains, by its platform, and the others, all on Kubeflow, by what `--pipeline` calls them.
+PIPELINES = {
+    "kubeflow": Pipeline(
+        NAME,
+        "kubeflow",
+        "nlp_pipeline.yaml",
+        ("kubeflow", "nlp_pipeline"),
+        (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings),
+    ),
+    "vertex": Pipeline(
+        NAME, "vertex", "nlp_pipeline_vertex.yaml", ("vertex", "nlp_pipeline_vertex"), (*SHARED, VertexSettings)
+    ),
+    "drift": Pipeline(
+        f"{NAME}-drift",
+        "kubeflow",
+        "nlp_pipeline_drift.yaml",
+        ("drift", "nlp_pipeline_drift"),
+        (
+            DriftSettings,
+            some_of(LoadSettings, "text_column", "label_column"),
+            Run,
+            some_of(KubeflowSettings, "s3_secret", "environment_config"),
+            some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
+        ),
     ),
 }
+TRAIN = "train"
+OTHERS = [name for name, pipeline in PIPELINES.items() if name != pipeline.platform]
+
+
+def find_pipeline(platform: str, pipeline: str) -> str:
+    """Returns the key in PIPELINES of what `--platform` and `--pipeline` name."""
+    if pipeline != TRAIN and pipeline not in OTHERS:
+        raise UsageError(f"there is no pipeline {pipeline!r}: they are {', '.join([TRAIN, *OTHERS])}")
+    if pipeline != TRAIN and platform != PIPELINES[pipeline].platform:
+        raise UsageError(f"--pipeline {pipeline} goes with --platform {PIPELINES[pipeline].platform}, not {platform}")
+    return platform if pipeline == TRAIN else pipeline
 
 
 @dataclass(frozen=True)
@@ -114,8 +158,8 @@ class Parameter:
     description: str
 
 
-def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
-    """Returns the pipeline's parameters by name, in the order of its signature."""
+def pipeline_parameters(pipeline: str = "kubeflow") -> dict[str, Parameter]:
+    """Returns the parameters of one of PIPELINES by name, in the order of its signature."""
     return {
         field.name: Parameter(
             field.name,
@@ -127,23 +171,23 @@ def pipeline_parameters(platform: str = "kubeflow") -> dict[str, Parameter]:
             else field.default,
             field.metadata["description"],
         )
-        for settings in SETTINGS[platform]
+        for settings in PIPELINES[pipeline].settings
         for field in fields(settings)
         if "description" in field.metadata
     }
 
 
-def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str, Any]:
+def parse_settings(settings: list[str], pipeline: str = "kubeflow") -> dict[str, Any]:
     """Returns what `--set` was given, in the parameters' types.
 
     Args:
         settings: `NAME=VALUE` each; of a name that stands twice the last counts.
-        platform: One of PLATFORMS.
+        pipeline: One of PIPELINES.
 
     Raises:
         UsageError: There is no "=", no such parameter, or the value is not of its type.
     """
-    parameters = pipeline_parameters(platform)
+    parameters = pipeline_parameters(pipeline)
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -164,16 +208,17 @@ def parse_settings(settings: list[str], platform: str = "kubeflow") -> dict[str,
     return values
 
 
-def check_run(values: dict[str, Any], platform: str, paths: str, example: str) -> None:
-    """Raises UsageError where a run on a platform can't begin with these parameters.
+def check_run(values: dict[str, Any], pipeline: str, paths: str, example: str) -> None:
+    """Raises UsageError where a run of one of PIPELINES can't begin with these parameters.
 
     `paths` is how the paths of files begin that its steps see; `example` is an address of data.
     """
     refuse_passwords(values)
-    check_ranges(values, platform)
-    if "train_data" not in values:
-        raise UsageError(f"train_data is not set: --set train_data=URL, or {example}")
-    for name in ("train_data", "evaluation_data"):
+    check_ranges(values, pipeline)
+    for name, declared in pipeline_parameters(pipeline).items():
+        if declared.default is None and name not in values:
+            raise UsageError(f"{name} is not set: --set {name}=URL, or {example}")
+    for name in ("train_data", "evaluation_data", "data"):
         source = str(values.get(name, ""))
         if source and "://" not in source and not source.startswith(paths):
             raise UsageError(f"{name}={source}: the steps don't see this machine's files: give a URL, or {example}")
@@ -193,7 +238,7 @@ def refuse_passwords(values: dict[str, Any]) -> None:
             )
 
 
-def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
+def check_ranges(values: dict[str, Any], pipeline: str = "kubeflow") -> None:
     """Makes sure that parameters are in their ranges, the others having their defaults.
 
     A step would find out too, but maybe an hour later.
@@ -205,11 +250,13 @@ def check_ranges(values: dict[str, Any], platform: str = "kubeflow") -> None:
         if "{{" in str(value):
             raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")
     # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
-    defaults = {name: known.default for name, known in pipeline_parameters(platform).items()}
+    defaults = {name: known.default for name, known in pipeline_parameters(pipeline).items()}
     complete = {"run_id": "-", **defaults, **values}
     complete = {name: "-" if value is None else value for name, value in complete.items()}
-    settings = [kind(**{field.name: complete[field.name] for field in inputs_of(kind)}) for kind in SETTINGS[platform]]
-    if platform == "vertex":
+    settings = [
+        kind(**{field.name: complete[field.name] for field in inputs_of(kind)}) for kind in PIPELINES[pipeline].settings
+    ]
+    if pipeline == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
         return
     check_pods(complete)

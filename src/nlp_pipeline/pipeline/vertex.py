@@ -5,6 +5,7 @@ wrote: what they are given are constants, and outputs of the steps `prepare_vert
 """
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from google_cloud_pipeline_components.preview.custom_job import create_custom_training_job_from_component
@@ -14,7 +15,7 @@ from google_cloud_pipeline_components.v1.model import ModelUploadOp
 from kfp import dsl
 
 from nlp_pipeline.pipeline.components import evaluate_model, train_model
-from nlp_pipeline.pipeline.graph import Values, make_pipeline
+from nlp_pipeline.pipeline.graph import Values, add_steps, make_pipeline
 from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
 from nlp_pipeline.steps.gate import ComparisonLimits
@@ -118,7 +119,7 @@ class Vertex:
 
 
 nlp_pipeline_vertex = make_pipeline(
-    Vertex(),
+    partial(add_steps, Vertex()),
     "vertex",
     # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
     # Nor are there former releases to compare with.

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nlp_pipeline.parameters import REQUIRED, Settings, parameter
+from nlp_pipeline.parameters import REQUIRED, Settings, matches, parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftSettings(Settings):
-    """Which texts are compared, and when they count as moved."""
+    """Which texts are compared with what, when they count as moved, and what is done then."""
 
     data: str = parameter(
         REQUIRED,
@@ -18,4 +18,13 @@ class DriftSettings(Settings):
         0.25,
         "Population stability index above which data has moved; below 0.1 it is commonly called stable.",
         (lambda value: 0 < value < float("inf"), "above 0, such as 0.25"),
+    )
+    release: str = parameter(
+        "live",
+        "Release to compare with, on the volume: live (what serves), release (validated last), or a digest.",
+        matches("live|release|[0-9a-f]{16}", "live, release, or a release's digest of 16 digits"),
+    )
+    retrain: str = parameter(
+        "",
+        "Schedule to start a run of where the data has moved, with its parameters; it may be paused. Empty for none.",
     )
