@@ -191,8 +191,8 @@ def add_commands(parser: Parser) -> None:
     add("--manifests", commands.manifests, "print what a namespace needs, as YAML for kubectl apply -f -")
     add("--deploy", commands.change_deployment, "deploy a release with KServe, by the kubeconfig's context")
     add("--rollback", commands.change_deployment, "go back to the release that was deployed before")
-    endpoint = "or on Vertex AI the endpoint, which costs money by the hour"
-    add("--undeploy", commands.change_deployment, f"remove the InferenceService, {endpoint}; releases stay")
+    text = "remove the InferenceService, or on Vertex AI the endpoint, which costs money by the hour; releases stay"
+    add("--undeploy", commands.change_deployment, text)
 
 
 def add_run_options(parser: Parser) -> None:
@@ -200,6 +200,7 @@ def add_run_options(parser: Parser) -> None:
     text = "set a parameter of the pipeline; may be given often (they are listed at the end)"
     group = parser.add_argument_group("the run")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    parser.option(group, "--data", ("drift",), "for --drift: a path or URL of texts, as train_data", metavar="FILE")
 
     add = partial(parser.option, parser.add_argument_group("serving"))
     text = (
@@ -212,9 +213,6 @@ def add_run_options(parser: Parser) -> None:
     add("--runtime", ("serve", "predict"), text, choices=("onnx", "torchserve"))
     add("--endpoint", ("predict",), "for --predict: ask this server, as in http://host:8080", metavar="URL")
     add("--deployed", ("predict",), "for --predict: ask the InferenceService of the kubeconfig's context")
-
-    text = "for --drift: the texts, with or without labels, a path or URL as train_data"
-    parser.option(group, "--data", ("drift",), text, metavar="FILE")
 
     add = partial(parser.option, parser.add_argument_group("compiling"))
     add("--check", ("compile",), "with --compile: write nothing, exit 1 and show a diff if it is stale")
@@ -249,14 +247,12 @@ def add_platform_options(parser: Parser) -> None:
     add("--config", (*google, "manifests"), "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
     text = "for --wait: give up after so long, exit code 4"
     add("--timeout", ("submit", "wait", "retry"), text, type=float, metavar="SECONDS")
-    text = "for --download: where to (default: outputs/runs/RUN_ID)"
-    add("--to", ("download",), text, type=Path, metavar="DIR")
+    add("--to", ("download",), "for --download: where to (default: outputs/runs/RUN_ID)", type=Path, metavar="DIR")
     add("--count", ("runs",), "for --runs: how many (default: 20)", type=int, metavar="N")
 
     add = partial(parser.option, parser.add_argument_group("schedules"))
     add("--schedule-name", ("schedule",), "its name (default: the pipeline's, as nlp-pipeline)", metavar="NAME")
-    text = "for --unschedule: also where a run of it is in progress"
-    add("--force", ("unschedule",), text, "kubeflow")
+    add("--force", ("unschedule",), "for --unschedule: also where a run of it is in progress", "kubeflow")
     add("--start", ("schedule",), "not before, as in 2027-01-31T00:00:00Z", metavar="TIME")
     add("--end", ("schedule",), "not after", metavar="TIME")
     add("--catch-up", ("schedule",), "also start the runs that were missed")

@@ -5,7 +5,6 @@ Imports that take time stay inside what needs them: --help answers at once.
 
 import argparse
 import contextlib
-import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -188,30 +187,9 @@ def compile_(arguments: argparse.Namespace) -> None:
             if not arguments.json:
                 print(target)
             result[f"compiled_{name}" if result else "compiled"] = str(target)
-    result["budget"] = weigh(arguments.image, targets)
+    result["budget"] = compiling.weigh_compiled(arguments.image, targets)
     if arguments.json:
         print(json.dumps(result))
-
-
-def weigh(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
-    """Prints what runs of compiled files take, and returns it; PipelineError where a stock cluster can't store it."""
-    from nlp_pipeline.pipeline.budget import IMAGE
-    from nlp_pipeline.pipeline.budget import weigh as weigh_text
-
-    budgets: dict[str, Any] = {}
-    for pipeline, target in targets.items():
-        text = target.read_text(encoding="utf-8")
-        texts = {"image": text} if image else {"embedded": text, "image": compiling.compile_pipeline(IMAGE, pipeline)}
-        budgets[pipeline] = {}
-        for kind, compiled in texts.items():
-            budget, name = weigh_text(compiled), f"{target}{'' if kind == 'embedded' else ' with --image'}"
-            print(f"{name}: {budget}", file=sys.stderr)
-            if excess := budget.excess(embedded=kind == "embedded"):
-                raise PipelineError(
-                    f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
-                )
-            budgets[pipeline][kind] = asdict(budget)
-    return budgets
 
 
 # On a platform
@@ -221,20 +199,8 @@ def on_platform(arguments: argparse.Namespace, verb: str, *values: Any) -> Any:
     """Does a verb of platforms/__init__.py on the platform of the settings, and returns its result."""
     settings = arguments.settings
     if not (arguments.dry_run and verb in ("submit", "upload")):  # of these, a dry run asks no server
-        ask_password(settings)
+        settings.ask_password()
     return find_verb(settings.platform, verb)(settings, *values)
-
-
-def ask_password(settings: Any) -> None:
-    """Asks for the password on a terminal, where it is needed and missing."""
-    from pydantic import SecretStr
-
-    is_known = any(secret.get_secret_value() for secret in (settings.password, settings.token, settings.cookies))
-    if settings.platform == "kubeflow" and settings.username and not is_known and sys.stdin.isatty():
-        try:
-            settings.password = SecretStr(getpass.getpass(f"password of {settings.username}: ", sys.stderr))
-        except EOFError:
-            raise UsageError("no password was given") from None
 
 
 def submit(arguments: argparse.Namespace) -> None:

@@ -3,8 +3,10 @@
 Secrets have no flag, as what stands in a process's arguments can be read by all on the machine.
 """
 
+import getpass
 import os
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +78,15 @@ class Settings(BaseSettings):
     def endpoint_headers(self) -> dict[str, str]:
         """Returns the headers of a request to an endpoint: those that sign in, and its host."""
         return {**({"Host": self.endpoint_host} if self.endpoint_host else {}), **self.sign_in_headers()}
+
+    def ask_password(self) -> None:
+        """Asks for the password on a terminal, where it is needed and missing."""
+        is_known = any(secret.get_secret_value() for secret in (self.password, self.token, self.cookies))
+        if self.platform == "kubeflow" and self.username and not is_known and sys.stdin.isatty():
+            try:
+                self.password = SecretStr(getpass.getpass(f"password of {self.username}: ", sys.stderr))
+            except EOFError:
+                raise UsageError("no password was given") from None
 
 
 def header_value(settings: Settings, name: str, allowed: str = TOKEN) -> str:

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import itertools
 import re
+import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,23 @@ def check_compiled(target: Path, *options: Any) -> str:
     current = compile_pipeline(*options).splitlines()
     diff = difflib.unified_diff(former.splitlines(), current, str(target), "the code", lineterm="", n=1)
     return "\n".join(diff)
+
+
+def weigh_compiled(image: str | None, targets: dict[str, Path]) -> dict[str, Any]:
+    """Prints what runs of compiled files take, and returns it; PipelineError where a stock cluster can't store it."""
+    from nlp_pipeline.pipeline.budget import IMAGE, weigh
+
+    budgets: dict[str, Any] = {}
+    for pipeline, target in targets.items():
+        text = target.read_text(encoding="utf-8")
+        texts = {"image": text} if image else {"embedded": text, "image": compile_pipeline(IMAGE, pipeline)}
+        budgets[pipeline] = {}
+        for kind, compiled in texts.items():
+            budget, name = weigh(compiled), f"{target}{'' if kind == 'embedded' else ' with --image'}"
+            print(f"{name}: {budget}", file=sys.stderr)
+            if excess := budget.excess(embedded=kind == "embedded"):
+                raise PipelineError(
+                    f"{name} is larger than a stock cluster can store ({excess}): let steps import less"
+                )
+            budgets[pipeline][kind] = asdict(budget)
+    return budgets
