@@ -41,6 +41,11 @@ def record_training_data(rows: str | Path, folder: Path, tokenizer: Any) -> None
     (folder / PROFILE).write_text(json.dumps(profile, indent=1), encoding="utf-8")
 
 
+def count_labels(column: list[Any]) -> Counter[str]:
+    """Returns how often each label occurs in a column of labels, or of lists of them."""
+    return Counter(label for labels in column for label in ([labels] if isinstance(labels, str) else labels))
+
+
 def hash_texts(texts: list[str]) -> Any:
     """Returns 8 bytes for each text, as uint64; blanks around a text don't count."""
     digests = b"".join(hashlib.blake2b(text.strip().encode(), digest_size=8).digest() for text in texts)

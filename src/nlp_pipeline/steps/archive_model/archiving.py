@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from nlp_pipeline.steps.archive_model.precision import (
     write_report,
 )
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
-from nlp_pipeline.steps.training_data import PROFILE, TEXTS
+from nlp_pipeline.steps.training_data import PROFILE, TEXTS, count_labels
 from nlp_pipeline.volume import Run
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxruntime", "tokenizers"]
@@ -74,7 +73,7 @@ def archive_model(
         build_release(model, packed, folder, run.model_name, batch_size)
         labels = json.loads((packed / "serving.json").read_bytes())["labels"]
         # What it said when it was new, of texts that it had not seen: later answers are held against that.
-        profile = json.loads((model / PROFILE).read_bytes()) | {"predicted": Counter(rows["predicted"])}
+        profile = json.loads((model / PROFILE).read_bytes()) | {"predicted": count_labels(rows["predicted"])}
         (folder / "huggingface" / PROFILE).write_text(json.dumps(profile, indent=1), encoding="utf-8")
     write_report(precision, report, run)
     trained = json.loads((model / "training.json").read_bytes())

@@ -17,7 +17,15 @@ from nlp_pipeline.release import verify
 from nlp_pipeline.serving.archived import load_archived
 from nlp_pipeline.steps.load_data.fetch import fetch_source
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
-from nlp_pipeline.steps.training_data import LENGTHS, PROFILE, SAMPLE, STABLE, is_less_known, stability_index
+from nlp_pipeline.steps.training_data import (
+    LENGTHS,
+    PROFILE,
+    SAMPLE,
+    STABLE,
+    count_labels,
+    is_less_known,
+    stability_index,
+)
 
 FIGURES = ("what", "formerly", "now", "index", "by_chance", "verdict")
 TOO_FEW = "too few to tell"
@@ -72,7 +80,8 @@ def detect_drift(folder: Path, data: str, text_column: str, label_column: str, t
     print(f"asking release {release.digest} for {len(texts.sample)} of {len(texts.lengths)} texts", flush=True)
     classifier = load_archived(folder, release.model_name)
     if "predicted" in former:
-        predicted = Counter(answer["label"] for answer in classifier.classify(texts.sample))
+        answers = classifier.classify(texts.sample)
+        predicted = Counter(item["label"] for answer in answers for item in answer.get("labels", [answer]))
         figures.append(compare_counts("predictions", former["predicted"], predicted, threshold))
     tokens = Counter(token for text in texts.sample for token in classifier.encode(text).ids)
     unknown = json.loads((folder / "huggingface" / "tokenizer_config.json").read_bytes()).get("unk_token")
@@ -120,7 +129,7 @@ def collect_texts(source: Source, columns: tuple[str, str]) -> Texts:
             texts.sample.append(text)
         elif place < SAMPLE:
             texts.sample[place] = text
-        texts.labels.update([label] if label else [])
+        texts.labels.update(count_labels([label] if label else []))
     return texts
 
 
