@@ -16,6 +16,7 @@ from tests.conftest import write_parquet
 from tests.deploy.scene import HOSTS, NAME, ROWS, Scene, predict, predict_wrongly
 from tests.fakes.httpd import Request, Response
 from tests.fakes.kubernetes.emulator import Fate
+from tests.fakes.model_registry import model_registry
 from tests.steps.programs import run_step
 
 Json = dict[str, Any]
@@ -130,8 +131,11 @@ def test_in_a_pod(knative: Scene, volume: Path, tmp_path: Path) -> None:
         "release": (volume, {"digest": digest}),
         "predictions": (predictions(volume), {}),
     }
-    with environment(**{VARIABLE: str(volume)}):
-        run_step("deploy_model", tmp_path, parameters(knative), inputs, ["endpoint", "deployment"])
+    with environment(**{VARIABLE: str(volume)}), model_registry() as registry:
+        own = parameters(knative, model_registry=registry.url)
+        log, _ = run_step("deploy_model", tmp_path, own, inputs, ["endpoint", "deployment"])
+    assert f"registered at {registry.url}: model 1, version 1\n" in log and "Traceback" not in log
+    assert registry.properties(digest)["team/tiny"] == "live"
     assert (written(volume)["outcome"], written(volume)["url"]) == ("deployed", f"http://{knative.host}")
     assert knative.service.release == digest and not knative.service.is_unfinished
 

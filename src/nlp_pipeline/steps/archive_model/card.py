@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_pipeline.release import Release
 from nlp_pipeline.serving.agreement import share_interval
-from nlp_pipeline.steps.archive_model.precision import between
+from nlp_pipeline.steps.archive_model.precision import describe as summarise
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -53,6 +53,8 @@ def describe(release: Release) -> str:
     labels = ", ".join(code(label) for label in release.labels[:MOST_LABELS])
     more = len(release.labels) - MOST_LABELS
     length = int(parameters["max_length"])
+    chosen, reason = precision["chosen"], precision["reason"]
+    measured = summarise(precision["tried"][chosen])
     return f"""# {name}
 
 A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
@@ -68,9 +70,8 @@ A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
 {describe_champion(release.champion)}
 ## Number format
 
-The archive for TorchServe and KServe is in {precision["chosen"]}: {precision["reason"]}.
-On {precision["tried"][precision["chosen"]]["texts"]:,} texts it agrees with the offline model on
-{between(precision["tried"][precision["chosen"]], "agreement")} % (95 % interval). The model in safetensors is in fp32.
+The archive for TorchServe and KServe is in {chosen}: {reason if measured in reason else f"{reason}; it {measured}"}.
+That is measured against the offline model, with 95 % intervals. The model in safetensors is in fp32.
 
 ## Limits
 
