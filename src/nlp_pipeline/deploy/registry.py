@@ -15,6 +15,7 @@ NAME = "nlp-pipeline"
 # Who asks: the pod's own account, or what the variable names, as the registry's own client has it.
 TOKEN, TOKEN_VARIABLE = "/var/run/secrets/kubernetes.io/serviceaccount/token", "KF_PIPELINES_SA_TOKEN_PATH"
 API, FORMER_API = "/api/model_registry/v1/", "/api/model_registry/v1alpha3/"
+SECONDS = 30  # for a request to be answered; the client itself would wait five minutes, and that for each attempt
 # Another run has just made the same, too many requests, an overload.
 TRANSIENT = (409, 429, 502, 503, 504)
 
@@ -102,7 +103,8 @@ def _ask(address: str, doing: str, ask: Callable[[Any], Awaitable[Any]]) -> Any:
 
     class Client(ApiClient):  # type: ignore[misc]  # it has no types
         async def call_api(self, method: str, url: str, *values: Any, **named: Any) -> Any:
-            """Asks a registry that does not know the API by its new name, as Kubeflow's were until 2026, by the old."""
+            """Asks a registry that does not know the API by its name of today, as older ones, by the former."""
+            named["_request_timeout"] = SECONDS
             answer = await super().call_api(method, url, *values, **named)
             if answer.status == 404:
                 return await super().call_api(method, url.replace(API, FORMER_API), *values, **named)
