@@ -75,10 +75,10 @@ def test_what_has_moved_is_told(
 
 
 def test_without_labels_the_predictions_tell(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_csv(tmp_path / "new.csv", only_positive(), "review")
+    data = write_csv(tmp_path / "new.csv", [(f"{text}; x", label) for text, label in only_positive()], "review")
     result = drift(capsys, made_release(model, "int8"), data, "--set", "text_column=review", code=3)
     assert verdicts(result)["predictions"] == "moved" and "labels" not in verdicts(result)
-    assert "has no column 'label'" in result["unlabelled"]
+    assert "has no column 'label'" in result["unlabelled"] and (result["rows"], result["missing"]) == (400, 0)
 
 
 def test_the_threshold_is_a_parameter(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,8 @@ def start_run_of(schedule: str, run_id: str) -> str:
     of_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": schedule}]}
     # The server takes the filter apart a second time.
     query = {"namespace": namespace, "sort_by": "created_at desc", "filter": quote(json.dumps(of_name))}
-    schedules = call("GET", "/recurringruns", params=query).get("recurringRuns")
+    alike = call("GET", "/recurringruns", params=query).get("recurringRuns", [])
+    schedules = [item for item in alike if item["display_name"] == schedule]  # the filter has no regard to case
     if not schedules:
         where = f" in namespace {namespace}" if namespace else ""
         raise UsageError(f"retrain={schedule}: there is no schedule of that name{where}; --schedules lists them")

@@ -171,9 +171,11 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
 
 def _delimiter(source: Source, columns: Sequence[str]) -> str:
     """Returns what stands between a CSV file's cells: that of the usual ones by which its header has the columns."""
-    for delimiter in ";\t|":
+    for delimiter in ",;\t|":
         with _open_text(source) as file, contextlib.suppress(csv.Error):
             if {*columns} <= {*_header(csv.reader(file, delimiter=delimiter))}:
+                if delimiter == ",":
+                    break
                 source.notes[f"lines with {delimiter!r} between the cells"] = sum(1 for _ in file)
                 return delimiter
     return ","
