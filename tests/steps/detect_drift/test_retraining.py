@@ -50,7 +50,7 @@ def test_the_run_is_as_the_schedules_are(tmp_path: Path, monkeypatch: pytest.Mon
         run_id = start_run_of("it's 50% & more", "0123456789abcdef")
         (run,) = k.api.runs
         recurring = k.api.recurring_runs[1]
-    assert run["run_id"] == run_id and run["display_name"] == "it's 50% & more 01234567"
+    assert run["run_id"] == run_id and run["display_name"] == "it's 50% & more as data moved 01234567"
     assert run["runtime_config"] == {"parameters": VALUES} and run["service_account"] == "robot"
     for name in ("experiment_id", "pipeline_version_reference"):
         assert run[name] == recurring[name]
@@ -73,6 +73,22 @@ def test_of_several_users_by_the_pods_token_and_in_its_namespace(
         ):
             start_run_of("nightly", "run")
         assert len(k.api.runs) == 1
+
+
+def test_no_two_trainings_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with kubeflow() as k:
+        schedule(k, "nightly")
+        in_pod(monkeypatch, tmp_path, k.url)
+        own = k.api.fire(k.api.recurring_runs[0]["recurring_run_id"])["run_id"]
+        assert start_run_of("nightly", "run") == own and len(k.api.runs) == 1
+        k.api.records["runs"][own]["state"] = "SUCCEEDED"
+        run_id = start_run_of("nightly", "run")
+        assert start_run_of("nightly", "later") == run_id and len(k.api.runs) == 2
+        assert f"run {run_id} of 'nightly' goes on: no other is started" in capsys.readouterr().out
+        k.api.records["runs"][run_id]["state"] = "FAILED"
+        assert start_run_of("nightly", "later") not in (own, run_id)
 
 
 def test_what_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,13 @@ from nlp_pipeline.storage import retrying
 # Where pods find the API, and where those of a Kubeflow profile find their token for it; and variables with others.
 HOST, HOST_VARIABLE = "http://ml-pipeline.kubeflow.svc.cluster.local:8888", "KF_PIPELINES_ENDPOINT"
 TOKEN, TOKEN_VARIABLE = "/var/run/secrets/kubeflow/pipelines/token", "KF_PIPELINES_SA_TOKEN_PATH"
+GOING = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
 # What a run has of the schedule.
 COPIED = ("experiment_id", "pipeline_version_reference", "pipeline_spec", "runtime_config", "service_account")
 
 
 def start_run_of(schedule: str, run_id: str) -> str:
-    """Starts a run with the version and the parameters of a schedule, and returns its id.
+    """Starts a run with the version and the parameters of a schedule, unless one goes on; returns the id of either.
 
     Args:
         schedule: The name of a recurring run in the pod's namespace, which may be paused; of several the newest counts.
@@ -28,18 +29,38 @@ def start_run_of(schedule: str, run_id: str) -> str:
         UsageError: There is no such schedule, or the pod is not let in.
         PipelineError: The API can't be reached, or refuses.
     """
-    health = call("GET", "/healthz")
-    namespace = POD_NAMESPACE.read_text(encoding="utf-8").strip() if health.get("multi_user") else ""
+    has_users = call("GET", "/healthz").get("multi_user")
+    namespace = POD_NAMESPACE.read_text(encoding="utf-8").strip() if has_users else ""
+    recurring, name = find_schedule(schedule, namespace), f"{schedule} as data moved "
+    if going := find_unfinished(recurring, name, namespace):
+        print(f"run {going} of {schedule!r} goes on: no other is started", flush=True)
+        return going
+    body = {key: recurring[key] for key in COPIED if key in recurring}
+    started = str(call("POST", "/runs", json={"display_name": f"{name}{run_id[:8]}", **body})["run_id"])
+    print(f"run {started} of {schedule!r} is started", flush=True)
+    return started
+
+
+def find_schedule(schedule: str, namespace: str) -> dict[str, Any]:
+    """Returns the newest recurring run of a name, as the API has it."""
     of_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": schedule}]}
-    # The server takes the filter apart a second time.
+    # The server takes the filter apart a second time, and has no regard to case.
     query = {"namespace": namespace, "sort_by": "created_at desc", "filter": quote(json.dumps(of_name))}
-    alike = call("GET", "/recurringruns", params=query).get("recurringRuns", [])
-    schedules = [item for item in alike if item["display_name"] == schedule]  # the filter has no regard to case
-    if not schedules:
-        where = f" in namespace {namespace}" if namespace else ""
-        raise UsageError(f"retrain={schedule}: there is no schedule of that name{where}; --schedules lists them")
-    body = {name: schedules[0][name] for name in COPIED if name in schedules[0]}
-    return str(call("POST", "/runs", json={"display_name": f"{schedule} {run_id[:8]}", **body})["run_id"])
+    for recurring in call("GET", "/recurringruns", params=query).get("recurringRuns", []):
+        if recurring["display_name"] == schedule:
+            return dict(recurring)
+    where = f" in namespace {namespace}" if namespace else ""
+    raise UsageError(f"retrain={schedule}: there is no schedule of that name{where}; --schedules lists them")
+
+
+def find_unfinished(recurring: dict[str, Any], name: str, namespace: str) -> str:
+    """Returns the id of a run that goes on, of a recurring run's own or whose name begins so; empty without one."""
+    query = {"namespace": namespace, "experiment_id": recurring["experiment_id"], "sort_by": "created_at desc"}
+    for run in call("GET", "/runs", params={**query, "page_size": 200}).get("runs", []):
+        is_its = run.get("recurring_run_id") == recurring["recurring_run_id"] or run["display_name"].startswith(name)
+        if is_its and run.get("state") in GOING:
+            return str(run["run_id"])
+    return ""
 
 
 def call(method: str, path: str, **request: Any) -> dict[str, Any]:

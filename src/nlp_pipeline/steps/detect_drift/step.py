@@ -21,7 +21,8 @@ def check_drift(
     `drift` becomes JSON of all that `detect_drift` returns, `report` a page in Markdown; copies go to the run's folder.
 
     Returns:
-        1 or 0 for whether they have `moved`, the index of each figure, and the id of the run that was `started`.
+        1 or 0 for whether they have `moved`, the index of each figure, and the id of the run that was `started`, now or
+        before.
     """
     run.prepare_folder()
     folder, note = find_champion(settings.release, run, "")
@@ -38,7 +39,6 @@ def check_drift(
     started = {}
     if result["moved"] and settings.retrain:
         started["started"] = start_run_of(settings.retrain, run.run_id)
-        print(f"run {started['started']} of {settings.retrain!r} is started", flush=True)
     return {"moved": int(result["moved"]), **figures, **started}
 
 
