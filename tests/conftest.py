@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,22 @@ def make_rows(count: int, classes: int = 2, seed: int = 0) -> list[tuple[str, st
     return rows
 
 
+def make_rows_of_several(count: int, seed: int = 0) -> list[tuple[str, list[str]]]:
+    """Returns texts, all different, each with a word for each of its labels, which are some of "0", "2" and "4"."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        labels = [label for label in ("0", "2", "4") if rng.random() < 0.4]
+        words = [
+            *rng.choices(FILLER, k=rng.randint(3, 8)),
+            *(rng.choice(WORDS[label]) for label in labels),
+            str(number),
+        ]
+        rng.shuffle(words)
+        rows.append((" ".join(words), labels))
+    return rows
+
+
 @pytest.fixture(scope="session")
 def rows() -> Callable[..., list[tuple[str, str]]]:
     """The function `make_rows`."""
@@ -96,7 +112,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_parquet(
-    path: Path, rows: list[tuple[str, str]], metadata: dict[str, str] | None = None, **columns: list[Any]
+    path: Path, rows: Sequence[tuple[str, Any]], metadata: dict[str, str] | None = None, **columns: list[Any]
 ) -> Path:
     """Writes rows as the steps hand them on: text, label, and what else is given; the schema's metadata too."""
     import pyarrow
@@ -118,6 +134,20 @@ def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
     source = {"source": "train.csv", "source_sha256": "ab12"}
     fine_tune(rows, folder / "model", settings, seed=1, run=run, source=source)
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def model_of_several(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier that gives a text some of the labels "0", "2" and "4"."""
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+
+    folder = tmp_path_factory.mktemp("several")
+    rows = write_parquet(folder / "train.parquet", make_rows_of_several(600))
+    settings = TrainSettings(base_model=str(encoder), **TRAINING | {"epochs": 8.0})
+    run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
+    facts = fine_tune(rows, folder / "model", settings, seed=1, run=run)
+    assert "thresholds" not in facts  # which go to an artifact's metadata
     return folder / "model"
 
 

@@ -28,7 +28,7 @@ from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
 from nlp_pipeline.processes import nothing_left_running
 from nlp_pipeline.release import CARD, verify
-from nlp_pipeline.serving.endpoint import predict_address, predict_at
+from nlp_pipeline.serving.endpoint import describe_answer, predict_address, predict_at
 from nlp_pipeline.serving.local_server import drain, find_release, predict_with_release, served, wait_for_end
 
 # It returns its exit code, where that is not 0.
@@ -120,8 +120,7 @@ def predict(arguments: argparse.Namespace) -> None:
         print(json.dumps({"predictions": predictions}, indent=2))
         return
     for item in predictions:
-        score = "" if item["score"] is None else f"{item['score']:.4f}"
-        print(f"{item['label']}\t{score}\t{item['text']}")
+        print("\t".join((*describe_answer(item, 4), item["text"])))
 
 
 def card(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 # What people and programs write where a value is missing.
 MISSING = "(?i)^([#<]?n/?a>?|nan|null|none)$"
@@ -17,6 +18,16 @@ def label_order(labels: Iterable[str]) -> list[str]:
     if all(re.fullmatch(r"0|-?[1-9][0-9]{0,18}", label) for label in labels):
         return sorted(labels, key=int)
     return sorted(labels)
+
+
+def labels_of(label: Any) -> Any:
+    """Returns the labels of a text, which has one, or a list of them."""
+    return [label] if isinstance(label, str) else label
+
+
+def count_labels(column: Iterable[Any]) -> Counter[str]:
+    """Counts the labels of texts."""
+    return Counter(label for labels in column for label in labels_of(labels))
 
 
 @lru_cache(maxsize=4096)

@@ -21,8 +21,9 @@ from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms.output import print_rows
 from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
+from nlp_pipeline.serving.endpoint import describe_answer
 from nlp_pipeline.serving.local_server import predict_with_release
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, shortfall
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, main_figure, shortfall
 from nlp_pipeline.volume import VARIABLE
 
 OUTPUTS = Path("outputs")
@@ -228,7 +229,7 @@ def print_summary(result: dict[str, Any]) -> None:
     for item in result["predictions"]:
         text = " ".join(item["text"].split())
         text = text if len(text) <= 80 else f"{text[:79]}…"
-        predictions.append({"label": item["label"], "score": f"{item['score']:.3f}", "text": text})
+        predictions.append(dict(zip(("label", "score", "text"), (*describe_answer(item, 3), text), strict=True)))
     seconds = {name: f"{value:7.1f}" for name, value in result["seconds"].items()}
     steps = [{"step": step, "seconds": seconds[step], "": text} for step, text in main_figures(result).items()]
     steps.append({"step": "all", "seconds": seconds["total"], "": ""})
@@ -247,7 +248,7 @@ def main_figures(result: dict[str, Any]) -> dict[str, str]:
     return {
         "load_data": f"{data['train']:,} rows to train on, {data['evaluation']:,} to evaluate on",
         "train_model": f"{training['samples_per_second']:.0f} samples/s, {training['dtype']} on {training['device']}",
-        "evaluate_model": f"accuracy {metrics['accuracy']:.3f} (majority class {metrics['majority_accuracy']:.3f})",
+        "evaluate_model": "{} {:.3f} (majority class {:.3f})".format(*main_figure(metrics)),
         "gate": "passed",
         "archive_model": f"archive of {result['archive_bytes'] / 1e6:.1f} MB in {result['precision']}",
         "validate_archive": f"{validation['agreement']:.1%} as offline, {validation['p50_ms']:.1f} ms at the median, "

@@ -3,7 +3,7 @@
 import functools
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def archived(
     model_name: str = "tiny",
     predicted: list[str] | None = None,
     serving_gpus: int = 0,
+    rows: Sequence[tuple[str, Any]] = (),
 ) -> dict[str, Any]:
     """Runs the step, with its inputs and a volume in a folder that is made, and returns what it notes of the release.
 
@@ -48,13 +49,14 @@ def archived(
         model: A classifier of "0" and "4".
         folder: The folder.
         precision: A parameter, as `model_name` and `serving_gpus` are.
-        predicted: What the offline model said of `make_rows(100, seed=21)`; by default what is right.
+        predicted: What the offline model said of the rows; by default what is right.
+        rows: Labelled rows; by default `make_rows(100, seed=21)`.
     """
     run = Run(model_name=model_name, run_id="run", volume_path=str(folder / "volume"))
     assert run.folder
     run.folder.mkdir(parents=True)
     (run.folder / "report.html").write_text(REPORT)
-    rows = make_rows(100, seed=21)
+    rows = rows or make_rows(100, seed=21)
     predictions = write_parquet(
         folder / "predictions.parquet",
         rows,

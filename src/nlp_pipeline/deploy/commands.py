@@ -203,8 +203,8 @@ def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: 
         return ANY_TEXT
     try:
         columns = spread_rows(rows, count)
-        if not all(isinstance(item, str) for column in columns.values() for item in column):
-            raise ValueError("text, label and predicted must all be strings")
+        if not all(isinstance(item, str | list) for column in columns.values() for item in column):
+            raise ValueError("text, label and predicted must all be strings, or lists of them")
     except (OSError, ValueError, PipelineError, pyarrow.ArrowException) as error:
         reason = one_line(error)
         raise UsageError(f"--rows {rows} can't be read: give a run's datasets/predictions.parquet ({reason})") from None

@@ -100,6 +100,10 @@ def server_args(release: Release, folder: Path | None) -> list[str]:
     """Returns the arguments of Hugging Face's server of a release."""
     if folder is None:
         raise UsageError("serving_runtime=huggingface needs --release DIR: its tokenizer is read")
+    if "thresholds" in release.parameters:
+        raise UsageError(
+            "serving_runtime=huggingface gives a text one label, this release several: take onnx or torchserve"
+        )
     normalizer = json.dumps(json.loads((folder / "huggingface" / "tokenizer.json").read_bytes()).get("normalizer"))
     is_lower_cased = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
     return [

@@ -1,17 +1,19 @@
 """Where an InferenceService is asked, and whether it answers as the offline model does."""
 
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE, ROUTE_SECONDS
 from nlp_pipeline.deploy.inference_service import NEXT, InferenceService
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.serving.agreement import compare_answers, require_sameness
+from nlp_pipeline.labels import labels_of
+from nlp_pipeline.serving.agreement import compare_answers, label_of, require_sameness
 from nlp_pipeline.serving.client import ask
 
 # Columns of rows to ask for: `text`, and `label` and `predicted` where they are known.
-Rows = dict[str, list[str]]
+Rows = dict[str, list[Any]]
 # Where there are no labelled rows to ask for.
 ANY_TEXT: Rows = {"text": ["a text"]}
 
@@ -42,7 +44,7 @@ def address_of(service: InferenceService, newest: bool, gateway: str) -> tuple[s
 
 def ask_texts(
     service: InferenceService, newest: bool, target: Target, texts: list[str], seconds: float = ROUTE_SECONDS
-) -> tuple[list[str], float]:
+) -> tuple[list[Any], float]:
     """Asks a live InferenceService, or its newest revision, for texts, one by one.
 
     While its route comes up, each is asked again, for so many seconds. Returns the labels in the texts' order, and the
@@ -60,9 +62,9 @@ def ask_texts(
         wait=tenacity.wait_fixed(1),
         reraise=True,
     )
-    def ask_text(text: str) -> str:
+    def ask_text(text: str) -> Any:
         began = time.perf_counter()
-        label = str(ask(client, url, [text], target.labels)[0]["label"])
+        label = label_of(ask(client, url, [text], target.labels)[0])
         took.append(1000 * (time.perf_counter() - began))
         return label
 
@@ -92,6 +94,8 @@ def check_answers(service: InferenceService, newest: bool, target: Target, rows:
         figures = compare_answers(labels, rows["predicted"], rows["label"]) | figures
         print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
         require_sameness(figures, target.limits)
-    elif target.labels and (unknown := sorted(set(labels) - set(target.labels))):
-        raise PipelineError(f"it answers {unknown[0]!r}, which is none of {target.labels}")
+    elif target.labels:
+        for label in labels:
+            if unknown := {*labels_of(label)} - {*target.labels}:
+                raise PipelineError(f"it answers {min(unknown)!r}, which is none of {target.labels}")
     return figures

@@ -4,6 +4,7 @@ import math
 import operator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.parameters import SHARE, Settings, parameter
@@ -22,7 +23,7 @@ class AgreementLimits(Settings):
     )
 
 
-def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
+def spread_rows(path: str | Path, count: int) -> dict[str, list[Any]]:
     """Reads so many rows, spread evenly, or all for 0, of Parquet with the columns text, label and predicted."""
     import pyarrow.parquet
 
@@ -30,12 +31,19 @@ def spread_rows(path: str | Path, count: int) -> dict[str, list[str]]:
     if table.num_rows == 0:
         raise PipelineError(f"{path} has no rows")
     rows = min(count or table.num_rows, table.num_rows)
-    columns: dict[str, list[str]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
+    columns: dict[str, list[Any]] = table.take([at * table.num_rows // rows for at in range(rows)]).to_pydict()
     return columns
 
 
-def compare_answers(served: list[str], offline: list[str], truth: list[str]) -> dict[str, float]:
+def label_of(answer: dict[str, Any]) -> Any:
+    """Returns the label of an answer or, of several, their sorted list, as rows have them."""
+    return answer["label"] if "label" in answer else sorted(item["label"] for item in answer["labels"])
+
+
+def compare_answers(served: list[Any], offline: list[Any], truth: list[Any]) -> dict[str, float]:
     """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1.
+
+    Several labels of a text agree, and are right, where all of them are the same.
 
     And how many rows only the offline model (`lost`), and only the served one (`won`), is right on.
     """

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.serving.agreement import label_of
 
 
 class UnreachableError(PipelineError, ConnectionError):
@@ -26,13 +27,16 @@ def finite(value: Any) -> float:
 
 
 def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
-    """Returns the `label` and the `score` of a prediction; an error of Python's where it has none.
+    """Returns the `label` and the `score` of a prediction, or its `labels`; an error of Python's where it has none.
 
-    It is the archive's `{"label": ..., "score": ...}`; or of KServe's Hugging Face server probabilities by class ids,
+    It is the archive's `{"label": ..., "score": ...}`, or `{"labels": [...]}` with a list of such; or of KServe's
+    Hugging Face server probabilities by class ids,
     `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None). Where there are no labels, ids stay.
     """
     if isinstance(prediction, int):
         number, score = prediction, None
+    elif "labels" in prediction:
+        return {"labels": [read_prediction(item, labels) for item in prediction["labels"]]}
     elif prediction.keys() >= {"label", "score"}:
         return {"label": str(prediction["label"]), "score": finite(prediction["score"])}
     else:
@@ -44,7 +48,7 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
 
 
 def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str]) -> list[dict[str, Any]]:
-    """Sends instances to a model, and returns the `label` and the `score` of each, in order.
+    """Sends instances to a model, and returns what `read_prediction` does of each, in order.
 
     Instances are texts, or objects with a text as "data" or "text"; the labels, in the order of their ids, are for a
     server that answers with ids.
@@ -73,16 +77,16 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
         raise PipelineError(f"{url} did not answer with {wanted} ({error}): {excerpt}") from None
 
 
-def replay(url: str, texts: list[str], clients: int) -> tuple[list[str], list[float], float]:
+def replay(url: str, texts: list[str], clients: int) -> tuple[list[Any], list[float], float]:
     """Asks a server on this machine for texts, one a request, so many at once; for what may go wrong, see `ask`.
 
     Returns:
         The labels in the texts' order; each request's seconds; the seconds of all of them together.
     """
 
-    def timed_label(text: str) -> tuple[str, float]:
+    def timed_label(text: str) -> tuple[Any, float]:
         start = time.perf_counter()
-        label = ask(client, url, [text], [])[0]["label"]
+        label = label_of(ask(client, url, [text], [])[0])
         return label, time.perf_counter() - start
 
     start = time.perf_counter()

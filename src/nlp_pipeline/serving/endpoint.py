@@ -34,7 +34,7 @@ def predict_at(
 
     The labels, in the order of their ids, are for a server that answers with ids; the headers are what the way to it
     needs: a host, a token, cookies; the transport is httpx's, where the address is none of the network's. Returns for
-    each text, in order, `text`, `label`, `score` (None where the server gives none).
+    each text, in order, `text`, and what `read_prediction` does.
     """
     import httpx
 
@@ -57,6 +57,13 @@ def predict_at(
     # What a command line holds need not be UTF-8, and what is printed must be.
     printable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
     return [{"text": text, **answer} for text, answer in zip(printable, answers, strict=True)]
+
+
+def describe_answer(answer: dict[str, Any], digits: int) -> tuple[str, str]:
+    """Returns the label of an answer, or its labels, and the score of each, as they are printed."""
+    items = answer.get("labels", [answer])
+    scores = ["" if item.get("score") is None else f"{item['score']:.{digits}f}" for item in items]
+    return ", ".join(item["label"] for item in items) or "-", ", ".join(scores)
 
 
 def advise(response: Any, headers: dict[str, str]) -> str:

@@ -130,7 +130,7 @@ class TextClassifier:
     """Classifies texts with the ONNX model of an archive.
 
     The archive holds `model.onnx`, `tokenizer.json` and `serving.json` (`labels` in the order of their ids,
-    `max_length` in tokens, `pad_token_id`, `precision`).
+    `max_length` in tokens, `pad_token_id`, `precision`; where a text has several labels, their `thresholds`).
 
     On a CPU each text is a model call of its own: nothing is padded, and in int8, where the texts of a call have a
     little influence on each other, a text's answer is the same whatever is asked beside it. A lone text is computed
@@ -140,6 +140,7 @@ class TextClassifier:
     def load(self, model: Union[str, bytes], tokenizer: str, settings: dict[str, Any]) -> None:
         """Loads the model, which is a path or in memory, and answers, so that the first request is not the slow one."""
         self.labels = settings["labels"]
+        self.thresholds = settings.get("thresholds")
         self.max_length = settings["max_length"]
         self.pad_token_id = settings["pad_token_id"]
         self.tokenizer = Tokenizer.from_str(tokenizer)
@@ -164,14 +165,14 @@ class TextClassifier:
         logger.info("%d labels, %s (%s), %d CPUs", len(self.labels), provider, reason, self.cpus)
 
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
-        """Returns for each text, in order, its `label` and its `score`, the probability of that label."""
+        """Returns for each text, in order, what `name` does."""
         size = CHUNK if self.on_gpu else 1
         calls = [texts[start : start + size] for start in range(0, len(texts), size)]
         apply, session = (map, self.together) if self.on_gpu or len(texts) == 1 else (self.pool.map, self.single)
         return [row for rows in apply(lambda call: self.probabilities(call, session), calls) for row in self.name(rows)]
 
     def probabilities(self, texts: list[str], session: Any) -> Any:
-        """Runs the model once; returns an array of shape (texts, classes), whose rows sum to 1."""
+        """Runs the model once; returns an array of shape (texts, classes)."""
         return self.infer(self.tokenise(texts), session)
 
     def encode(self, text: str) -> Any:
@@ -199,11 +200,20 @@ class TextClassifier:
         }
 
     def infer(self, columns: Any, session: Any) -> Any:
-        """Runs the model on what `tokenise` returned."""
+        """Runs the model on what `tokenise` returned; of one label a text, probabilities sum to 1."""
         logits = session.run(None, columns)[0].astype(np.float64)
+        if self.thresholds:
+            return 1 / (1 + np.exp(-logits))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def name(self, rows: Any) -> list[dict[str, Any]]:
-        """Returns the `label` and the `score` of each row of probabilities."""
+        """Returns for each row of probabilities its `label` and its `score`, the probability of that label.
+
+        Or, where a text has several, as `labels` those with scores at or over their thresholds, the best first.
+        """
+        if self.thresholds:
+            pairs = [zip(self.labels, map(float, row)) for row in np.where(rows >= self.thresholds, rows, -1)]
+            best = [sorted((pair for pair in row if pair[1] >= 0), key=lambda pair: -pair[1]) for row in pairs]
+            return [{"labels": [{"label": label, "score": score} for label, score in row]} for row in best]
         return [{"label": self.labels[at], "score": float(row[at])} for row, at in zip(rows, map(int, rows.argmax(1)))]

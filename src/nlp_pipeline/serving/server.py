@@ -99,12 +99,18 @@ def read_v2(request: InferRequest) -> list[str]:
     return texts
 
 
-def write_v2(request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
-    """Returns the answer to a v2 request."""
+def outputs_of(is_multiple: bool) -> dict[str, str]:
+    """Returns the datatypes of v2's outputs by their names."""
+    return {"labels": "BYTES"} if is_multiple else {"label": "BYTES", "score": "FP32"}
+
+
+def write_v2(request: InferRequest, answers: list[dict[str, Any]], is_multiple: bool) -> InferResponse:
+    """Returns the answer to a v2 request; the labels of a text that has several are JSON."""
     outputs = []
-    for name, datatype, dtype in (("label", "BYTES", np.object_), ("score", "FP32", np.float32)):
+    for name, datatype in outputs_of(is_multiple).items():
         output = InferOutput(name, [len(answers)], datatype)
-        values = np.array([answer[name] for answer in answers], dtype=dtype)
+        items = [json.dumps(answer[name]) if is_multiple else answer[name] for answer in answers]
+        values = np.array(items, dtype=np.float32 if datatype == "FP32" else np.object_)
         output.set_data_from_numpy(values, binary_data=request.use_binary_outputs)
         outputs.append(output)
     return InferResponse(
@@ -124,7 +130,8 @@ class TextModel(Model):  # type: ignore[misc]
         if record is None:
             raise UsageError(f"{release / RECORD} is not the record of a release: is --model_dir a release's folder?")
         super().__init__(record.model_name)
-        self.workers = Workers(load_archived(release, self.name))
+        classifier = load_archived(release, self.name)
+        self.workers, self.is_multiple = Workers(classifier), classifier.thresholds is not None
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -133,10 +140,8 @@ class TextModel(Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """What v2 says of the outputs."""
-        return [
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
-            {"name": "score", "datatype": "FP32", "shape": [-1]},
-        ]
+        outputs = outputs_of(self.is_multiple).items()
+        return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in outputs]
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answers a request: a body as it came, of v1, or an InferRequest, of v2."""
@@ -144,7 +149,7 @@ class TextModel(Model):  # type: ignore[misc]
         is_v2 = isinstance(payload, InferRequest)
         try:
             job = await self.workers.answer(read_v2(payload) if is_v2 else read_v1(payload, headers))
-            return write_v2(payload, job.answers) if is_v2 else {"predictions": job.answers}
+            return write_v2(payload, job.answers, self.is_multiple) if is_v2 else {"predictions": job.answers}
         except BusyError as error:
             status = 503
             raise OverloadedError(str(error)) from None

@@ -12,7 +12,9 @@ from nlp_pipeline.parameters import SHARE, Settings, one_of, parameter
 class GateSettings(Settings):
     """What a model must reach."""
 
-    min_accuracy: float = parameter(0.5, "Floor of the accuracy, from 0 to 1; below it, nothing is archived.", SHARE)
+    min_accuracy: float = parameter(
+        0.5, "Floor of the accuracy, of several labels a text the micro F1; below it, nothing is archived.", SHARE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +37,30 @@ def passes_gate(metrics: str | Path, settings: GateSettings, limits: ComparisonL
     """Says whether a model with these metrics, the JSON of `evaluate_model`, passes; prints why or why not."""
     result = json.loads(Path(metrics).read_text(encoding="utf-8"))
     missing = shortfall(result, settings, limits)
-    accuracy, majority = result["accuracy"], result["majority_accuracy"]
-    reached = f"accuracy {accuracy:.4f}, min_accuracy {settings.min_accuracy}, most frequent class {majority:.4f}"
+    name, value, majority = main_figure(result)
+    reached = f"{name} {value:.4f}, min_accuracy {settings.min_accuracy}, most frequent class {majority:.4f}"
     if champion := result["champion"]:
         reached += f"; {describe(champion, limits.min_gain)}"
     print(f"not passed: {missing}" if missing else f"passed: {reached}")
     return not missing
 
 
+def main_figure(metrics: dict[str, Any]) -> tuple[str, float, float]:
+    """Returns the name and the value of what a model is judged by, and that of always naming the most frequent class.
+
+    It is the accuracy; of several labels a text the micro F1, which of one label a text would be the accuracy.
+    """
+    name = "micro_f1" if "micro_f1" in metrics else "accuracy"
+    return name.replace("_f1", " F1"), metrics[name], metrics[f"majority_{name}"]
+
+
 def shortfall(metrics: dict[str, Any], settings: GateSettings, limits: ComparisonLimits) -> str:
     """Returns what a model lacks: the floor, the accuracy of always naming one class, or what the champion has."""
-    accuracy, majority, floor = metrics["accuracy"], metrics["majority_accuracy"], settings.min_accuracy
-    if accuracy < floor:
-        return f"accuracy {accuracy:.4f} is {floor - accuracy:.4f} below min_accuracy {floor}"
-    if accuracy <= majority:
-        return f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always naming the most frequent class"
+    (name, value, majority), floor = main_figure(metrics), settings.min_accuracy
+    if value < floor:
+        return f"{name} {value:.4f} is {floor - value:.4f} below min_accuracy {floor}"
+    if value <= majority:
+        return f"{name} {value:.4f} is not above {majority:.4f}, that of always naming the most frequent class"
     champion = metrics["champion"]
     if not champion or limits.require == "floor":
         return ""

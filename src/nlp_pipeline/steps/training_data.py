@@ -9,6 +9,8 @@ from typing import Any
 import numpy
 import pyarrow.parquet
 
+from nlp_pipeline.labels import count_labels
+
 HASHES, PROFILE, TEXTS = "trained-on.npy", "profile.json", "texts.parquet"
 # Ends of the lengths, in characters, that are counted together.
 LENGTHS = [0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400, numpy.inf]
@@ -32,18 +34,13 @@ def record_training_data(rows: str | Path, folder: Path, tokenizer: Any) -> None
         hashes.append(hash_texts(texts))
         lengths.append(numpy.histogram([len(text) for text in texts], LENGTHS)[0])
         sample += texts[::step]
-        labels.update(batch["label"].to_pylist())
+        labels.update(count_labels(batch["label"].to_pylist()))
     numpy.save(folder / HASHES, numpy.unique(numpy.concatenate(hashes)))
     pyarrow.parquet.write_table(pyarrow.table({"text": sample}), folder / TEXTS)
     tokens = Counter(token for tokens in tokenizer(sample, truncation=True)["input_ids"] for token in tokens)
     unknown = tokens[tokenizer.unk_token_id] / tokens.total()
     profile = {"labels": labels, "lengths": numpy.sum(lengths, axis=0).tolist(), "unknown": unknown}
     (folder / PROFILE).write_text(json.dumps(profile, indent=1), encoding="utf-8")
-
-
-def count_labels(column: list[Any]) -> Counter[str]:
-    """Returns how often each label occurs in a column of labels, or of lists of them."""
-    return Counter(label for labels in column for label in ([labels] if isinstance(labels, str) else labels))
 
 
 def hash_texts(texts: list[str]) -> Any:

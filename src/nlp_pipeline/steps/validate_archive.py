@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from nlp_pipeline.serving.agreement import SERVED, AgreementLimits, compare_answers, require_agreement, spread_rows
 from nlp_pipeline.serving.client import replay
@@ -12,7 +13,7 @@ from nlp_pipeline.volume import Run, put
 
 def ask_torchserve(
     release: Path, model_name: str, texts: list[str], timeout: float = 300
-) -> tuple[list[str], dict[str, float]]:
+) -> tuple[list[Any], dict[str, float]]:
     """Boots TorchServe on a release, and returns its labels of texts; latencies of one client, the rate of eight."""
     began = time.monotonic()
     with serving(release, model_name, timeout=timeout) as server:

@@ -3,12 +3,23 @@ from typing import Any
 import numpy
 import pytest
 
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model import comparison
 from nlp_pipeline.steps.evaluate_model.comparison import compare_models
 from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics
 from nlp_pipeline.steps.gate import verdict
 
 LABELS = ["a", "b", "c"]
+
+
+def compare(truth: Any, ours: Any, theirs: Any, labels: list[str], number: int | None = None) -> Any:
+    """Compares models by the ids of the rows' labels, and by probabilities."""
+    classes = Classes(labels)
+    rows = truth[:, None] == numpy.arange(len(labels))
+    models = (ours, theirs)
+    return compare_models(
+        rows, [classes.choose(model) for model in models], [classes.losses(rows, model) for model in models], number
+    )
 
 
 def answer(truth: Any, accuracy: float, seed: int, classes: int = 3) -> Any:
@@ -24,9 +35,10 @@ def answer(truth: Any, accuracy: float, seed: int, classes: int = 3) -> Any:
 def test_figures_are_those_of_each_model_and_differences_are_gains() -> None:
     truth = numpy.random.default_rng(0).integers(3, size=400)
     ours, theirs = answer(truth, 0.9, 1), answer(truth, 0.7, 2)
-    figures = compare_models(truth, ours, theirs, LABELS, "b")
+    figures = compare(truth, ours, theirs, LABELS, 1)
     for name, probabilities in (("challenger", ours), ("champion", theirs)):
-        metrics = compute_metrics(truth.tolist(), probabilities, LABELS)
+        metrics = compute_metrics(Classes(LABELS), truth[:, None] == numpy.arange(3), probabilities)
+        metrics["micro_f1"] = metrics["accuracy"]
         metrics["recall"] = metrics["per_class"][1]["recall"]
         for figure, values in figures.items():
             value, low, high = values[name]
@@ -46,7 +58,7 @@ def test_pairs_tell_more_than_two_models_apart() -> None:
     ours = theirs.copy()
     wrong = numpy.flatnonzero(theirs.argmax(axis=1))[:8]
     ours[wrong] = [1, 0, 0]  # the same answers, and eight more right
-    accuracy = compare_models(truth, ours, theirs, LABELS)["accuracy"]
+    accuracy = compare(truth, ours, theirs, LABELS)["accuracy"]
     assert accuracy["difference"][1] > 0
     assert accuracy["challenger"][1] < accuracy["champion"][2]  # their own intervals overlap
 
@@ -57,7 +69,7 @@ def test_models_that_are_alike_pass_as_not_worse_and_not_as_better(monkeypatch: 
     for draw in range(100):
         truth = numpy.random.default_rng(draw).integers(2, size=300)
         ours, theirs = (answer(truth, 0.85, seed, classes=2) for seed in (1000 + draw, 2000 + draw))
-        figures = compare_models(truth, ours, theirs, ["a", "b"])
+        figures = compare(truth, ours, theirs, ["a", "b"])
         verdicts.append(verdict({"figures": figures, "metric": "accuracy"}, 0))
     assert verdicts.count("better") <= 5
     assert verdicts.count("worse") <= 10
@@ -68,5 +80,5 @@ def test_many_rows_and_classes_stay_within_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(comparison, "CHUNK", 1000)
     truth = numpy.random.default_rng(0).integers(40, size=2000)
     labels = [str(number) for number in range(40)]
-    figures = compare_models(truth, answer(truth, 0.9, 1, 40), answer(truth, 0.9, 2, 40), labels)
-    assert set(figures) == {"accuracy", "macro_f1", "log_loss"}
+    figures = compare(truth, answer(truth, 0.9, 1, 40), answer(truth, 0.9, 2, 40), labels)
+    assert set(figures) == {"accuracy", "macro_f1", "micro_f1", "log_loss"}

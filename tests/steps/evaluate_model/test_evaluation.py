@@ -6,6 +6,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model import evaluation
 from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics, evaluate
 from nlp_pipeline.steps.evaluate_model.prediction import predict
@@ -76,7 +77,7 @@ def test_a_matrix_of_many_classes_stays_out_of_the_metadata(
 
 def test_metrics_by_hand() -> None:
     probabilities = numpy.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.1, 0.9]])
-    result = compute_metrics([0, 0, 0, 1, 1], probabilities, ["no", "yes"])
+    result = compute_metrics(Classes(["no", "yes"]), numpy.eye(2, dtype=bool)[[0, 0, 0, 1, 1]], probabilities)
     assert result["rows"] == 5
     assert result["accuracy"] == pytest.approx(4 / 5)
     # no: precision 2/2, recall 2/3; yes: precision 2/3, recall 2/2
@@ -95,7 +96,9 @@ def test_metrics_by_hand() -> None:
 
 
 def test_metrics_where_classes_are_missing() -> None:
-    result = compute_metrics([0, 0], numpy.array([[1.0, 0.0, 0.0], [0.6, 0.4, 0.0]]), ["a", "b", "c"])
+    result = compute_metrics(
+        Classes(["a", "b", "c"]), numpy.eye(3, dtype=bool)[[0, 0]], numpy.array([[1.0, 0.0, 0.0], [0.6, 0.4, 0.0]])
+    )
     assert result["accuracy"] == result["majority_accuracy"] == result["macro_f1"] == 1.0
     assert result["majority_log_loss"] == pytest.approx(0)
     assert [item["support"] for item in result["per_class"]] == [2, 0, 0]

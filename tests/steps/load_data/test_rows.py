@@ -18,7 +18,7 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
 from tests.messages import one_line
 
-Rows = list[tuple[int, str | None, str | None]]
+Rows = list[tuple[int, str | None, Any]]
 ROWS = [("a good film", "1"), ('say "no", \tplease', "0"), ("two\nlines\r\nor three", "1"), ("ünï𝄞\u2028\x85", "0")]
 
 
@@ -131,7 +131,7 @@ def test_a_missing_key_is_a_missing_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "label"), [(["a"], 1), ({}, 1), ("a", [1]), ("a", {"b": 1}), ("a", 0.5), ("a", math.inf)]
+    ("text", "label"), [(["a"], 1), ({}, 1), ("a", [[1]]), ("a", {"b": 1}), ("a", 0.5), ("a", math.inf)]
 )
 def test_cells_of_a_wrong_type(tmp_path: Path, text: Any, label: Any) -> None:
     row = json.dumps({"text": text, "label": label})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet
 
+from nlp_pipeline.labels import count_labels
 from nlp_pipeline.release import CARD, Release, publish, seal
 from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.card import write_card
@@ -20,7 +21,7 @@ from nlp_pipeline.steps.archive_model.precision import (
     write_report,
 )
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
-from nlp_pipeline.steps.training_data import PROFILE, TEXTS, count_labels
+from nlp_pipeline.steps.training_data import PROFILE, TEXTS
 from nlp_pipeline.volume import Run
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxruntime", "tokenizers"]
@@ -54,7 +55,7 @@ def archive_model(
     with tempfile.TemporaryDirectory() as temporary:
         full = Path(temporary, "fp32.onnx")
         export_model(model, full)
-        reference: list[str] = []
+        reference: list[Any] = []
 
         def attempt(name: str) -> dict[str, Any]:
             folder = full.with_name(name)

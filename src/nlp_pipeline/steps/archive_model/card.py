@@ -13,6 +13,7 @@ from nlp_pipeline.steps.archive_model.precision import describe as summarise
 FIGURES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
     "log_loss": "Log loss",
     "expected_calibration_error": "Expected calibration error",
 }
@@ -55,6 +56,10 @@ def describe(release: Release) -> str:
     length = int(parameters["max_length"])
     chosen, reason = precision["chosen"], precision["reason"]
     measured = summarise(precision["tried"][chosen])
+    item, always = '{"label": ..., "score": ...}', "It always answers with one of its labels, whatever the text"
+    if "thresholds" in parameters:
+        item = f'{{"labels": [{item}, ...]}}'
+        always = "It answers with all labels whose scores reach their thresholds, perhaps with none"
     return f"""# {name}
 
 A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
@@ -76,7 +81,7 @@ That is measured against the offline model, with 95 % intervals. The model in sa
 ## Limits
 
 - Of a text it reads the first {length} tokens; what comes after does not count.
-- It always answers with one of its labels, whatever the text; its scores are no more than its own confidence.
+- {always}; its scores are no more than its own confidence.
 - It was evaluated on rows like those that it was trained on. How it does on other languages, subjects and times, or for
   groups of people, has not been examined; nor what its base model and its data are licensed for.
 
@@ -89,7 +94,7 @@ curl -H 'Content-Type: application/json' -d '{{"instances": ["a text", "another 
   http://localhost:8080/v1/models/{name}:predict
 ```
 
-It answers `{{"predictions": [{{"label": ..., "score": ...}}, ...]}}`, one for each text, in order.
+It answers `{{"predictions": [{item}, ...]}}`, one for each text, in order.
 """
 
 

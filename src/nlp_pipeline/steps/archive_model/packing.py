@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from nlp_pipeline.steps.archive_model.quantisation import quantise
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.training_data import TEXTS
 from nlp_pipeline.volume import copy_folder
 
@@ -26,8 +27,10 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
     from nlp_pipeline.serving import handler, model
 
     config = transformers.AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+    classes = Classes.of(model_path)
     serving = {
-        "labels": [config.id2label[number] for number in range(config.num_labels)],
+        "labels": classes.labels,
+        **({"thresholds": classes.thresholds} if classes.thresholds else {}),
         "max_length": max_length,
         "pad_token_id": config.pad_token_id or 0,
         "precision": precision.partition("-")[0],  # by which the handler chooses between CPU and GPU

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.serving.agreement import compare_answers, drop_interval, share_interval
+from nlp_pipeline.serving.agreement import compare_answers, drop_interval, label_of, share_interval
 from nlp_pipeline.steps.archive_model.packing import INT8
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
@@ -24,7 +24,7 @@ ENOUGH = 1000  # texts, to show that the agreement is high enough
 HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4px; text-align: start }</style>\n"
 
 
-def ask_archive(folder: Path, texts: list[str]) -> tuple[list[str], float]:
+def ask_archive(folder: Path, texts: list[str]) -> tuple[list[Any], float]:
     """Returns the labels that an archive's handler gives, as TorchServe would ask it, and how many a second.
 
     It is asked in the folder that is to be packed.
@@ -33,14 +33,14 @@ def ask_archive(folder: Path, texts: list[str]) -> tuple[list[str], float]:
 
     handler = TextClassificationHandler()
     handler.initialize(types.SimpleNamespace(system_properties={"model_dir": folder}))
-    labels: list[str] = []
+    labels: list[Any] = []
     began = time.perf_counter()
     for start in range(0, len(texts), 64):
-        labels += [answer["label"] for answer in handler.classify(texts[start : start + 64])]
+        labels += map(label_of, handler.classify(texts[start : start + 64]))
     return labels, len(labels) / (time.perf_counter() - began)
 
 
-def compare(labels: list[str], rows: dict[str, list[str]], others: list[str]) -> dict[str, Any]:
+def compare(labels: list[Any], rows: dict[str, list[Any]], others: list[Any]) -> dict[str, Any]:
     """Holds an archive's labels of labelled rows, and of other texts, against the offline model's.
 
     Agreement is that of all, accuracy that of the labelled ones; both with what chance leaves open.

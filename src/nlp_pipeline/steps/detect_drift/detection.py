@@ -13,7 +13,9 @@ from typing import Any
 import numpy
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.labels import count_labels, labels_of
 from nlp_pipeline.release import verify
+from nlp_pipeline.serving.agreement import label_of
 from nlp_pipeline.serving.archived import load_archived
 from nlp_pipeline.steps.load_data.fetch import fetch_source
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
@@ -22,7 +24,6 @@ from nlp_pipeline.steps.training_data import (
     PROFILE,
     SAMPLE,
     STABLE,
-    count_labels,
     is_less_known,
     stability_index,
 )
@@ -80,8 +81,7 @@ def detect_drift(folder: Path, data: str, text_column: str, label_column: str, t
     print(f"asking release {release.digest} for {len(texts.sample)} of {len(texts.lengths)} texts", flush=True)
     classifier = load_archived(folder, release.model_name)
     if "predicted" in former:
-        answers = classifier.classify(texts.sample)
-        predicted = Counter(item["label"] for answer in answers for item in answer.get("labels", [answer]))
+        predicted = count_labels(map(label_of, classifier.classify(texts.sample)))
         figures.append(compare_counts("predictions", former["predicted"], predicted, threshold))
     tokens = Counter(token for text in texts.sample for token in classifier.encode(text).ids)
     unknown = json.loads((folder / "huggingface" / "tokenizer_config.json").read_bytes()).get("unk_token")
@@ -129,7 +129,7 @@ def collect_texts(source: Source, columns: tuple[str, str]) -> Texts:
             texts.sample.append(text)
         elif place < SAMPLE:
             texts.sample[place] = text
-        texts.labels.update(count_labels([label] if label else []))
+        texts.labels.update(labels_of(label) if label else [])
     return texts
 
 

@@ -8,6 +8,7 @@ import numpy
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import verify
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model.comparison import compare_models
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.training_data import compare_profiles, was_trained_on
@@ -52,7 +53,7 @@ def live_release(model_name: str, namespace: str) -> str:
 
 
 def compare_with(
-    folder: Path, model: Path, columns: dict[str, list[str]], probabilities: Any, labels: list[str], metric: str
+    folder: Path, model: Path, columns: dict[str, list[Any]], probabilities: Any, classes: Classes, metric: str
 ) -> dict[str, Any]:
     """Compares a new model with a release, on the rows that the release has not been trained on, of labels it knows.
 
@@ -61,14 +62,14 @@ def compare_with(
         model: The new model's folder.
         columns: The evaluation rows' `text` and `label`.
         probabilities: The new model's, of shape (rows, classes).
-        labels: Its labels in the order of their ids.
+        classes: Its labels.
         metric: What decides, as `ChampionSettings` has it.
 
     Returns:
         The `digest`; how many `rows` were compared, and left out as `seen` or `unknown`; the labels that are `new` or
         `gone`; `figures` as `compare_models` returns them; the name of the `metric` in them; `data`, how the rows
         differ that the two were trained on; `problem`, a sentence where the two can't be compared, else empty; the
-        champion's `answers`, labels, None for rows that are left out.
+        champion's `answers`, by name, None for rows that are left out.
     """
     nothing = {"rows": 0, "seen": 0, "unknown": 0, "new": [], "gone": [], "data": {}, "figures": {}, "problem": ""}
     nothing["answers"] = [None] * len(probabilities)
@@ -76,31 +77,43 @@ def compare_with(
     try:
         release = verify(folder)
         former = folder / "huggingface"
+        known = Classes.of(former)
         theirs = predict(former, columns["text"], release.parameters["max_length"])
     except (PipelineError, OSError, ValueError, RuntimeError, KeyError) as error:
         return result | {"problem": f"it can't be loaded: {error}"}
-    union = [*labels, *(label for label in release.labels if label not in labels)]
-    ids = {label: number for number, label in enumerate(union)}
-    is_seen, is_known = was_trained_on(former, columns["text"]), numpy.isin(columns["label"], release.labels)
+    if (known.thresholds is None) != (classes.thresholds is None):
+        return result | {"problem": "of the two models, one gives a text one label and the other several"}
+    labels = classes.labels
+    union = Classes([*labels, *(label for label in known.labels if label not in labels)], classes.thresholds)
+    truth = union.encode(columns["label"])
+    is_seen = was_trained_on(former, columns["text"])
+    is_known = ~truth[:, [label not in known.labels for label in union.labels]].any(axis=1)
     is_compared = is_known & ~is_seen
     result |= {
         "rows": int(is_compared.sum()),
         "seen": int(is_seen.sum()),
         "unknown": int((~is_known & ~is_seen).sum()),
-        "new": [label for label in labels if label not in release.labels],
-        "gone": union[len(labels) :],
+        "new": [label for label in labels if label not in known.labels],
+        "gone": union.labels[len(labels) :],
         "data": compare_profiles(former, model),
         "answers": [
-            release.labels[number] if is_good else None
-            for number, is_good in zip(theirs.argmax(axis=1), is_compared, strict=True)
+            name if is_good else None
+            for name, is_good in zip(known.name(known.choose(theirs)), is_compared, strict=True)
         ],
     }
-    truth, label = numpy.array([ids[label] for label in columns["label"]])[is_compared], metric.partition(":")[2]
+    truth, label = truth[is_compared], metric.partition(":")[2]
     if not len(truth):
         return result | {"problem": "it was trained on all of the evaluation rows, or knows none of their labels"}
-    if label and ids.get(label) not in truth:
+    number = union.labels.index(label) if label in union.labels else None
+    if label and (number is None or not truth[:, number].any()):
         return result | {"problem": f"there is no row of {label!r} to compare"}
-    both = numpy.zeros((2, len(columns["text"]), len(union)))
-    both[0][:, : len(labels)] = probabilities
-    both[1][:, [ids[label] for label in release.labels]] = theirs
-    return result | {"figures": compare_models(truth, both[0][is_compared], both[1][is_compared], union, label)}
+
+    def widen(own: Classes, values: Any) -> Any:
+        wide = numpy.zeros(truth.shape, values.dtype)
+        wide[:, [union.labels.index(label) for label in own.labels]] = values
+        return wide
+
+    both = (classes, probabilities[is_compared]), (known, theirs[is_compared])
+    answers = [widen(own, own.choose(values)) for own, values in both]
+    losses = [union.losses(truth, widen(own, values)) for own, values in both]
+    return result | {"figures": compare_models(truth, answers, losses, number)}

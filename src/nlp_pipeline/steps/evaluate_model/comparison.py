@@ -6,39 +6,35 @@ from typing import Any
 import numpy
 
 RESAMPLES = 10_000
+SCORES = ("accuracy", "macro_f1", "micro_f1")
 # Numbers of rows held at a time.
 CHUNK = 10_000_000
-# The probability that a model gives the true class at the least, or its log loss could be infinite.
-LEAST = 1e-15
 
 
-def compare_models(truth: Any, ours: Any, theirs: Any, labels: list[str], label: str = "") -> dict[str, Any]:
+def compare_models(truth: Any, answers: list[Any], losses: list[Any], number: int | None = None) -> dict[str, Any]:
     """Compares two models by a paired bootstrap: both are measured on the same 10,000 resamples of the rows.
 
     Args:
-        truth: The ids of the rows' labels, an array.
-        ours: Class probabilities of shape (rows, classes).
-        theirs: The other model's, of the same shape.
-        labels: The labels in the order of their ids.
-        label: A class whose recall is compared too.
+        truth: The rows' labels, as `Classes` encodes them.
+        answers: The two models' answers.
+        losses: The two models' losses, of shape (rows).
+        number: The id of a class whose recall is compared too.
 
     Returns:
-        For accuracy, macro_f1, log_loss and recall each `challenger`, `champion` and `difference`, as the value and the
-        ends of its 95 % percentile interval (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter
-        13). A difference is above 0 where the challenger is better; the recall of a class without rows is NaN.
+        For accuracy, macro_f1, micro_f1, log_loss and recall each `challenger`, `champion` and `difference`, as the
+        value and the ends of its 95 % percentile interval (Efron and Tibshirani 1993, "An Introduction to the
+        Bootstrap", chapter 13). A difference is above 0 where the challenger is better; the recall of a class without
+        rows is NaN.
     """
     # Rows that are alike in truth and answers count together: there are few such cells, however many rows.
-    answers = numpy.stack([truth, ours.argmax(axis=1), theirs.argmax(axis=1)])
-    cells, counts = numpy.unique(answers, axis=1, return_counts=True)
-    one_hot = (numpy.arange(len(labels)) == cells[..., None]).astype(float)
-    at = labels.index(label) if label else None
-    scores = numpy.concatenate([score_cells(part, one_hot, at) for part in _resampled_cells(counts)], axis=-1)
-    rows = numpy.arange(len(truth))
-    losses = -numpy.log(numpy.stack([ours[rows, truth], theirs[rows, truth]]).clip(LEAST))
+    cells, counts = numpy.unique(numpy.stack([truth, *answers]), axis=1, return_counts=True)
+    parts = [score_cells(part, cells.astype(float), number) for part in _resampled_cells(counts)]
+    scores = numpy.concatenate(parts, axis=-1)
+    both, rows = numpy.stack(losses), len(truth)
     generator = numpy.random.default_rng(0)
-    drawn = (losses[:, generator.integers(len(rows), size=len(rows))].mean(axis=1) for _ in range(RESAMPLES))
-    loss = numpy.stack([losses.mean(axis=1), *drawn], axis=-1)
-    names = ("accuracy", "macro_f1", *(["recall"] if label else []))
+    drawn = (both[:, generator.integers(rows, size=rows)].mean(axis=1) for _ in range(RESAMPLES))
+    loss = numpy.stack([both.mean(axis=1), *drawn], axis=-1)
+    names = (*SCORES, *([] if number is None else ["recall"]))
     return {
         **{
             name: _intervals([score[0], score[1], score[0] - score[1]])
@@ -48,26 +44,29 @@ def compare_models(truth: Any, ours: Any, theirs: Any, labels: list[str], label:
     }
 
 
-def score_cells(counts: Any, one_hot: Any, at: int | None) -> Any:
-    """Returns accuracy, macro F1 and the recall of class `at`, of two models: an array (figures, models, resamples).
+def score_cells(counts: Any, cells: Any, number: int | None = None) -> Any:
+    """Returns the SCORES and the recall of a class, of some models: an array (figures, models, resamples).
+
+    The accuracy is the share of rows whose answer is right as a whole. Macro F1 is the mean over the classes that
+    occur, in truth or in answers; micro F1, of all labels of all rows together, is the accuracy where each row has one.
 
     Args:
         counts: How many rows each cell has, of shape (resamples, cells).
-        one_hot: The cells' truth, and the models' answers, of shape (3, cells, classes).
-        at: The class, or None.
+        cells: The cells' truth, and the models' answers, of shape (1 + models, cells, classes).
+        number: The class, or None.
     """
     figures = []
-    truth = counts @ one_hot[0]
-    for answers in one_hot[1:]:
-        hits, answered = counts @ (one_hot[0] * answers), counts @ answers
+    truth = counts @ cells[0]
+    for answers in cells[1:]:
+        hits, answered = counts @ (cells[0] * answers), counts @ answers
         both = truth + answered
-        # A class counts that occurs, in truth or in answers, as in `compute_metrics`.
-        f1 = numpy.divide(2 * hits, both, out=numpy.zeros_like(both), where=both > 0).sum(axis=1) / (both > 0).sum(
-            axis=1
-        )
+        f1 = numpy.divide(2 * hits, both, out=numpy.zeros_like(both), where=both > 0)
+        accuracy = counts @ (cells[0] == answers).all(axis=1) / counts.sum(axis=1)
         with numpy.errstate(invalid="ignore"):
-            recall = [] if at is None else [hits[:, at] / truth[:, at]]
-        figures.append([hits.sum(axis=1) / counts.sum(axis=1), f1, *recall])
+            recall = [] if number is None else [hits[:, number] / truth[:, number]]
+            macro = f1.sum(axis=1) / (both > 0).sum(axis=1)
+            micro = 2 * hits.sum(axis=1) / both.sum(axis=1)
+        figures.append([accuracy, macro, micro, *recall])
     return numpy.array(figures).swapaxes(0, 1)
 
 

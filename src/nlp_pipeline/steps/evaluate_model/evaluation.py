@@ -7,7 +7,9 @@ from typing import Any
 import numpy
 import pyarrow.parquet
 
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model.champion import compare_with, find_champion
+from nlp_pipeline.steps.evaluate_model.comparison import SCORES, score_cells
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.report import MOST_CLASSES, render_report
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
@@ -31,8 +33,8 @@ def evaluate(
     it is looked for in `namespace`, empty for the pod's own.
 
     `predictions` becomes Parquet with the columns text, label, predicted, its score, and what the champion said where
-    the two are compared; its schema's metadata has as `metrics` the JSON of those metrics that are numbers, and
-    `champion`.
+    the two are compared, labels as the data has them; its schema's metadata has as `metrics` the JSON of those metrics
+    that are numbers, and `champion`.
 
     Returns:
         The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
@@ -42,68 +44,78 @@ def evaluate(
 
     transformers.logging.disable_progress_bar()
     columns = pyarrow.parquet.read_table(rows).to_pydict()
-    config = transformers.AutoConfig.from_pretrained(model)
-    labels = [config.id2label[number] for number in range(config.num_labels)]
+    classes = Classes.of(model)
     probabilities = predict(model, columns["text"], max_length)
-    result = compute_metrics([config.label2id[label] for label in columns["label"]], probabilities, labels)
+    result = compute_metrics(classes, classes.encode(columns["label"]), probabilities)
     folder, note = find_champion(settings.champion, run, namespace)
     print(f"champion: {note}", flush=True)
-    champion = compare_with(folder, Path(model), columns, probabilities, labels, settings.metric) if folder else {}
-    columns["predicted"] = [labels[number] for number in probabilities.argmax(axis=1)]
-    columns["score"] = probabilities.max(axis=1).tolist()
+    champion = compare_with(folder, Path(model), columns, probabilities, classes, settings.metric) if folder else {}
+    columns["predicted"] = classes.name(classes.choose(probabilities))
+    columns["score"] = classes.certainty(probabilities).tolist()
     columns["champion"] = champion.pop("answers", [None] * len(probabilities))
     result["champion"] = champion
     Path(metrics).write_text(json.dumps(result, indent=1))
     facts = {name: value for name, value in result.items() if not isinstance(value, list | dict)}
     noted = {"metrics": json.dumps(facts | {"champion": champion})}
     pyarrow.parquet.write_table(pyarrow.table(columns, metadata=noted), predictions)
-    page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), columns)
+    shown = {name: [_show(value) for value in column] for name, column in columns.items()}
+    page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), shown)
     Path(report).write_text(page, encoding="utf-8")
     run.keep(predictions, "datasets/predictions.parquet")
     run.keep(metrics, "metrics.json")
     facts["report"] = str(run.keep(report, "report.html"))
-    print(f"accuracy {result['accuracy']:.4f}, majority class {result['majority_accuracy']:.4f}")
-    return facts, labels, result["confusion"] if len(labels) <= MOST_CLASSES else []
+    print(", ".join(f"{name} {value:.4f}" for name, value in facts.items() if isinstance(value, float)))
+    return facts, classes.labels, result["confusion"] if len(classes.labels) <= MOST_CLASSES else []
 
 
-def compute_metrics(truth: list[int], probabilities: Any, labels: list[str]) -> dict[str, Any]:
-    """Computes figures from the ids of the rows' labels, and probabilities of shape (rows, classes).
+def _show(value: Any) -> Any:
+    """Returns a list of labels as the report shows it, any other value as it is."""
+    return (", ".join(value) or "-") if isinstance(value, list) else value
 
-    Those of the baseline, `majority_*`: its probabilities are the classes' shares in the evaluation rows, and so it
+
+def compute_metrics(classes: Classes, truth: Any, probabilities: Any) -> dict[str, Any]:
+    """Computes figures from the rows' labels, encoded, and probabilities of shape (rows, classes).
+
+    Those of the baseline, `majority_*`: its probabilities are the classes' shares in the evaluation rows, and it
     always names the most frequent class. The expected calibration error is that of Guo et al. 2017, "On Calibration of
-    Modern Neural Networks": the mean distance between a bin's confidence and accuracy, weighted by its rows. Macro F1
-    is the mean over the classes that occur, in truth or in predictions.
+    Modern Neural Networks": the mean distance between a bin's confidence and accuracy, weighted by its answers.
+    Accuracy and F1 are those of `score_cells`. Where a text has several labels there is micro F1 too, and the matrix
+    of confusions is empty.
     """
     from sklearn import metrics
 
-    ids, rows = range(len(labels)), len(truth)
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    labels, rows, answers = classes.labels, len(truth), classes.choose(probabilities)
+    confidence, is_right = probabilities[answers], truth[answers]
     bins = numpy.ceil(confidence * 15)
     calibration = [
         {
             "confidence": float(confidence[part].mean()),
-            "accuracy": float((predicted == truth)[part].mean()),
+            "accuracy": float(is_right[part].mean()),
             "rows": int(part.sum()),
         }
         for part in (bins == number for number in numpy.unique(bins))
     ]
-    per_class = metrics.precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
-    shares = numpy.bincount(truth, minlength=len(labels)) / rows
+    per_class = metrics.precision_recall_fscore_support(truth, answers, average=None, zero_division=0)
+    thresholds = [classes.thresholds] if classes.thresholds else []
+    shares = truth.mean(axis=0)
+    majority = numpy.broadcast_to(numpy.arange(len(labels)) == shares.argmax(), truth.shape)
     result = {
         "rows": rows,
         "expected_calibration_error": sum(
-            part["rows"] / rows * abs(part["accuracy"] - part["confidence"]) for part in calibration
+            part["rows"] / len(confidence) * abs(part["accuracy"] - part["confidence"]) for part in calibration
         ),
         "per_class": [
-            dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True))
-            for row in zip(labels, *(column.tolist() for column in per_class), strict=True)
+            dict(zip(("label", "precision", "recall", "f1", "support", "threshold"), row, strict=False))
+            for row in zip(labels, *(column.tolist() for column in per_class), *thresholds, strict=True)
         ],
-        "confusion": metrics.confusion_matrix(truth, predicted, labels=ids).tolist(),
+        "confusion": [] if classes.thresholds else (truth.T.astype(int) @ answers).tolist(),
         "calibration": calibration,
     }
-    for prefix, scores in ("", probabilities), ("majority_", numpy.broadcast_to(shares, probabilities.shape)):
-        answers = scores.argmax(axis=1)
-        result[prefix + "accuracy"] = metrics.accuracy_score(truth, answers)
-        result[prefix + "macro_f1"] = metrics.f1_score(truth, answers, average="macro", zero_division=0)
-        result[prefix + "log_loss"] = metrics.log_loss(truth, scores, labels=ids)
+    scores = score_cells(numpy.ones((1, rows)), numpy.stack([truth, answers, majority]).astype(float))
+    losses = [classes.losses(truth, values) for values in (probabilities, numpy.broadcast_to(shares, truth.shape))]
+    for at, prefix in enumerate(("", "majority_")):
+        result |= {prefix + name: float(values[at, 0]) for name, values in zip(SCORES, scores, strict=True)}
+        result[prefix + "log_loss"] = float(losses[at].mean())
+        if classes.thresholds is None:
+            del result[prefix + "micro_f1"]
     return result

@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from nlp_pipeline.steps.classes import MULTIPLE
+
 BATCH_SIZE = 32
 
 
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
-    """Computes class probabilities in float32, of shape (texts, classes): what served models must agree with."""
+    """Computes class probabilities in float32, of shape (texts, classes): what served models must agree with.
+
+    Those of one label a text sum to 1.
+    """
     import torch
     import transformers
 
@@ -29,7 +34,8 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
         ).to(device)
         with torch.inference_mode():
             logits = model(**tokens).logits
-        probabilities[batch] = logits.double().softmax(dim=-1).cpu()
+        is_multiple = model.config.problem_type == MULTIPLE
+        probabilities[batch] = (logits.double().sigmoid() if is_multiple else logits.double().softmax(dim=-1)).cpu()
         if start // BATCH_SIZE % 50 == 49:
             print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)
     return probabilities.numpy()

@@ -24,7 +24,7 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
     rows = list(zip(*columns.values(), strict=True))
     wrong = [row[:4] for row in rows if row[1] != row[2]]
     figures: list[Any] = []
-    for key in ("accuracy", "macro_f1", "log_loss"):
+    for key in (name for name in ("accuracy", "macro_f1", "micro_f1", "log_loss") if name in result):
         value, baseline = result[key], result["majority_" + key]
         is_better = value < baseline if key == "log_loss" else value > baseline
         figures.append((key.replace("_", " ").title(), value, baseline, "" if is_better else "no better"))

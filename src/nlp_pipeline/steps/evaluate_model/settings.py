@@ -16,6 +16,8 @@ class ChampionSettings(Settings):
     )
     metric: str = parameter(
         "accuracy",
-        "What is compared: accuracy, macro_f1, log_loss, or recall:LABEL.",
-        matches("accuracy|macro_f1|log_loss|recall:.+", "accuracy, macro_f1, log_loss, or recall:LABEL"),
+        "What is compared: accuracy, macro_f1, micro_f1, log_loss, or recall:LABEL.",
+        matches(
+            "accuracy|macro_f1|micro_f1|log_loss|recall:.+", "accuracy, macro_f1, micro_f1, log_loss, recall:LABEL"
+        ),
     )

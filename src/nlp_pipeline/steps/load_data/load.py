@@ -31,7 +31,8 @@ COUNTS = {
 def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str, summary: str) -> list[dict[str, Any]]:
     """Writes rows to train on and to evaluate on, and a summary; copies of them go to the run's folder.
 
-    `train` and `evaluation` become Parquet with the string columns `text` and `label`, `summary` Markdown.
+    `train` and `evaluation` become Parquet with the columns `text` and `label`, of strings or, where a text has several
+    labels, of lists of them; `summary` Markdown.
 
     Returns:
         Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and what `Reader`
@@ -53,6 +54,10 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     _require_classes(names[0], *(dataset.labels for dataset in datasets))
     notes = [f"{source.name}: {count:,} {note}" for source in sources for note, count in source.notes.items()]
     first, second = datasets
+    sizes = first.sizes + second.sizes
+    if sizes.keys() != {1}:
+        mean = (first.labels + second.labels).total() / sizes.total()
+        notes.append(f"several labels a text: {mean:.2f} at the mean, none of {sizes[0]:,} rows")
     doubts = doubtful_values(first.labels + second.labels, first.missing + second.missing)
     if doubts and settings.doubtful_values == "refuse":
         raise UsageError(f"{names[0]!r}: {'; '.join(doubts)}: correct them, or set doubtful_values to keep or merge")

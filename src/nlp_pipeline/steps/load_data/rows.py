@@ -27,6 +27,8 @@ NO_ROWS = re.compile(rb"(?i)[\s\xef\xbb\xbf]*(PK\x03|\xd0\xcf|<!doc|<html|%PDF)"
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 # A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
 Row = tuple[int, Any, Any]
+# A text's label; or its labels, each once and sorted.
+Label = str | tuple[str, ...]
 
 
 class Source:
@@ -54,8 +56,13 @@ class Source:
         return archive.open(names[0])
 
 
-def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str | None, str | None]]:
-    """Yields a file's rows as text, one at a time; None where the text or the label is missing or blank."""
+def read_rows(
+    source: Source, columns: Sequence[str], separator: str = ""
+) -> Iterator[tuple[int, str | None, Label | None]]:
+    """Yields a file's rows as text, one at a time; None where the text or the label is missing or blank.
+
+    A list of labels, or with a separator any label, becomes a tuple; the empty list is not missing.
+    """
     line = 0
     try:
         with source.open() as file:
@@ -64,7 +71,7 @@ def read_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, str
         if NO_ROWS.match(head):
             raise ValueError("is Excel, a part of a zip, HTML or PDF: save it as CSV")
         for line, text, label in READERS[source.form](source, columns):
-            yield _clean_row(line, text, label, source.notes)
+            yield _clean_row(line, text, label, separator, source.notes)
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
         place = f"in line {_line_of(source)}" if error.encoding == "utf-8" else f"shortly after line {line}"
         byte = f"byte {error.object[error.start]:#04x}, {place}"
@@ -89,13 +96,21 @@ def _line_of(source: Source) -> int:
     return 0
 
 
-def _clean_row(line: int, text: Any, label: Any, notes: Counter[str]) -> tuple[int, str | None, str | None]:
+def _clean_row(
+    line: int, text: Any, label: Any, separator: str, notes: Counter[str]
+) -> tuple[int, str | None, Label | None]:
     try:
+        if separator and isinstance(label, str) and label.strip():
+            label = label.split(separator)
+        if isinstance(label, list):
+            return line, _clean_text(text), tuple(sorted({clean for item in label if (clean := _clean_label(item))}))
         row = line, _clean_text(text), _clean_label(label)
+        if separator and row[2]:
+            return line, row[1], (row[2],)
     except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
         raise ValueError(
             f"has in line {line} the text {repr(text)[:50]} and the label {repr(label)[:50]}: a text must be a string, "
-            "a label a string or an integer"
+            "a label a string, an integer or a list of them"
         ) from None
     if row[2] and isinstance(label, str) and row[2] != label:
         notes["labels stripped or brought to NFC"] += 1

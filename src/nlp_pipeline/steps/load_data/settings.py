@@ -22,6 +22,9 @@ class LoadSettings(Settings):
     )
     text_column: str = parameter("text", "Name of the text's column.", NOT_EMPTY)
     label_column: str = parameter("label", "Name of the label's column.", NOT_EMPTY)
+    label_separator: str = parameter(
+        "", "What stands between a text's labels, as in 'a|b'; empty for one label a text."
+    )
     evaluation_share: float = parameter(
         0.2,
         "Share of each class to split off for evaluation.",

@@ -11,13 +11,12 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import pack_model
 from nlp_pipeline.steps.archive_model.precision import ask_archive
+from nlp_pipeline.steps.classes import MULTIPLE, SINGLE
 from nlp_pipeline.volume import file_sha256
 
-TASK = "single_label_classification"
 
-
-def load_base_model(base_model: str, labels: list[str], max_length: int) -> tuple[Any, Any]:
-    """Loads an encoder with a classification head for the labels, and its tokenizer.
+def load_base_model(base_model: str, labels: list[str], max_length: int, task: str = SINGLE) -> tuple[Any, Any]:
+    """Loads an encoder with a classification head for the labels, and its tokenizer; the task is SINGLE or MULTIPLE.
 
     Only safetensors weights are read, and no code of the model's own is run. Attention is trained without dropout, as
     newer encoders are: drawing its random numbers takes a CPU long, and accuracy does not suffer
@@ -32,9 +31,11 @@ def load_base_model(base_model: str, labels: list[str], max_length: int) -> tupl
             attention_dropout=0.0,  # as DistilBERT calls it
             trust_remote_code=False,
         )
-        classifier = "ForSequenceClassification" in str(config.architectures) and config.problem_type in (None, TASK)
-        former = [str(name) for _, name in sorted(config.id2label.items())] if classifier else []
-        config.problem_type = TASK  # or the loss would be the one that the base model was trained by
+        is_alike = "ForSequenceClassification" in str(config.architectures) and (config.problem_type or SINGLE) == task
+        former = [str(name) for _, name in sorted(config.id2label.items())] if is_alike else []
+        config.problem_type = task  # or the loss would be the one that the base model was trained by
+        if task == MULTIPLE:
+            config.thresholds = [0.5] * len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
         config.pad_token_id = tokenizer.pad_token_id  # which pads; a configuration's default may be another token
@@ -100,7 +101,7 @@ def settle_head(model: Any, former: list[str], labels: list[str], new: set[str])
     """Takes over the head of a base model that is a classifier of the very same labels; any other head is made anew.
 
     A head that fits in size came with the base model's weights, but for those that are `new`. The `former` labels are
-    the base model's, in the order of their ids; none where it is no classifier of single labels.
+    the base model's, in the order of their ids; none where it is no classifier of the same task.
     """
     name, head = [pair for pair in model.named_modules() if getattr(pair[1], "out_features", 0) == len(labels)][-1]
     origin = "new"

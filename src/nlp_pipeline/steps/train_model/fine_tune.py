@@ -6,13 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute
 import pyarrow.parquet
 import transformers
 
 from nlp_pipeline.labels import label_order
+from nlp_pipeline.steps.classes import MULTIPLE, SINGLE, Classes, choose_thresholds
+from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity, require_servable
 from nlp_pipeline.steps.train_model.device import choose_device
-from nlp_pipeline.steps.train_model.rows import tokenise
+from nlp_pipeline.steps.train_model.rows import hold_out, tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import checkpoint_folder, last_checkpoint, train
 from nlp_pipeline.steps.training_data import record_training_data
@@ -36,20 +39,32 @@ def fine_tune(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     run.prepare_folder()
-    labels = label_order(pyarrow.parquet.read_table(rows, columns=["label"])["label"].unique().to_pylist())
+    table = pyarrow.parquet.read_table(rows)
+    is_list = pyarrow.types.is_list(table["label"].type)
+    column = pyarrow.compute.list_flatten(table["label"]) if is_list else table["label"]
+    labels, task = label_order(column.unique().to_pylist()), MULTIPLE if is_list else SINGLE
+    is_held = hold_out(table) if is_list else ()
+    held = table.filter(pyarrow.array(is_held)).to_pydict() if is_list else {}
+    del table, column
     device = choose_device()
     print(f"training on {device.device} in {device.dtype}: {device.reason}", flush=True)
     inputs = [file_sha256(rows), model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
         transformers.set_seed(seed)
-        network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length)
+        network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length, task)
         if not last_checkpoint(checkpoints):
             require_servable(settings.base_model, network, tokenizer, settings.max_length)
-        tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache)
+        tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, is_held)
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
         tokenizer.model_max_length = settings.max_length  # other servers cut texts there
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
+        if is_list:
+            probabilities = predict(model, held["text"], settings.max_length)
+            thresholds = choose_thresholds(Classes(labels).encode(held["label"]), probabilities)
+            network.config.thresholds = result["thresholds"] = thresholds
+            network.config.save_pretrained(model)
+            print(f"thresholds chosen on {len(probabilities)} rows that were held out", flush=True)
         result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
         result |= asdict(device)
         record_training_data(rows, Path(model), tokenizer)
@@ -57,4 +72,4 @@ def fine_tune(
         training.write_text(json.dumps(result | (source or {}), indent=1), encoding="utf-8")
         run.keep(model, "model")
         run.keep(training, "training.json")
-    return {name: value for name, value in result.items() if name != "loss_curve"}
+    return {name: value for name, value in result.items() if not isinstance(value, list)}

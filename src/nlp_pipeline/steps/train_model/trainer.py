@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from nlp_pipeline.errors import PipelineError
@@ -111,8 +111,9 @@ def train(
 
 
 def loss_share(outputs: Any, labels: Any, num_items_in_batch: Any) -> Any:
-    """Returns what the rows of a part add to the mean loss of their batch."""
-    return cross_entropy(outputs.logits.float(), labels, reduction="sum") / num_items_in_batch
+    """Returns what the rows of a part add to the mean loss of their batch; several labels a row each have their own."""
+    loss = binary_cross_entropy_with_logits if labels.is_floating_point() else cross_entropy
+    return loss(outputs.logits.float(), labels, reduction="sum") / num_items_in_batch
 
 
 class Progress(TrainerCallback):

@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Value
 
 from nlp_pipeline.errors import PipelineError, RolledBackError, TimedOutError
-from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, require_agreement, spread_rows
+from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement, spread_rows
 from nlp_pipeline.vertex.steps.api import Api
 from nlp_pipeline.vertex.steps.plan import scale_traffic
 
@@ -99,7 +99,7 @@ def find_deployed(endpoint: Any, version: str) -> str:
 
 def ask_version(
     api: Api, endpoint: Any, deployed: str, texts: list[str], timeout: float
-) -> tuple[list[str], list[float]]:
+) -> tuple[list[Any], list[float]]:
     """Asks a version, by its deployed model's id, for texts, all of which it must have answered in `timeout` seconds.
 
     Returns the labels in the texts' order, and the milliseconds of each request that it answered.
@@ -107,7 +107,7 @@ def ask_version(
     until, problem = monotonic() + timeout, "only other versions answered"
     # An endpoint of its own network name can be asked nowhere else.
     predict = api.service("Prediction", endpoint.dedicated_endpoint_dns).predict
-    labels: list[str] = []
+    labels: list[Any] = []
     latencies: list[float] = []
     while len(labels) < len(texts):
         batch = [Value(string_value=text[:LENGTH]) for text in texts[len(labels) : len(labels) + BATCH]]
@@ -127,11 +127,11 @@ def ask_version(
     return labels, latencies
 
 
-def read_labels(answer: Any, count: int) -> list[str]:
+def read_labels(answer: Any, count: int) -> list[Any]:
     """Returns the labels of an answer, which must be so many."""
     predictions = MessageToDict(type(answer).pb(answer)).get("predictions", [])
     try:
-        labels = [item["label"] for item in predictions if float(item["score"]) >= 0]
+        labels = [label_of(item) for item in predictions if "labels" in item or float(item["score"]) >= 0]
     except (KeyError, TypeError, ValueError):
         labels = []
     if len(labels) != count:

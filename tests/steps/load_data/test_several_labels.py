@@ -1,0 +1,101 @@
+"""Rows with several labels: how they are written, what is refused, and a split that keeps each label in both parts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.steps.load_data.datasets import choose_evaluation
+from nlp_pipeline.steps.load_data.load import load_datasets
+from nlp_pipeline.steps.load_data.settings import LoadSettings
+from nlp_pipeline.volume import Run
+from tests.messages import one_line
+
+ROWS = [("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", ["x"]), ("e", ["y", "x", "y"]), ("f", ["z"]), ("g", ["z"])]
+
+
+def load(folder: Path, train: Path, **parameters: Any) -> tuple[list[tuple[str, Any]], str, Any]:
+    """Runs the step; returns all rows, sorted, the summary, and what is noted of the training rows."""
+    outputs = [folder / name for name in ("train.out", "evaluation.out", "summary.out")]
+    settings = LoadSettings(train_data=str(train), **{"max_bad_share": 0.0} | parameters)
+    facts, _ = load_datasets(settings, Run(model_name="m", run_id="r", volume_path=""), *map(str, outputs))
+    tables = [pyarrow.parquet.read_table(path) for path in outputs[:2]]
+    assert {str(table.schema.field("label").type) for table in tables} == {"list<element: string>"}
+    rows = [(row["text"], row["label"]) for table in tables for row in table.to_pylist()]
+    return sorted(rows), outputs[2].read_text(), facts
+
+
+def write(path: Path, rows: list[tuple[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+EXPECTED = [(text, sorted({*labels})) for text, labels in ROWS]
+
+
+def test_lists_of_json_and_parquet(tmp_path: Path) -> None:
+    rows, summary, facts = load(tmp_path, write(tmp_path / "rows.jsonl", ROWS))
+    assert rows == EXPECTED
+    assert "- several labels a text: 1.14 at the mean, none of 1 rows" in summary
+    assert facts["rows"] == 5  # one text of x and one of z is evaluated; of y alone, and of none, there is just one
+    texts, labels = zip(*ROWS, strict=True)
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "rows.parquet")
+    assert load(tmp_path, tmp_path / "rows.parquet")[0] == EXPECTED
+
+
+def test_a_separator(tmp_path: Path) -> None:
+    cells = [(text, "|".join(labels) or "|") for text, labels in ROWS]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text}, {cell} \n" for text, cell in cells))
+    rows, _, _ = load(tmp_path, tmp_path / "rows.csv", label_separator="|")
+    assert rows == EXPECTED
+    mixed = write(tmp_path / "rows.jsonl", [("a", "x| y"), ("b", ["x|y"]), ("c", 3), ("d", "y"), ("e", "y")])
+    assert load(tmp_path, mixed, label_separator="|")[0][:3] == [("a", ["x", "y"]), ("b", ["x|y"]), ("c", ["3"])]
+    # An empty cell is a label that is missing.
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,\nc,x|y\nd,y\n")
+    _, _, facts = load(tmp_path, tmp_path / "rows.csv", label_separator="|", max_bad_share=0.5)
+    assert facts["bad"] == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [(["x"], "y"), ("x", ["y"])])
+def test_some_lists_and_some_not(tmp_path: Path, first: Any, second: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, write(tmp_path / "rows.jsonl", [("a", first), ("b", second)]))
+    message = one_line(caught, UsageError)
+    assert "rows.jsonl' has in line 2 the label " in message
+    assert message.endswith("make all of them lists, or set label_separator")
+
+
+def test_labels_that_look_alike_are_merged(tmp_path: Path) -> None:
+    rows = [("a", ["Spam", "nan"]), ("b", ["spam", "x"]), ("c", ["nan"]), ("d", ["x"]), ("e", ["SPAM"])]
+    path = write(tmp_path / "rows.jsonl", [*rows, ("f", ["x"])])
+    merged, _, facts = load(tmp_path, path, doubtful_values="merge", max_bad_share=0.5)
+    assert merged == [("a", ["Spam"]), ("b", ["Spam", "x"]), ("d", ["x"]), ("e", ["Spam"]), ("f", ["x"])]
+    assert facts["bad"] == 1
+    _, summary, _ = load(tmp_path, path)
+    assert "Warning: labels look alike: 'SPAM' (1), 'Spam' (1), 'spam' (1)" in summary
+
+
+def test_the_split_keeps_each_label_in_both_parts() -> None:
+    labels: dict[int, Any] = {at: ("common", "rare") if at % 20 == 0 else ("common",) for at in range(400)}
+    labels |= dict.fromkeys(range(400, 500), ()) | {500: "", 501: ("once", "rare")}
+    chosen = choose_evaluation(labels, 0.2, seed=1)
+    counts = [sum(label in labels[at] for at in chosen) for label in ("common", "rare", "once")]
+    assert counts == [80, 4, 0]
+    assert sum(labels[at] == () for at in chosen) == 20 and 500 not in chosen
+
+
+def test_no_label_is_evaluated_that_is_not_trained() -> None:
+    # Each text has a label of its own kind besides, so that all texts of "both" may be chosen.
+    labels: dict[int, Any] = {
+        at: ("both", "a") if at < 1 else ("both", "b") if at < 2 else ("ab"[at % 2],) for at in range(4)
+    }
+    for seed in range(50):
+        chosen = choose_evaluation(labels, 0.9, seed)
+        evaluated, trained = (
+            {label for at in part for label in labels[at]} for part in (chosen, labels.keys() - chosen)
+        )
+        assert evaluated <= trained

@@ -1,0 +1,108 @@
+"""A model that gives a text several labels: trained, evaluated, compared, judged, archived and asked."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from nlp_pipeline.release import verify
+from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement, spread_rows
+from nlp_pipeline.steps.evaluate_model import comparison
+from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
+from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
+from nlp_pipeline.steps.train_model.rows import HELD_OUT, hold_out
+from nlp_pipeline.volume import Run
+from tests.conftest import make_rows, make_rows_of_several, write_parquet
+from tests.serving.conftest import archived, load_handler, made_release
+
+ROWS = make_rows_of_several(120, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 300)
+
+
+def evaluate_rows(model: Path, folder: Path, rows: Any = ROWS, **settings: str) -> dict[str, Any]:
+    """Evaluates a model, and returns its metrics."""
+    evaluate(
+        str(model),
+        str(write_parquet(folder / "rows.parquet", rows)),
+        32,
+        ChampionSettings(**settings),
+        "",
+        Run(model_name="tiny", run_id="run", volume_path=str(folder)),
+        *(str(folder / name) for name in ("metrics", "predictions", "report")),
+    )
+    metrics: dict[str, Any] = json.loads((folder / "metrics").read_text())
+    return metrics
+
+
+def test_training_holds_rows_out_for_the_thresholds(model_of_several: Path, tmp_path: Path) -> None:
+    config = json.loads((model_of_several / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification" and len(config["thresholds"]) == 3
+    trained = json.loads((model_of_several / "training.json").read_text())
+    assert trained["thresholds"] == config["thresholds"] and 0.5 not in config["thresholds"]
+    rows = [*make_rows_of_several(600), ("rare", ["0", "once"]), *make_rows_of_several(600)]
+    table = pyarrow.parquet.read_table(write_parquet(tmp_path / "rows.parquet", rows))
+    held = hold_out(table).tolist()
+    assert trained["rows"] == 600 - sum(held[:600])
+    assert 600 / HELD_OUT / 2 < sum(held[:600]) < 2 * 600 / HELD_OUT
+    assert held[:600] == held[601:] and not held[600]
+
+
+def test_metrics_report_and_gate(model_of_several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = evaluate_rows(model_of_several, tmp_path)
+    assert metrics["micro_f1"] > 0.9 and metrics["macro_f1"] > 0.9 and metrics["confusion"] == []
+    assert metrics["majority_micro_f1"] < 0.6 and metrics["accuracy"] > 0.8 > metrics["majority_accuracy"]
+    table = pyarrow.parquet.read_table(tmp_path / "predictions")
+    rows = table.to_pylist()
+    assert [(row["text"], row["label"]) for row in rows] == ROWS
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert metrics["accuracy"] == pytest.approx(right / len(rows)) and [] in table["predicted"].to_pylist()
+    page = (tmp_path / "report").read_text()
+    assert "Micro F1" in page and "Confused classes" in page and "Confusion matrix" not in page
+    assert passes_gate(tmp_path / "metrics", GateSettings(), ComparisonLimits())
+    assert "passed: micro F1 1.0000, min_accuracy 0.5, most frequent class 0.3592" in capsys.readouterr().out
+    (tmp_path / "metrics").write_text(json.dumps(metrics | {"micro_f1": metrics["majority_micro_f1"]}))
+    assert not passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=0), ComparisonLimits())
+    assert "that of always naming the most frequent class" in capsys.readouterr().out
+
+
+def test_beside_the_champion(model_of_several: Path, model: Path, tmp_path: Path) -> None:
+    for former, digest in ((model_of_several, "a" * 16), (model, "b" * 16)):
+        release = made_release(former, "fp32")
+        shutil.copytree(release, tmp_path / "tiny" / "releases" / digest)
+    champion = evaluate_rows(model_of_several, tmp_path, champion="a" * 16, metric="micro_f1")["champion"]
+    assert (champion["rows"], champion["problem"], champion["new"], champion["gone"]) == (len(ROWS), "", [], [])
+    for name in ("accuracy", "macro_f1", "micro_f1", "log_loss"):
+        assert champion["figures"][name]["difference"] == pytest.approx([0, 0, 0])
+    table = pyarrow.parquet.read_table(tmp_path / "predictions")
+    assert table["champion"].to_pylist() == table["predicted"].to_pylist()
+    champion = evaluate_rows(model_of_several, tmp_path, champion="b" * 16)["champion"]
+    assert champion["problem"] == "of the two models, one gives a text one label and the other several"
+    champion = evaluate_rows(model, tmp_path, make_rows(20), champion="a" * 16)["champion"]
+    assert champion["problem"] == "of the two models, one gives a text one label and the other several"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_archive_answers_as_the_model_does(model_of_several: Path, tmp_path: Path, precision: str) -> None:
+    evaluate_rows(model_of_several, tmp_path)
+    rows = spread_rows(tmp_path / "predictions", 0)
+    folder = tmp_path / "archived"
+    made = archived(model_of_several, folder, precision, predicted=rows["predicted"], rows=ROWS)
+    release = verify(Path(made["release"]))
+    thresholds = json.loads((model_of_several / "config.json").read_text())["thresholds"]
+    assert release.labels == ["0", "2", "4"] and release.parameters["thresholds"] == thresholds
+    answers = load_handler(Path(made["release"])).classify(rows["text"])
+    compared = compare_answers(list(map(label_of, answers)), rows["predicted"], rows["label"])
+    assert compared["agreement"] == 1 if precision == "fp32" else compared["agreement"] > 0.9
+    require_agreement(compared, AgreementLimits())
+    for answer in answers:
+        assert [item["score"] for item in answer["labels"]] == sorted(
+            (item["score"] for item in answer["labels"]), reverse=True
+        )
