@@ -150,8 +150,8 @@ def drift(arguments: argparse.Namespace) -> int:
     check_ranges(values, "drift")
     complete = {name: item.default for name, item in pipeline_parameters("drift").items()} | values
     with contextlib.redirect_stdout(sys.stderr):
-        inputs = (complete[name] for name in ("data", "text_column", "label_column", "threshold"))
-        result = detect_drift(release, *inputs)
+        columns = complete["text_column"], complete["label_column"]
+        result = detect_drift(release, complete["data"], columns, complete["label_separator"], complete["threshold"])
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:

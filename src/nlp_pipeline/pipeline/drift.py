@@ -19,6 +19,7 @@ def detect_drift(
     settings: DriftSettings,
     text_column: str,
     label_column: str,
+    label_separator: str,
     run: Run,
     drift: Output[Metrics],
     report: Output[Markdown],
@@ -26,7 +27,8 @@ def detect_drift(
     """Tells whether texts are still such as a release was trained on, and starts a training where they are not."""
     from nlp_pipeline.steps.detect_drift.step import check_drift
 
-    drift.metadata.update(check_drift(settings, text_column, label_column, run, drift.path, report.path))
+    columns = text_column, label_column
+    drift.metadata.update(check_drift(settings, columns, label_separator, run, drift.path, report.path))
 
 
 def add_drift(values: Values) -> None:

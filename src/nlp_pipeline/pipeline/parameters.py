@@ -128,7 +128,7 @@ PIPELINES = {
         ("drift", "nlp_pipeline_drift"),
         (
             DriftSettings,
-            some_of(LoadSettings, "text_column", "label_column"),
+            some_of(LoadSettings, "text_column", "label_column", "label_separator"),
             Run,
             some_of(KubeflowSettings, "s3_secret", "environment_config"),
             some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),

@@ -81,6 +81,15 @@ def test_without_labels_the_predictions_tell(model: Path, tmp_path: Path, capsys
     assert "has no column 'label'" in result["unlabelled"] and (result["rows"], result["missing"]) == (400, 0)
 
 
+def test_labels_that_stand_in_one_cell_are_taken_apart(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_csv(tmp_path / "new.csv", [(text, "0|4") for text, _ in SAME])
+    release = made_release(model, "int8")
+    assert verdicts(drift(capsys, release, data, "--set", "label_separator=|"))["labels"] == "stable"
+    assert verdicts(drift(capsys, release, data, code=3))["labels"] == "moved"
+
+
 def test_the_threshold_is_a_parameter(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_csv(tmp_path / "new.csv", only_positive())
     assert drift(capsys, made_release(model, "int8"), data, "--set", "threshold=50")["moved"] is False

@@ -53,8 +53,10 @@ class Texts:
     unlabelled: str = ""
 
 
-def detect_drift(folder: Path, data: str, text_column: str, label_column: str, threshold: float) -> dict[str, Any]:
+def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: str, threshold: float) -> dict[str, Any]:
     """Compares texts with those that the release in a folder was trained on.
+
+    The columns are those of texts and of labels, between which, where a text has several, a separator stands.
 
     Returns:
         Whether they have `moved`; the `figures`, each as FIGURES; the `release`, its `model_name` and `digest`, the
@@ -68,7 +70,7 @@ def detect_drift(folder: Path, data: str, text_column: str, label_column: str, t
     if not path.exists():
         raise UsageError(f"{folder} has no {PROFILE} of its training data, as it is an older release: train it anew")
     former = json.loads(path.read_bytes())
-    texts = read_texts(data, text_column, label_column)
+    texts = read_texts(data, columns, separator)
     lengths = compare_counts("lengths", former["lengths"], count_lengths(texts.lengths), threshold)
     if lengths["verdict"] == TOO_FEW:
         raise UsageError(
@@ -102,23 +104,23 @@ def detect_drift(folder: Path, data: str, text_column: str, label_column: str, t
     }
 
 
-def read_texts(data: str, text_column: str, label_column: str) -> Texts:
+def read_texts(data: str, columns: tuple[str, str], separator: str) -> Texts:
     """Reads texts, with their labels where they have some."""
     with tempfile.TemporaryDirectory() as folder:
         source = fetch_source(data.strip(), Path(folder, "rows"))
         try:
-            return collect_texts(source, (text_column, label_column))
+            return collect_texts(source, columns, separator)
         except UsageError as error:
-            texts = collect_texts(source, (text_column, text_column))
+            texts = collect_texts(source, (columns[0], columns[0]), "")
             texts.labels.clear()
             texts.unlabelled = str(error)
             return texts
 
 
-def collect_texts(source: Source, columns: tuple[str, str]) -> Texts:
+def collect_texts(source: Source, columns: tuple[str, str], separator: str) -> Texts:
     """Collects what is compared of the texts and labels in two columns."""
     texts, generator = Texts(source.name), random.Random(0)  # noqa: S311, rows, not secrets
-    for _, text, label in read_rows(source, columns):
+    for _, text, label in read_rows(source, columns, separator):
         if text is None:
             texts.missing += 1
             continue

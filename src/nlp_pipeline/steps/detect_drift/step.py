@@ -14,7 +14,7 @@ from nlp_pipeline.volume import Run
 
 
 def check_drift(
-    settings: DriftSettings, text_column: str, label_column: str, run: Run, drift: str, report: str
+    settings: DriftSettings, columns: tuple[str, str], separator: str, run: Run, drift: str, report: str
 ) -> dict[str, Any]:
     """Compares texts with a release's training data; where they have moved, a run of the schedule `retrain` is started.
 
@@ -29,7 +29,7 @@ def check_drift(
     print(f"release: {note}", flush=True)
     if folder is None:
         raise UsageError(f"no release of {run.model_name} to compare with: {note}")
-    result = detect_drift(folder, settings.data, text_column, label_column, settings.threshold)
+    result = detect_drift(folder, settings.data, columns, separator, settings.threshold)
     print(describe(result), flush=True)
     Path(drift).write_text(json.dumps(result, indent=1), encoding="utf-8")
     Path(report).write_text(write_report(result), encoding="utf-8")
