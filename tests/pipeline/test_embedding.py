@@ -144,7 +144,7 @@ def test_a_traceback_has_the_repositorys_lines(tmp_path: Path) -> None:
     assert done.returncode == 1
     module, line = re.findall(r'File "[^"]*/(nlp_pipeline/steps/\w+\.py)", line (\d+)', done.stderr)[-1]
     source = (Path(nlp_pipeline.__file__).parents[1] / module).read_text(encoding="utf-8").splitlines()
-    assert '["majority_accuracy"]' in source[int(line) - 1]
+    assert '[f"majority_{name}"]' in source[int(line) - 1]
     assert done.stderr.endswith("KeyError: 'majority_accuracy'\n")
 
 

@@ -24,10 +24,12 @@ import pytest
 from hypothesis import given, settings
 
 from nlp_pipeline.docs import ROOT
+from nlp_pipeline.serving.agreement import label_of
 from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.local_server import served
 from nlp_pipeline.serving.model import SEND
 from nlp_pipeline.serving.torchserve import free_ports
+from tests.conftest import make_rows_of_several
 from tests.serving.bodies import BODY, MALFORMED, WELL_FORMED, packed, sent
 from tests.serving.conftest import MAX_LENGTH, before_it_loads, changed_release, load_handler, made_release
 
@@ -231,6 +233,19 @@ def test_a_large_request_holds_no_small_one_up(server: Server) -> None:
             small += 1
         collector.join()
     assert small > 5
+
+
+def test_several_labels_a_text(model_of_several: Path, tmp_path: Path) -> None:
+    texts, expected = zip(*make_rows_of_several(12, seed=3), strict=True)
+    with running(made_release(model_of_several, "fp32"), tmp_path / "log") as server:
+        answers = post(server, json={"instances": texts}).json()["predictions"]
+        assert [label_of(answer) for answer in answers] == list(expected) and {"labels": []} in answers
+        assert replay(server.address, list(texts), clients=2)[0] == list(expected)
+        (output,) = infer(server, *texts).json()["outputs"]
+        assert (output["name"], output["datatype"], output["shape"]) == ("labels", "BYTES", [len(texts)])
+        assert [{"labels": json.loads(item)} for item in output["data"]] == answers
+        told = httpx.get(f"{server.url}/v2/models/tiny", trust_env=False).json()
+        assert told["outputs"] == [{"name": "labels", "datatype": "BYTES", "shape": [-1]}]
 
 
 def test_a_release_that_cannot_be_served_is_one_line(release: Path, tmp_path: Path) -> None:

@@ -100,10 +100,9 @@ def server_args(release: Release, folder: Path | None) -> list[str]:
     """Returns the arguments of Hugging Face's server of a release."""
     if folder is None:
         raise UsageError("serving_runtime=huggingface needs --release DIR: its tokenizer is read")
-    if "thresholds" in release.parameters:
-        raise UsageError(
-            "serving_runtime=huggingface gives a text one label, this release several: take onnx or torchserve"
-        )
+    for name, problem in {"thresholds": "gives a text one label", "long_texts": "cuts long texts"}.items():
+        if name in release.parameters:
+            raise UsageError(f"serving_runtime=huggingface {problem}, this release does not: take onnx or torchserve")
     normalizer = json.dumps(json.loads((folder / "huggingface" / "tokenizer.json").read_bytes()).get("normalizer"))
     is_lower_cased = '"Lowercase"' in normalizer or '"lowercase": true' in normalizer
     return [

@@ -19,21 +19,18 @@ from tokenizers import Tokenizer
 # Before it is imported: ONNX Runtime would tell Microsoft of its use, and keep notes of it in the user's home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import onnxruntime
-
 logger = logging.getLogger(__name__)
 
 CHUNK = 32  # texts a model call on a GPU
 CHARACTERS = 8  # a token, generously: so much of a long text is looked at first
 FAR = 1000  # characters a token: no more is looked at, as megabytes without a space take a gigabyte
+WINDOWS = 8  # of a text, at most: the first ones
 TEXTS = 256  # a request may hold: others wait until it is answered
 SIZE = 6_553_500  # bytes of an unpacked body: as many as TorchServe takes
 SEND = 'send {"instances": ["a text", ...]} as application/json, plain or in gzip'
 FORM = f"the body came as a form, as curl -d sends it by default; {SEND}"
 WARM_UP = ["a short text", "a text that is long enough to be cut at the end " * 64]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# The model's inputs, by what the tokenizer calls them.
-COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 # ONNX Runtime's fused forms of these take five times as long as their parts, and half as long again.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion"]
 
@@ -114,6 +111,8 @@ def last_word(encoding: Any) -> int:
 
 def open_session(model: Union[str, bytes], provider: str, threads: int) -> Any:
     """Returns an `onnxruntime.InferenceSession` of a model, whose calls are spread over some threads."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that spin while they wait for work take the CPUs from the other worker, and from all else there is.
@@ -126,11 +125,68 @@ def open_session(model: Union[str, bytes], provider: str, threads: int) -> Any:
     )
 
 
-class TextClassifier:
+class Encoder:
+    """Turns texts into the tokens that a model reads, in training as where it serves.
+
+    Of a text of more than `max_length` tokens, special ones included, it reads, as `long_texts` says: `cut`, the first
+    ones; `head_tail`, a quarter from its beginning and the rest from its end (Sun et al. 2019, "How to fine-tune BERT
+    for text classification"); `windows`, the first WINDOWS parts, of which each begins with the last quarter of the one
+    before, and the last one ends where the text ends.
+    """
+
+    def prepare(self, tokenizer: str, max_length: int, long_texts: str) -> None:
+        """Sets it up with the content of a tokenizer.json."""
+        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.max_length = max_length
+        self.long_texts = long_texts
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        if long_texts == "cut":
+            self.tokenizer.enable_truncation(max_length)
+        # How many special tokens stand before a text's own, and behind them.
+        special = self.tokenizer.encode("a").special_tokens_mask
+        self.before = special.index(0) if 0 in special else 1
+        self.behind = sum(special) - self.before
+
+    def parts(self, text: str) -> list[list[int]]:
+        """Returns the ids of what a model reads of a text: one part or, as windows, several."""
+        if self.long_texts == "cut":
+            return [self.encode(text).ids]
+        most = FAR * self.max_length
+        if len(text) > most:
+            half = most // 2
+            text = text[:most] if self.long_texts == "windows" else f"{text[:half]} {text[-half:]}"
+        encoded = self.tokenizer.encode(text).ids
+        if len(encoded) <= self.max_length:
+            return [encoded]
+        end = len(encoded) - self.behind
+        first, ids, last = encoded[: self.before], encoded[self.before : end], encoded[end:]
+        size = max(1, self.max_length - self.before - self.behind)
+        if self.long_texts == "head_tail":
+            return [first + ids[: size // 4] + ids[size // 4 - size :] + last]
+        starts = [*range(0, len(ids) - size, max(1, size - size // 4)), len(ids) - size]
+        return [first + ids[at : at + size] + last for at in starts[:WINDOWS]]
+
+    def encode(self, text: str) -> Any:
+        """Returns what the tokenizer makes of a text, cut at `max_length` tokens, special ones included.
+
+        Of a long text it looks at the beginning first: words do not change what comes before them. The last one it
+        sees there may be cut itself, such as a run of spaces.
+        """
+        beginning = text[: CHARACTERS * self.max_length]
+        if beginning != text:
+            encoding = self.tokenizer.encode(beginning.rpartition(" ")[0])
+            if encoding.overflowing and last_word(encoding) < last_word(encoding.overflowing[-1]):
+                return encoding
+        return self.tokenizer.encode(text[: FAR * self.max_length])
+
+
+class TextClassifier(Encoder):
     """Classifies texts with the ONNX model of an archive.
 
     The archive holds `model.onnx`, `tokenizer.json` and `serving.json` (`labels` in the order of their ids,
-    `max_length` in tokens, `pad_token_id`, `precision`; where a text has several labels, their `thresholds`).
+    `max_length` in tokens, `pad_token_id`, `precision`; where a text has several labels, their `thresholds`;
+    `long_texts`, where that is not cut).
 
     On a CPU each text is a model call of its own: nothing is padded, and in int8, where the texts of a call have a
     little influence on each other, a text's answer is the same whatever is asked beside it. A lone text is computed
@@ -139,13 +195,12 @@ class TextClassifier:
 
     def load(self, model: Union[str, bytes], tokenizer: str, settings: dict[str, Any]) -> None:
         """Loads the model, which is a path or in memory, and answers, so that the first request is not the slow one."""
+        import onnxruntime
+
         self.labels = settings["labels"]
         self.thresholds = settings.get("thresholds")
-        self.max_length = settings["max_length"]
         self.pad_token_id = settings["pad_token_id"]
-        self.tokenizer = Tokenizer.from_str(tokenizer)
-        self.tokenizer.enable_truncation(self.max_length)
-        self.tokenizer.no_padding()
+        self.prepare(tokenizer, settings["max_length"], settings.get("long_texts", "cut"))
         provider, reason = CUDA, "it is in fp32, and this onnxruntime knows a GPU"
         if CUDA not in onnxruntime.get_available_providers():
             provider, reason = CPU, "this onnxruntime knows no GPU"
@@ -173,35 +228,33 @@ class TextClassifier:
 
     def probabilities(self, texts: list[str], session: Any) -> Any:
         """Runs the model once; returns an array of shape (texts, classes)."""
-        return self.infer(self.tokenise(texts), session)
-
-    def encode(self, text: str) -> Any:
-        """Returns what the tokenizer makes of a text, cut at `max_length` tokens, special ones included.
-
-        Of a long text it looks at the beginning first: words do not change what comes before them. The last one it
-        sees there may be cut itself, such as a run of spaces.
-        """
-        beginning = text[: CHARACTERS * self.max_length]
-        if beginning != text:
-            encoding = self.tokenizer.encode(beginning.rpartition(" ")[0])
-            if encoding.overflowing and last_word(encoding) < last_word(encoding.overflowing[-1]):
-                return encoding
-        return self.tokenizer.encode(text[: FAR * self.max_length])
+        columns, counts = self.tokenise(texts)
+        return self.infer(columns, counts, session)
 
     def tokenise(self, texts: list[str]) -> Any:
-        """Returns the model's inputs for some texts, padded to the longest of them."""
-        encodings = [self.encode(text) for text in texts]
-        longest = max(map(len, encodings))
-        for encoding in encodings:
-            encoding.pad(longest, pad_id=self.pad_token_id)
-        return {
-            column.name: np.array([getattr(encoding, COLUMNS[column.name]) for encoding in encodings], dtype=np.int64)
+        """Returns the model's inputs for some texts, a row for each part, padded; and how many parts each text has."""
+        parts = [self.parts(text) for text in texts]
+        rows = [ids for text in parts for ids in text]
+        longest = max(map(len, rows))
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+        columns = {
+            column.name: np.full((len(rows), longest), fills[column.name], np.int64)
             for column in self.single.get_inputs()
         }
+        for at, ids in enumerate(rows):
+            columns["input_ids"][at, : len(ids)] = ids
+            columns["attention_mask"][at, : len(ids)] = 1
+        return columns, [len(text) for text in parts]
 
-    def infer(self, columns: Any, session: Any) -> Any:
-        """Runs the model on what `tokenise` returned; of one label a text, probabilities sum to 1."""
-        logits = session.run(None, columns)[0].astype(np.float64)
+    def infer(self, columns: Any, counts: list[int], session: Any) -> Any:
+        """Runs the model on what `tokenise` returned; of one label a text, probabilities sum to 1.
+
+        Of a text's parts the mean of the logits counts. On a CPU each part is a model call of its own, too.
+        """
+        rows, size = sum(counts), CHUNK if self.on_gpu else 1
+        calls = [{name: values[at : at + size] for name, values in columns.items()} for at in range(0, rows, size)]
+        found = np.concatenate([session.run(None, call)[0] for call in calls]).astype(np.float64)
+        logits = np.add.reduceat(found, np.cumsum([0, *counts[:-1]])) / np.array(counts)[:, None]
         if self.thresholds:
             return 1 / (1 + np.exp(-logits))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -107,16 +107,18 @@ class Workers:
     def compute(self, places: list[tuple[Job, int]], session: Any) -> None:
         """Answers texts by one model call, and ends the requests that have all of their answers then."""
         began = time.perf_counter()
-        columns = self.classifier.tokenise([job.texts[at] for job, at in places])
+        columns, counts = self.classifier.tokenise([job.texts[at] for job, at in places])
         tokenised = time.perf_counter()
-        answers = self.classifier.name(self.classifier.infer(columns, session))
+        answers = self.classifier.name(self.classifier.infer(columns, counts, session))
+        rows = iter(columns["attention_mask"].sum(axis=1))
+        tokens = [sum(int(next(rows)) for _ in range(count)) for count in counts]
         seconds = {"tokenise": tokenised - began, "infer": time.perf_counter() - tokenised}
         with self.changed:
-            for (job, at), answer, mask in zip(places, answers, columns["attention_mask"], strict=True):
+            for (job, at), answer, count in zip(places, answers, tokens, strict=True):
                 job.answers[at] = answer
                 job.answered += 1
                 job.spent.update({stage: took / len(places) for stage, took in seconds.items()})
-                job.spent["tokens"] += int(mask.sum())
+                job.spent["tokens"] += count
         for job in {job for job, _ in places}:
             if job.answered == len(job.texts):
                 job.end()

@@ -57,6 +57,10 @@ def describe(release: Release) -> str:
     chosen, reason = precision["chosen"], precision["reason"]
     measured = summarise(precision["tried"][chosen])
     item, always = '{"label": ..., "score": ...}', "It always answers with one of its labels, whatever the text"
+    read = f"the first {length} tokens"
+    if "long_texts" in parameters:
+        read = "its first windows" if parameters["long_texts"] == "windows" else "its beginning and its end"
+        read += f" (`long_texts={parameters['long_texts']}`, {length} tokens at once)"
     if "thresholds" in parameters:
         item = f'{{"labels": [{item}, ...]}}'
         always = "It answers with all labels whose scores reach their thresholds, perhaps with none"
@@ -80,7 +84,7 @@ That is measured against the offline model, with 95 % intervals. The model in sa
 
 ## Limits
 
-- Of a text it reads the first {length} tokens; what comes after does not count.
+- Of a text it reads {read}; what else it says does not count.
 - {always}; its scores are no more than its own confidence.
 - It was evaluated on rows like those that it was trained on. How it does on other languages, subjects and times, or for
   groups of people, has not been examined; nor what its base model and its data are licensed for.

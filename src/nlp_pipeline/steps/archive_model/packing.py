@@ -31,6 +31,7 @@ def pack_model(model_path: Path, full: Path, folder: Path, precision: str, max_l
     serving = {
         "labels": classes.labels,
         **({"thresholds": classes.thresholds} if classes.thresholds else {}),
+        **({"long_texts": config.long_texts} if hasattr(config, "long_texts") else {}),
         "max_length": max_length,
         "pad_token_id": config.pad_token_id or 0,
         "precision": precision.partition("-")[0],  # by which the handler chooses between CPU and GPU
@@ -70,12 +71,12 @@ def build_mar(folder: Path, model_name: str, target: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # its date is always the same
 
 
-def server_config(model_name: str, batch_size: int) -> str:
+def server_config(model_name: str, batch_size: int, parts: int = 1) -> str:
     """Returns the `config.properties` that KServe's TorchServe runtime reads from the release.
 
     KServe's wrapper in the runtime's image reads inference_address and management_address (it listens on 8080 itself
     and asks TorchServe on 8085), grpc_inference_port, model_store and model_snapshot from it. The handler gets up to
-    `batch_size` requests at once: those that wait; it waits for none.
+    `batch_size` requests at once: those that wait; it waits for none. A text has up to so many `parts`.
     """
     version = {
         "defaultVersion": True,
@@ -84,7 +85,7 @@ def server_config(model_name: str, batch_size: int) -> str:
         "maxWorkers": 2,
         "batchSize": batch_size,
         "maxBatchDelay": 1,
-        "responseTimeout": 600,  # then the worker is killed; full requests of long texts may take minutes
+        "responseTimeout": 600 * parts,  # then the worker is killed; full requests of long texts may take minutes
     }
     snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {model_name: {"1.0": version}}}
     # enable_envvars_config: KServe's envelope, which the environment could ask for, answers the first request of a
@@ -110,9 +111,12 @@ model_snapshot={json.dumps(snapshot, separators=(",", ":"))}
 
 def build_release(model_path: Path, packed: Path, folder: Path, model_name: str, batch_size: int) -> None:
     """Writes all of a release but its record, in a folder that it makes; `packed` is what `pack_model` put together."""
+    from nlp_pipeline.serving.model import WINDOWS
+
+    parts = WINDOWS if json.loads((packed / "serving.json").read_bytes()).get("long_texts") == "windows" else 1
     for name in ("config", "model-store"):
         (folder / name).mkdir(parents=True)
-    (folder / "config" / "config.properties").write_text(server_config(model_name, batch_size), encoding="utf-8")
+    (folder / "config" / "config.properties").write_text(server_config(model_name, batch_size, parts), encoding="utf-8")
     build_mar(packed, model_name, folder / "model-store" / f"{model_name}.mar")
     copy_folder(model_path, folder / "huggingface")
     # How long the training took is another time the next time: the same model shall give the same release.

@@ -3,15 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+from nlp_pipeline.serving.model import Encoder
 from nlp_pipeline.steps.classes import MULTIPLE
 
 BATCH_SIZE = 32
 
 
+def read_parts(tokenizer: Any, texts: list[str], max_length: int, long_texts: str) -> list[list[list[int]]]:
+    """Returns the ids of what a model reads of each text, part by part: those that `Encoder` gives where it serves."""
+    if long_texts == "cut":  # all texts at once, which is faster
+        # Types tell two texts of a row apart, and there is one.
+        encoded = tokenizer(texts, truncation=True, max_length=max_length, return_token_type_ids=False)
+        return [[ids] for ids in encoded["input_ids"]]
+    encoder = Encoder()
+    encoder.prepare(tokenizer.backend_tokenizer.to_str(), max_length, long_texts)
+    return [encoder.parts(text) for text in texts]
+
+
 def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
     """Computes class probabilities in float32, of shape (texts, classes): what served models must agree with.
 
-    Those of one label a text sum to 1.
+    Those of one label a text sum to 1. Of a long text's windows the mean of the logits counts.
     """
     import torch
     import transformers
@@ -21,21 +33,20 @@ def predict(model_path: str | Path, texts: list[str], max_length: int) -> Any:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(model_path, dtype=torch.float32)
     model.eval().to(device)
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    probabilities = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
+    logits = torch.zeros(len(texts), model.config.num_labels, dtype=torch.float64)
+    long_texts = getattr(model.config, "long_texts", "cut")
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        tokens = tokenizer(
-            [texts[at] for at in batch],
-            truncation=True,
-            max_length=max_length,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(device)
-        with torch.inference_mode():
-            logits = model(**tokens).logits
-        is_multiple = model.config.problem_type == MULTIPLE
-        probabilities[batch] = (logits.double().sigmoid() if is_multiple else logits.double().softmax(dim=-1)).cpu()
+        parts = read_parts(tokenizer, [texts[at] for at in batch], max_length, long_texts)
+        rows = [(at, ids, len(text)) for at, text in zip(batch, parts, strict=True) for ids in text]
+        for first in range(0, len(rows), BATCH_SIZE):
+            places, ids, counts = zip(*rows[first : first + BATCH_SIZE], strict=True)
+            tokens = tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt").to(device)
+            with torch.inference_mode():
+                found = model(**tokens).logits.double().cpu()
+            logits.index_add_(0, torch.tensor(places), found / torch.tensor(counts)[:, None])
         if start // BATCH_SIZE % 50 == 49:
             print(f"predicted {start + len(batch)} of {len(texts)}", flush=True)
+    is_multiple = model.config.problem_type == MULTIPLE
+    probabilities = logits.sigmoid() if is_multiple else logits.softmax(dim=-1)
     return probabilities.numpy()

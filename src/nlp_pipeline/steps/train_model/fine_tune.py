@@ -52,6 +52,8 @@ def fine_tune(
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
         transformers.set_seed(seed)
         network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length, task)
+        if settings.long_texts != getattr(network.config, "long_texts", "cut"):
+            network.config.long_texts = settings.long_texts
         if not last_checkpoint(checkpoints):
             require_servable(settings.base_model, network, tokenizer, settings.max_length)
         tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, is_held)
@@ -66,6 +68,8 @@ def fine_tune(
             network.config.save_pretrained(model)
             print(f"thresholds chosen on {len(probabilities)} rows that were held out", flush=True)
         result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
+        if settings.long_texts != "cut":
+            result["long_texts"] = settings.long_texts
         result |= asdict(device)
         record_training_data(rows, Path(model), tokenizer)
         training = Path(model, "training.json")

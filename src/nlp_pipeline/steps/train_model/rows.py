@@ -10,6 +10,7 @@ import numpy
 
 from nlp_pipeline.labels import count_labels
 from nlp_pipeline.steps.classes import Classes
+from nlp_pipeline.steps.evaluate_model.prediction import read_parts
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.training_data import hash_texts
 
@@ -38,7 +39,7 @@ def tokenise(
 ) -> Any:
     """Returns rows as a `datasets.Dataset`, which lies in the folder `cache`, not in memory.
 
-    `held_out` says of each row whether it is left out.
+    `held_out` says of each row whether it is left out. Each window of a long text is a row, with the text's labels.
     """
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_parquet(str(path), cache_dir=cache)
@@ -55,10 +56,10 @@ def tokenise(
         return [ids[label] for label in column]
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        # Types tell two texts of a row apart, and there is one.
-        encoded = tokenizer(batch["text"], truncation=True, max_length=settings.max_length, return_token_type_ids=False)
-        lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        return {**encoded, "length": lengths, "labels": targets(batch["label"])}
+        parts = read_parts(tokenizer, batch["text"], settings.max_length, settings.long_texts)
+        ids = [ids for text in parts for ids in text]
+        labels = [label for label, text in zip(targets(batch["label"]), parts, strict=True) for _ in text]
+        return {"input_ids": ids, "length": list(map(len, ids)), "labels": labels}
 
     return rows.map(encode, batched=True, remove_columns=["text", "label"])
 

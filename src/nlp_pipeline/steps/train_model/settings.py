@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, parameter
+from nlp_pipeline.parameters import COUNT, POSITIVE, Range, Settings, one_of, parameter
 
 BELOW_1: Range = (lambda value: 0 <= value < 1, "from 0 to below 1")
 
@@ -25,8 +25,13 @@ class TrainSettings(Settings):
     batch_size: int = parameter(32, "Rows per training step.", POSITIVE)
     max_length: int = parameter(
         128,
-        "Tokens at which a text is cut.",
+        "Tokens that the model reads at once; of longer texts as long_texts says.",
         (lambda value: value >= 1, "1 or more, and no more than the encoder reads"),
+    )
+    long_texts: str = parameter(
+        "cut",
+        "Of longer texts: cut them, head_tail (their beginning and end), or windows (8 parts at most, and their mean).",
+        one_of("cut", "head_tail", "windows"),
     )
     weight_decay: float = parameter(0.01, "Weight decay of AdamW.", BELOW_1)
     warmup_share: float = parameter(0.06, "Share of the training steps in which the learning rate rises.", BELOW_1)
