@@ -11,7 +11,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from nlp_pipeline.processes import environment
 from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.endpoint import describe_answer
 from nlp_pipeline.serving.local_server import predict_with_release
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, main_figure, shortfall
-from nlp_pipeline.volume import VARIABLE
+from nlp_pipeline.steps.evaluate_model.gate import main_figure
+from nlp_pipeline.volume import GATE, VARIABLE
 
 OUTPUTS = Path("outputs")
 # All but deploy_model, which needs a cluster.
-STEPS = ("load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive")
+STEPS = ("load_data", "train_model", "evaluate_model", "archive_model", "validate_archive")
 
 
 def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
         Progress(log, sys.stderr, debug) as progress,
     ):
         outputs = run_steps(arguments, Path(scratch) / "kfp", progress)
-        check_outputs(outputs, arguments)
+        check_outputs(outputs)
         archived, report = outputs["archive_model"]["release"], outputs["evaluate_model"]["metrics"].pop("report")
         run_dir = Path(report).parent
         progress.begin("serve")
@@ -161,18 +160,21 @@ def run_steps(arguments: dict[str, Any], root: Path, progress: Progress) -> dict
 def local_pipeline() -> Any:
     """Returns the pipeline with steps as in an image that holds the package: nothing is embedded, nothing installed.
 
-    It ends before deploy_model, which needs a cluster.
+    It ends before deploy_model, which needs a cluster, and without a notice.
     Nor are steps tried again: here, no pod is evicted, and what failed once is to be reported at once.
     """
     from nlp_pipeline.pipeline.embedding import image_command
     from nlp_pipeline.pipeline.kubeflow import nlp_pipeline
 
     pipeline = copy.deepcopy(nlp_pipeline)
-    del pipeline.pipeline_spec.components["comp-condition-1"].dag.tasks["deploy-model"]
+    groups = [pipeline.pipeline_spec.root, *pipeline.pipeline_spec.components.values()]
+    tasks = [group.dag.tasks for group in groups]
+    for unwanted in ("deploy-model", "notify"):
+        next(group for group in tasks if unwanted in group).pop(unwanted)
     for name, executor in pipeline.pipeline_spec.deployment_spec["executors"].items():
         step = name.removeprefix("exec-").replace("-", "_")
         executor["container"].update({"command": image_command(step)})
-    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+    for task in (task for group in tasks for task in group.values()):
         task.ClearField("retry_policy")
     return pipeline
 
@@ -193,21 +195,16 @@ def python3_on_path() -> Iterator[None]:
         sys.executable = interpreter
 
 
-def check_outputs(outputs: dict[str, Any], arguments: dict[str, Any]) -> None:
+def check_outputs(outputs: dict[str, Any]) -> None:
     """Raises GateNotPassedError where the gate was not passed, and PipelineError where a step did not run.
 
     kfp.local can skip a condition's steps and yet report success.
     """
-    if not outputs["gate"]["Output"]:
+    if not outputs["evaluate_model"]["Output"]:
         report = Path(outputs["evaluate_model"]["metrics"]["report"])
-        metrics = json.loads(report.with_name("metrics.json").read_bytes())
-        settings, limits = (
-            {item.name: arguments[item.name] for item in fields(kind) if item.name in arguments}
-            for kind in (GateSettings, ComparisonLimits)
-        )
-        lacking = shortfall(metrics, GateSettings(**settings), ComparisonLimits(**limits))
+        reason = json.loads(report.with_name(GATE).read_bytes())["reason"]
         raise GateNotPassedError(
-            f"the gate is not passed: {lacking}; nothing was archived. The report says where it errs: {report}"
+            f"the gate is not passed: {reason}; nothing was archived. The report says where it errs: {report}"
         )
     if missing := [step for step in STEPS if step not in outputs]:
         raise PipelineError(f"{missing[0]} did not run, though all before it did: run again with --debug")
@@ -249,7 +246,6 @@ def main_figures(result: dict[str, Any]) -> dict[str, str]:
         "load_data": f"{data['train']:,} rows to train on, {data['evaluation']:,} to evaluate on",
         "train_model": f"{training['samples_per_second']:.0f} samples/s, {training['dtype']} on {training['device']}",
         "evaluate_model": "{} {:.3f} (majority class {:.3f})".format(*main_figure(metrics)),
-        "gate": "passed",
         "archive_model": f"archive of {result['archive_bytes'] / 1e6:.1f} MB in {result['precision']}",
         "validate_archive": f"{validation['agreement']:.1%} as offline, {validation['p50_ms']:.1f} ms at the median, "
         f"{validation['requests_per_second']:.0f} requests/s",

@@ -5,10 +5,11 @@ derived from that line: the component's signature (`flatten`), the pipeline's, `
 submitted and at the start of the step, and the table of parameters in the documentation.
 """
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
@@ -65,25 +66,36 @@ class Settings:
             if not is_allowed(value):
                 raise UsageError(f"{item.name} is {value!r}: it must be {meaning}")
 
+    def during(self, step: str) -> contextlib.AbstractContextManager[None]:
+        """Returns what surrounds a step that is called with the settings."""
+        return contextlib.nullcontext()
+
 
 def inputs_of(kind: type[Settings]) -> list[Field[Any]]:
     """Returns the fields of settings that a component has as inputs: all but those that a step finds out by itself."""
     return [item for item in fields(kind) if item.metadata or item.default_factory is MISSING]
 
 
+def is_settings(kind: Any) -> bool:
+    """Says whether a type is a class of settings."""
+    return inspect.isclass(kind) and issubclass(kind, Settings)
+
+
 def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a component's function a parameter for each input of the settings that it takes.
 
-    kfp knows neither dataclasses nor their fields. The function is called with the settings made anew.
+    kfp knows neither dataclasses nor their fields. The function is called with the settings made anew, in their order.
     """
     signature = inspect.signature(function)
     types = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    settings = {name: types.pop(name) for name in list(types) if is_dataclass(types[name])}
+    settings = {name: types.pop(name) for name, kind in signature.parameters.items() if is_settings(kind.annotation)}
 
     def call(**values: Any) -> Any:
-        for name, kind in settings.items():
-            values[name] = kind(**{item.name: values.pop(item.name) for item in inputs_of(kind)})
-        return function(**values)
+        with contextlib.ExitStack() as stack:
+            for name, kind in settings.items():
+                values[name] = kind(**{item.name: values.pop(item.name) for item in inputs_of(kind)})
+                stack.enter_context(values[name].during(function.__name__))
+            return function(**values)
 
     types = {item.name: item.type for kind in settings.values() for item in inputs_of(kind)} | types
     call.__annotations__ = types

@@ -3,20 +3,24 @@
 Where there is no volume, nothing is written to it: the steps' artifacts are all that there is.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.errors import PipelineError, RolledBackError
 from nlp_pipeline.parameters import MODEL_NAME, Settings, parameter
 
 # Where a step's pod has the claim, and the variable that names a folder in its place, as `--local` has one.
 VOLUME_PATH, VARIABLE = "/mnt/nlp-pipeline", "NLP_PIPELINE_VOLUME"
+# In the run's folder: how its newest step fares, and what the gate said.
+STEP, GATE = "step.json", "gate.json"
 
 
 def find_volume() -> str:
@@ -67,6 +71,27 @@ class Run(Settings):
     def keep(self, source: str | Path, name: str) -> Path:
         """Copies a file or folder to `name` in the run's folder; returns the copy, or the source without a volume."""
         return put(Path(source), self.folder / name) if self.folder else Path(source)
+
+    def record(self, name: str, **facts: Any) -> None:
+        """Writes a file of JSON to the run's folder, where there is one and it can be written to."""
+        if self.folder:
+            with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as temporary:
+                file = Path(temporary, name)
+                file.write_text(json.dumps(facts), encoding="utf-8")
+                self.keep(file, name)
+
+    @contextlib.contextmanager
+    def during(self, step: str) -> Iterator[None]:
+        """Records which step runs, and how it ends: all that KFP tells the notice at a run's end is that it failed."""
+        self.record(STEP, step=step, state="running")
+        try:
+            yield
+        except BaseException as error:
+            state = "rolled back" if isinstance(error, RolledBackError) else "failed"
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            self.record(STEP, step=step, state=state, reason=reason)
+            raise
+        self.record(STEP, step=step, state="succeeded")
 
 
 def put(source: Path, target: Path) -> Path:

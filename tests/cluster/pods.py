@@ -130,6 +130,8 @@ class Pods:
                 given[key] = item["runtimeValue"]["constant"].replace("{{$.pipeline_job_uuid}}", run_id)
             elif "componentInputParameter" in item:
                 given[key] = inputs[item["componentInputParameter"]]
+            elif "taskFinalStatus" in item:  # as KFP 2.17 has it of what has succeeded
+                given[key] = {"state": "COMPLETE", "pipelineJobResourceName": run_id, "pipelineTaskName": name}
             else:
                 given[key] = done[item["taskOutputParameter"]["producerTask"]]["Output"]
         for key, item in task.get("inputs", {}).get("artifacts", {}).items():

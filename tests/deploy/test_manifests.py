@@ -29,11 +29,18 @@ def without_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *settings: str, flags: tuple[str, ...] = ()) -> dict[str, Json]:
-    """Returns the objects that are printed, by kind; each has a comment before it."""
+    """Returns the objects that are printed, by kind; each has a comment before it.
+
+    Without what lets a notice become an Event, which is always there.
+    """
     assert main(["--manifests", *(part for setting in settings for part in ("--set", setting)), *flags]) == 0
     text = capsys.readouterr().out
     assert all(part.startswith("# ") for part in text.split("---\n"))
     found = list(yaml.safe_load_all(text))
+    role, binding = notice = [item for item in found if item["metadata"]["name"] == "nlp-pipeline-notify"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]
+    assert binding["roleRef"]["name"] == "nlp-pipeline-notify"
+    found = [item for item in found if item not in notice]
     kinds = [item["kind"] for item in found]
     assert len(set(kinds)) == len(kinds) and all(item["apiVersion"] for item in found)
     return dict(zip(kinds, found, strict=True))
@@ -106,7 +113,7 @@ def subject_of(capsys: pytest.CaptureFixture[str], line: str) -> tuple[str, str]
     """Returns the account that a printed RoleBinding names, and what is said on stderr."""
     assert main(["--manifests", *line.split()]) == 0
     text = capsys.readouterr()
-    (binding,) = [item for item in yaml.safe_load_all(text.out) if item["kind"] == "RoleBinding"]
+    binding, _ = [item for item in yaml.safe_load_all(text.out) if item["kind"] == "RoleBinding"]
     (subject,) = binding["subjects"]
     return f"{subject['namespace']}/{subject['name']}", text.err
 

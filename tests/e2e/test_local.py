@@ -25,7 +25,7 @@ from tests.conftest import make_rows
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "pipeline_v2.py"
 FAST = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 40}
-STEPS = ["load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive", "serve"]
+STEPS = ["load_data", "train_model", "evaluate_model", "archive_model", "validate_archive", "serve"]
 MARK = "MARKED_BY_TEST"
 
 

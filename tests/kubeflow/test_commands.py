@@ -160,14 +160,14 @@ def test_submit_and_wait(k: Kubeflow, run: Run) -> None:
     assert "train_model running\n" in err and "deploy_model succeeded after" in err
     assert k.passwords_sent == 1 and err.count("by password") == 1
     code, out, _ = run("--wait", k.api.runs[0]["run_id"], "--json")
-    assert code == 0 and json.loads(out)["steps"]["gate"]["state"] == "SUCCEEDED"
+    assert code == 0 and json.loads(out)["steps"]["notify"]["state"] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(
     ("fate", "timeout", "code", "message"),
     [
         (Fate(failing="train-model"), (), 1, "error: train_model failed: http"),
-        (Fate(skipped=("condition-1",)), (), 3, "error: the gate is not passed; nothing was archived: http"),
+        (Fate(skipped=("condition-2",)), (), 3, "error: the gate is not passed; nothing was archived: http"),
         (Fate(ends=None), ("--timeout", "0.1"), 4, "error: the run has not ended after 0.1 s; it goes on: --wait "),
         (Fate(ends="CANCELED"), (), 1, "error: the run was canceled: http"),
     ],

@@ -252,6 +252,9 @@ def test_secrets_where_they_must_exist(team: Kubeflow, cluster: Cluster) -> None
     cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-hub"}, "data": {}})
     assert examined(team)["Secrets"].detail == "Secret team/nlp-pipeline-hub lacks HF_TOKEN"
     cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-hub"}, "data": {"HF_TOKEN": ""}})
+    assert examined(team)["Secrets"].detail == "Secret team/nlp-pipeline-notify is not there"
+    data = dict.fromkeys(("NOTIFY_URL", "NOTIFY_SLACK_URL"), "")
+    cluster.add({"kind": "Secret", "metadata": {"name": "nlp-pipeline-notify"}, "data": data})
     assert examined(team)["Secrets"].ok
     cluster.deny("get", "secrets")
     assert examined(team)["Secrets"].ok is None

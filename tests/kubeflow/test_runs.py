@@ -46,7 +46,7 @@ def test_a_run_that_succeeds(k: Kubeflow) -> None:
     assert facts["url"].endswith(f"/_/pipeline/?ns=team#/runs/details/{run_id}") and facts["seconds"] > 0
     lines = shown.splitlines()
     assert lines[0] == "load_data running" and lines[1].startswith("load_data succeeded after ")
-    assert len(lines) == 14 and lines[-1].startswith("deploy_model succeeded after ")
+    assert len(lines) == 13 and lines[-1].startswith("notify succeeded after ")
     # Once more, when it is over: nothing but its end.
     assert ended(settings, run_id)[0] == facts
 
@@ -59,9 +59,9 @@ def test_steps_from_the_cache(k: Kubeflow) -> None:
 
 def test_the_gate_is_not_passed(k: Kubeflow) -> None:
     with pytest.raises(GateNotPassedError, match=r"^the gate is not passed; nothing was archived: http") as caught:
-        ended(*started(k, Fate(skipped=("condition-1",))))
+        ended(*started(k, Fate(skipped=("condition-2",))))
     assert caught.value.facts["state"] == "SUCCEEDED"
-    assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "gate"]
+    assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "notify"]
 
 
 @pytest.mark.parametrize("task", ["load-data", "validate-archive", "deploy-model"])

@@ -254,9 +254,9 @@ def test_steps_are_read_from_the_workflow_where_the_api_reports_none(
     facts = wait(settings, run_id, 60)
     assert {step: item["state"] for step, item in facts["steps"].items()} == dict.fromkeys(ALL_STEPS, "SUCCEEDED")
     lines = capsys.readouterr().err.splitlines()
-    assert lines.count(workflow_module.OUTGROWN) == 1 and lines[-1].startswith("deploy_model succeeded after ")
+    assert lines.count(workflow_module.OUTGROWN) == 1 and lines[-1].startswith("notify succeeded after ")
     # The gate is read from there, too.
-    settings, run_id = started(k, Fate(outgrown=2, skipped=("condition-1",)))
+    settings, run_id = started(k, Fate(outgrown=2, skipped=("condition-2",)))
     with pytest.raises(PipelineError, match="the gate is not passed"):
         wait(settings, run_id, 60)
 
@@ -326,7 +326,7 @@ def test_a_canceled_run_that_goes_on_and_fails_is_not_called_canceled(k: Kubeflo
 def test_retry_and_wait_by_the_command_line(
     k: Kubeflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings, run_id = started(k, Fate(failing="gate"), token=TOKEN)
+    settings, run_id = started(k, Fate(failing="evaluate-model"), token=TOKEN)
     monkeypatch.setenv("NLP_PIPELINE_TOKEN", TOKEN)
     command = ["--host", k.url, "--namespace", "team", "--retry", run_id]
     assert main(command) == 2 and "only one that failed" in capsys.readouterr().err

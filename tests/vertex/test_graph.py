@@ -14,7 +14,7 @@ from nlp_pipeline.pipeline.embedding import carrying_command
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
 
 Json = dict[str, Any]
-SHARED = ["load-data", "gate", "archive-model", "validate-archive"]
+SHARED = ["load-data", "archive-model", "validate-archive"]
 JOBS = ["train-model", "evaluate-model"]
 OWN = ["prepare-vertex", "plan-vertex-deployment", "check-vertex-endpoint"]
 GOOGLES = ["model-upload", "model-upload-2", "endpoint-create", "model-deploy"]
@@ -74,11 +74,11 @@ def test_the_order_of_what_costs(ir: Json) -> None:
     assert "model-deploy" in after["check-vertex-endpoint"]
 
 
-def test_each_step_has_a_name_is_not_tried_again_and_not_taken_from_the_cache_but_the_gate(ir: Json) -> None:
+def test_each_step_has_a_name_is_not_tried_again_and_not_taken_from_the_cache(ir: Json) -> None:
     """Nothing of a training is kept for a second one, and what is outside might be done twice."""
     for name, task in tasks(ir).items():
         if name in (*SHARED, *JOBS, *OWN, *GOOGLES):
-            assert task["cachingOptions"].get("enableCache", False) is (name == "gate"), name
+            assert not task["cachingOptions"].get("enableCache", False), name
             assert "retryPolicy" not in task and task["taskInfo"]["name"] not in (name, ""), name
 
 

@@ -122,7 +122,7 @@ def test_submit_and_wait(display_names: bool, cloud: Cloud, run: Run) -> None:
     result = json.loads(out)
     assert code == 0 and result["seconds"] == 60
     assert {item["state"] for item in result["steps"].values()} == {"SUCCEEDED"}
-    shared = ["load_data", "train_model", "evaluate_model", "gate", "archive_model", "validate_archive"]
+    shared = ["load_data", "train_model", "evaluate_model", "archive_model", "validate_archive"]
     assert [step for step in result["steps"] if step in shared] == shared
     # Of what the plan chooses between, only what was chosen is shown.
     assert "model_upload" in result["steps"] and "model_upload_2" not in result["steps"]

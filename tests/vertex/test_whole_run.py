@@ -22,7 +22,7 @@ from tests.fakes.vertex.cloud import PLACE, Cloud
 pytestmark = pytest.mark.slow
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/torchserve:1"
 # Everything that a run does where nothing is there yet, in the order of a group's tasks.
-STEPS = ["prepare-vertex", "load-data", "train-model", "evaluate-model", "gate", "archive-model", "validate-archive"]
+STEPS = ["prepare-vertex", "load-data", "train-model", "evaluate-model", "archive-model", "validate-archive"]
 FIRST = [*STEPS, "plan-vertex-deployment", "importer", "model-upload", "endpoint-create", "model-deploy"]
 NEXT = ["plan-vertex-deployment", "importer", "importer-2", "model-upload-2", "importer-3", "model-deploy"]
 

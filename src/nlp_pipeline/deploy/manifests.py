@@ -17,7 +17,6 @@ IMAGES = {"onnx": f"nlp-pipeline-server:{__version__}", "torchserve": f"{RUNTIME
 CLAIM_SIZE = "20Gi"
 PLACEHOLDER = "REPLACE-ME"
 RBAC = "rbac.authorization.k8s.io"
-ROLE_NAME = "nlp-pipeline-deploy"
 # The comment before each kind of object.
 COMMENTS = {
     "PersistentVolumeClaim": f"""\
@@ -26,7 +25,7 @@ The volume of the steps, of notebooks and of the server. Its storage class must 
 # Where the steps run in another namespace than the server, both claims must be of the same files (with a bucket as
 # model_store, only the steps have one).
 # Change the size ({CLAIM_SIZE}) to what your data, models and releases need.""",
-    "Role": "What the step deploy_model does in this namespace.",
+    "Role": "What steps do in this namespace.",
     "RoleBinding": "Allows it to the service account that the steps run as; --steps-account names another.",
     "ServingRuntime": """\
 What serves the archives. The image is built from the Dockerfile's target server (nlp-pipeline-onnx; --server-image
@@ -62,14 +61,11 @@ def manifests(
     objects = [(steps, _object("v1", "PersistentVolumeClaim", settings.volume_claim, spec=storage))]
     if settings.model_store or reads_s3:
         objects.append((steps, _secret(secret, secret_keys)))
+    objects += [(steps, item) for item in _permission("nlp-pipeline-notify", {("", "events"): ["create"]}, subject)]
     if deploys:
         if namespace != steps:  # which the serving pods read too
-            objects += [(namespace, deepcopy(objects[-1 if settings.model_store else 0][1]))]
-        role = {"apiGroup": RBAC, "kind": "Role", "name": ROLE_NAME}
-        rules = [{"apiGroups": [group], "resources": [name], "verbs": verbs} for (group, name), verbs in ACCESS.items()]
-        objects.append((namespace, _object(f"{RBAC}/v1", "Role", ROLE_NAME, rules=rules)))
-        binding = _object(f"{RBAC}/v1", "RoleBinding", ROLE_NAME, roleRef=role, subjects=[subject])
-        objects.append((namespace, binding))
+            objects += [(namespace, deepcopy(objects[1 if settings.model_store else 0][1]))]
+        objects += [(namespace, item) for item in _permission("nlp-pipeline-deploy", ACCESS, subject)]
         for kind in _runtimes(settings.serving_runtime, images):
             objects.append((namespace, _serving_runtime(kind, images[kind] or IMAGES[kind])))
         if settings.model_store:
@@ -94,6 +90,16 @@ def _subject(account: str, namespace: str) -> Json:
         raise UsageError(f"--steps-account {account!r} is no service account: write NAME, or NAMESPACE/NAME")
     where, _, name = account.rpartition("/")
     return {"kind": "ServiceAccount", "name": name, "namespace": where or namespace}
+
+
+def _permission(name: str, access: dict[tuple[str, str], list[str]], subject: Json) -> list[Json]:
+    """Returns a Role with the verbs by API group and resource, and its RoleBinding."""
+    rules = [{"apiGroups": [group], "resources": [kind], "verbs": verbs} for (group, kind), verbs in access.items()]
+    role = {"apiGroup": RBAC, "kind": "Role", "name": name}
+    return [
+        _object(f"{RBAC}/v1", "Role", name, rules=rules),
+        _object(f"{RBAC}/v1", "RoleBinding", name, roleRef=role, subjects=[subject]),
+    ]
 
 
 def _runtimes(serving_runtime: str, images: dict[str, str | None]) -> list[str]:

@@ -16,7 +16,7 @@ from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.nodes import check_nodes
 from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment
-from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
+from nlp_pipeline.pipeline.kubeflow import SECRETS
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.doctor import Finding
@@ -179,15 +179,16 @@ class Doctor(platforms.Doctor):
 
     def _check_secrets(self) -> Finding:
         namespace, read = self._known(self.namespace), api("CoreV1Api").read_namespaced_secret
-        for parameter, keys in (("s3_secret", S3_KEYS), ("hub_secret", HUB_KEYS)):
-            name = self.values[parameter]
+        names = {parameter: self.values[parameter] for parameter in SECRETS}
+        for parameter, name in names.items():
+            _, keys = SECRETS[parameter]
             secret = call(f"looking for Secret {name}", read, name, namespace, expected=(404,))
             if lacking := [key for key in keys if secret == 404 or key not in (secret.data or {})]:
                 what = "is not there" if secret == 404 else f"lacks {', '.join(lacking)}"
                 literals = " ".join(f"--from-literal={key}=" for key in keys)
                 create = f"kubectl -n {namespace} create secret generic {name} {literals}"
                 return Finding(False, f"Secret {namespace}/{name} {what}", f"{create} (empty where it is not needed)")
-        return Finding(True, f"{self.values['s3_secret']} and {self.values['hub_secret']} are there")
+        return Finding(True, f"{', '.join(names.values())} are there")
 
     # What the deployment needs
 

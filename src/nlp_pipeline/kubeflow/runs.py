@@ -4,7 +4,7 @@ import datetime
 import json
 import re
 from functools import partial
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any
 
 from nlp_pipeline.errors import UsageError
@@ -16,7 +16,7 @@ from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.waiting import ENDED, LOG_LINES, NoRunError, Progress, seconds_between
 from nlp_pipeline.settings import Settings
 
-ALL_STEPS = (*STEPS, "deploy_model")
+ALL_STEPS = (*STEPS, "deploy_model", "notify")
 # Nodes that are no steps, but hold some.
 GROUP = re.compile(r"root|(condition|condition-branches|for-loop|exit-handler)-\d+")
 # As many as the server gives at once.
@@ -116,8 +116,9 @@ def read_progress(run: Any, workflow: Workflow) -> Progress:
         progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
         progress.jobs[step] = workflow.pods_of(task) or _guess_pods(nodes, task)
     # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
-    if is_ours and (gate := nodes.get("condition-1")) is not None and gate.state in ENDED:
-        progress.gate_passed = gate.state != "SKIPPED"
+    condition = next((node for name, node in sorted(nodes.items()) if name.startswith("condition-")), None)
+    if is_ours and condition is not None and condition.state in ENDED:
+        progress.gate_passed = condition.state != "SKIPPED"
     _explain(progress, workflow, is_ours)
     return progress
 
@@ -144,10 +145,16 @@ def _guess_pods(nodes: dict[str, Any], task: str) -> list[str]:
     for child in (nodes[task].child_tasks or []) if task in nodes else []:
         workflow, _, number = (child.pod_name or "").rpartition("-")
         numbers.append(number)
-    for group in ("", *(f".{name}(0)" for name in nodes if GROUP.fullmatch(name) and name != "root")):
-        numbers.append(str(_hash(f"{workflow}(0).root(0){group}.{task}(0).executor(0)")))
+    # KFP numbers groups by their depth, too.
+    groups = sorted((f".{name}(0)" for name in nodes if GROUP.fullmatch(name) and name != "root"), key=_number)
+    for path in ("", *groups, *map("".join, combinations(groups, 2))):
+        numbers.append(str(_hash(f"{workflow}(0).root(0){path}.{task}(0).executor(0)")))
     templates = ("-system-container-impl", "-retry-system-container-impl", "")
     return [f"{workflow}{template}-{number}" for number in numbers for template in templates] if workflow else []
+
+
+def _number(group: str) -> int:
+    return int(group.rpartition("-")[2].partition("(")[0])
 
 
 def _hash(text: str) -> int:

@@ -72,16 +72,38 @@ def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_a
         ir = path.read_text(encoding="utf-8")
     # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
     documents = list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    on_kubeflow = PIPELINES[pipeline].platform == "kubeflow"
     if image is not None:
         use_image(documents[0], image)
-    elif PIPELINES[pipeline].platform == "kubeflow" and len(documents[0]["deploymentSpec"]["executors"]) > 1:
+    elif on_kubeflow and len(documents[0]["deploymentSpec"]["executors"]) > 1:
         share_code(documents[0])
+    if on_kubeflow:
+        documents = shorten_names(documents)
     if run_as_user is not None:
         for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             executor["securityContext"] = {"runAsNonRoot": run_as_user > 0, "runAsUser": str(run_as_user)}
     # The comments at the top list the parameters.
     comments = itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True))
     return "".join(comments) + str(yaml.safe_dump_all(documents))
+
+
+def shorten_names(value: Any) -> Any:
+    """Returns a part of an IR in which the inputs of groups have the parameters' names, without kfp's prefix.
+
+    Each name is stored in many places of a workflow; see budget.py.
+    """
+    if isinstance(value, str):
+        return value.replace("pipelinechannel--", "")
+    if isinstance(value, list):
+        return [shorten_names(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    short: dict[str, Any] = {}
+    for key, item in value.items():
+        name = shorten_names(key)
+        if short.setdefault(name, shorten_names(item)) != shorten_names(item):
+            raise PipelineError(f"the pipeline has two inputs {name} that differ")
+    return short
 
 
 def use_image(pipeline: dict[str, Any], image: str) -> None:

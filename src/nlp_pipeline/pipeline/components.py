@@ -1,14 +1,27 @@
-"""The steps as KFP sees them: signatures, in the order of the graph. What they do stands in `nlp_pipeline.steps`."""
+"""The steps as KFP sees them: signatures, in the order of the graph. What they do stands in `nlp_pipeline.steps`.
 
-from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+The run comes first among the settings: it records where others are not in their ranges, too.
+"""
+
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    ClassificationMetrics,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    PipelineTaskFinalStatus,
+)
 
 from nlp_pipeline import packages
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
@@ -16,8 +29,8 @@ from nlp_pipeline.volume import Run
 
 @component(packages.LOAD_DATA)
 def load_data(
-    settings: LoadSettings,
     run: Run,
+    settings: LoadSettings,
     train: Output[Dataset],
     evaluation: Output[Dataset],
     summary: Output[Markdown],
@@ -33,9 +46,9 @@ def load_data(
 @component(packages.TRAIN_MODEL)
 def train_model(
     train: Input[Dataset],
+    run: Run,
     settings: TrainSettings,
     seed: int,
-    run: Run,
     model: Output[Model],
     training: Output[Metrics],
 ) -> None:
@@ -52,42 +65,38 @@ def train_model(
 def evaluate_model(
     model: Input[Model],
     evaluation: Input[Dataset],
-    max_length: int,
-    settings: ChampionSettings,
-    namespace: str,
     run: Run,
+    settings: ChampionSettings,
+    floor: GateSettings,
+    limits: ComparisonLimits,
+    max_length: int,
+    namespace: str,
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
     predictions: Output[Dataset],
     report: Output[HTML],
-) -> None:
-    """Evaluates a classifier on rows that it has not seen."""
+) -> bool:
+    """Evaluates a classifier on rows that it has not seen, and says whether it passes the gate."""
     from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
+    from nlp_pipeline.steps.evaluate_model.gate import passes_gate
 
     outputs = metrics.path, predictions.path, report.path
     figures, labels, matrix = evaluate(model.path, evaluation.path, max_length, settings, namespace, run, *outputs)
     metrics.metadata.update(figures)
     if matrix:
         confusion.log_confusion_matrix(labels, matrix)
-
-
-@component(packages.GATE)
-def gate(metrics: Input[Metrics], settings: GateSettings, limits: ComparisonLimits) -> bool:
-    """Says whether a model is good enough to be archived."""
-    from nlp_pipeline.steps.gate import passes_gate
-
-    return passes_gate(metrics.path, settings, limits)
+    return passes_gate(metrics.path, run, floor, limits)
 
 
 @component(packages.ARCHIVE_MODEL)
 def archive_model(
     model: Input[Model],
     predictions: Input[Dataset],
+    run: Run,
     settings: ArchiveSettings,
     max_length: int,
     min_agreement: float,
     serving_gpus: int,
-    run: Run,
     release: Output[Model],
     report: Output[HTML],
 ) -> None:
@@ -114,9 +123,9 @@ def archive_model(
 def validate_archive(
     release: Input[Model],
     predictions: Input[Dataset],
-    validation_rows: int,
-    limits: AgreementLimits,
     run: Run,
+    limits: AgreementLimits,
+    validation_rows: int,
     validation: Output[Metrics],
 ) -> None:
     """Serves a release with the real server and holds its answers against the offline model's."""
@@ -140,11 +149,11 @@ def validate_archive(
 def deploy_model(
     release: Input[Model],
     predictions: Input[Dataset],
-    deploy: bool,
-    settings: DeploySettings,
-    endpoint_rows: int,
-    limits: AgreementLimits,
     run: Run,
+    settings: DeploySettings,
+    limits: AgreementLimits,
+    deploy: bool,
+    endpoint_rows: int,
     endpoint: Output[Artifact],
     deployment: Output[Metrics],
 ) -> None:
@@ -167,3 +176,13 @@ def deploy_model(
         Path(artifact.path).write_text(json.dumps(artifact.metadata, indent=1), encoding="utf-8")
         run.keep(artifact.path, name)
     outcome.raise_failure()
+
+
+@component(packages.NOTIFY)
+def notify(model_name: str, run_id: str, status: PipelineTaskFinalStatus) -> None:
+    """Says how the run ended, to webhooks and as an Event."""
+    from nlp_pipeline.steps.notify import notify
+    from nlp_pipeline.volume import Run
+
+    run = Run(model_name=model_name, run_id=run_id)  # not as settings, which would record this step
+    notify(run, status.state, status.pipeline_job_resource_name)

@@ -1,14 +1,15 @@
 """How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
 
 The archive is a program, startup.py, packed by bzip2, which Python has; and after it the modules, packed by PPMd, which
-the program unpacks once pip has installed it: sources get an eighth smaller by it. (An order above 16 and more memory
-change nothing.) It is written in base 85. Docstrings, comments, functions' types and parameters' descriptions are left
-out; their lines stay, so that a traceback's line numbers are the repository's.
+the program unpacks once pip has installed it: sources get an eighth smaller by it. It is written in base 85.
+Docstrings, comments, types and parameters' descriptions are left out, and functions' variables have short names; each
+line stays where it is, so that a traceback's line numbers are the repository's.
 """
 
 import ast
 import base64
 import bz2
+import contextlib
 import inspect
 import io
 import json
@@ -21,8 +22,10 @@ import pyppmd
 from kfp import dsl
 
 from nlp_pipeline import __version__, packages
-from nlp_pipeline.parameters import Settings, flatten, parameter
-from nlp_pipeline.pipeline.startup import MAX_ORDER, MEMORY
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.parameters import flatten, is_settings, parameter
+from nlp_pipeline.pipeline.renaming import shorten_locals
+from nlp_pipeline.pipeline.startup import MEMORY, unpack
 
 PACKAGE = "nlp_pipeline"
 ROOT = Path(__file__).parents[1]
@@ -77,11 +80,7 @@ def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], 
 def component_source(function: Callable[..., Any], source: str) -> str:
     """Returns the program of a component, which kfp's executor imports, from the program as kfp writes it."""
     kinds = [declared.annotation for declared in inspect.signature(function).parameters.values()]
-    imports = [
-        f"from {kind.__module__} import {kind.__name__}\n"
-        for kind in kinds
-        if inspect.isclass(kind) and issubclass(kind, Settings)
-    ]
+    imports = [f"from {kind.__module__} import {kind.__name__}\n" for kind in kinds if is_settings(kind)]
     program = "".join(imports) + strip(source.strip() + "\n")
     if imports:
         program += f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
@@ -90,9 +89,23 @@ def component_source(function: Callable[..., Any], source: str) -> str:
 
 def pack(before: str, files: dict[str, str], requirements: dict[str, list[str]]) -> bytes:
     """Returns an archive: a program that calls `startup.start`, which must be defined before, and the files."""
-    program = f"{before}start(packed.unused_data, {json.dumps(requirements, sort_keys=True)})\n"
-    texts = "\0".join(text for item in sorted(files.items()) for text in item)
-    return bz2.compress(program.encode()) + pyppmd.compress(texts, max_order=MAX_ORDER, mem_size=MEMORY)
+    order, packed = pack_text("\0".join(text for item in sorted(files.items()) for text in item))
+    program = f"{before}start(packed.unused_data, {order}, {json.dumps(requirements, sort_keys=True)})\n"
+    return bz2.compress(program.encode()) + packed
+
+
+def pack_text(text: str) -> tuple[int, bytes]:
+    """Returns the order by which PPMd packs a text, and the packed text.
+
+    The encoder of pyppmd 1.3 spoils a text of fifty, at one order and not at another; its decoder does not. So what is
+    packed is unpacked at once.
+    """
+    for order in range(12, 1, -1):
+        packed = pyppmd.compress(text, max_order=order, mem_size=MEMORY)
+        with contextlib.suppress(ValueError):
+            if unpack(packed, order) == text:
+                return order, packed
+    raise PipelineError("pyppmd can't pack the steps' code: install another version of it")
 
 
 def startup_source() -> str:
@@ -152,7 +165,7 @@ def needed_files(program: str) -> dict[str, str]:
         if name in files:
             continue
         text = path.read_text(encoding="utf-8")
-        files[name] = strip(text, types=True)
+        files[name] = shorten_locals(strip(text, types=True))
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
@@ -187,11 +200,12 @@ def strip(text: str, types: bool = False) -> str:
 
     Args:
         text: The source.
-        types: Whether to leave out the types of functions' parameters and results too, and what is imported for them.
+        types: Whether to leave out types too, all but those of a class's fields, and what is imported for them.
     """
     lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
     tree = ast.parse(text)
     spans = [(*span, new) for node in ast.walk(tree) for span, new in superfluous(node, lines, types)]
+    spans += [(*type_span(node, lines), b"") for node in typed_variables(tree) if types]
     spans += unused_imports(tree) if types else []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -210,17 +224,31 @@ def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tupl
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
         yield span_of(node.args[1]), b'""'
     if types and isinstance(node, ast.arg) and node.annotation:
-        (line, column), end = span_of(node.annotation)
-        yield ((line, lines[line].rindex(b":", 0, column)), end), b""
+        yield type_span(node, lines), b""
     if types and isinstance(node, ast.FunctionDef) and node.returns:
         (line, column), end = span_of(node.returns)
         yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
+
+
+def typed_variables(tree: ast.AST) -> Iterator[ast.AnnAssign]:
+    """Yields assignments to variables, of modules and functions, that name a type; of classes, they are fields."""
+    fields = {field for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for field in node.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and node.value and node not in fields:
+            yield node
+
+
+def type_span(node: Any, lines: list[bytes]) -> tuple[Place, Place]:
+    """Returns where the type of a parameter or a variable stands, with its colon."""
+    (line, column), end = span_of(node.annotation)
+    return (line, lines[line].rindex(b":", 0, column)), end
 
 
 def unused_imports(tree: ast.AST) -> Iterator[tuple[Place, Place, bytes]]:
     """Yields from where to where names are imported that only functions' types use, and what takes their place."""
     types = [node.annotation for node in ast.walk(tree) if isinstance(node, ast.arg)]
     types += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    types += [node.annotation for node in typed_variables(tree)]
     in_types = {part for node in types if node for part in ast.walk(node)}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in in_types}
     for node in ast.walk(tree):

@@ -6,11 +6,12 @@ kubeflow.py and vertex.py. A parameter stands in the settings of the step that t
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from kfp import dsl
 
-from nlp_pipeline.pipeline.components import archive_model, gate, load_data, validate_archive
+from nlp_pipeline.pipeline.components import archive_model, load_data, validate_archive
 from nlp_pipeline.pipeline.parameters import PIPELINES, pipeline_parameters
 
 
@@ -34,6 +35,9 @@ class Platform(Protocol):
     def prepare(self, values: Values) -> None:
         """Adds what comes before the shared steps, where there is something."""
 
+    def finish(self, values: Values) -> AbstractContextManager[Any]:
+        """Returns what surrounds the shared steps, and adds what follows however they end."""
+
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training step as it runs on the platform."""
 
@@ -47,23 +51,25 @@ class Platform(Protocol):
         """Adds what, with `deploy`, brings a release to an endpoint and checks it, after a step that must succeed."""
 
 
-def add_steps(platform: Platform, values: Values) -> None:
-    """Adds the steps to the pipeline that is being made."""
+def add_pipeline(platform: Platform, values: Values) -> None:
+    """Adds the steps that load, train, evaluate, archive, validate and deploy, and what is the platform's own."""
     platform.prepare(values)
+    with platform.finish(values):
+        add_steps(platform, values)
 
+
+def add_steps(platform: Platform, values: Values) -> None:
+    """Adds the steps that every platform has, and the platform's between them."""
     loaded = load_data(**values.of(load_data))
     platform.configure_task(loaded, "Load data", "4Gi")
 
     trained = platform.train_model(values, train=loaded.outputs["train"])
+    model = trained.outputs["model"]
 
-    evaluated = platform.evaluate_model(values, model=trained.outputs["model"], evaluation=loaded.outputs["evaluation"])
-    predictions = evaluated.outputs["predictions"]
+    evaluated = platform.evaluate_model(values, model=model, evaluation=loaded.outputs["evaluation"])
+    passed, predictions = evaluated.outputs["Output"], evaluated.outputs["predictions"]
 
-    passed = gate(metrics=evaluated.outputs["metrics"], **values.of(gate))
-    platform.configure_task(passed, "Gate: is it better?", "512Mi")
-
-    with dsl.If(passed.output == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
-        model = trained.outputs["model"]
+    with dsl.If(passed == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
         archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
         platform.configure_task(archived, "Archive model", "8Gi")
         release = archived.outputs["release"]

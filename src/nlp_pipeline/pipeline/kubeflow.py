@@ -9,10 +9,11 @@ from kfp import dsl, kubernetes
 from nlp_pipeline.deploy.deployment import resources_of
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.admission import TRAINING_MEMORY
-from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, train_model
-from nlp_pipeline.pipeline.graph import Values, add_steps, make_pipeline
+from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, notify, train_model
+from nlp_pipeline.pipeline.graph import Values, add_pipeline, make_pipeline
 from nlp_pipeline.pipeline.parameters import NAME
 from nlp_pipeline.pipeline.startup import CONFIGURATION
+from nlp_pipeline.steps.notify import ADDRESSES
 from nlp_pipeline.volume import VOLUME_PATH
 
 __all__ = ["HUB_KEYS", "NAME", "S3_KEYS", "nlp_pipeline"]
@@ -25,6 +26,12 @@ DEADLINES = {"train-model": 7 * DAY}
 # The keys of the Secrets are the names of the variables that the steps read.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 HUB_KEYS = ("HF_TOKEN",)
+# By the parameter that names a Secret: the steps that have it, and its keys.
+SECRETS = {
+    "s3_secret": (("load-data", "deploy-model", "detect-drift"), S3_KEYS),
+    "hub_secret": (("train-model",), HUB_KEYS),
+    "notify_secret": (("notify",), ADDRESSES),
+}
 # What a node must have free for a step.
 STEP = {"cpu": "250m", "memory": "512Mi"}
 
@@ -50,6 +57,12 @@ class Kubeflow:
         """Takes note of the values; nothing comes before the shared steps."""
         self.values = values
 
+    def finish(self, values: Values) -> dsl.ExitHandler:
+        """Adds the notice at the run's end, and returns the group of steps at whose end it comes."""
+        task = notify(**values.of(notify))
+        self.configure_task(task, "Notify", "512Mi")
+        return dsl.ExitHandler(task, name="run")
+
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training step; a pod that was evicted goes on from its last checkpoint."""
         task = train_model(**artifacts, **values.of(train_model)).set_retry(num_retries=2)
@@ -66,6 +79,8 @@ class Kubeflow:
         task.set_accelerator_type(GPU).set_accelerator_limit(self.values["train_gpus"])
         self.configure_task(task, display_name, self.values["train_memory"])
         task.set_cpu_request(self.values["train_cpu"]).set_memory_request(TRAINING_MEMORY)
+        # Else kfp would not hand them into the group that the task is in.
+        task.register_pipeline_channels([self.values[name] for name in ("train_cpu", "train_memory", "train_gpus")])
         return task
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
@@ -81,10 +96,10 @@ class Kubeflow:
         kubernetes.add_toleration_json(task, self.values["tolerations"])
         config = self.values["environment_config"]
         kubernetes.use_config_map_as_volume(task, config, mount_path=str(CONFIGURATION), optional=True)
-        if task.name in ("load-data", "deploy-model", "detect-drift"):
-            kubernetes.use_secret_as_env(task, self.values["s3_secret"], {key: key for key in S3_KEYS}, optional=True)
-        if task.name == "train-model":
-            kubernetes.use_secret_as_env(task, self.values["hub_secret"], {key: key for key in HUB_KEYS}, optional=True)
+        for parameter, (tasks, keys) in SECRETS.items():
+            if task.name in tasks:
+                secret = self.values[parameter]
+                kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the step that makes the release an InferenceService, asks it and gives it the traffic, with `deploy`."""
@@ -93,7 +108,7 @@ class Kubeflow:
 
 
 nlp_pipeline = make_pipeline(
-    partial(add_steps, Kubeflow()),
+    partial(add_pipeline, Kubeflow()),
     "kubeflow",
     {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
     display_name="NLP pipeline: text to endpoint",

@@ -14,8 +14,7 @@ from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.steps.detect_drift.settings import DriftSettings
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.vertex.settings import VertexSettings, check_together
@@ -71,6 +70,11 @@ class KubeflowSettings(Settings):
     hub_secret: str = parameter(
         "nlp-pipeline-hub",
         "Secret whose HF_TOKEN opens private models of the hub; need not exist.",
+        SECRET,
+    )
+    notify_secret: str = parameter(
+        "nlp-pipeline-notify",
+        "Secret with addresses that are told how a run ended, NOTIFY_URL and NOTIFY_SLACK_URL; need not exist.",
         SECRET,
     )
 

@@ -56,6 +56,10 @@ def share_code(pipeline: dict[str, Any]) -> None:
     archive = pack(PUT + startup_source(), files, {name: REQUIREMENTS[name] for name in containers})
     path = f"{VOLUME_PATH}/.code/{hashlib.sha256(archive).hexdigest()[:32]}"
     programs = {True: carry(archive, f"path = '{path}'\n"), False: TAKE.replace("PATH", path)}
-    (first,) = (name for name, task in pipeline["root"]["dag"]["tasks"].items() if not task.get("dependentTasks"))
+    first, component = "", pipeline["root"]
+    while "dag" in component:
+        tasks = component["dag"]["tasks"]
+        (first,) = (name for name, task in tasks.items() if not task.get("dependentTasks"))
+        component = pipeline["components"][tasks[first]["componentRef"]["name"]]
     for name, container in containers.items():
         container["command"][-1] = programs[name.replace("_", "-") == first]

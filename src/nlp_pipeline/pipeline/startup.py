@@ -16,15 +16,16 @@ from typing import Any
 
 # Where a ConfigMap may be mounted: environment variables by their names, and certificates.
 CONFIGURATION = Path("/etc/nlp-pipeline")
-# How the modules are packed.
-MAX_ORDER, MEMORY = 16, 8 << 20
+# How much memory it takes to unpack the modules, in bytes.
+MEMORY = 8 << 20
 
 
-def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
+def start(packed: bytes, order: int, requirements: dict[str, list[str]]) -> None:
     """Runs a component that stands among packed files.
 
     Args:
-        packed: The paths that the files get in a temporary folder, each followed by its text.
+        packed: The paths that the files get in a temporary folder, each followed by its text, packed by PPMd
+        order: of this order.
         requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
     """
     logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
@@ -36,10 +37,7 @@ def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
     if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111, a user without a home has none of its own
         os.environ["HOME"] = folder
     install([needed for needed in requirements.get(name, []) if not is_installed(needed)])
-    import pyppmd
-
-    text: Any = pyppmd.decompress_str(packed, max_order=MAX_ORDER, mem_size=MEMORY)  # typed as bytes, and is not
-    texts = iter(text.split("\0"))
+    texts = iter(unpack(packed, order).split("\0"))
     for path, text in zip(texts, texts, strict=True):
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +47,14 @@ def start(packed: bytes, requirements: dict[str, list[str]]) -> None:
     from kfp.dsl.executor_main import executor_main
 
     executor_main()
+
+
+def unpack(packed: bytes, order: int) -> str:
+    """Returns a text that PPMd of an order has packed."""
+    import pyppmd
+
+    text: Any = pyppmd.decompress_str(packed, max_order=order, mem_size=MEMORY)  # typed as bytes, and is not
+    return str(text)
 
 
 def read_configuration() -> None:

@@ -4,6 +4,7 @@ Google's components put texts into the JSON that they send as they are. So none 
 wrote: what they are given are constants, and outputs of the steps `prepare_vertex` and `plan_vertex_deployment`.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,10 +16,9 @@ from google_cloud_pipeline_components.v1.model import ModelUploadOp
 from kfp import dsl
 
 from nlp_pipeline.pipeline.components import evaluate_model, train_model
-from nlp_pipeline.pipeline.graph import Values, add_steps, make_pipeline
+from nlp_pipeline.pipeline.graph import Values, add_pipeline, make_pipeline
 from nlp_pipeline.pipeline.vertex_components import check_vertex_endpoint, plan_vertex_deployment, prepare_vertex
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
-from nlp_pipeline.steps.gate import ComparisonLimits
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits
 
 # Where Vertex AI puts the driver of a GPU; a plain Python image doesn't look there.
 ENVIRONMENT = [{"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"}]
@@ -40,6 +40,10 @@ class Vertex:
         self.checked = Values({**values.values, **task.outputs})
         self.place = {"project": task.outputs["project"], "location": task.outputs["location"]}
 
+    def finish(self, values: Values) -> AbstractContextManager[Any]:
+        """Returns nothing: Vertex AI sends notices of its own."""
+        return nullcontext()
+
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training as a custom job."""
         return self._run_job(train_model_job, "Train model", **artifacts, **values.of(train_model))
@@ -51,7 +55,7 @@ class Vertex:
     def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
         """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them."""
         # Its input has the run's id, or it changes what is outside of its outputs: no other run's outputs would do.
-        task.set_caching_options(task.name == "gate").set_display_name(display_name)
+        task.set_caching_options(False).set_display_name(display_name)
         task.set_memory_limit(memory)
 
     def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
@@ -119,7 +123,7 @@ class Vertex:
 
 
 nlp_pipeline_vertex = make_pipeline(
-    partial(add_steps, Vertex()),
+    partial(add_pipeline, Vertex()),
     "vertex",
     # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
     # Nor are there former releases to compare with.

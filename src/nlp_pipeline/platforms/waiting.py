@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, StoppedWaitingError, TimedOutError, UsageError
 from nlp_pipeline.progress import RAISED
+from nlp_pipeline.steps.evaluate_model.gate import NOT_PASSED
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
@@ -211,5 +213,7 @@ def _outcome(progress: Progress, url: str, log_of: Callable[[Progress, str], str
         parts = filter(None, (what, message[:MESSAGE_LENGTH].strip(), url))
         raise PipelineError(": ".join(parts), {**facts, "failed_step": failed})
     if progress.gate_passed is False:
-        raise GateNotPassedError(f"the gate is not passed; nothing was archived: {url}", facts)
+        said = re.findall(rf"^{NOT_PASSED}(.*)", log_of(progress, "evaluate_model"), re.MULTILINE)
+        reason = f": {said[-1]}" if said else ""
+        raise GateNotPassedError(f"the gate is not passed{reason}; nothing was archived: {url}", facts)
     return facts

@@ -1,11 +1,12 @@
 """A run's Workflow: its nodes as Argo has them, and as the API tells them in `task_details`.
 
 A container task `train-model` comes as three nodes, `train-model-driver`, `train-model` and `executor`; a condition as
-`condition-1` with a driver of its own; the whole as `root-driver`, `root` and the workflow's own name. On stock KFP
-2.17 each is there twice, itself and its attempt, as in `train-model(0)`. Nodes come in the order of ids that mean
-nothing. What waits has no node yet; what a condition leaves out never gets one, only the condition itself is SKIPPED;
-what follows on a failure is there without a state (Argo's "Omitted"). The API tells no names of pods and no messages,
-and nothing new once Argo has compressed the nodes.
+`condition-1` with a driver of its own, and so does an exit handler, whose exit task stands below its `onExit`; the
+whole as `root-driver`, `root` and the workflow's own name. On stock KFP 2.17 each is there twice, itself and its
+attempt, as in `train-model(0)`. Nodes come in the order of ids that mean nothing. What waits has no node yet; what a
+condition leaves out never gets one, only the condition itself is SKIPPED; what follows on a failure is there without a
+state (Argo's "Omitted"). The API tells no names of pods and no messages, and nothing new once Argo has compressed the
+nodes.
 
 After backend/src/v2/compiler/argocompiler and `toModelTasks` of server/api_converter.go, and what a cluster did.
 """
@@ -20,6 +21,8 @@ from typing import Any
 Json = dict[str, Any]
 NEVER = "1970-01-01T00:00:00Z"
 GOING = ("PENDING", "RUNNING", "CANCELING")
+# What stands in the place of a group for an exit task.
+ON_EXIT = "exit-handler-1.onExit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ def advance(run: Json, now: str) -> None:
         return
     run["_reads"] += 1
     tasks = _tasks(run["_pipeline"], run["_pipeline"]["root"]["dag"])
-    names = [name for name, conditions in tasks.items() if not set(conditions) & set(fate.skipped)]
+    names = [name for name, groups in tasks.items() if not set(groups) & set(fate.skipped) and ON_EXIT not in groups]
     ends = "FAILED" if fate.failing else fate.ends
     last = names.index(fate.failing) if fate.failing else len(names) - (ends != "SUCCEEDED")
     done = len(names) if fate.at_once else max(run["_reads"] - fate.pending - 1, 0)
@@ -104,13 +107,15 @@ def workflow_of(run: Json) -> Json:
 
 
 def _tasks(pipeline: Json, dag: Json, within: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
-    """Returns the container tasks in an order in which they may run, each with the conditions around it."""
+    """Returns the container tasks in an order in which they may run, each with the groups around it."""
     result: dict[str, tuple[str, ...]] = {}
     waiting, done = dict(sorted(dag["tasks"].items())), set[str]()
     while waiting:
         name = next(name for name, task in waiting.items() if done.issuperset(task.get("dependentTasks", [])))
-        component = pipeline["components"][waiting.pop(name)["componentRef"]["name"]]
-        result |= _tasks(pipeline, component["dag"], (*within, name)) if "dag" in component else {name: within}
+        task = waiting.pop(name)
+        component = pipeline["components"][task["componentRef"]["name"]]
+        groups = (ON_EXIT,) if "strategy" in task.get("triggerPolicy", {}) else within
+        result |= _tasks(pipeline, component["dag"], (*within, name)) if "dag" in component else {name: groups}
         done.add(name)
     return result
 
@@ -121,13 +126,18 @@ def _nodes(run: Json, tasks: dict[str, tuple[str, ...]], names: list[str], done:
     states = dict.fromkeys(names[:done], "SUCCEEDED")
     states |= dict.fromkeys(names[done : done + 1], "FAILED" if ended else "RUNNING")
     states |= dict.fromkeys(names[done + 1 :] if ended else [], "")
+    if run["state"] in ("SUCCEEDED", "FAILED"):
+        states |= {name: "SUCCEEDED" for name, groups in tasks.items() if ON_EXIT in groups}
     nodes = [(f"{workflow}(0).root-driver", "SUCCEEDED"), (f"{workflow}(0).root", run["state"])]
     nodes.append((workflow, run["state"]))
-    for condition in dict.fromkeys(condition for conditions in tasks.values() for condition in conditions):
-        inner = {states.get(name) for name in names if condition in tasks[name]}
+    nested = dict.fromkeys(groups[: at + 1] for groups in tasks.values() for at in range(len(groups)))
+    for *around, group in nested:
+        inner = {states.get(name) for name in names if group in tasks[name]}
         state = next((state for state in ("FAILED", "RUNNING") if state in inner), "SUCCEEDED")
-        path = _path(run, condition)
-        if condition in fate.skipped and ended:
+        path = _path(run, group, tuple(around))
+        if group == ON_EXIT:
+            nodes += [(path, "SUCCEEDED")] * (states.get(names[0]) is not None and ended)
+        elif group in fate.skipped and ended:
             nodes += [(f"{path}-driver", "SUCCEEDED"), (path, "SKIPPED")]
         elif inner - {None, ""}:
             nodes += [(f"{path}-driver", "SUCCEEDED"), (path, "RUNNING" if None in inner else state)]

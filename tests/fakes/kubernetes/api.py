@@ -206,6 +206,8 @@ class Api:
 
     def _write(self, verb: str, plural: str, namespace: str, name: str, sent: Json, dry_run: bool) -> Json:
         sent["metadata"].setdefault("namespace", namespace)
+        if plural == "events":
+            return self._write_event(namespace, sent)
         if verb == "create":
             name = sent["metadata"]["name"]
             if (plural, namespace, name) in self.objects:
@@ -226,6 +228,14 @@ class Api:
             if plural == "inferenceservices":
                 self.changed(found)
         return found
+
+    def _write_event(self, namespace: str, sent: Json) -> Json:
+        """Creates an Event, which is of its object's namespace."""
+        if sent["involvedObject"]["namespace"] != namespace or len(sent["message"]) > 1024:
+            raise Refusal(422, "Invalid", "Event is invalid: involvedObject.namespace or message")
+        sent["metadata"]["name"] = f"{sent['metadata']['generateName']}{len(self.objects)}"
+        self.put("events", sent)
+        return sent
 
     def _check_version(self, what: str, sent: Json, old: Json) -> None:
         if not sent.get("resourceVersion"):

@@ -14,8 +14,8 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release, seal
 from nlp_pipeline.steps.evaluate_model import comparison
 from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
+from nlp_pipeline.steps.evaluate_model.gate import passes_gate
+from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 from tests.fakes.kubernetes.emulator import emulated_cluster
@@ -74,7 +74,7 @@ def run_step(
 def gate(folder: Path, capsys: pytest.CaptureFixture[str], **limits: Any) -> str:
     """Returns what the gate says of the model that was evaluated."""
     capsys.readouterr()
-    passes = passes_gate(folder / "metrics", GateSettings(), ComparisonLimits(**limits))
+    passes = passes_gate(folder / "metrics", Run(run_id="-"), GateSettings(), ComparisonLimits(**limits))
     said = capsys.readouterr().out
     assert said.startswith("passed: " if passes else "not passed: ")
     return said

@@ -7,7 +7,7 @@ from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model import comparison
 from nlp_pipeline.steps.evaluate_model.comparison import compare_models
 from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics
-from nlp_pipeline.steps.gate import verdict
+from nlp_pipeline.steps.evaluate_model.gate import verdict
 
 LABELS = ["a", "b", "c"]
 

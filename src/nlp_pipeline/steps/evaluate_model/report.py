@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from nlp_pipeline.labels import MISSING, doubtful_values
-from nlp_pipeline.steps.gate import describe
+from nlp_pipeline.steps.evaluate_model.gate import describe
 from nlp_pipeline.volume import Run
 
 # Larger matrices can't be read, nor longer lists of classes.

@@ -1,47 +1,26 @@
 """The gate: is the model good enough to be archived and served?"""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.parameters import SHARE, Settings, one_of, parameter
+from nlp_pipeline.steps.evaluate_model.settings import ComparisonLimits, GateSettings
+from nlp_pipeline.volume import GATE, Run
+
+# How the line begins that says what a model lacks; `--wait` looks for it in the step's log.
+NOT_PASSED = "not passed: "
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateSettings(Settings):
-    """What a model must reach."""
-
-    min_accuracy: float = parameter(
-        0.5, "Floor of the accuracy, of several labels a text the micro F1; below it, nothing is archived.", SHARE
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonLimits(Settings):
-    """What it must reach beside the champion."""
-
-    require: str = parameter(
-        "not_worse",
-        "What a model must be: not_worse than the champion, better, or above the floor alone.",
-        one_of("not_worse", "better", "floor"),
-    )
-    min_gain: float = parameter(
-        0.0,
-        "By how much more than the champion's the metric must be, where it is to count as better.",
-        (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    )
-
-
-def passes_gate(metrics: str | Path, settings: GateSettings, limits: ComparisonLimits) -> bool:
-    """Says whether a model with these metrics, the JSON of `evaluate_model`, passes; prints why or why not."""
+def passes_gate(metrics: str | Path, run: Run, settings: GateSettings, limits: ComparisonLimits) -> bool:
+    """Says whether a model with these metrics, the JSON of `evaluate_model`, passes; prints and records why."""
     result = json.loads(Path(metrics).read_text(encoding="utf-8"))
     missing = shortfall(result, settings, limits)
     name, value, majority = main_figure(result)
     reached = f"{name} {value:.4f}, min_accuracy {settings.min_accuracy}, most frequent class {majority:.4f}"
     if champion := result["champion"]:
         reached += f"; {describe(champion, limits.min_gain)}"
-    print(f"not passed: {missing}" if missing else f"passed: {reached}")
+    print(f"{NOT_PASSED}{missing}" if missing else f"passed: {reached}")
+    run.record(GATE, passed=not missing, reason=missing or reached)
     return not missing
 
 

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_pipeline.steps.gate import ComparisonLimits, GateSettings, passes_gate
+from nlp_pipeline.steps.evaluate_model.gate import passes_gate
+from nlp_pipeline.steps.evaluate_model.settings import ComparisonLimits, GateSettings
+from nlp_pipeline.volume import Run
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,10 @@ def test_gate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], accuracy: float, majority: float, floor: float, printed: str
 ) -> None:
     (tmp_path / "metrics").write_text(json.dumps({"accuracy": accuracy, "majority_accuracy": majority, "champion": {}}))
-    passes = passes_gate(tmp_path / "metrics", GateSettings(min_accuracy=floor), ComparisonLimits())
+    run = Run(run_id="run", volume_path=str(tmp_path))
+    passes = passes_gate(tmp_path / "metrics", run, GateSettings(min_accuracy=floor), ComparisonLimits())
     assert passes is printed.startswith("passed")
-    assert capsys.readouterr().out.startswith(printed)
+    line = capsys.readouterr().out
+    assert line.startswith(printed)
+    recorded = json.loads((tmp_path / run.model_name / "runs" / "run" / "gate.json").read_bytes())
+    assert recorded["passed"] is passes and line == f"{'' if passes else 'not '}passed: {recorded['reason']}\n"

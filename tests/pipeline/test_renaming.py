@@ -1,0 +1,73 @@
+"""Variables of functions get short names, where nothing else can mean them; all else stays as it is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nlp_pipeline
+from nlp_pipeline.pipeline.renaming import shorten_locals
+
+PACKAGE = Path(nlp_pipeline.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("total = 1\nreturn total + size", "a = 1\nreturn a + size"),
+        ("rows = [row.total for row in size]", "a = [b.total for b in size]"),
+        ("for number, _ in size:\n    print(number, end=number)", "for a, b in size:\n    print(a, end=a)"),
+        ("with size as file, size as other:\n    pass", "with size as a, size as b:\n    pass"),
+        ("def inner(row):\n    return total + row\ntotal = 1", "def inner(row):\n    return a + row\na = 1"),
+        (
+            "if (found := size):\n    return lambda text: found[text]",
+            "if (a := size):\n    return lambda text: a[text]",
+        ),
+        ("ä = 1; größe = ä", "a = 1; b = a"),
+    ],
+)
+def test_variables(before: str, after: str) -> None:
+    assert shorten_locals(function(before)) == function(after)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "size = size + 1",  # a parameter
+        "known = known or 1",  # of the module
+        "print = 1",  # of Python
+        "global found\nfound = 1",
+        "import os.path, json as loads\nos = loads = 1",
+        "total = 1\nreturn f'{total}'",
+        "def total():\n    pass\ntotal = 1",
+        "class Row:\n    total = 1\ntotal = 2",
+        "try:\n    pass\nexcept OSError as error:\n    error = 1",
+        "match size:\n    case [first, *rest]:\n        first = rest",
+        "return [inner for inner in size if (lambda inner: inner)]",
+    ],
+)
+def test_what_stays(body: str) -> None:
+    assert shorten_locals(function(body)) == function(body)
+
+
+def test_no_name_is_taken_twice() -> None:
+    many = "\n".join(f"value{number} = b" for number in range(30))
+    names = [line.split()[0] for line in shorten_locals(function(many, "b")).splitlines()[2:]]
+    assert len(set(names)) == 30 and names[:2] == ["a", "c"] and not {"b", "as", "if", "in", "is"} & set(names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_sources_are_the_same_but_for_names(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    trees = ast.parse(text), ast.parse(shorten_locals(text))
+    before, after = ([node for node in ast.walk(tree) if isinstance(node, ast.Name)] for tree in trees)
+    assert [node.lineno for node in before] == [node.lineno for node in after]
+    for node in (*before, *after):
+        node.id = ""
+    assert ast.dump(trees[0]) == ast.dump(trees[1])
+
+
+def function(body: str, parameter: str = "size") -> str:
+    """Returns a module with a function."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    return f"known = 1\ndef f({parameter}):\n{lines}"
