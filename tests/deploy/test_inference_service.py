@@ -10,6 +10,7 @@ import pytest
 from nlp_pipeline.deploy.deployment import server_args, service_for
 from nlp_pipeline.deploy.inference_service import InferenceService, make, successor
 from nlp_pipeline.deploy.settings import DeploySettings, Target
+from nlp_pipeline.errors import UsageError
 from nlp_pipeline.release import Release
 from nlp_pipeline.volume import Run
 from tests.deploy.scene import make_release
@@ -67,6 +68,15 @@ def test_arguments_of_the_hugging_face_server(tmp_path: Path, normalizer: Json |
     args = ["--model_name=tiny", "--backend=huggingface", "--task=sequence_classification", "--return_probabilities"]
     desired = [*args, "--max_length=128", *([] if lower else ["--disable_lower_case"])]
     assert server_args(release, tmp_path) == desired
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [({"thresholds": [0.5]}, "gives a text one label"), ({"long_texts": "windows"}, "cuts long texts")],
+)
+def test_what_the_hugging_face_server_can_not_do(tmp_path: Path, parameters: Json, problem: str) -> None:
+    with pytest.raises(UsageError, match=f"^serving_runtime=huggingface {problem}, this release does not: take onnx"):
+        server_args(replace(RELEASE, parameters={"max_length": 128} | parameters), tmp_path)
 
 
 def test_the_object_of_a_release() -> None:

@@ -8,7 +8,7 @@ from werkzeug import Request, Response
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.serving import model
-from nlp_pipeline.serving.endpoint import TEXTS, predict_address, predict_at
+from nlp_pipeline.serving.endpoint import TEXTS, describe_answer, predict_address, predict_at
 
 PATH = "/v1/models/tiny:predict"
 
@@ -21,6 +21,15 @@ def test_an_endpoint_is_asked(httpserver: HTTPServer) -> None:
         {"text": "é", "label": "ja\n", "score": 1},
         {"text": "?", "label": "nein", "score": 0.5},
     ]
+
+
+def test_several_labels_a_text(httpserver: HTTPServer) -> None:
+    labels = [{"label": "ja", "score": 0.75}, {"label": "nein", "score": 0.5}]
+    httpserver.expect_request(PATH).respond_with_json({"predictions": [{"labels": labels}, {"labels": []}]})
+    answers = predict_at(httpserver.url_for(PATH), ["a", "b"])
+    assert answers == [{"text": "a", "labels": labels}, {"text": "b", "labels": []}]
+    assert [describe_answer(answer, 2) for answer in answers] == [("ja, nein", "0.75, 0.50"), ("-", "")]
+    assert describe_answer({"label": "1", "score": None}, 2) == ("1", "")
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 600])

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,11 @@ def deploy(cloud: Cloud, former: dict[str, tuple[str, int]], new_share: int) -> 
     cloud.serving.add_endpoint("5", NAME, {**shares, "new": (MODEL, "9", new_share)})
 
 
-def check(cloud: Cloud, tmp_path: Path, former: dict[str, int], version: str = "9") -> dict[str, Any]:
+def check(
+    cloud: Cloud, tmp_path: Path, former: dict[str, int], version: str = "9", rows: Sequence[tuple[str, Any]] = ROWS
+) -> dict[str, Any]:
     """Runs the checking step on what is deployed."""
-    predictions = write_parquet(tmp_path / "predictions", ROWS, predicted=[label for _, label in ROWS])
+    predictions = write_parquet(tmp_path / "predictions", rows, predicted=[label for _, label in rows])
     return check_endpoint(ENDPOINT, f"{MODEL}@{version}", former, str(predictions), 0, 60, AgreementLimits())
 
 
@@ -209,6 +211,12 @@ def test_a_first_version_that_is_good_stays(cloud: Cloud, tmp_path: Path) -> Non
     assert facts["rows"] == len(ROWS) and facts["p50_ms"] > 0
     assert traffic(cloud) == {"new": 100}
     assert not any("undeploy" in item for item in cloud.changes)
+
+
+def test_a_version_with_several_labels_a_text(cloud: Cloud, tmp_path: Path) -> None:
+    deploy(cloud, {}, 100)
+    cloud.serving.versions = {"9": lambda texts: [{"labels": good([text])} for text in texts]}
+    assert check(cloud, tmp_path, {}, rows=[(text, [label]) for text, label in ROWS])["agreement"] == 1.0
 
 
 def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeployed(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -44,6 +45,16 @@ def test_lists_of_json_and_parquet(tmp_path: Path) -> None:
     assert facts["rows"] == 5  # one text of x and one of z is evaluated; of y alone, and of none, there is just one
     texts, labels = zip(*ROWS, strict=True)
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "rows.parquet")
+    assert load(tmp_path, tmp_path / "rows.parquet")[0] == EXPECTED
+
+
+def test_lists_of_hugging_faces_class_labels(tmp_path: Path) -> None:
+    names = ["x", "y", "z"]
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=names))}
+    )
+    columns = {"text": [text for text, _ in ROWS], "label": [[names.index(label) for label in row] for _, row in ROWS]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "rows.parquet")
     assert load(tmp_path, tmp_path / "rows.parquet")[0] == EXPECTED
 
 

@@ -271,16 +271,22 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
             _find_columns(file.schema_arrow.names, columns)
             label_of: dict[Any, str | None] = {}
-            with contextlib.suppress(TypeError, KeyError, ValueError):  # no ClassLabel of Hugging Face's `datasets`
-                names = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][columns[1]]["names"]
+            with contextlib.suppress(
+                AttributeError, TypeError, KeyError, ValueError
+            ):  # no ClassLabel of Hugging Face's `datasets`
+                feature = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][columns[1]]
+                names = feature.get("feature", feature)["names"]
                 label_of = {None: None, -1: None, **dict(enumerate(names)), **dict(zip(names, names, strict=True))}
             number = 0
             for batch in file.iter_batches(512, columns=columns):
                 for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
                     number += 1
-                    if label_of and label not in label_of:
-                        raise ValueError(f"has in line {number} the label {label!r}, not of its ClassLabel")
-                    yield number, text, label_of[label] if label_of else label
+                    try:
+                        if label_of:
+                            label = [label_of[at] for at in label] if isinstance(label, list) else label_of[label]
+                    except KeyError as error:
+                        raise ValueError(f"has in line {number} the label {error}, not of its ClassLabel") from None
+                    yield number, text, label
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"
