@@ -28,6 +28,13 @@ def test_rows_are_spread_evenly(tmp_path: Path) -> None:
         spread_rows(write_parquet(tmp_path / "none.parquet", [], predicted=[]), 5)
 
 
+def test_answers_of_several_labels_agree_by_those_in_common() -> None:
+    served = [["a", "b"], ["a"], [], ["b"]]
+    offline = [["a", "b"], ["a", "b"], [], []]
+    compared = compare_answers(served, offline, [["a", "b"], ["a"], ["a"], []])
+    assert compared == {"rows": 4, "agreement": 2.5 / 4, "accuracy": 0.5, "offline_accuracy": 0.5, "lost": 1, "won": 1}
+
+
 def test_intervals_are_those_of_the_books() -> None:
     assert share_interval(0.93, 100) == pytest.approx((0.8625, 0.9657), abs=1e-4)
     assert share_interval(1, 100) == pytest.approx((0.9630, 1.0), abs=1e-4)

@@ -1,12 +1,12 @@
 """Whether a served model says what the offline model said: asked where it is archived, and where it is deployed."""
 
 import math
-import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.labels import labels_of
 from nlp_pipeline.parameters import SHARE, Settings, parameter
 
 # What an archive answered where it was validated, in its run's folder on the volume: rows as the predictions have them.
@@ -40,18 +40,33 @@ def label_of(answer: dict[str, Any]) -> Any:
     return answer["label"] if "label" in answer else sorted(item["label"] for item in answer["labels"])
 
 
+def agreement_of(answers: list[Any], others: list[Any]) -> float:
+    """Returns the share of answers that are the same; of several labels a text, the mean share of those in common.
+
+    That is the Jaccard index: of many labels, few answers would be the same altogether in another number format.
+    """
+    pairs = [({*labels_of(first)}, {*labels_of(second)}) for first, second in zip(answers, others, strict=True)]
+    return sum(len(first & second) / len(first | second) if first | second else 1 for first, second in pairs) / len(
+        pairs
+    )
+
+
 def compare_answers(served: list[Any], offline: list[Any], truth: list[Any]) -> dict[str, float]:
     """Returns the `agreement` of served and offline labels, and the `accuracy` and `offline_accuracy`, from 0 to 1.
 
-    Several labels of a text agree, and are right, where all of them are the same.
-
-    And how many rows only the offline model (`lost`), and only the served one (`won`), is right on.
+    And how many rows only the offline model (`lost`), and only the served one (`won`), is right on. Several labels of a
+    text are right where all of them are.
     """
-    pairs = {"agreement": (served, offline), "accuracy": (served, truth), "offline_accuracy": (offline, truth)}
-    equal = {name: list(map(operator.eq, *pair)) for name, pair in pairs.items()}
-    rights = list(zip(equal["accuracy"], equal["offline_accuracy"], strict=True))
-    shares = {name: sum(values) / len(truth) for name, values in equal.items()}
-    return {"rows": len(truth), **shares, "lost": rights.count((False, True)), "won": rights.count((True, False))}
+    rights = [(first == label, second == label) for first, second, label in zip(served, offline, truth, strict=True)]
+    accuracy, offline_accuracy = (sum(column) / len(truth) for column in zip(*rights, strict=True))
+    return {
+        "rows": len(truth),
+        "agreement": agreement_of(served, offline),
+        "accuracy": accuracy,
+        "offline_accuracy": offline_accuracy,
+        "lost": rights.count((False, True)),
+        "won": rights.count((True, False)),
+    }
 
 
 def share_interval(share: float, rows: float, deviations: float = 1.96) -> tuple[float, float]:

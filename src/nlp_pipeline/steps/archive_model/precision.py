@@ -4,7 +4,6 @@ A format holds where the 95 % interval of its agreement with the offline model l
 1,000 texts: does not lie below), and that of its drop in accuracy does not lie above `max_quantisation_drop`.
 """
 
-import operator
 import time
 import types
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.serving.agreement import compare_answers, drop_interval, label_of, share_interval
+from nlp_pipeline.serving.agreement import agreement_of, compare_answers, drop_interval, label_of, share_interval
 from nlp_pipeline.steps.archive_model.packing import INT8
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import Run
@@ -47,7 +46,7 @@ def compare(labels: list[Any], rows: dict[str, list[Any]], others: list[Any]) ->
     """
     count = len(rows["text"])
     compared: dict[str, Any] = compare_answers(labels[:count], rows["predicted"], rows["label"])
-    agreement = sum(map(operator.eq, labels, rows["predicted"] + others)) / len(labels)
+    agreement = agreement_of(labels, rows["predicted"] + others)
     lost, won = compared["lost"], compared["won"]
     return {
         **compared,
