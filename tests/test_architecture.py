@@ -9,7 +9,7 @@ ROOT = Path(nlp_pipeline.__file__).parent
 # From the ground up; a room imports from its own floor and from those below.
 FLOORS = [
     {"", "errors", "packages", "labels"},
-    {"parameters", "storage", "settings"},
+    {"parameters", "storage", "settings", "installed"},
     {"volume", "release", "processes", "progress", "demo"},
     {"serving"},
     {"steps", "deploy"},

@@ -39,6 +39,6 @@ def test_a_local_run_needs_nothing_of_a_clusters(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(importlib.metadata, "version", without)
     check_packages()
-    monkeypatch.setattr(packages, "GATE", ["kserve==0.21.0"])
+    monkeypatch.setattr(packages, "ARCHIVE_MODEL", ["kserve==0.21.0"])
     with pytest.raises(UsageError, match="kserve is not installed: pip install"):
         check_packages()

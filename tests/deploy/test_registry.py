@@ -8,12 +8,15 @@ import pytest
 
 from nlp_pipeline.deploy.registry import register
 from nlp_pipeline.errors import PipelineError, RolledBackError
+from nlp_pipeline.processes import environment
 from nlp_pipeline.release import Release, verify
+from nlp_pipeline.volume import VARIABLE
 from tests.deploy.scene import Scene, make_release, predict, predict_wrongly
 from tests.deploy.site import Site
-from tests.deploy.test_step import digest_in, run, step
+from tests.deploy.test_step import digest_in, parameters, predictions, run, step
 from tests.fakes.kubernetes.emulator import Fate
 from tests.fakes.model_registry import ModelRegistry, model_registry
+from tests.steps.programs import run_step
 
 PREFIX = "modelregistry.kubeflow.org/"
 RELEASE = Release(
@@ -157,3 +160,13 @@ def test_from_the_command_line_the_registry_follows(site: Site, registry: ModelR
     registry.host.start()
     assert site.undeploy().code == 0
     assert states()[1] == "undeployed"
+
+
+def test_in_a_pod_without_the_package_it_is_said_what_to_do(volume: Path, knative: Scene, tmp_path: Path) -> None:
+    inputs: dict[str, Any] = {
+        "release": (volume, {"digest": digest_in(volume)}),
+        "predictions": (predictions(volume), {}),
+    }
+    own = parameters(knative, model_registry="http://registry.example.com", deploy=False)
+    with environment(**{VARIABLE: str(volume)}), pytest.raises(AssertionError, match="compile with --image"):
+        run_step("deploy_model", tmp_path, own, inputs, ["endpoint", "deployment"])

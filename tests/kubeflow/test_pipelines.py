@@ -218,6 +218,13 @@ def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: 
     assert str(caught.value).startswith(message) and k.visits == []
 
 
+def test_what_needs_an_image_is_refused_without_one(either: Kubeflow) -> None:
+    values = {**VALUES, "model_registry": "http://registry.example.com"}
+    with pytest.raises(UsageError, match=r"^model_registry is set, which needs steps in an image of ours"):
+        submit(settings_of(either), values, dry_run=True)
+    assert submit(settings_of(either, image="team/steps:1"), values, dry_run=True)
+
+
 def test_parameters_that_the_server_refuses_are_told(either: Kubeflow) -> None:
     connection = connected(either)
     version = upload_version(connection, pipelines.compiled(connection.settings))

@@ -8,11 +8,11 @@ from typing import Any
 from nlp_pipeline.deploy import cluster
 from nlp_pipeline.deploy.endpoint import Rows
 from nlp_pipeline.deploy.inference_service import MODE, NOTES, REGISTRY_URL, SIDECAR, TAGGED, InferenceService, make
-from nlp_pipeline.deploy.registry import follow, register
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, deploy
 from nlp_pipeline.deploy.upload import upload
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.installed import import_installed
 from nlp_pipeline.release import Release, verify
 from nlp_pipeline.serving.agreement import SERVED, AgreementLimits, spread_rows
 from nlp_pipeline.volume import Run, digest_of
@@ -53,8 +53,13 @@ def store(release: Release, folder: Path | None, target: Target) -> Target:
     if folder and target.settings.model_store:
         upload(folder, release, uri)
     if address := target.settings.model_registry:
-        return replace(target, registered=register(address, release, uri))
+        return replace(target, registered=registry().register(address, release, uri))
     return target
+
+
+def registry() -> Any:
+    """Returns the module that asks a model registry."""
+    return import_installed("deploy.registry", "model_registry")
 
 
 def deploy_release(release: Release, folder: Path | None, target: Target, rows: Rows) -> Outcome:
@@ -66,7 +71,7 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
     print(f"release {release.digest} at {target.uri_of(release)}", flush=True)
     outcome = deploy(desired, target, rows)
     if target.registered:
-        follow(target.settings.model_registry, outcome.service, desired if outcome.reason else None)
+        registry().follow(target.settings.model_registry, outcome.service, desired if outcome.reason else None)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome

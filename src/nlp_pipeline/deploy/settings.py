@@ -73,7 +73,7 @@ class DeploySettings(Settings):
     model_registry: str = parameter(
         "",
         "Kubeflow Model Registry to register the release with, as in http://model-registry-service.kubeflow:8080; "
-        "empty for none.",
+        "empty for none; steps need an --image then.",
         matches(r"|https?://[^/\s]+(/\S*)?", "http://host:port, https://host or empty"),
     )
     service_account: str = parameter(

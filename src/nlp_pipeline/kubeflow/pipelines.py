@@ -44,6 +44,8 @@ def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     values = {**values, "namespace": values.get("namespace") or settings.namespace or pod_namespace()}
     check_run(values, pipeline_of(settings), "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
     check_names(settings)
+    if values.get("model_registry") and not settings.image:
+        raise UsageError("model_registry is set, which needs steps in an image of ours: build one, and give --image")
 
 
 def compiled(settings: Settings) -> str:

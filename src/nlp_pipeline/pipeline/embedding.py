@@ -100,7 +100,7 @@ def pack_text(text: str) -> tuple[int, bytes]:
     The encoder of pyppmd 1.3 spoils a text of fifty, at one order and not at another; its decoder does not. So what is
     packed is unpacked at once.
     """
-    for order in range(12, 1, -1):
+    for order in range(16, 1, -1):
         packed = pyppmd.compress(text, max_order=order, mem_size=MEMORY)
         with contextlib.suppress(ValueError):
             if unpack(packed, order) == text:
