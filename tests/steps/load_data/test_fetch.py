@@ -1,4 +1,5 @@
 import gzip
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from werkzeug import Request, Response
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data import fetch
-from nlp_pipeline.steps.load_data.fetch import fetch_source, without_secrets
+from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources, without_secrets
 from tests.fakes.s3 import forget_environment, free_ports, s3_server
 from tests.messages import one_line
 
@@ -68,6 +69,34 @@ def test_a_path_to_no_file(tmp_path: Path, address: str, says: str) -> None:
 def test_an_unknown_scheme(tmp_path: Path, address: str) -> None:
     message = refusal(address, tmp_path / "x", UsageError, "hunter2")
     assert f"{address.partition('://')[0]!r}://: use a path, file://, http(s)://, s3:// or gs://" in message
+
+
+def test_folders_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is a file is itself, whatever its name; a file that is named twice is read once."""
+    monkeypatch.setattr(fetch, "BUCKETS", tmp_path)
+    for name in ("a/2.csv", "a/1.csv.gz", "a/b/3.JSONL", "a/README.md", "a/_log/4.parquet", "a/.5.csv", "a/6, *.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    folder = [f"{tmp_path}/a/{name}" for name in ("1.csv.gz", "2.csv", "6, *.csv", "b/3.JSONL")]
+    url = "https://host/x,y.csv?sig=a*"
+    for data, files in (
+        (f" {tmp_path}/a\n", folder),
+        (f"file://{tmp_path}/a/", folder),
+        ("gs://a", folder),
+        (f"{tmp_path}/a/*", folder[:3]),
+        (f"{tmp_path}/a/**", folder),
+        (f"{tmp_path}/a/6, *.csv", folder[2:3]),
+        (json.dumps([folder[1], f"{tmp_path}/a/*.csv", url]), [*folder[1:3], url]),
+        (url, [url]),
+        ("[x].csv", ["[x].csv"]),
+        ("none.csv", ["none.csv"]),
+    ):
+        assert list_sources(data) == files
+    for data in (f"{tmp_path}/empty", f"{tmp_path}/*.csv"):
+        with pytest.raises(UsageError, match=r"has no CSV, TSV, JSONL or Parquet file: is it right\?$") as caught:
+            list_sources(data)
+        assert repr(data) in one_line(caught, UsageError)
 
 
 def test_a_file_in_cloud_storage_is_read_through_its_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +222,9 @@ def endpoint(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("address", ["s3://", "s3:///x.csv", "s3://me:hunter2@bucket/x.csv", "s3://a/x.csv"])
 def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
     assert "write s3://bucket/key" in refusal(address, tmp_path / "x", UsageError, "hunter2")
+    with pytest.raises(UsageError) as caught:
+        list_sources(address.removesuffix("x.csv") + "/*.csv")
+    assert "write s3://bucket/key" in one_line(caught, UsageError, "hunter2")
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
@@ -217,6 +249,12 @@ def test_real_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert source.name == f"s3://bucket/{key}"
             with source.open() as file:
                 assert file.read() == CONTENT * times
+        server.put("bucket", "folder/b/small.csv", CONTENT)
+        files = ["s3://bucket/folder/b/small.csv", "s3://bucket/folder/large.csv"]
+        assert list_sources("s3://bucket/folder/") == files
+        assert list_sources('["s3://bucket/fol*ge.csv", "s3://bucket/folder/"]') == files[::-1]
+        with pytest.raises(UsageError, match="NoSuchBucket"):
+            list_sources("s3://nobucket/")
         for place, code in (("bucket/none\n.csv", "NoSuchKey"), ("nobucket/x.csv", "NoSuchBucket")):
             message = refusal(f"s3://{place}", tmp_path / "x", UsageError)
             says = f"is not there ({code}): check the bucket and the key"

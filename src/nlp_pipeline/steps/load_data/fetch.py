@@ -1,40 +1,91 @@
-"""Brings a source to a local file: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
+"""Lists the files of a source, and brings each to a local file: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
 
 import contextlib
+import glob
+import json
 import logging
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
 
 from nlp_pipeline.errors import PipelineError, UsageError
-from nlp_pipeline.steps.load_data.rows import Source
+from nlp_pipeline.steps.load_data.rows import FORM, Source
 from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
 
 # Where Vertex AI mounts the buckets of Cloud Storage into every step.
 BUCKETS = Path("/gcs")
 
 
+def split_addresses(data: str) -> list[str]:
+    """Returns the addresses of a JSON list of them, or the only one."""
+    with contextlib.suppress(ValueError):  # of a path that begins with a bracket
+        if data.lstrip().startswith("["):
+            return [str(address) for address in json.loads(data)]
+    return [data.strip()]
+
+
+def list_sources(data: str) -> list[str]:
+    """Returns the address of each file that data consists of, once, for `fetch_source`.
+
+    `data` is an address or a JSON list of them, where an address may be a folder, a prefix (`s3://bucket/folder/`), or
+    a pattern with `*`. Of these come, in order of their names, the files that end as files of rows do; but none whose
+    name, or a folder's of theirs, begins with a dot or an underscore.
+    """
+    return list(dict.fromkeys(file for address in split_addresses(data) for file in _list_files(address)))
+
+
+def _list_files(address: str) -> list[str]:
+    scheme, _, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
+    path, begin = _local_path(address), ""
+    if path and path.is_dir():
+        start, names = str(path), [str(file) for file in path.rglob("*")]
+    elif path and "*" in str(path) and not path.exists():
+        start, names = str(path).partition("*")[0], glob.glob(str(path), recursive=True)  # noqa: PTH207, it lists files for **
+    elif scheme.lower() == "s3" and (rest.endswith("/") or "*" in key):
+        start, begin = key.partition("*")[0], f"s3://{bucket}/"
+        names = [name for name in _list_s3(bucket, start) if fnmatchcase(name, key if "*" in key else f"{key}*")]
+    else:
+        return [address]
+    files = [begin + name for name in names if FORM.search(name) and not re.search(r"(^|/)[._]", name[len(start) :])]
+    if not files:
+        raise UsageError(f"{address!r} has no CSV, TSV, JSONL or Parquet file: is it right?")
+    return sorted(files)
+
+
+def _local_path(address: str) -> Path | None:
+    """Returns where a path, `file://` or `gs://` lies; None for any other address."""
+    scheme, is_url, rest = address.partition("://")
+    if not is_url:
+        return Path(address)
+    if scheme.lower() == "file":
+        return Path(unquote(rest.removeprefix("localhost")))
+    return BUCKETS / rest if scheme.lower() == "gs" else None
+
+
 def fetch_source(address: str, target: Path) -> Source:
-    """Makes a source available as a local file, a download at `target`; its name has no user, password and query."""
+    """Makes a file available locally, a download at `target`; its name has no user, password and query."""
     scheme, is_url, rest = address.partition("://")
     scheme = scheme.lower()
-    host, _, place = rest.partition("/")
-    if not is_url:
-        return _readable(Source(Path(address), address))
-    if scheme == "file":
-        path = unquote(rest.removeprefix("localhost"))
-        return _readable(Source(Path(path), path))
     if scheme == "gs":
         advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
         return _readable(Source(BUCKETS / rest, address), advice)
+    if path := _local_path(address):
+        return _readable(Source(path, str(path) if is_url else address))
     if scheme in ("http", "https"):
         return _download_http(address, Source(target, without_secrets(address)))
     if scheme != "s3":
         # The rest of an address that isn't understood may hold a password, so it isn't shown.
         raise UsageError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3:// or gs://")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", host):
+    bucket, _, key = rest.partition("/")
+    _check_bucket(bucket)
+    return _download_s3(bucket, key, Source(target, f"s3://{bucket}/{key}"))
+
+
+def _check_bucket(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", name):
         raise UsageError("the bucket's name is wrong: write s3://bucket/key, and set AWS_ACCESS_KEY_ID to sign in")
-    return _download_s3(host, place, Source(target, f"s3://{host}/{place}"))
 
 
 def _readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet file") -> Source:
@@ -105,3 +156,14 @@ def _download_s3(bucket: str, key: str, source: Source) -> Source:
 
     s3_call(fetch, f"{source.name!r} at {s3_endpoint()}", "downloaded")  # a key may hold line breaks
     return source
+
+
+def _list_s3(bucket: str, prefix: str) -> list[str]:
+    """Returns the keys below a prefix, those of its folders too."""
+    _check_bucket(bucket)
+    client = s3_client()
+
+    def fetch() -> list[str]:
+        return [str(item.object_name) for item in client.list_objects(bucket, prefix, recursive=True)]
+
+    return s3_call(fetch, f"{f's3://{bucket}/{prefix}'!r} at {s3_endpoint()}", "listed")

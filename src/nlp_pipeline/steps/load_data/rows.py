@@ -23,6 +23,8 @@ from nlp_pipeline.errors import UsageError
 
 # How files begin that are often taken for rows: Excel sheets, new (a zip file) and old, web pages, PDF.
 NO_ROWS = re.compile(rb"(?i)[\s\xef\xbb\xbf]*(PK\x03|\xd0\xcf|<!doc|<html|%PDF)")
+# How the names of files of rows end.
+FORM = re.compile(r"(?i)\.(csv|tsv|jsonl|ndjson|parquet)(\.(gz|zst|zip))?\Z")
 # How packed files begin, and what pyarrow calls their compression.
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 # A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
@@ -35,10 +37,10 @@ class Source:
     """A file of rows; its name, which may be shown and kept, ends in its form: csv, tsv, jsonl or parquet."""
 
     def __init__(self, path: Path, name: str) -> None:
-        match = re.search(r"\.(csv|tsv|jsonl|ndjson|parquet)(\.(gz|zst|zip))?\Z", name.lower())
+        match = FORM.search(name)
         if match is None:
             raise UsageError(f"{name!r}: its name must end in .csv, .tsv, .jsonl, .parquet, or so and .gz, .zst, .zip")
-        self.path, self.name, self.form = path, name, match[1].replace("ndjson", "jsonl")
+        self.path, self.name, self.form = path, name, match[1].lower().replace("ndjson", "jsonl")
         self.notes = Counter[str]()  # what was done in reading it, and how often
 
     def open(self) -> Any:
