@@ -167,7 +167,8 @@ def test_what_can_not_be_told_fails_nothing_and_no_address_is_printed(
     monkeypatch.setenv("NOTIFY_URL", "http://127.0.0.1:1/S3CRET")
     monkeypatch.setenv("NOTIFY_SLACK_URL", "no address S3CRET")
     end(run)
-    assert "NOTIFY_URL: ConnectError" in (printed := capsys.readouterr().out) and "S3CRET" not in printed
+    said = capsys.readouterr().out
+    assert "NOTIFY_URL: ConnectError" in said and "S3CRET" not in said
 
 
 def test_a_webhook_that_is_away_for_a_moment(run: Run, webhook: Webhook) -> None:
