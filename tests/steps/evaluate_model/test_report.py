@@ -236,13 +236,13 @@ def test_a_comparison_with_the_champion() -> None:
     ] in page.rows
     # The release always says class-1: right on 20 rows of class-0, the model on 30.
     assert ["class-0", "50", "0.6000", "0.0000"] in page.rows
-    assert "as good as the champion, release 0123456789abcdef: accuracy +0.0000" in page.text
+    assert "As good as the champion, release 0123456789abcdef: accuracy +0.0000" in page.text
     assert "Left out: 3 rows that the release was trained on, 2 of classes that it does not know" in page.text
     assert "data, the labels moved: population stability index 0.30" in page.text
     assert "Rows that the model has right, and the release wrong: 30" in page.text
     assert "Rows that the release has right, and the model wrong: 1" in page.text
     failed = CHAMPION | {"figures": {}, "problem": "it can't be loaded: config.json is missing"}
     assert (
-        "no comparison with the champion, release 0123456789abcdef: it can't be"
+        "No comparison with the champion, release 0123456789abcdef: it can't be"
         in Page(render(TWO, champion=failed)).text
     )
