@@ -12,7 +12,7 @@ FLOORS = [
     {"parameters", "storage", "settings", "installed"},
     {"volume", "release", "processes", "progress", "demo"},
     {"serving"},
-    {"steps", "deploy"},
+    {"steps", "deploy", "train_job"},
     {"pipeline"},
     {"platforms", "kubeflow", "vertex", "local"},
     {"commands", "cli", "docs"},

@@ -112,7 +112,7 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
         arguments |= {**demo.MODEL, **demo.write_reviews(OUTPUTS / "demo")}
     if values.get("deploy"):
         raise UsageError("deploy=true: --local has no cluster; deploy its release with --deploy --release DIR")
-    arguments |= {**values, "deploy": False}
+    arguments |= {**values, "deploy": False, "train_nodes": 1}  # this machine
     check_ranges(arguments)
     for name in ("train_data", "evaluation_data"):
         source = arguments.get(name, "")

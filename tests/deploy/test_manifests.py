@@ -68,6 +68,20 @@ def test_what_a_namespace_needs_fits_together(capsys: pytest.CaptureFixture[str]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "default-editor", "namespace": "team"}]
 
 
+def test_only_several_nodes_need_rights_for_train_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    def roles(*settings: str) -> dict[str, Any]:
+        assert main(["--manifests", "--set", "namespace=team", *settings]) == 0
+        found = yaml.safe_load_all(capsys.readouterr().out)
+        return {item["metadata"]["name"]: item["rules"] for item in found if item["kind"] == "Role"}
+
+    assert "nlp-pipeline-train-job" not in roles()
+    rules = roles("--set", "train_nodes=2")["nlp-pipeline-train-job"]
+    assert {f"{verb} {rule['resources'][0]}" for rule in rules for verb in rule["verbs"]} == {
+        *("get trainjobs", "create trainjobs", "delete trainjobs", "get trainingruntimes"),
+        *("get pods", "list pods", "get pods/log"),
+    }
+
+
 def test_with_a_bucket_the_serving_account_has_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "namespace=team", "model_store=s3://bucket/models")
     secret, account = found["Secret"], found["ServiceAccount"]

@@ -340,6 +340,29 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team, values)["serving pods"].ok is None
 
 
+# Several nodes
+
+
+def test_what_several_nodes_need(team: Kubeflow, cluster: Cluster) -> None:
+    values = {"train_nodes": 2}
+    assert not {"training runtime", "right to train"} & examined(team).keys()
+    assert examined(team, values)["training runtime"].detail.startswith("Kubeflow Trainer is not installed")
+    cluster.trainer_installed = True
+    finding = examined(team, values)["training runtime"]
+    assert finding.ok is False and "the cluster no such ClusterTrainingRuntime" in finding.detail
+    cluster.add({"kind": "ClusterTrainingRuntime", "metadata": {"name": "torch-distributed"}})
+    findings = examined(team, values)
+    assert findings["training runtime"].detail == "ClusterTrainingRuntime torch-distributed"
+    assert findings["right to train"].ok and missing(list(findings.values())) == []
+    cluster.deny("get", "clustertrainingruntimes")  # which an account of a namespace may not know
+    assert examined(team, values)["training runtime"].ok
+    cluster.others["system:serviceaccount:team:default-editor"] = {("create", "trainjobs")}
+    cluster.user = "alice"
+    finding = examined(team, values)["right to train"]
+    assert finding.ok is False and " may not create trainjobs in team" in finding.detail
+    assert " --set train_nodes=2 --steps-account team/default-editor |" in finding.remedy
+
+
 # Nodes
 
 

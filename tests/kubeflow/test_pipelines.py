@@ -218,9 +218,13 @@ def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: 
     assert str(caught.value).startswith(message) and k.visits == []
 
 
-def test_what_needs_an_image_is_refused_without_one(either: Kubeflow) -> None:
-    values = {**VALUES, "model_registry": "http://registry.example.com"}
-    with pytest.raises(UsageError, match=r"^model_registry is set, which needs steps in an image of ours"):
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [({"model_registry": "http://registry.example.com"}, "model_registry"), ({"train_nodes": 2}, "train_nodes=2")],
+)
+def test_what_needs_an_image_is_refused_without_one(either: Kubeflow, values: dict[str, Any], shown: str) -> None:
+    values = {**VALUES, **values}
+    with pytest.raises(UsageError, match=f"^{shown} is set, which needs steps in an image of ours"):
         submit(settings_of(either), values, dry_run=True)
     assert submit(settings_of(either, image="team/steps:1"), values, dry_run=True)
 

@@ -68,6 +68,7 @@ def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
         assert asked == said["training" if name in ("train-model", "evaluate-model") else "a step"], name
     assert said["serving"] == {"cpu": "250m", "memory": "2Gi"}
     assert requests_of({**values, "train_gpus": "1"})["training"]["nvidia.com/gpu"] == "1"
+    assert "training and each of its 2 nodes" in requests_of({**values, "train_nodes": 2})
     assert "serving" not in requests_of({**values, "deploy": False})
 
 

@@ -12,6 +12,7 @@ from nlp_pipeline.deploy.inference_service import GROUP, Json
 from nlp_pipeline.deploy.settings import DNS_NAME, LABEL, ONNX_RUNTIME, RUNTIME, DeploySettings
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.serving.runtime import PORTS, READY
+from nlp_pipeline.train_job.access import ACCESS as TRAIN_JOB_ACCESS
 
 IMAGES = {"onnx": f"nlp-pipeline-server:{__version__}", "torchserve": f"{RUNTIME}:{__version__}"}
 CLAIM_SIZE = "20Gi"
@@ -62,6 +63,8 @@ def manifests(
     if settings.model_store or reads_s3:
         objects.append((steps, _secret(secret, secret_keys)))
     objects += [(steps, item) for item in _permission("nlp-pipeline-notify", {("", "events"): ["create"]}, subject)]
+    if values["train_nodes"] > 1:
+        objects += [(steps, item) for item in _permission("nlp-pipeline-train-job", TRAIN_JOB_ACCESS, subject)]
     if deploys:
         if namespace != steps:  # which the serving pods read too
             objects += [(namespace, deepcopy(objects[1 if settings.model_store else 0][1]))]

@@ -28,10 +28,13 @@ class Account:
         """What Kubernetes knows it as."""
         return f"system:serviceaccount:{self.namespace}:{self.name}"
 
-    def refusals(self, namespace: str, is_own: bool) -> Iterator[str]:
-        """Yields what it may not do in a namespace of what deploying needs, as in "create inferenceservices".
+    def refusals(
+        self, namespace: str, is_own: bool, access: dict[tuple[str, str], list[str]] = ACCESS
+    ) -> Iterator[str]:
+        """Yields what it may not do in a namespace of what is needed there, as in "create inferenceservices".
 
-        Any account may ask that of itself, where it is the own one of who asks.
+        `access` has the verbs by API group and resource; by default those of deploying. Any account may ask that of
+        itself, where it is the own one of who asks.
 
         Raises:
             UsageError: The one who asks may not ask that.
@@ -40,9 +43,11 @@ class Account:
         who = {} if is_own else {"user": self.username, "groups": groups}
         reviews = api("AuthorizationV1Api")
         ask = reviews.create_self_subject_access_review if is_own else reviews.create_subject_access_review
-        for (group, resource), verbs in ACCESS.items():
+        for (group, resource), verbs in access.items():
             for verb in verbs:
-                attributes = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+                whole, _, part = resource.partition("/")
+                attributes = {"namespace": namespace, "group": group, "resource": whole, "verb": verb}
+                attributes |= {"subresource": part} if part else {}
                 spec = {**who, "resourceAttributes": attributes}
                 if not call("asking what the steps may", ask, {"spec": spec}).status.allowed:
                     yield f"{verb} {resource}"

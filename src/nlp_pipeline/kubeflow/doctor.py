@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from nlp_pipeline.deploy import cluster
-from nlp_pipeline.deploy.cluster import api, apply_manifests, call
-from nlp_pipeline.deploy.inference_service import GROUP
+from nlp_pipeline.deploy.cluster import ACCESS, api, apply_manifests, call
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
@@ -21,6 +20,8 @@ from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.doctor import Finding
 from nlp_pipeline.settings import PREFIX, Settings
+from nlp_pipeline.train_job.access import ACCESS as TRAIN_JOB_ACCESS
+from nlp_pipeline.train_job.access import find_runtime
 
 # What the pipeline needs of Kubeflow Pipelines: names of claims and Secrets as parameters.
 LEAST = (2, 5)
@@ -65,6 +66,9 @@ class Doctor(platforms.Doctor):
         yield "access mode", self._check_access_mode
         if self.needs_secrets:
             yield "Secrets", self._check_secrets
+        if self.values["train_nodes"] > 1:
+            yield "training runtime", self._check_training_runtime
+            yield "right to train", self._check_right_to_train
         yield "KServe", self._check_kserve
         if self.values["deploy"]:
             yield "right to deploy", self._check_right
@@ -190,6 +194,29 @@ class Doctor(platforms.Doctor):
                 return Finding(False, f"Secret {namespace}/{name} {what}", f"{create} (empty where it is not needed)")
         return Finding(True, f"{', '.join(names.values())} are there")
 
+    # What the training on several nodes needs
+
+    def _check_training_runtime(self) -> Finding:
+        kind, name = find_runtime(self.values["train_runtime"], self._known(self.namespace))
+        return Finding(True, f"{kind} {name}")
+
+    def _check_right_to_train(self) -> Finding:
+        return self._find_refusals(self._known(self.namespace), TRAIN_JOB_ACCESS, " --set train_nodes=2")
+
+    def _find_refusals(self, namespace: str, access: dict[tuple[str, str], list[str]], more: str = "") -> Finding:
+        """Looks for what the steps' account may not do in a namespace; `more` is what `--manifests` must be given."""
+        steps = steps_account(self.settings, self._signed_in.multi_user, self.namespace)
+        try:
+            refused = ", ".join(steps.refusals(namespace, self.account == steps.username, access))
+        except UsageError as error:
+            group, resource = next(iter(access))
+            ask = f"kubectl auth can-i create {resource}.{group} -n {namespace} --as={steps.username}"
+            return Finding(None, f"of {steps}, which the steps run as, it is not known ({error}): {ask}")
+        if refused:
+            remedy = apply_manifests(namespace, f"{more} --steps-account {steps}")
+            return Finding(False, f"{steps}, which the steps run as, may not {refused} in {namespace}", remedy)
+        return Finding(True, f"{steps}, which the steps run as, may in namespace {namespace}")
+
     # What the deployment needs
 
     @cached_property
@@ -208,17 +235,7 @@ class Doctor(platforms.Doctor):
         return Finding(True, "it knows InferenceServices (serving.kserve.io/v1beta1)")
 
     def _check_right(self) -> Finding:
-        namespace = self._known(self._serving_namespace)
-        steps = steps_account(self.settings, self._signed_in.multi_user, self.namespace)
-        try:
-            refused = ", ".join(steps.refusals(namespace, is_own=self.account == steps.username))
-        except UsageError as error:
-            ask = f"kubectl auth can-i create inferenceservices.{GROUP} -n {namespace} --as={steps.username}"
-            return Finding(None, f"of {steps}, which the steps run as, it is not known ({error}): {ask}")
-        if refused:
-            remedy = apply_manifests(namespace, f" --steps-account {steps}")
-            return Finding(False, f"{steps}, which the steps run as, may not {refused} in {namespace}", remedy)
-        return Finding(True, f"{steps}, which the steps run as, may in namespace {namespace}")
+        return self._find_refusals(self._known(self._serving_namespace), ACCESS)
 
     def _check_runtime(self) -> Finding:
         namespace = self._known(self._serving_namespace)

@@ -49,14 +49,23 @@ def train_model(
     run: Run,
     settings: TrainSettings,
     seed: int,
+    train_nodes: int,
+    train_runtime: str,
     model: Output[Model],
     training: Output[Metrics],
 ) -> None:
     """Fine-tunes an encoder on labelled rows."""
-    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+    from nlp_pipeline.installed import import_installed
 
     source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
-    facts = fine_tune(train.path, model.path, settings, seed, run, source)
+    arguments = model.path, settings, seed, run, source
+    if train_nodes > 1:
+        several = import_installed("train_job.follow", f"train_nodes={train_nodes}")
+        facts = several.train_on_nodes(train_nodes, train_runtime, *arguments)
+    else:
+        from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+
+        facts = fine_tune(train.path, *arguments)
     model.metadata.update(base_model=settings.base_model, max_length=settings.max_length)
     training.metadata.update(facts)
 

@@ -43,7 +43,8 @@ def requests_of(values: dict[str, Any]) -> dict[str, dict[str, str]]:
     training = {"cpu": values["train_cpu"], "memory": TRAINING_MEMORY}
     if values["train_gpus"] != "0":
         training[GPU] = values["train_gpus"]
-    requests = {"a step": STEP, "training": training}
+    nodes = values["train_nodes"]
+    requests = {"a step": STEP, "training" if nodes == 1 else f"training and each of its {nodes} nodes": training}
     if values["deploy"]:
         settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
         requests["serving"] = resources_of(settings)[0]

@@ -57,6 +57,12 @@ class KubeflowSettings(Settings):
     train_cpu: str = parameter("500m", "CPUs that a node must have free for training; it uses what is there.", CPU)
     train_memory: str = parameter("12Gi", "Memory that training and evaluation use at most.", MEMORY)
     train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
+    train_nodes: int = parameter(
+        1, "Nodes that train; several by a TrainJob of Kubeflow Trainer, and steps need an --image then.", POSITIVE
+    )
+    train_runtime: str = parameter(
+        "torch-distributed", "Kubeflow Trainer's training runtime, for several nodes.", matches(DNS_NAME, "a name")
+    )
     s3_secret: str = parameter(
         "nlp-pipeline-s3",
         "Secret with the S3 credentials and endpoint; need not exist without S3.",

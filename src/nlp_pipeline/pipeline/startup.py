@@ -29,13 +29,7 @@ def start(packed: bytes, order: int, requirements: dict[str, list[str]]) -> None
         requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
     """
     logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
-    read_configuration()
-    os.umask(0o002)  # the next step may run as another user of the same group
-    if not os.access("/tmp", os.W_OK):  # noqa: S108
-        os.environ.setdefault("TMPDIR", "/.cache")  # which Kubeflow Pipelines mounts
-    folder, name = tempfile.mkdtemp(), sys.argv[4]
-    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111, a user without a home has none of its own
-        os.environ["HOME"] = folder
+    folder, name = prepare(), sys.argv[4]
     install([needed for needed in requirements.get(name, []) if not is_installed(needed)])
     texts = iter(unpack(packed, order).split("\0"))
     for path, text in zip(texts, texts, strict=True):
@@ -47,6 +41,18 @@ def start(packed: bytes, order: int, requirements: dict[str, list[str]]) -> None
     from kfp.dsl.executor_main import executor_main
 
     executor_main()
+
+
+def prepare() -> str:
+    """Prepares the environment of a step, and returns a folder that it may write to."""
+    read_configuration()
+    os.umask(0o002)  # the next step may run as another user of the same group
+    if not os.access("/tmp", os.W_OK):  # noqa: S108
+        os.environ.setdefault("TMPDIR", "/.cache")  # which Kubeflow Pipelines mounts
+    folder = tempfile.mkdtemp()
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111, a user without a home has none of its own
+        os.environ["HOME"] = folder
+    return folder
 
 
 def unpack(packed: bytes, order: int) -> str:

@@ -130,6 +130,8 @@ nlp_pipeline_vertex = make_pipeline(
     {
         "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         "namespace": "",
+        "train_nodes": 1,
+        "train_runtime": "",
         **asdict(ChampionSettings(champion="none")),
         **asdict(ComparisonLimits(require="floor")),
     },

@@ -10,15 +10,19 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.kubernetes.admission import Refusal, admit
 from tests.fakes.kubernetes.kserve import Fate, World
+from tests.fakes.kubernetes.trainer import admit_train_job
 
 Json = dict[str, Any]
-GROUP = "serving.kserve.io"
+GROUP, TRAINER = "serving.kserve.io", "trainer.kubeflow.org"
 TOKEN = "a-token-of-the-emulated-cluster"
 # Plural: kind, group, version.
 KINDS = {
     "inferenceservices": ("InferenceService", GROUP, "v1beta1"),
     "servingruntimes": ("ServingRuntime", GROUP, "v1alpha1"),
     "clusterservingruntimes": ("ClusterServingRuntime", GROUP, "v1alpha1"),
+    "trainjobs": ("TrainJob", TRAINER, "v1alpha1"),
+    "trainingruntimes": ("TrainingRuntime", TRAINER, "v1alpha1"),
+    "clustertrainingruntimes": ("ClusterTrainingRuntime", TRAINER, "v1alpha1"),
     "workflows": ("Workflow", "argoproj.io", "v1alpha1"),
     "pods": ("Pod", "", "v1"),
     "events": ("Event", "", "v1"),
@@ -63,8 +67,10 @@ class Api:
         others: What other accounts may not do, by their names; of those that are not named, all may do all.
         reviews_forbidden: Whether the account may not even ask who it is and what it may do.
         kserve_installed: Whether the cluster knows `serving.kserve.io`.
+        trainer_installed: Whether it knows `trainer.kubeflow.org`.
         has_canary: Whether its KServe is 0.20 or later, whose InferenceServices have `spec.canary`.
         user: The account that asks.
+        deleted_jobs: The names of the TrainJobs that were deleted.
         sent: Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
     """
 
@@ -80,9 +86,11 @@ class Api:
     others: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     reviews_forbidden: bool = False
     kserve_installed: bool = True
+    trainer_installed: bool = False
     has_canary: bool = False
     user: str = "system:serviceaccount:team:default-editor"
     sent: list[tuple[str, bool, Json]] = field(default_factory=list)
+    deleted_jobs: list[str] = field(default_factory=list)
     objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)
     worlds: dict[str, World] = field(default_factory=dict)
     version: int = 0
@@ -92,6 +100,11 @@ class Api:
         metadata = found["metadata"]
         metadata["resourceVersion"] = str(self.version)
         self.objects[plural, metadata.get("namespace", ""), metadata["name"]] = found
+
+    def runtimes(self, namespace: str) -> set[tuple[str, str]]:
+        """Returns the kinds and names of the training runtimes that a TrainJob of a namespace may have."""
+        places = {"trainingruntimes": namespace, "clustertrainingruntimes": ""}
+        return {(KINDS[plural][0], name) for plural, place, name in self.objects if places.get(plural) == place}
 
     def changed(self, service: Json) -> None:
         """Hands an InferenceService that was created or replaced to the controller."""
@@ -128,8 +141,9 @@ class Api:
             return refusal.code, status | {"message": str(refusal), "reason": refusal.reason, "code": refusal.code}
 
     def _do(self, method: str, url: Any, body: bytes) -> Json | str:
-        if url.path == f"/apis/{GROUP}/v1beta1" and self.kserve_installed:
-            return {"kind": "APIResourceList", "groupVersion": f"{GROUP}/v1beta1", "resources": []}
+        installed = [f"{GROUP}/v1beta1"] * self.kserve_installed + [f"{TRAINER}/v1alpha1"] * self.trainer_installed
+        if url.path.removeprefix("/apis/") in installed:
+            return {"kind": "APIResourceList", "groupVersion": url.path.removeprefix("/apis/"), "resources": []}
         verb, plural, namespace, name = self._asked(method, url.path)
         sent: Json = json.loads(body) if method in ("POST", "PUT") else {}
         if plural in REVIEWS:
@@ -145,9 +159,11 @@ class Api:
             return self._write(verb, plural, namespace, name, sent, dry_run)
         service = self.find(plural, namespace, name)
         if url.path.endswith("/log"):
-            return str(service["log"])
+            return str(service["previous" if "previous=True" in url.query else "log"])
         if verb == "delete":
             del self.objects[plural, namespace, name]
+            if plural == "trainjobs":
+                self.deleted_jobs.append(name)
             self.worlds.pop(service["metadata"].get("uid", ""), None)
         elif plural == "inferenceservices":
             self.tick(service)
@@ -165,7 +181,7 @@ class Api:
         if not self._permitted(verb, group, plural):
             what = f'User "{self.user}" cannot {verb} resource "{plural}" in API group "{group}"'
             raise Refusal(403, "Forbidden", f"{resource(plural)} is forbidden: {what}")
-        if group == GROUP and not self.kserve_installed:
+        if (group == GROUP and not self.kserve_installed) or (group == TRAINER and not self.trainer_installed):
             raise NoSuchPathError
         return verb, plural, namespace, name
 
@@ -212,7 +228,8 @@ class Api:
             name = sent["metadata"]["name"]
             if (plural, namespace, name) in self.objects:
                 raise Refusal(409, "AlreadyExists", f'{resource(plural)} "{name}" already exists')
-            found = admit(sent, None, self.mode, self.has_canary)
+            found = admit_train_job(sent, self.runtimes(namespace)) if plural == "trainjobs" else None
+            found = found or admit(sent, None, self.mode, self.has_canary)
             found["metadata"] |= {"uid": str(uuid.uuid4()), "generation": 1}
             found.pop("status", None)
             old: Json = {}

@@ -1,0 +1,72 @@
+"""What runs in each pod of a TrainJob: torchrun, which starts a process for each GPU, and those processes."""
+
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.volume import Run
+
+# What is written there stands in the pod's status.
+TERMINATION_LOG = Path("/dev/termination-log")
+# How an error of the project's own begins: the training would fail again.
+FINAL = "error: "
+
+
+def describe_training(rows: Path, settings: TrainSettings, seed: int, run: Run, source: dict[str, Any] | None) -> str:
+    """Returns as text what a node is given: the arguments of `fine_tune`, whose rows lie on the volume."""
+    values = {"rows": str(rows), "settings": dataclasses.asdict(settings), "seed": seed, "source": source}
+    return json.dumps({**values, "run": {"model_name": run.model_name, "run_id": run.run_id}})
+
+
+def launch() -> None:
+    """Starts torchrun with as many processes as there are GPUs; its environment has the nodes, and which this is.
+
+    It is given what `describe_training` returns.
+    """
+    import torch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would print pages of tracebacks
+    processes = max(1, torch.cuda.device_count())
+    try:
+        # The first process alone prints.
+        main([f"--nproc-per-node={processes}", "--local-ranks-filter=0", "--module", __name__, sys.argv[1]])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        reason: Any = failure.message
+        sys.exit(f"process {rank} failed: {reason['message'] if isinstance(reason, dict) else reason}")
+
+
+def train(training: str) -> None:
+    """Trains in one of the processes; what the first of all writes stays, on the volume."""
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+
+    values = json.loads(training)
+    with tempfile.TemporaryDirectory() as folder:
+        fine_tune(
+            values["rows"],
+            Path(folder, "model"),
+            TrainSettings(**values["settings"]),
+            values["seed"],
+            Run(**values["run"]),
+            values["source"],
+        )
+
+
+if __name__ == "__main__":
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    try:
+        record(train)(sys.argv[1])
+    except PipelineError as error:
+        print(f"{FINAL}{error}", flush=True)
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_text(f"{FINAL}{error}", encoding="utf-8")
+        sys.exit(error.exit_code)
