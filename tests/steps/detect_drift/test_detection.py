@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,21 @@ def test_without_labels_the_predictions_tell(model: Path, tmp_path: Path, capsys
     assert "has no column 'label'" in result["unlabelled"] and (result["rows"], result["missing"]) == (400, 0)
 
 
-def test_labels_that_stand_in_one_cell_are_taken_apart(
+def test_one_label_is_not_compared_with_several(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_csv(tmp_path / "new.csv", [(text, "0|4") for text, _ in SAME])
-    release = made_release(model, "int8")
-    assert verdicts(drift(capsys, release, data, "--set", "label_separator=|"))["labels"] == "stable"
-    assert verdicts(drift(capsys, release, data, code=3))["labels"] == "moved"
+    release, several = made_release(model, "int8"), tmp_path / "several"
+    shutil.copytree(release, several)
+    seal(several, replace(verify(release), parameters={"thresholds": [0.5, 0.5]}))
+    data, separator = write_csv(tmp_path / "new.csv", SAME), ("--set", "label_separator=|")
+    assert verdicts(drift(capsys, several, data, *separator))["labels"] == "stable"
+    for result, kind in (
+        (drift(capsys, several, data), "several labels: set label_separator"),
+        (drift(capsys, release, data, *separator), "one label"),
+    ):
+        assert "labels" not in verdicts(result) and result["rows"] == 400
+        assert result["unlabelled"].startswith(f"'{data}' has in line 2 the label ")
+        assert result["unlabelled"].endswith(f", and the release gives a text {kind}")
 
 
 def test_the_threshold_is_a_parameter(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: s
     if not path.exists():
         raise UsageError(f"{folder} has no {PROFILE} of its training data, as it is an older release: train it anew")
     former = json.loads(path.read_bytes())
-    texts = read_texts(data, columns, separator)
+    texts = read_texts(data, columns, separator, "thresholds" in release.parameters)
     lengths = compare_counts("lengths", former["lengths"], count_lengths(texts.lengths), threshold)
     if lengths["verdict"] == TOO_FEW:
         raise UsageError(
@@ -104,26 +104,31 @@ def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: s
     }
 
 
-def read_texts(data: str, columns: tuple[str, str], separator: str) -> Texts:
-    """Reads texts, with their labels where they have some."""
+def read_texts(data: str, columns: tuple[str, str], separator: str, has_several: bool) -> Texts:
+    """Reads texts, with their labels where they have some, and these are such as the release gives: one or several."""
     with tempfile.TemporaryDirectory() as folder:
         source = fetch_source(data.strip(), Path(folder, "rows"))
         try:
-            return collect_texts(source, columns, separator)
+            return collect_texts(source, columns, separator, has_several)
         except UsageError as error:
-            texts = collect_texts(source, (columns[0], columns[0]), "")
+            texts = collect_texts(source, (columns[0], columns[0]), "", has_several=False)
             texts.labels.clear()
             texts.unlabelled = str(error)
             return texts
 
 
-def collect_texts(source: Source, columns: tuple[str, str], separator: str) -> Texts:
-    """Collects what is compared of the texts and labels in two columns."""
+def collect_texts(source: Source, columns: tuple[str, str], separator: str, has_several: bool) -> Texts:
+    """Collects what is compared of the texts and labels in two columns; labels are lists where texts have several."""
     texts, generator = Texts(source.name), random.Random(0)  # noqa: S311, rows, not secrets
-    for _, text, label in read_rows(source, columns, separator):
+    for line, text, label in read_rows(source, columns, separator):
         if text is None:
             texts.missing += 1
             continue
+        if label is not None and isinstance(label, tuple) != has_several:
+            kind = "several labels: set label_separator" if has_several else "one label"
+            raise UsageError(
+                f"{source.name!r} has in line {line} the label {repr(label)[:50]}, and the release gives a text {kind}"
+            )
         # Each text comes into the sample with the same probability: Vitter 1985, "Random sampling with a reservoir".
         place = generator.randrange(len(texts.lengths) + 1)
         texts.lengths.append(len(text))
