@@ -51,6 +51,7 @@ def test_what_kubernetes_takes_passes(values: dict[str, Any]) -> None:
         # A pod's volumes have different names; those of KFP 2.17 stand in its argocompiler/container.go.
         ({"volume_claim": "kfp-launcher"}, "volume_claim is 'kfp-launcher', as KFP names a volume of its own"),
         ({"environment_config": "dot-cache-scratch"}, "environment_config is 'dot-cache-scratch', as KFP names"),
+        ({"volume_claim": "shm"}, "volume_claim is 'shm', as KFP names"),
         ({"volume_claim": "team", "environment_config": "team"}, "are both 'team'"),
         # A container's request is at most its limit.
         ({"train_memory": "1Gi"}, "train_memory is 1Gi: it must be 2Gi or more"),

@@ -67,7 +67,7 @@ def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
         asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
         assert asked == said["training" if name in ("train-model", "evaluate-model") else "a step"], name
     assert said["serving"] == {"cpu": "250m", "memory": "2Gi"}
-    assert requests_of({**values, "train_gpus": "1"})["training"]["nvidia.com/gpu"] == "1"
+    assert requests_of({**values, "train_gpus": "4"})["training"]["nvidia.com/gpu"] == "4"
     assert "training and each of its 2 nodes" in requests_of({**values, "train_nodes": 2})
     assert "serving" not in requests_of({**values, "deploy": False})
 

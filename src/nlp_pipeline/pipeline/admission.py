@@ -13,11 +13,13 @@ LABEL_VALUE = f"({WORD})?"
 OPERATORS = ("Exists", "Equal")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
-# Volumes that each step's pod has besides the claim and the ConfigMap: KFP 2.17's argocompiler/container.go, Argo's.
+# The training pod's own volume.
+SHARED_MEMORY = "shm"
+# Volumes that a step's pod has besides the claim and the ConfigMap: KFP 2.17's argocompiler/container.go, Argo's.
 VOLUMES = {
     *("kfp-launcher", "kfp-launcher-token", "ca-bundle", "gcs-scratch", "s3-scratch", "minio-scratch"),
     *("dot-local-scratch", "dot-cache-scratch", "dot-config-scratch"),
-    *("var-run-argo", "tmp-dir-argo", "argo-staging"),
+    *("var-run-argo", "tmp-dir-argo", "argo-staging", SHARED_MEMORY),
 }
 # What training and evaluation ask for at least; see pipeline/kubeflow.py.
 TRAINING_MEMORY = "2Gi"

@@ -63,9 +63,9 @@ def train_model(
         several = import_installed("train_job.follow", f"train_nodes={train_nodes}")
         facts = several.train_on_nodes(train_nodes, train_runtime, *arguments)
     else:
-        from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+        from nlp_pipeline.steps.train_model.processes import fine_tune_on_all_gpus
 
-        facts = fine_tune(train.path, *arguments)
+        facts = fine_tune_on_all_gpus(train.path, *arguments)
     model.metadata.update(base_model=settings.base_model, max_length=settings.max_length)
     training.metadata.update(facts)
 

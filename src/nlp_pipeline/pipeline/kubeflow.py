@@ -8,7 +8,7 @@ from kfp import dsl, kubernetes
 
 from nlp_pipeline.deploy.deployment import resources_of
 from nlp_pipeline.deploy.settings import DeploySettings
-from nlp_pipeline.pipeline.admission import TRAINING_MEMORY
+from nlp_pipeline.pipeline.admission import SHARED_MEMORY, TRAINING_MEMORY
 from nlp_pipeline.pipeline.components import deploy_model, evaluate_model, notify, train_model
 from nlp_pipeline.pipeline.graph import Values, add_pipeline, make_pipeline
 from nlp_pipeline.pipeline.parameters import NAME
@@ -67,6 +67,8 @@ class Kubeflow:
     def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training step; a pod that was evicted goes on from its last checkpoint."""
         task = train_model(**artifacts, **values.of(train_model)).set_retry(num_retries=2)
+        # The processes of several GPUs share more memory than the 64 MB that a container has for it.
+        kubernetes.empty_dir_mount(task, SHARED_MEMORY, "/dev/shm", medium="Memory")  # noqa: S108
         return self.configure_training(task, "Train model")
 
     def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:

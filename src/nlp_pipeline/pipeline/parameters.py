@@ -9,7 +9,7 @@ from typing import Any, get_origin
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, one_of, parameter
+from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, parameter
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
@@ -56,7 +56,11 @@ class KubeflowSettings(Settings):
 
     train_cpu: str = parameter("500m", "CPUs that a node must have free for training; it uses what is there.", CPU)
     train_memory: str = parameter("12Gi", "Memory that training and evaluation use at most.", MEMORY)
-    train_gpus: str = parameter("0", "GPUs of the training and evaluation steps: 0 or 1.", one_of("0", "1"))
+    train_gpus: str = parameter(
+        "0",
+        "GPUs of the training and evaluation steps; training uses all, evaluation one.",
+        matches(r"0|[1-9]\d{0,2}", "a whole number, as in '4'; '0' for none"),
+    )
     train_nodes: int = parameter(
         1, "Nodes that train; several by a TrainJob of Kubeflow Trainer, and steps need an --image then.", POSITIVE
     )

@@ -2,13 +2,16 @@
 
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute
 import pyarrow.parquet
 import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from nlp_pipeline.labels import label_order
 from nlp_pipeline.steps.classes import MULTIPLE, SINGLE, Classes, choose_thresholds
@@ -35,6 +38,8 @@ def fine_tune(
     The folder `model` gets the weights in safetensors, the tokenizer, config.json with the labels, and training.json
     with the facts that are returned, the loss curve and the rows' `source`; and what
     `record_training_data` says of the rows. The run's folder on the volume gets copies.
+
+    Where `torchrun` started several processes, each calls this; they train one model, and the first writes and returns.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -47,17 +52,27 @@ def fine_tune(
     held = table.filter(pyarrow.array(is_held)).to_pydict() if is_list else {}
     del table, column
     device = choose_device()
+    # The first process tokenises while the others wait, for more than the half hour that is torch's own patience.
+    state = PartialState(cpu=device.device == "cpu", timeout=timedelta(hours=2))
     print(f"training on {device.device} in {device.dtype}: {device.reason}", flush=True)
+    size = max(1, settings.batch_size // state.num_processes) * state.num_processes
+    if size != settings.batch_size:
+        print(f"batch_size is {size}: {state.num_processes} processes can't share {settings.batch_size}", flush=True)
+        settings = replace(settings, batch_size=size)
     inputs = [file_sha256(rows), model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
+        (cache,) = broadcast_object_list([cache])
         transformers.set_seed(seed)
         network, tokenizer = load_base_model(settings.base_model, labels, settings.max_length, task)
         if settings.long_texts != getattr(network.config, "long_texts", "cut"):
             network.config.long_texts = settings.long_texts
-        if not last_checkpoint(checkpoints):
-            require_servable(settings.base_model, network, tokenizer, settings.max_length)
-        tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, is_held)
+        with state.local_main_process_first():
+            if state.is_main_process and not last_checkpoint(checkpoints):
+                require_servable(settings.base_model, network, tokenizer, settings.max_length)
+            tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, is_held)
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
+        if not state.is_main_process:
+            return {}
         tokenizer.model_max_length = settings.max_length  # other servers cut texts there
         network.save_pretrained(model)
         tokenizer.save_pretrained(model)
@@ -70,7 +85,7 @@ def fine_tune(
         result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
         if settings.long_texts != "cut":
             result["long_texts"] = settings.long_texts
-        result |= asdict(device)
+        result |= {**asdict(device), "processes": state.num_processes}
         record_training_data(rows, Path(model), tokenizer)
         training = Path(model, "training.json")
         training.write_text(json.dumps(result | (source or {}), indent=1), encoding="utf-8")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -26,19 +28,24 @@ def checkpoint_folder(run: Run, inputs: Any) -> Iterator[Path]:
 
     It is named by the digest of the inputs, so that a training never resumes from checkpoints of other data or other
     parameters, and locked. Where another process trains the very same now, or the volume knows no locks, the run gets
-    a folder of its own, which its own retries find again. Without a volume it is a temporary one.
+    a folder of its own, which its own retries find again. Without a volume it is a temporary one. Of several processes
+    of a training, the first says which it is.
     """
+    is_main = PartialState().is_main_process
     digest = digest_of(inputs)
     folder = (run.model_folder or Path(tempfile.mkdtemp())) / "checkpoints" / digest
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_main:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             folder = folder.with_name(f"{digest}-{run.run_id}")
             folder.mkdir(exist_ok=True)
+        (folder,) = broadcast_object_list([folder])
         yield folder
-        shutil.rmtree(folder)
+        if is_main:
+            shutil.rmtree(folder)
 
 
 def last_checkpoint(folder: Path) -> int:
@@ -63,16 +70,17 @@ def train(
     checkpoint = f"{folder}/checkpoint-{first_step}" if first_step else None
     if checkpoint:
         print(f"going on from step {first_step} of {steps}", flush=True)
+    part = batch_size // PartialState().num_processes
     parts = 1
     if device.device == "cpu":
         speed_up_on_cpu(model)
         # A batch's short rows and its long ones, each padded to their own length; their gradients add up to its own.
-        parts = math.gcd(batch_size, 2)
+        parts = math.gcd(part, 2)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=batch_size // parts,
+        per_device_train_batch_size=part // parts,
         gradient_accumulation_steps=parts,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -129,11 +137,11 @@ class Progress(TrainerCallback):
         """Skips a checkpoint that comes too soon.
 
         In a short training, or on a slow volume, ten of them would take long: but for the final one, none is written
-        before the training has gone on for twenty times as long as one takes.
+        before the training has gone on for twenty times as long as one takes. Of several processes, the first decides.
         """
         self.stepped = time.monotonic()
-        if state.global_step < state.max_steps and self.stepped - self.saved < 20 * self.seconds_to_save:
-            control.should_save = False
+        if control.should_save and state.global_step < state.max_steps:
+            (control.should_save,) = broadcast_object_list([self.stepped - self.saved >= 20 * self.seconds_to_save])
 
     def on_log(self, args: Any, state: Any, control: Any, **values: Any) -> None:
         """Tells how far the training is, and ends it where the loss is no number any more."""
@@ -143,7 +151,7 @@ class Progress(TrainerCallback):
         if not math.isfinite(loss):
             raise PipelineError(f"the loss at step {step} is {loss}: try a learning_rate below {args.learning_rate}")
         rate = (step - self.first_step) / (time.monotonic() - self.started)
-        batch_size = args.train_batch_size * args.gradient_accumulation_steps
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         print(
             f"step {step}/{steps}  loss {loss:.4f}  {rate * batch_size:.0f} samples/s  "
             f"{(steps - step) / rate:.0f} s left",
@@ -152,7 +160,8 @@ class Progress(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Marks the checkpoint as complete."""
-        Path(f"{args.output_dir}/checkpoint-{state.global_step}/complete").touch()
+        if state.is_world_process_zero:
+            Path(f"{args.output_dir}/checkpoint-{state.global_step}/complete").touch()
         print(f"checkpoint at step {state.global_step}", flush=True)
         self.saved = time.monotonic()
         self.seconds_to_save = self.saved - self.stepped

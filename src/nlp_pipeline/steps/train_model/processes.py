@@ -1,0 +1,50 @@
+"""One process of training for each GPU of a pod, by torchrun's own launcher."""
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from nlp_pipeline.errors import PipelineError
+from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+
+# Has tests train in so many processes where there is no GPU.
+VARIABLE = "NLP_PIPELINE_PROCESSES"
+
+
+def fine_tune_on_all_gpus(*arguments: Any) -> dict[str, Any]:
+    """Calls `fine_tune` with its arguments: in this process, or with several GPUs in one for each of them.
+
+    The first process prints. Where one ends, torchrun's launcher ends the others, and this raises a PipelineError.
+    """
+    processes = int(os.environ.get(VARIABLE, 0)) or torch.cuda.device_count()
+    if processes < 2:
+        return fine_tune(*arguments)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would print pages of tracebacks
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            logs_specs=DefaultLogsSpecs(logs, local_ranks_filter={0}),
+            run_id="training",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            local_addr="localhost",
+        )
+        try:
+            result: dict[str, Any] = elastic_launch(config, fine_tune)(*arguments)[0]
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            reason: Any = failure.message
+            if isinstance(reason, dict):  # of an exception
+                print(reason["extraInfo"]["py_callstack"])
+                reason = reason["message"]
+            raise PipelineError(f"process {rank} of {processes} failed: {reason}") from None
+    return result

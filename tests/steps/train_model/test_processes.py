@@ -1,0 +1,145 @@
+"""Several processes that train one model, as several GPUs do: here two of them on the CPU, which gloo connects."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+import pytest
+
+from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+from nlp_pipeline.steps.train_model.processes import VARIABLE as PROCESSES
+from nlp_pipeline.steps.train_model.settings import TrainSettings
+from nlp_pipeline.steps.train_model.trainer import Progress
+from nlp_pipeline.volume import VARIABLE as VOLUME
+from nlp_pipeline.volume import Run
+from tests.conftest import TRAINING, make_rows, write_parquet
+from tests.steps.programs import run_step
+
+pytestmark = pytest.mark.slow
+
+ROWS, STEPS = 410, 77  # the last step has 14 rows
+SCRIPT = """
+import sys
+from pathlib import Path
+from nlp_pipeline.steps.train_model.processes import fine_tune_on_all_gpus
+from tests.steps.train_model.test_processes import arguments
+fine_tune_on_all_gpus(*arguments(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=int(sys.argv[3])))
+"""
+
+
+def start(folder: Path, encoder: Path, batch_size: int = 16) -> subprocess.Popen[str]:
+    """Starts a training by two processes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), str(encoder), str(batch_size)],
+        env={**os.environ, PROCESSES: "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def arguments(folder: Path, encoder: Path, batch_size: int = 16) -> list[Any]:
+    """Returns the arguments of `fine_tune`, whose outputs lie in a folder then."""
+    rows = write_parquet(folder / "train.parquet", make_rows(ROWS))
+    settings = TrainSettings(**TRAINING | {"batch_size": batch_size}, base_model=str(encoder))
+    return [rows, folder / "model", settings, 1, Run(model_name="tiny", run_id="run", volume_path=str(folder))]
+
+
+def written(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "model" / "training.json").read_text())
+    return facts
+
+
+def accuracy(folder: Path) -> float:
+    rows = make_rows(1000, seed=9)
+    probabilities = predict(folder / "model", [text for text, _ in rows], 32)
+    return float(numpy.mean([label == "04"[at] for (_, label), at in zip(rows, probabilities.argmax(1), strict=True)]))
+
+
+@pytest.fixture(scope="module")
+def steady_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder without dropout, whose loss depends on nothing but rows and weights."""
+    folder = shutil.copytree(encoder, tmp_path_factory.mktemp("steady") / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(steady_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    fine_tune(*arguments(folder, steady_encoder))
+    assert written(folder)["processes"] == 1
+    return folder
+
+
+def check_alike(folder: Path, alone: Path) -> None:
+    """Holds a training's loss curve and its model against those of one process without a break."""
+    curves = [numpy.array(written(place)["loss_curve"]) for place in (folder, alone)]
+    assert curves[0][:, 0].tolist() == curves[1][:, 0].tolist() and curves[0][-1, 0] == STEPS
+    numpy.testing.assert_allclose(curves[0][:, 1], curves[1][:, 1], atol=0.03)
+    assert abs(accuracy(folder) - accuracy(alone)) <= 0.005
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
+
+
+def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
+    steady_encoder: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step > 20:
+            raise OSError("stopped")
+
+    rows, _, settings, seed, run = arguments(tmp_path, steady_encoder)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="stopped"):
+        patched.setattr(Progress, "on_log", stop)
+        fine_tune(rows, tmp_path / "model", settings, seed, run)
+    monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setenv(VOLUME, str(tmp_path))
+    parameters = vars(settings) | {"seed": seed, "model_name": "tiny", "run_id": "run"}
+    log, made = run_step("train_model", tmp_path, parameters, {"train": (rows, {})}, ["model", "training"])
+    facts = written(tmp_path)
+    assert (facts["processes"], made["training"]["processes"]) == (2, 2)
+    assert f"going on from step {facts['resumed_from_step']} of {STEPS}\n" in log and facts["resumed_from_step"] > 0
+    assert log.count(f"step {STEPS}/{STEPS}") == log.count("training on cpu") == 1  # the first of them prints
+    check_alike(tmp_path, alone)
+
+
+def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
+    steady_encoder: Path, alone: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path, steady_encoder)
+    try:
+        lines: list[str] = []
+        for line in process.stdout or ():
+            lines.append(line)
+            if line.startswith("checkpoint at step"):
+                break
+        children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())]
+        assert len(children) == 2, "".join(lines)
+        children[1].kill()
+        log = process.communicate()[0]
+    finally:
+        process.kill()
+        process.wait()
+    (said,) = [line for line in log.splitlines() if "PipelineError: " in line]
+    assert said.endswith(f"process 1 of 2 failed: Signal 9 (SIGKILL) received by PID {children[1].pid}")
+    assert process.returncode == 1 and log.count("Traceback") == 1
+    assert not any(child.is_running() for child in children) and not (tmp_path / "model").exists()
+    fine_tune(*arguments(tmp_path, steady_encoder))
+    assert written(tmp_path)["resumed_from_step"] > 0 and written(tmp_path)["processes"] == 1
+    check_alike(tmp_path, alone)
+
+
+def test_a_batch_that_can_not_be_shared_is_rounded_and_an_error_is_one_line(tmp_path: Path) -> None:
+    log = start(tmp_path, Path("nowhere"), batch_size=9).communicate()[0]
+    assert "batch_size is 8: 2 processes can't share 9\n" in log
+    (said,) = [line for line in log.splitlines() if "PipelineError: " in line]
+    assert "of 2 failed: UsageError: base_model 'nowhere' can't be loaded (" in said
