@@ -10,11 +10,11 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow
 import pyarrow.parquet
@@ -27,8 +27,9 @@ NO_ROWS = re.compile(rb"(?i)[\s\xef\xbb\xbf]*(PK\x03|\xd0\xcf|<!doc|<html|%PDF)"
 FORM = re.compile(r"(?i)\.(csv|tsv|jsonl|ndjson|parquet)(\.(gz|zst|zip))?\Z")
 # How packed files begin, and what pyarrow calls their compression.
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-# A row: the line on which it begins (its number in a Parquet file, from 1), its text and its label.
-Row = tuple[int, Any, Any]
+# A row: the line on which it begins (its number in a Parquet file, from 1), and its cells in some columns.
+Row = tuple[int, Sequence[Any]]
+T = TypeVar("T")
 # A text's label; or its labels, each once and sorted.
 Label = str | tuple[str, ...]
 
@@ -65,6 +66,11 @@ def read_rows(
 
     A list of labels, or with a separator any label, becomes a tuple; the empty list is not missing.
     """
+    return clean_rows(source, columns, lambda line, cells: _clean_row(line, *cells, separator, source.notes))
+
+
+def clean_rows(source: Source, columns: Sequence[str], clean: Callable[[int, Sequence[Any]], T]) -> Iterator[T]:
+    """Yields what is made of a file's rows, one at a time; a UsageError says of what is wrong with it where it is."""
     line = 0
     try:
         with source.open() as file:
@@ -72,8 +78,8 @@ def read_rows(
                 raise ValueError("is empty")
         if NO_ROWS.match(head):
             raise ValueError("is Excel, a part of a zip, HTML or PDF: save it as CSV")
-        for line, text, label in READERS[source.form](source, columns):
-            yield _clean_row(line, text, label, separator, source.notes)
+        for line, cells in READERS[source.form](source, columns):
+            yield clean(line, cells)
     except UnicodeDecodeError as error:  # text is decoded some lines ahead
         place = f"in line {_line_of(source)}" if error.encoding == "utf-8" else f"shortly after line {line}"
         byte = f"byte {error.object[error.start]:#04x}, {place}"
@@ -105,8 +111,8 @@ def _clean_row(
         if separator and isinstance(label, str) and label.strip():
             label = label.split(separator)
         if isinstance(label, list):
-            return line, _clean_text(text), tuple(sorted({clean for item in label if (clean := _clean_label(item))}))
-        row = line, _clean_text(text), _clean_label(label)
+            return line, clean_text(text), tuple(sorted({clean for item in label if (clean := _clean_label(item))}))
+        row = line, clean_text(text), _clean_label(label)
         if separator and row[2]:
             return line, row[1], (row[2],)
     except (TypeError, ValueError):  # a TypeError where it is a list, which has no hash
@@ -119,7 +125,7 @@ def _clean_row(
     return row
 
 
-def _clean_text(value: Any) -> str | None:
+def clean_text(value: Any) -> str | None:
     """Returns a cell's text as it stands; None where it is missing or blank.
 
     A lone surrogate, which JSON can express and UTF-8 can not, becomes U+FFFD.
@@ -142,7 +148,7 @@ def _clean_label(value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, float | Decimal) and value % 1 == 0:  # so pandas writes integers where some are missing
         value = int(value)
-    text = _clean_text(value)
+    text = clean_text(value)
     if text is not None and not isinstance(value, str | int):
         raise ValueError
     return text and unicodedata.normalize("NFC", text.strip())
@@ -153,7 +159,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name[:50]) for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
-def _find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
+def find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Returns where the columns stand, each of which must be there once."""
     for column in columns:
         if names.count(column) != 1:
@@ -165,7 +171,7 @@ def _find_columns(names: Sequence[str], columns: Sequence[str]) -> list[int]:
     return [names.index(column) for column in columns]
 
 
-def _open_text(source: Source) -> IO[str]:
+def open_text(source: Source) -> IO[str]:
     """Opens a file in the encoding that its byte-order mark tells, or zeros between letters; UTF-8 by default."""
     with source.open() as file:
         head = file.read(1 << 16)
@@ -180,17 +186,17 @@ def _names(cells: Sequence[str]) -> list[str]:
     return [cell.strip().strip('\ufeff"') for cell in cells]
 
 
-def _header(reader: Iterator[list[str]]) -> list[str]:
+def read_header(reader: Iterator[list[str]]) -> list[str]:
     """Returns the names of the first row that is not blank, nor Excel's line that names the delimiter."""
     rows = filter(any, map(_names, reader))
     return next((names for names in rows if not names[0].startswith("sep=")), [])
 
 
-def _delimiter(source: Source, columns: Sequence[str]) -> str:
+def find_delimiter(source: Source, columns: Sequence[str]) -> str:
     """Returns what stands between a CSV file's cells: that of the usual ones by which its header has the columns."""
     for delimiter in ",;\t|":
-        with _open_text(source) as file, contextlib.suppress(csv.Error):
-            if {*columns} <= {*_header(csv.reader(file, delimiter=delimiter))}:
+        with open_text(source) as file, contextlib.suppress(csv.Error):
+            if {*columns} <= {*read_header(csv.reader(file, delimiter=delimiter))}:
                 if delimiter == ",":
                     break
                 source.notes[f"lines with {delimiter!r} between the cells"] = sum(1 for _ in file)
@@ -206,7 +212,7 @@ def _quoting(source: Source) -> Any:
     whole: dict[int, int] = {}
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
         widths: list[int] = []
-        with _open_text(source) as file, contextlib.suppress(csv.Error, UnicodeDecodeError):  # reading will say it
+        with open_text(source) as file, contextlib.suppress(csv.Error, UnicodeDecodeError):  # reading will say it
             widths.extend(map(len, csv.reader(file, "excel-tab", quoting=quoting, strict=True)))
         whole[quoting] = widths.count(next(filter(None, widths), 0))  # as the header
     best = max(whole, key=lambda way: whole[way])
@@ -217,27 +223,27 @@ def _quoting(source: Source) -> Any:
 def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a CSV or TSV file (RFC 4180: quoted cells may hold line breaks).
 
-    A row with fewer or more cells than the header gives None for both: which cell is which can't be known.
+    A row with fewer or more cells than the header gives None for all: which cell is which can't be known.
     """
     csv.field_size_limit(1 << 24)  # what is longer is an open quote, with all rows behind it
-    delimiter = _delimiter(source, columns) if source.form == "csv" else "\t"
+    delimiter = find_delimiter(source, columns) if source.form == "csv" else "\t"
     quoting: Any = _quoting(source) if source.form == "tsv" else csv.QUOTE_MINIMAL
     start = 1
-    with _open_text(source) as file:
+    with open_text(source) as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
-            header = _header(reader)
-            text_at, label_at = _find_columns(header, columns)
+            header = read_header(reader)
+            places = find_columns(header, columns)
             start = reader.line_num + 1
             for cells in reader:
                 names = _names(cells)
                 if {*columns} <= {*names}:  # of a file put behind another
-                    text_at, label_at = _find_columns(header := names, columns)
+                    places = find_columns(header := names, columns)
                     source.notes["headers dropped"] += 1
                 elif len(cells) == len(header):
-                    yield start, cells[text_at], cells[label_at]
+                    yield start, [cells[at] for at in places]
                 elif cells:
-                    yield start, None, None
+                    yield start, [None] * len(columns)
                 start = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(
@@ -248,7 +254,7 @@ def _read_delimited(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
     """Reads a JSON Lines file; blank lines are passed over. A row may lack a key, if another row has it."""
     keys: dict[str, None] = {}
-    with _open_text(source) as file:
+    with open_text(source) as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
                 continue
@@ -259,8 +265,8 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             if not isinstance(row, dict):
                 raise ValueError(f"has in line {number} a JSON {type(row).__name__}: each line must be one object")
             keys.update(dict.fromkeys(row))
-            yield number, row.get(columns[0]), row.get(columns[1])
-    _find_columns(list(keys), columns)
+            yield number, [*map(row.get, columns)]
+    find_columns(list(keys), columns)
 
 
 def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
@@ -271,7 +277,7 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
         try:
             # Bit by bit: by default a whole row group, which may be the whole file, is taken into memory.
             file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
-            _find_columns(file.schema_arrow.names, columns)
+            find_columns(file.schema_arrow.names, columns)
             label_of: dict[Any, str | None] = {}
             with contextlib.suppress(
                 AttributeError, TypeError, KeyError, ValueError
@@ -288,7 +294,7 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
                             label = [label_of[at] for at in label] if isinstance(label, list) else label_of[label]
                     except KeyError as error:
                         raise ValueError(f"has in line {number} the label {error}, not of its ClassLabel") from None
-                    yield number, text, label
+                    yield number, (text, label)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"
