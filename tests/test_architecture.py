@@ -15,7 +15,7 @@ FLOORS = [
     {"steps", "deploy", "train_job"},
     {"pipeline"},
     {"platforms", "kubeflow", "vertex", "local"},
-    {"commands", "cli", "docs"},
+    {"commands", "file_commands", "cli", "docs"},
 ]
 
 

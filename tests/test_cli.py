@@ -11,7 +11,7 @@ from nlp_pipeline import __version__
 from nlp_pipeline.cli import main, make_parser
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import find_targets
-from nlp_pipeline.pipeline.parameters import PIPELINES
+from nlp_pipeline.pipeline.parameters import OTHERS, PIPELINES
 from nlp_pipeline.platforms import PLATFORMS, VERBS, find_verb
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,10 @@ ROOT = Path(__file__).parents[1]
         ("--local --dry-run", "--dry-run goes with --submit or --upload or"),
         ("--drift", "--drift needs --data FILE: texts to compare with those that a release was trained on"),
         ("--drift --data x.csv --set epochs=1", "the pipeline has no parameter 'epochs'"),
-        ("--local --data x.csv", "--data goes with --drift, not with --local"),
+        ("--local --data x.csv", "--data goes with --drift or --batch, not with --local"),
+        ("--batch --to x", "--batch needs --data FILE, the rows to classify, and --to DIR, a folder for the results"),
+        ("--batch --data x.csv --to x --set epochs=1", "the pipeline has no parameter 'epochs'"),
+        ("--submit --pipeline batch --set data=/x --set to=out", "to=out: the steps don't see this machine's files"),
         ("--submit --pipeline drift", "data is not set: --set data=URL, or a path on the volume"),
         ("--submit --pipeline drift --set data=new.csv", "data=new.csv: the steps don't see this machine's files"),
         ("--submit --pipeline drift --set data=/x.csv --set threshold=0", "threshold is 0.0: it must be above 0"),
@@ -227,7 +230,7 @@ def test_what_compiling_and_manifests_give_as_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--compile", "--json"]) == 0
-    names = {"": "nlp_pipeline", **{f"_{name}": f"nlp_pipeline_{name}" for name in ("vertex", "drift")}}
+    names = {"": "nlp_pipeline", **{f"_{name}": f"nlp_pipeline_{name}" for name in ("vertex", "drift", "batch")}}
     every = {f"compiled{end}": f"compiled/{name}.yaml" for end, name in names.items()}
     printed = capsys.readouterr()
     result = json.loads(printed.out)
@@ -257,6 +260,7 @@ def test_without_a_platform_all_files_are_compiled_so_that_none_goes_stale(
         "kubeflow": Path("compiled") / "nlp_pipeline.yaml",
         "vertex": Path("compiled") / "nlp_pipeline_vertex.yaml",
         "drift": Path("compiled") / "nlp_pipeline_drift.yaml",
+        "batch": Path("compiled") / "nlp_pipeline_batch.yaml",
     }
     assert main(["--compile"]) == 0
     assert capsys.readouterr().out.split() == [str(file) for file in files.values()]
@@ -275,14 +279,14 @@ def test_without_a_platform_all_files_are_compiled_so_that_none_goes_stale(
         "nlp_pipeline_vertex.yaml are stale: write them anew with --compile"
     )
     for name, text in texts.items():
-        chosen = ["--pipeline", name] if name == "drift" else ["--platform", name]
+        chosen = ["--pipeline", name] if name in OTHERS else ["--platform", name]
         assert main(["--compile", "--output", "other.yaml", *chosen]) == 0
         assert Path("other.yaml").read_text() == text
 
 
 def test_what_is_compiled_may_go_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [f"nlp_pipeline{end}.yaml" for end in ("", "_vertex", "_drift")]
+    names = [f"nlp_pipeline{end}.yaml" for end in ("", "_vertex", "_drift", "_batch")]
     Path("there").mkdir()
     for output, folder in (("new/", "new"), ("there", "there"), (".", "."), (f"{tmp_path}/a/b/", "a/b")):
         assert find_targets(None, output) == {
@@ -292,7 +296,7 @@ def test_what_is_compiled_may_go_into_a_folder(tmp_path: Path, monkeypatch: pyte
     assert find_targets("vertex", "new") == {"vertex": Path("new")}
     assert main(["--compile", "--platform", "kubeflow", "--output", "new/"]) == 0
     assert main(["--compile", "--check", "--platform", "kubeflow", "--output", "new"]) == 0
-    assert sorted(path.name for path in Path("new").iterdir()) == [names[0], names[2]]
+    assert sorted(path.name for path in Path("new").iterdir()) == sorted(names[:1] + names[2:])
     assert find_targets(None, "new.yaml", "drift") == {"drift": Path("new.yaml")}
     with pytest.raises(UsageError, match=r"^--pipeline drift is none of --platform vertex$"):
         find_targets("vertex", None, "drift")

@@ -7,7 +7,7 @@ import pytest
 
 from nlp_pipeline import docs
 from nlp_pipeline.cli import check_arguments, make_parser
-from nlp_pipeline.pipeline.parameters import find_pipeline, parse_settings
+from nlp_pipeline.pipeline.parameters import OTHERS, find_pipeline, parse_settings
 
 PAGES = [docs.ROOT / "README.md", docs.ROOT / "CONTRIBUTING.md", *sorted((docs.ROOT / "docs").glob("*.md"))]
 
@@ -69,9 +69,8 @@ def test_the_flags_and_parameters_of_a_pages_commands_go_together(page: Path) ->
         arguments = parser.parse_args(line)
         check_arguments(parser, arguments)
         platform = "vertex" if page.name == "vertex.md" or "vertex" in line else "kubeflow"
-        parse_settings(
-            arguments.set, "drift" if arguments.drift else find_pipeline(platform, arguments.pipeline or "train")
-        )
+        own = [name for name in OTHERS if getattr(arguments, name)]
+        parse_settings(arguments.set, own[0] if own else find_pipeline(platform, arguments.pipeline or "train"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline import __version__, commands
+from nlp_pipeline import __version__, commands, file_commands
 from nlp_pipeline.errors import PipelineError, StoppedWaitingError, UsageError
 from nlp_pipeline.pipeline.compiling import check_image
 from nlp_pipeline.pipeline.parameters import OTHERS, TRAIN, Parameter, pipeline_parameters
@@ -165,7 +165,8 @@ def add_commands(parser: Parser) -> None:
     text = "classify texts; after --local, the texts to show at its end"
     add("--predict", commands.predict, text, nargs="+", metavar="TEXT")
     add("--card", commands.card, "show a release's model card")
-    add("--drift", commands.drift, "compare texts with those that a release was trained on; exit code 3 if they moved")
+    add("--drift", file_commands.drift, "compare texts with those of a release's training; exit code 3 if they moved")
+    add("--batch", file_commands.batch, "classify all rows of a file; what was stopped goes on where it was")
     add("--compile", commands.compile_, "write the pipeline's IR YAML to compiled/")
 
     title = "on Kubeflow Pipelines, or with --platform vertex on Vertex AI"
@@ -200,14 +201,14 @@ def add_run_options(parser: Parser) -> None:
     text = "set a parameter of the pipeline; may be given often (they are listed at the end)"
     group = parser.add_argument_group("the run")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
-    parser.option(group, "--data", ("drift",), "for --drift: a path or URL of texts, as train_data", metavar="FILE")
+    parser.option(group, "--data", ("drift", "batch"), "a path or URL of texts, as train_data", metavar="FILE")
 
     add = partial(parser.option, parser.add_argument_group("serving"))
     text = (
         "the release; default: the one validated last. For --deploy a folder, or its address in the cluster: "
         "pvc://claim/model/releases/digest or s3://bucket/model/releases/digest"
     )
-    add("--release", ("serve", "predict", "card", "drift", "deploy"), text, metavar="DIR")
+    add("--release", ("serve", "predict", "card", "drift", "batch", "deploy"), text, metavar="DIR")
     add("--port", ("serve",), "port for --serve (default: 8080)", type=int, metavar="N")
     text = "what serves: onnx, our own server (the default where the package kserve is installed), or torchserve"
     add("--runtime", ("serve", "predict"), text, choices=("onnx", "torchserve"))
@@ -247,7 +248,7 @@ def add_platform_options(parser: Parser) -> None:
     add("--config", (*google, "manifests"), "file of NAME=VALUE lines (default: .env)", type=Path, metavar="FILE")
     text = "for --wait: give up after so long, exit code 4"
     add("--timeout", ("submit", "wait", "retry"), text, type=float, metavar="SECONDS")
-    add("--to", ("download",), "for --download: where to (default: outputs/runs/RUN_ID)", type=Path, metavar="DIR")
+    add("--to", ("download", "batch"), "where to; for --download by default outputs/runs/RUN_ID", metavar="DIR")
     add("--count", ("runs",), "for --runs: how many (default: 20)", type=int, metavar="N")
 
     add = partial(parser.option, parser.add_argument_group("schedules"))
@@ -278,8 +279,7 @@ def add_output_options(parser: Parser) -> None:
     parser.option(group, "--json", tuple(parser.run), "print one JSON document on stdout")
     sending = (*(name for name in CHANGES if name != "wait"), *DEPLOYING)
     parser.option(group, "--dry-run", sending, "show what would be sent or changed; send and change nothing")
-    text = "print what completes nlp-pipeline's flags there"
-    parser.command(group, "--completion", commands.completion, text, choices=("bash", "zsh"))
+    parser.command(group, "--completion", commands.completion, "print what completes flags", choices=("bash", "zsh"))
     group.add_argument("--debug", action="store_true", help="show tracebacks")
     group.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import GateNotPassedError, PipelineError, UsageError
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.pipeline.admission import check_placement
 from nlp_pipeline.pipeline.parameters import (
+    OTHERS,
     PIPELINES,
     GraphSettings,
     check_ranges,
@@ -42,8 +43,9 @@ def parameters_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def pipeline_of(arguments: argparse.Namespace) -> str:
     """Returns the pipeline whose parameters are meant, as PIPELINES has it."""
-    if arguments.drift:
-        return "drift"
+    for name in OTHERS:
+        if getattr(arguments, name):
+            return name
     return find_pipeline(arguments.settings.platform, arguments.settings.pipeline) if arguments.settings else "kubeflow"
 
 
@@ -138,26 +140,6 @@ def card(arguments: argparse.Namespace) -> None:
         from rich.markdown import Markdown
 
         Console().print(Markdown(text.split("\n---\n", 1)[1]))
-
-
-def drift(arguments: argparse.Namespace) -> int:
-    """`--drift`."""
-    from nlp_pipeline.steps.detect_drift.detection import FIGURES, describe, detect_drift, rounded
-
-    if arguments.data is None:
-        raise UsageError("--drift needs --data FILE: texts to compare with those that a release was trained on")
-    release, values = chosen_release(arguments), {**parameters_of(arguments), "data": arguments.data}
-    check_ranges(values, "drift")
-    complete = {name: item.default for name, item in pipeline_parameters("drift").items()} | values
-    with contextlib.redirect_stdout(sys.stderr):
-        columns = complete["text_column"], complete["label_column"]
-        result = detect_drift(release, complete["data"], columns, complete["label_separator"], complete["threshold"])
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_rows([rounded(figure) for figure in result["figures"]], FIGURES, as_json=False)
-        print(f"\n{describe(result)}")
-    return GateNotPassedError.exit_code if result["moved"] else 0
 
 
 def compile_(arguments: argparse.Namespace) -> None:
@@ -276,7 +258,7 @@ def runs(arguments: argparse.Namespace) -> None:
 def download(arguments: argparse.Namespace) -> None:
     """`--download RUN_ID`."""
     run_id = arguments.download
-    folder = arguments.to or Path("outputs") / "runs" / run_id
+    folder = Path(arguments.to) if arguments.to else Path("outputs") / "runs" / run_id
     print_result(on_platform(arguments, "download", run_id, folder, arguments.dry_run), arguments.json)
 
 

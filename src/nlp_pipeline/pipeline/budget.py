@@ -16,6 +16,7 @@ tests/pipeline/test_budget.py holds the result against a real run. No such limit
 """
 
 import gzip
+import itertools
 import json
 import random
 import re
@@ -189,7 +190,9 @@ class Workflow:
         values = [*self.components.values(), *self.containers.values(), *self.kubernetes.values()]
         arguments = [{"name": f"implementations-{'0' * 64}", "value": encode(value)} for value in values]
         tasks = [task for component in self.components.values() for task in tasks_of(component).values()]
-        size = sum(len(encode(encode(task))) + TASK_FRAME for task in tasks)
+        # A loop has its task twice, and two templates more.
+        times = [3 if "parameterIterator" in task else 1 for task in tasks]
+        size = sum(count * (len(encode(encode(task))) + TASK_FRAME) for count, task in zip(times, tasks, strict=True))
         return SHARED_TEMPLATES + len(encode(runtime)) + len(encode(arguments)) + size
 
     def add_dag(self, name: str, component: str, values: dict[str, Any]) -> None:
@@ -197,13 +200,33 @@ class Workflow:
         self.add_nodes(name, "DAG", {"parent-dag-id": "1", "condition": "true"})
         for task_name, task in in_order(tasks_of(self.components[component])):
             inner, child = f"{name}(0).{task_name}", task["componentRef"]["name"]
-            if "dag" in self.components[child]:
+            if "parameterIterator" in task:
+                self.add_loop(inner, task_name, task, values)
+            elif "dag" in self.components[child]:
                 driven = {"component": encode(self.components[child]), "task": encode(task), "task-name": task_name}
                 self.add_dag_driver(inner, driven)
                 self.add_dag(inner, child, inputs_of(task, values))
             else:
                 self.add_step(inner, task_name, task, values)
                 self.growth[task_name] = self.frame + self.size
+
+    def add_loop(self, name: str, task_name: str, task: dict[str, Any], values: dict[str, Any]) -> None:
+        """Adds a loop: its driver, and in a group for each iteration a DAG, with a driver and the DAG that it runs.
+
+        See compiler/dag.go, iteratorTask and iterationItemTask. As many iterations are reckoned with as may run at
+        once.
+        """
+        child, count = task["componentRef"]["name"], task["iteratorPolicy"]["parallelismLimit"]
+        driven = {"component": encode(self.components[child]), "task": encode(task), "task-name": task_name}
+        item = {task["parameterIterator"]["itemInput"]: f"{count}/{count}"}
+        self.add_nodes(name, "DAG", {"parent-dag-id": "1"})
+        self.add_dag_driver(f"{name}(0).iteration", driven)
+        self.add_nodes(f"{name}(0).iteration-iterations", "TaskGroup", {})
+        for number in range(count):
+            inner = f"{name}(0).iteration-iterations({number}:{number})"
+            self.add_nodes(inner, "DAG", {"parent-dag-id": "1", "iteration-index": str(number)})
+            self.add_dag_driver(f"{inner}(0).iteration-item", {**driven, "iteration-index": str(number)})
+            self.add_dag(f"{inner}(0).iteration-item", child, inputs_of(task, values) | item)
 
     def add_dag_driver(self, name: str, inputs: dict[str, str]) -> None:
         """Adds the node that starts a DAG (compiler/dag.go, addDAGDriverTemplate)."""
@@ -357,3 +380,14 @@ def artifact(name: str, metadata: int = 0) -> dict[str, Any]:
 def node_id(name: str) -> str:
     """Returns an id as long as Argo's, which are hashes of the names too."""
     return f"{NAME}-{zlib.crc32(name.encode())}"
+
+
+def most_iterations(ir: str) -> int:
+    """Returns how often the loop of a compiled file may run, at most, so that its workflow is within the budget."""
+    pipeline, platform = yaml.safe_load_all(ir)
+    (loop,) = (task for task in tasks_of(pipeline["root"]).values() if "parameterIterator" in task)
+    for count in itertools.count(1):
+        loop["iteratorPolicy"]["parallelismLimit"] = count
+        if weigh(yaml.safe_dump_all([pipeline, platform])).excess():
+            return count - 1
+    raise AssertionError

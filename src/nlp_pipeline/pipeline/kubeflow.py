@@ -26,9 +26,10 @@ DEADLINES = {"train-model": 7 * DAY}
 # The keys of the Secrets are the names of the variables that the steps read.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 HUB_KEYS = ("HF_TOKEN",)
+BATCH = ("plan-batch", "predict-batch", "finish-batch")
 # By the parameter that names a Secret: the steps that have it, and its keys.
 SECRETS = {
-    "s3_secret": (("load-data", "deploy-model", "detect-drift"), S3_KEYS),
+    "s3_secret": (("load-data", "deploy-model", "detect-drift", *BATCH), S3_KEYS),
     "hub_secret": (("train-model",), HUB_KEYS),
     "notify_secret": (("notify",), ADDRESSES),
 }

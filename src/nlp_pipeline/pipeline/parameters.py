@@ -13,6 +13,7 @@ from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, para
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
+from nlp_pipeline.steps.batch_predict.settings import BatchSettings
 from nlp_pipeline.steps.detect_drift.settings import DriftSettings
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
 from nlp_pipeline.steps.load_data.settings import LoadSettings
@@ -89,6 +90,13 @@ class KubeflowSettings(Settings):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PodSettings(Settings):
+    """What the pods get that classify."""
+
+    pod_cpu: str = parameter("500m", "CPUs that a node must have free for each pod; it uses what is there.", CPU)
+
+
 def some_of(kind: type[Settings], *names: str) -> type[Settings]:
     """Returns settings that have only some of the parameters of others."""
     chosen: list[Any] = [
@@ -144,6 +152,20 @@ PIPELINES = {
             DriftSettings,
             some_of(LoadSettings, "text_column", "label_column", "label_separator"),
             Run,
+            some_of(KubeflowSettings, "s3_secret", "environment_config"),
+            some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
+        ),
+    ),
+    "batch": Pipeline(
+        f"{NAME}-batch",
+        "kubeflow",
+        "nlp_pipeline_batch.yaml",
+        ("batch", "nlp_pipeline_batch"),
+        (
+            BatchSettings,
+            some_of(LoadSettings, "text_column"),
+            Run,
+            PodSettings,
             some_of(KubeflowSettings, "s3_secret", "environment_config"),
             some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
         ),
@@ -232,7 +254,7 @@ def check_run(values: dict[str, Any], pipeline: str, paths: str, example: str) -
     for name, declared in pipeline_parameters(pipeline).items():
         if declared.default is None and name not in values:
             raise UsageError(f"{name} is not set: --set {name}=URL, or {example}")
-    for name in ("train_data", "evaluation_data", "data"):
+    for name in ("train_data", "evaluation_data", "data", "to"):
         source = str(values.get(name, ""))
         if source and "://" not in source and not source.startswith(paths):
             raise UsageError(f"{name}={source}: the steps don't see this machine's files: give a URL, or {example}")

@@ -66,7 +66,9 @@ def read_rows(
 
     A list of labels, or with a separator any label, becomes a tuple; the empty list is not missing.
     """
-    return clean_rows(source, columns, lambda line, cells: _clean_row(line, *cells, separator, source.notes))
+    return clean_rows(
+        source, columns, lambda line, cells: _clean_row(line, cells[0], cells[1], separator, source.notes)
+    )
 
 
 def clean_rows(source: Source, columns: Sequence[str], clean: Callable[[int, Sequence[Any]], T]) -> Iterator[T]:

@@ -1,0 +1,257 @@
+"""The work: what is to be done is planned, then done shard by shard, and the manifest says at last what came of it."""
+
+import csv
+import hashlib
+import io
+import json
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.release import verify
+from nlp_pipeline.serving.archived import load_archived
+from nlp_pipeline.serving.model import TextClassifier, valid_unicode
+from nlp_pipeline.steps.batch_predict.destination import Bucket, Folder, open_destination
+from nlp_pipeline.steps.batch_predict.settings import BatchSettings
+from nlp_pipeline.steps.batch_predict.tables import count_rows, find_schema, read_tables, write_csv
+from nlp_pipeline.steps.load_data.fetch import fetch_source
+from nlp_pipeline.steps.load_data.rows import Source, clean_text
+from nlp_pipeline.volume import file_sha256
+
+# Files that readers of a folder of Parquet pass over, as their names begin so.
+PLAN, MANIFEST = "_plan.json", "_manifest.json"
+RESULTS = ("label", "score", "reason", "release")
+RESULTS_OF_SEVERAL = ("labels", "scores", "reason", "release")
+NO_TEXT, NO_CELLS = "no text", "cells too many or too few"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done; a run goes on only where its plan is the same.
+
+    Attributes:
+        release: The digest of the release.
+        model_name: Its model.
+        data: The address of the rows,
+        source: their file's name, as it may be shown,
+        sha256: its SHA-256,
+        rows: and how many they are.
+        text_column: The column of texts.
+        columns: The columns of the results, those of the input first, with their types.
+        shard_rows: Rows of a shard.
+    """
+
+    release: str
+    model_name: str
+    data: str
+    source: str
+    sha256: str
+    rows: int
+    text_column: str
+    columns: dict[str, str]
+    shard_rows: int
+
+    def shards(self, to: str) -> dict[str, int]:
+        """Returns how many rows each file of results has, by its name; an input without rows gives one without, too."""
+        ending = ".csv" if to.rstrip("/").endswith(".csv") else ".parquet"
+        starts = range(0, max(1, self.rows), self.shard_rows)
+        return {
+            f"part-{number:05}{ending}": min(self.shard_rows, self.rows - start) for number, start in enumerate(starts)
+        }
+
+
+def result_fields(several: bool) -> list[pyarrow.Field]:
+    """Returns the columns that are added to those of the input; `several` for a model of several labels a text."""
+    text = pyarrow.string()
+    if several:
+        kinds = [pyarrow.list_(text), pyarrow.list_(pyarrow.float64()), text, text]
+        return [pyarrow.field(name, kind) for name, kind in zip(RESULTS_OF_SEVERAL, kinds, strict=True)]
+    kinds = [text, pyarrow.float64(), text, text]
+    return [pyarrow.field(name, kind) for name, kind in zip(RESULTS, kinds, strict=True)]
+
+
+def output_schema(schema: pyarrow.Schema, several: bool) -> pyarrow.Schema:
+    """Returns the columns of the results; one of the input that has the name of a result gets the prefix `input_`."""
+    results = result_fields(several)
+    taken = {field.name for field in results}
+    kept = [field.with_name(f"input_{field.name}") if field.name in taken else field for field in schema]
+    names = [field.name for field in kept]
+    if len({*names}) < len(names):
+        raise UsageError(
+            f"the columns {names} have a name twice, with the prefix of those that results have: rename one"
+        )
+    return pyarrow.schema([*kept, *results])
+
+
+def plan_shards(source: Source, settings: BatchSettings, text_column: str, folder: Path) -> Plan:
+    """Writes a plan to the destination, and returns it.
+
+    Args:
+        source: The rows.
+        settings: What is to be done.
+        text_column: The column of texts.
+        folder: The release's.
+
+    Raises:
+        UsageError: The rows can't be read, the release is not whole, or the destination holds something else.
+    """
+    release = verify(folder)
+    destination = open_destination(settings.to)
+    rows = count_rows(source, text_column)  # first, as it says what is wrong with them
+    schema = find_schema(source, text_column)
+    columns = output_schema(schema, load_archived(folder, release.model_name).thresholds is not None)
+    plan = Plan(
+        release=release.digest,
+        model_name=release.model_name,
+        data=settings.data,
+        source=source.name,
+        sha256=file_sha256(source.path),
+        rows=rows,
+        text_column=text_column,
+        columns={field.name: str(field.type) for field in columns},
+        shard_rows=settings.shard_rows,
+    )
+    former = read_plan(destination)
+    if former is None and (names := destination.names()):
+        raise UsageError(f"{settings.to} is not empty, and holds no results: it has {min(names)}; name another folder")
+    if former is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            write_json(destination, PLAN, asdict(plan), temporary)
+    elif different := [item.name for item in fields(Plan) if getattr(former, item.name) != getattr(plan, item.name)]:
+        name = next((name for name in different if name in ("release", "source", "sha256")), different[0])
+        raise UsageError(
+            f"{settings.to} holds results of another {name}, {getattr(former, name)!r}, not {getattr(plan, name)!r}: "
+            "name another folder, or remove it"
+        )
+    return plan
+
+
+def read_plan(destination: Folder | Bucket) -> Plan | None:
+    """Returns the plan that a destination holds; None where there is none."""
+    content = destination.read(PLAN)
+    return Plan(**json.loads(content)) if content else None
+
+
+def write_json(destination: Folder | Bucket, name: str, value: Any, temporary: str) -> None:
+    """Writes a value as a file of JSON."""
+    file = Path(temporary, name)
+    file.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    destination.write(file, name)
+
+
+def predict_shards(source: Source, plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 1) -> None:
+    """Classifies those shards that are not there yet; of several pods, each takes every so manieth.
+
+    Args:
+        source: The rows.
+        plan: What is to be done.
+        to: The destination.
+        folder: The release's.
+        pod: The number of this pod, from 0
+        pods: of so many.
+    """
+    if (sha256 := file_sha256(source.path)) != plan.sha256:
+        raise PipelineError(f"{source.name!r} has changed since the run began ({sha256}): start it anew")
+    destination, names = open_destination(to), plan.shards(to)
+    mine = {name for number, name in enumerate(names) if number % pods == pod}
+    missing = mine - destination.names()
+    print(f"{len(mine)} shards, {len(mine - missing)} of them done before", flush=True)
+    if not missing:
+        return
+    classifier = load_archived(folder, plan.model_name)
+    schema = find_schema(source, plan.text_column)
+    columns = output_schema(schema, classifier.thresholds is not None)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, table in zip(names, read_tables(source, schema, plan.shard_rows), strict=True):
+            if name not in missing:
+                continue
+            began, file = time.perf_counter(), Path(temporary, name)
+            texts, reasons = read_texts(table[plan.text_column].to_pylist(), source.form in ("csv", "tsv"))
+            results = [*classify(classifier, texts), reasons, [plan.release] * len(texts)]
+            kinds = columns.types[-len(results) :]
+            arrays = [pyarrow.array(values, kind) for values, kind in zip(results, kinds, strict=True)]
+            write_table(pyarrow.table([*table.columns, *arrays], schema=columns), file)
+            destination.write(file, name)
+            file.unlink()
+            rate = table.num_rows / (time.perf_counter() - began)
+            print(f"{name} of {len(names)}: {table.num_rows:,} rows, {rate:,.0f} a second", flush=True)
+
+
+def classify(classifier: TextClassifier, texts: list[str | None]) -> tuple[list[Any], list[Any]]:
+    """Returns each text's label and score, or its labels and their scores; None where there is no text."""
+    # Alike in length, so that the texts of a call have little padding where they share calls: on a GPU.
+    order = sorted((at for at, text in enumerate(texts) if text is not None), key=lambda at: len(texts[at] or ""))
+    answers: list[dict[str, Any]] = [{}] * len(texts)
+    for at, answer in zip(order, classifier.classify([texts[at] or "" for at in order]), strict=True):
+        answers[at] = answer
+    if not classifier.thresholds:
+        return [answer.get("label") for answer in answers], [answer.get("score") for answer in answers]
+    pairs = [answer.get("labels") for answer in answers]
+    labels, scores = ([pair and [item[name] for item in pair] for pair in pairs] for name in ("label", "score"))
+    return labels, scores
+
+
+def read_texts(cells: list[Any], is_delimited: bool) -> tuple[list[str | None], list[str | None]]:
+    """Returns the texts of cells, None where there is none, and then why."""
+    texts = [text and valid_unicode(text) for text in map(clean_text, cells)]
+    reasons = [
+        None if text is not None else NO_CELLS if is_delimited and cell is None else NO_TEXT
+        for cell, text in zip(cells, texts, strict=True)
+    ]
+    return texts, reasons
+
+
+def write_table(table: pyarrow.Table, target: Path) -> None:
+    """Writes a table in the format that the file's name ends in."""
+    if target.suffix == ".csv":
+        with target.open("w", encoding="utf-8", newline="") as file:
+            write_csv(table, file)
+    else:
+        pyarrow.parquet.write_table(table, target)
+
+
+def finish(plan: Plan, to: str) -> dict[str, Any]:
+    """Makes sure that the results are whole, row for row; writes the manifest, and returns what it says."""
+    destination = open_destination(to)
+    shards, reasons = [], Counter[str]()
+    for name, rows in plan.shards(to).items():
+        content = destination.read(name)
+        if content is None:
+            raise PipelineError(f"{to} lacks {name}: run it again, which makes what is missing")
+        found = read_reasons(name, content)
+        if len(found) != rows:
+            raise PipelineError(f"{name} in {to} has {len(found)} rows, not {rows}: remove it, and run it again")
+        reasons.update(filter(None, found))
+        shards.append({"name": name, "rows": rows, "sha256": hashlib.sha256(content).hexdigest()})
+    manifest = {**asdict(plan), "without_label": dict(reasons), "shards": shards}
+    with tempfile.TemporaryDirectory() as temporary:
+        write_json(destination, MANIFEST, manifest, temporary)
+    destination.clean()
+    return manifest
+
+
+def read_reasons(name: str, content: bytes) -> list[str | None]:
+    """Returns of each row of a file of results why it has no label."""
+    if name.endswith(".csv"):
+        with io.StringIO(content.decode("utf-8"), newline="") as file:
+            return [row["reason"] for row in csv.DictReader(file)]
+    reasons: list[str | None] = pyarrow.parquet.read_table(io.BytesIO(content), columns=["reason"])[
+        "reason"
+    ].to_pylist()
+    return reasons
+
+
+def predict_all(settings: BatchSettings, text_column: str, folder: Path) -> dict[str, Any]:
+    """Does all of it in this process; returns what the manifest says."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source = fetch_source(settings.data.strip(), Path(temporary, "rows"))
+        plan = plan_shards(source, settings, text_column, folder)
+        predict_shards(source, plan, settings.to, folder)
+    return finish(plan, settings.to)
