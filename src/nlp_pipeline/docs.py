@@ -20,7 +20,8 @@ def parameter_table(parameters: Iterable[Parameter]) -> str:
     lines = ["| parameter | type | default | what it is |", "| --- | --- | --- | --- |"]
     for item in parameters:
         default = "(must be given)" if item.default is None else f"`{item.default}`" if item.default != "" else ""
-        lines.append(f"| `{item.name}` | {item.kind.__name__} | {default} | {item.description} |")
+        description = item.description.replace("|", "\\|")  # which would end the cell
+        lines.append(f"| `{item.name}` | {item.kind.__name__} | {default} | {description} |")
     return "\n".join(lines)
 
 
