@@ -246,3 +246,10 @@ def test_a_comparison_with_the_champion() -> None:
         "No comparison with the champion, release 0123456789abcdef: it can't be"
         in Page(render(TWO, champion=failed)).text
     )
+
+
+def test_a_comparison_on_many_classes_shows_some_of_them_and_no_matrices() -> None:
+    page = Page(render(many(40), champion=CHAMPION))
+    slices = [row[0] for row in page.rows if len(row) == 4 and row[0].startswith("class-")]
+    assert len(slices) == 30 and any(row[0] == "7 to 8 characters" for row in page.rows)
+    assert "Confusion matrix of the" not in page.text

@@ -51,10 +51,11 @@ def _compare(champion: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
     """Returns what the page says of a comparison with the champion, on the rows that both were asked for."""
     if not rows:
         return {}
+    # Of several labels a text, each set of them counts as a label here: there may be thousands.
     labels = sorted({label for row in rows for label in (row[1], row[2], row[4])})
     lengths = sorted(len(row[0]) for row in rows)
     quarters = [lengths[len(rows) * at // 4] for at in range(4)] + [lengths[-1] + 1]
-    slices = [(label, [row for row in rows if row[1] == label]) for label in labels]
+    slices = [(label, [row for row in rows if row[1] == label]) for label in labels[:MOST_CLASSES]]
     slices += [
         (f"{low} to {high - 1} characters", [row for row in rows if low <= len(row[0]) < high])
         for low, high in itertools.pairwise(quarters)
@@ -62,7 +63,11 @@ def _compare(champion: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
     counts = [Counter((row[1], row[at]) for row in rows) for at in (2, 4)]
     return {
         "both": labels,
-        "matrices": [[[pairs[true, said] for said in labels] for true in labels] for pairs in counts],
+        "matrices": [
+            [[pairs[true, said] for said in labels] for true in labels]
+            for pairs in counts
+            if len(labels) <= MOST_CLASSES
+        ],
         "compared": [
             (
                 name.replace("_", " ").title(),
