@@ -13,7 +13,9 @@ from urllib.parse import quote
 from nlp_pipeline.deploy import cluster
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.connection import Connection, check_names, connect, pod_namespace
+from nlp_pipeline.kubeflow.costs import describe_costs
 from nlp_pipeline.kubeflow.nodes import check_nodes, describe
+from nlp_pipeline.local import local_volume
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.kubeflow import requests_of
 from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, pipeline_parameters
@@ -82,12 +84,14 @@ def describe_version(settings: Settings, ir: str) -> dict[str, str]:
 
 
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a dry run says of a run's pods: what they ask for, whether a node has it, whether they install much.
+    """Returns what a dry run says of a run's pods: what they ask for and cost, and whether a node has it.
 
     The cluster is asked where there is a kubeconfig.
     """
     complete = {name: item.default for name, item in pipeline_parameters(pipeline_of(settings)).items()} | values
     about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
+    if "train_gpus" in complete:
+        about["costs"] = describe_costs(complete, local_volume())
     try:
         cluster.connect()
         about["nodes"] = check_nodes(complete).detail
