@@ -139,6 +139,20 @@ def test_it_goes_on_where_it_was(release: Path, tmp_path: Path, capsys: pytest.C
     assert [row["text"] for row in read_parts(to)] == TEXTS and not (to / ".incoming-killed").exists()
 
 
+def test_several_files_with_the_same_columns(release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new").mkdir()
+    for name, texts in (("a", TEXTS[:8]), ("b", []), ("c", TEXTS[8:])):
+        write_rows(tmp_path / "new" / f"{name}.csv", texts)
+    batch(tmp_path / "new", tmp_path / "scored", release)
+    assert [row["text"] for row in read_parts(tmp_path / "scored")] == TEXTS
+    manifest = json.loads((tmp_path / "scored" / "_manifest.json").read_text())
+    assert [shard["rows"] for shard in manifest["shards"]] == [6, 2, 0, 6, 6]
+    assert [file["rows"] for file in manifest["files"]] == [8, 0, 12]
+    write_rows(tmp_path / "new" / "d.parquet", TEXTS)
+    batch(tmp_path / "new", tmp_path / "others", release, code=2)
+    assert "d.parquet' has other columns than " in capsys.readouterr().err
+
+
 def test_what_can_not_be_done_is_one_line(
     model: Path, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +169,7 @@ def test_what_can_not_be_done_is_one_line(
     fp32 = made_release(model, "fp32")
     lines = {
         "holds results of another release": (data, to, fp32, ()),
-        "holds results of another source": (other, to, release, ()),
+        "holds results of another data": (other, to, release, ()),
         "holds results of another shard_rows, 6, not 7": (data, to, release, ("--set", "shard_rows=7")),
         "is not empty, and holds no results": (data, tmp_path / "full", release, ()),
         "can't be made (Not a directory)": (data, data / "scored", release, ()),

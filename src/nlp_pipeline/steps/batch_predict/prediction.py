@@ -21,7 +21,7 @@ from nlp_pipeline.serving.model import TextClassifier, valid_unicode
 from nlp_pipeline.steps.batch_predict.destination import Bucket, Folder, open_destination
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
 from nlp_pipeline.steps.batch_predict.tables import count_rows, find_schema, read_tables, write_csv
-from nlp_pipeline.steps.load_data.fetch import fetch_source
+from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources
 from nlp_pipeline.steps.load_data.rows import Source, clean_text
 from nlp_pipeline.volume import file_sha256
 
@@ -39,10 +39,8 @@ class Plan:
     Attributes:
         release: The digest of the release.
         model_name: Its model.
-        data: The address of the rows,
-        source: their file's name, as it may be shown,
-        sha256: its SHA-256,
-        rows: and how many they are.
+        rows: How many rows there are,
+        files: in these files; of each its `address`, its `name`, as it may be shown, its `sha256` and its `rows`.
         text_column: The column of texts.
         columns: The columns of the results, those of the input first, with their types.
         shard_rows: Rows of a shard.
@@ -50,21 +48,24 @@ class Plan:
 
     release: str
     model_name: str
-    data: str
-    source: str
-    sha256: str
     rows: int
+    files: list[dict[str, Any]]
     text_column: str
     columns: dict[str, str]
     shard_rows: int
 
-    def shards(self, to: str) -> dict[str, int]:
-        """Returns how many rows each file of results has, by its name; an input without rows gives one without, too."""
+    def shards(self, to: str) -> dict[str, tuple[int, int]]:
+        """Returns the number of the file that a part has its rows of, and how many, by the part's name.
+
+        Of a file without rows comes a part without rows, too.
+        """
         ending = ".csv" if to.rstrip("/").endswith(".csv") else ".parquet"
-        starts = range(0, max(1, self.rows), self.shard_rows)
-        return {
-            f"part-{number:05}{ending}": min(self.shard_rows, self.rows - start) for number, start in enumerate(starts)
-        }
+        parts = [
+            (number, min(self.shard_rows, file["rows"] - start))
+            for number, file in enumerate(self.files)
+            for start in range(0, max(1, file["rows"]), self.shard_rows)
+        ]
+        return {f"part-{number:05}{ending}": part for number, part in enumerate(parts)}
 
 
 def result_fields(several: bool) -> list[pyarrow.Field]:
@@ -90,11 +91,10 @@ def output_schema(schema: pyarrow.Schema, several: bool) -> pyarrow.Schema:
     return pyarrow.schema([*kept, *results])
 
 
-def plan_shards(source: Source, settings: BatchSettings, text_column: str, folder: Path) -> Plan:
+def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan:
     """Writes a plan to the destination, and returns it.
 
     Args:
-        source: The rows.
         settings: What is to be done.
         text_column: The column of texts.
         folder: The release's.
@@ -104,18 +104,27 @@ def plan_shards(source: Source, settings: BatchSettings, text_column: str, folde
     """
     release = verify(folder)
     destination = open_destination(settings.to)
-    rows = count_rows(source, text_column)  # first, as it says what is wrong with them
-    schema = find_schema(source, text_column)
-    columns = output_schema(schema, load_archived(folder, release.model_name).thresholds is not None)
+    several = load_archived(folder, release.model_name).thresholds is not None
+    files: list[dict[str, Any]] = []
+    columns = None
+    for address in list_sources(settings.data):
+        with tempfile.TemporaryDirectory() as temporary:
+            source = fetch_source(address, Path(temporary, "rows"))
+            rows = count_rows(source, text_column)  # first, as it says what is wrong with them
+            schema = output_schema(find_schema(source, text_column), several)
+            files.append({"address": address, "name": source.name, "sha256": file_sha256(source.path), "rows": rows})
+        if columns not in (None, schema):
+            raise UsageError(
+                f"{source.name!r} has other columns than {files[0]['name']!r}, or of other types: classify it apart"
+            )
+        columns = schema
     plan = Plan(
         release=release.digest,
         model_name=release.model_name,
-        data=settings.data,
-        source=source.name,
-        sha256=file_sha256(source.path),
-        rows=rows,
+        rows=sum(file["rows"] for file in files),
+        files=files,
         text_column=text_column,
-        columns={field.name: str(field.type) for field in columns},
+        columns={field.name: str(field.type) for field in columns or []},
         shard_rows=settings.shard_rows,
     )
     former = read_plan(destination)
@@ -125,10 +134,16 @@ def plan_shards(source: Source, settings: BatchSettings, text_column: str, folde
         with tempfile.TemporaryDirectory() as temporary:
             write_json(destination, PLAN, asdict(plan), temporary)
     elif different := [item.name for item in fields(Plan) if getattr(former, item.name) != getattr(plan, item.name)]:
-        name = next((name for name in different if name in ("release", "source", "sha256")), different[0])
+        values = [
+            [file["name"] for file in known.files]
+            if different[0] in ("rows", "files")
+            else getattr(known, different[0])
+            for known in (former, plan)
+        ]
+        what = "data" if different[0] in ("rows", "files") else different[0]
         raise UsageError(
-            f"{settings.to} holds results of another {name}, {getattr(former, name)!r}, not {getattr(plan, name)!r}: "
-            "name another folder, or remove it"
+            f"{settings.to} holds results of another {what}, {str(values[0])[:200]}, not {str(values[1])[:200]}: name "
+            "another folder, or remove it"
         )
     return plan
 
@@ -146,42 +161,51 @@ def write_json(destination: Folder | Bucket, name: str, value: Any, temporary: s
     destination.write(file, name)
 
 
-def predict_shards(source: Source, plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 1) -> None:
-    """Classifies those shards that are not there yet; of several pods, each takes every so manieth.
+def predict_shards(plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 1) -> None:
+    """Classifies the shards that are not there yet; of several pods, each has a part of them.
 
     Args:
-        source: The rows.
         plan: What is to be done.
         to: The destination.
         folder: The release's.
         pod: The number of this pod, from 0
         pods: of so many.
     """
-    if (sha256 := file_sha256(source.path)) != plan.sha256:
-        raise PipelineError(f"{source.name!r} has changed since the run began ({sha256}): start it anew")
-    destination, names = open_destination(to), plan.shards(to)
-    mine = {name for number, name in enumerate(names) if number % pods == pod}
+    destination, shards = open_destination(to), plan.shards(to)
+    mine = {name for number, name in enumerate(shards) if number % pods == pod}
     missing = mine - destination.names()
     print(f"{len(mine)} shards, {len(mine - missing)} of them done before", flush=True)
     if not missing:
         return
     classifier = load_archived(folder, plan.model_name)
-    schema = find_schema(source, plan.text_column)
-    columns = output_schema(schema, classifier.thresholds is not None)
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, table in zip(names, read_tables(source, schema, plan.shard_rows), strict=True):
-            if name not in missing:
-                continue
-            began, file = time.perf_counter(), Path(temporary, name)
-            texts, reasons = read_texts(table[plan.text_column].to_pylist(), source.form in ("csv", "tsv"))
-            results = [*classify(classifier, texts), reasons, [plan.release] * len(texts)]
-            kinds = columns.types[-len(results) :]
-            arrays = [pyarrow.array(values, kind) for values, kind in zip(results, kinds, strict=True)]
-            write_table(pyarrow.table([*table.columns, *arrays], schema=columns), file)
-            destination.write(file, name)
-            file.unlink()
-            rate = table.num_rows / (time.perf_counter() - began)
-            print(f"{name} of {len(names)}: {table.num_rows:,} rows, {rate:,.0f} a second", flush=True)
+    for number, known in enumerate(plan.files):
+        names = [name for name, (file, _) in shards.items() if file == number]
+        if missing.isdisjoint(names):
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            source = fetch_source(known["address"], Path(temporary, "rows"))
+            if file_sha256(source.path) != known["sha256"]:
+                raise PipelineError(f"{source.name!r} has changed since it was begun: classify it into another folder")
+            schema = find_schema(source, plan.text_column)
+            for name, table in zip(names, read_tables(source, schema, plan.shard_rows), strict=True):
+                if name not in missing:
+                    continue
+                began, made = time.perf_counter(), Path(temporary, name)
+                write_table(add_results(classifier, table, plan, source), made)
+                destination.write(made, name)
+                made.unlink()
+                rate = table.num_rows / (time.perf_counter() - began)
+                print(f"{name} of {len(shards)}: {table.num_rows:,} rows, {rate:,.0f} a second", flush=True)
+
+
+def add_results(classifier: TextClassifier, table: pyarrow.Table, plan: Plan, source: Source) -> pyarrow.Table:
+    """Returns a table with the results beside its columns, row for row."""
+    columns = output_schema(table.schema, classifier.thresholds is not None)
+    texts, reasons = read_texts(table[plan.text_column].to_pylist(), source.form in ("csv", "tsv"))
+    results = [*classify(classifier, texts), reasons, [plan.release] * len(texts)]
+    kinds = columns.types[-len(results) :]
+    arrays = [pyarrow.array(values, kind) for values, kind in zip(results, kinds, strict=True)]
+    return pyarrow.table([*table.columns, *arrays], schema=columns)
 
 
 def classify(classifier: TextClassifier, texts: list[str | None]) -> tuple[list[Any], list[Any]]:
@@ -221,7 +245,7 @@ def finish(plan: Plan, to: str) -> dict[str, Any]:
     """Makes sure that the results are whole, row for row; writes the manifest, and returns what it says."""
     destination = open_destination(to)
     shards, reasons = [], Counter[str]()
-    for name, rows in plan.shards(to).items():
+    for name, (_, rows) in plan.shards(to).items():
         content = destination.read(name)
         if content is None:
             raise PipelineError(f"{to} lacks {name}: run it again, which makes what is missing")
@@ -250,8 +274,6 @@ def read_reasons(name: str, content: bytes) -> list[str | None]:
 
 def predict_all(settings: BatchSettings, text_column: str, folder: Path) -> dict[str, Any]:
     """Does all of it in this process; returns what the manifest says."""
-    with tempfile.TemporaryDirectory() as temporary:
-        source = fetch_source(settings.data.strip(), Path(temporary, "rows"))
-        plan = plan_shards(source, settings, text_column, folder)
-        predict_shards(source, plan, settings.to, folder)
+    plan = plan_shards(settings, text_column, folder)
+    predict_shards(plan, settings.to, folder)
     return finish(plan, settings.to)

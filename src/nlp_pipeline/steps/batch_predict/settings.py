@@ -14,7 +14,7 @@ class BatchSettings(Settings):
 
     data: str = parameter(
         REQUIRED,
-        "Rows to classify: as train_data, with or without labels.",
+        "Rows to classify, with or without labels: a path or URL, a folder, a pattern, or a JSON list of them.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     to: str = parameter(

@@ -1,7 +1,6 @@
 """The steps: the first plans, several pods classify, the last makes sure that nothing is missing."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from nlp_pipeline.steps.batch_predict.destination import open_destination
 from nlp_pipeline.steps.batch_predict.prediction import finish, plan_shards, predict_shards, read_plan
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
 from nlp_pipeline.steps.evaluate_model.champion import find_champion
-from nlp_pipeline.steps.load_data.fetch import fetch_source
 from nlp_pipeline.volume import Run
 
 
@@ -21,12 +19,11 @@ def plan(settings: BatchSettings, text_column: str, run: Run) -> list[str]:
     print(f"release: {note}", flush=True)
     if folder is None:
         raise UsageError(f"no release of {run.model_name} to classify with: {note}")
-    with tempfile.TemporaryDirectory() as temporary:
-        source = fetch_source(settings.data.strip(), Path(temporary, "rows"))
-        planned = plan_shards(source, settings, text_column, folder)
+    planned = plan_shards(settings, text_column, folder)
     pods = min(settings.pods, len(planned.shards(settings.to)))
     print(
-        f"{planned.rows:,} rows of {planned.source}: {len(planned.shards(settings.to))} shards, {pods} pods", flush=True
+        f"{planned.rows:,} rows of {len(planned.files)} files: {len(planned.shards(settings.to))} shards, {pods} pods",
+        flush=True,
     )
     return [f"{number}/{pods}" for number in range(1, pods + 1)]
 
@@ -37,10 +34,8 @@ def predict(to: str, share: str, run: Run) -> None:
     if planned is None or run.model_folder is None:
         raise PipelineError(f"{to} has no plan any more, or there is no volume: start the run anew")
     pod, _, pods = share.partition("/")
-    with tempfile.TemporaryDirectory() as temporary:
-        source = fetch_source(planned.data.strip(), Path(temporary, "rows"))
-        folder = run.model_folder / "releases" / planned.release
-        predict_shards(source, planned, to, folder, int(pod) - 1, int(pods))
+    folder = run.model_folder / "releases" / planned.release
+    predict_shards(planned, to, folder, int(pod) - 1, int(pods))
 
 
 def complete(to: str, run: Run, results: str) -> dict[str, Any]:
