@@ -1,9 +1,12 @@
+import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nlp_pipeline import docs
 from nlp_pipeline.cli import check_arguments, make_parser
@@ -58,7 +61,7 @@ def command_lines(page: Path) -> list[list[str]]:
     """Returns the arguments of each command line of the project's in a page's code, without what a shell adds."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"python pipeline_v2\.py (--[^`\n]*)", text)
-    cut = [re.split(r" [|>&]|\)$", re.sub(r"\$WHERE", "", line))[0] for line in lines]
+    cut = [re.split(r" [|>&]|\)$", re.sub(r"\$WHERE", "", line).replace("$rate", "1e-5"))[0] for line in lines]
     return [shlex.split(line, comments=True) for line in cut]
 
 
@@ -84,6 +87,33 @@ def test_each_way_leads_from_an_empty_namespace_to_an_endpoint(way: str) -> None
     assert -1 not in places and places == sorted(places)
     model, namespace = "--set model_name=reviews", "--set namespace="
     assert commands.count(model) == 2 and len(set(re.findall(rf"{namespace}(\w+)", commands))) == 1
+
+
+def test_the_page_on_sweeps_compiles_a_training_for_each_value(tmp_path: Path) -> None:
+    page = (docs.ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compiled = yaml.safe_load((tmp_path / "sweep.yaml").read_text(encoding="utf-8"))
+    (loop,) = [task for name, task in compiled["root"]["dag"]["tasks"].items() if name.startswith("for-loop")]
+    assert json.loads(loop["parameterIterator"]["items"]["raw"]) == [1e-5, 3e-5, 5e-5]
+    inner = compiled["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    rate = inner["train-model"]["inputs"]["parameters"]["learning_rate"]["componentInputParameter"]
+    assert rate == loop["parameterIterator"]["itemInput"] and sorted(inner) == ["evaluate-model", "train-model"]
+    images = [item["container"]["image"] for item in compiled["deploymentSpec"]["executors"].values()]
+    assert len(images) == 3 and set(images) == {"registry.example.com/team/nlp-pipeline-steps:0.1.0"}
+
+
+def test_the_experiment_of_the_page_on_sweeps_is_whole() -> None:
+    page = (docs.ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    spec = yaml.safe_load(text)["spec"]
+    job = spec["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
+    (trial,) = job["containers"]
+    assert trial["name"] == spec["trialTemplate"]["primaryContainerName"]
+    asked = {item["name"] for item in spec["trialTemplate"]["trialParameters"]}
+    assert asked == set(re.findall(r"\$\{trialParameters\.(\w+)\}", trial["command"][-1]))
+    assert subprocess.run(["bash", "-nc", trial["command"][-1].replace("trialParameters.", "")]).returncode == 0
 
 
 def test_the_readme_is_short() -> None:

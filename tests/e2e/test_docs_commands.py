@@ -58,6 +58,19 @@ def run(script: str, folder: Path, **environment: str) -> "subprocess.CompletedP
 
 
 @pytest.mark.slow
+def test_the_loop_of_the_page_on_sweeps_submits_a_run_for_each_value(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(.*?)```", page, re.S)
+    with kubeflow("dex", tokens={"tok": "team"}, namespaces={"ann@example.com": "team"}) as k:
+        known = {"NLP_PIPELINE_HOST": k.url, "NLP_PIPELINE_NAMESPACE": "team", "NLP_PIPELINE_TOKEN": "tok"}
+        done = run(script, tmp_path, **known)
+        assert done.returncode == 0, done.stdout + done.stderr
+        sent = [one["runtime_config"]["parameters"] for one in k.api.runs]
+    assert sorted(values["learning_rate"] for values in sent) == [1e-5, 3e-5, 5e-5]
+    assert len({values["model_name"] for values in sent}) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [OUTSIDE, INSIDE, CI, SCHEDULE])
 def test_the_commands_do_what_the_page_says(section: str, tmp_path: Path) -> None:
     with kubeflow("dex", tokens={"tok": "team"}, namespaces={"ann@example.com": "team"}) as k:
