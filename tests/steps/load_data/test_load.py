@@ -202,7 +202,7 @@ def test_a_thousand_classes_with_long_names(tmp_path: Path) -> None:
             "'{}': 2 of its 3 rows can be used: 1 lack a text or a label, or have cells too many (lines [3];",
         ),
         ("text,label\na,1\n" + ",0\n" * 9, "(lines [3, 4, 5, 6, 7]; max_bad_share allows 0.00%)"),
-        ("text,label\na,1\nb,1\n", "'{}' has one class only, '1'"),
+        ("text,label\na,1\nb,1\n", "'{}' has too few classes ('1')"),
         ("text,label\na,1\nb,0\n", "'{}' is too small to split"),
         ("text,label\na,1\na,0\n", "'{}' is too small to split"),
         (

@@ -41,7 +41,7 @@ EXPECTED = [(text, sorted({*labels})) for text, labels in ROWS]
 def test_lists_of_json_and_parquet(tmp_path: Path) -> None:
     rows, summary, facts = load(tmp_path, write(tmp_path / "rows.jsonl", ROWS))
     assert rows == EXPECTED
-    assert "- several labels a text: 1.14 at the mean, none of 1 rows" in summary
+    assert "- 1.14 labels a text at the mean; 1 rows have none" in summary
     assert facts["rows"] == 5  # one text of x and one of z is evaluated; of y alone, and of none, there is just one
     texts, labels = zip(*ROWS, strict=True)
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "rows.parquet")
@@ -69,6 +69,20 @@ def test_a_separator(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,x\nb,\nc,x|y\nd,y\n")
     _, _, facts = load(tmp_path, tmp_path / "rows.csv", label_separator="|", max_bad_share=0.5)
     assert facts["bad"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "separator", "message"),
+    [
+        ([("a", "x,y"), ("b", "x"), ("c", "x"), ("d", "x,y")], "|", "no row of several labels by label_separator='|'"),
+        ([("a", []), ("b", [None]), ("c", ["", " "])], "", "too few classes (): a classifier needs two or more"),
+    ],
+    ids=["another separator", "no labels"],
+)
+def test_what_is_hardly_meant(tmp_path: Path, rows: Any, separator: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, write(tmp_path / "rows.jsonl", rows), label_separator=separator)
+    assert one_line(caught, UsageError).endswith(f"rows.jsonl' has {message}")
 
 
 @pytest.mark.parametrize(("first", "second"), [(["x"], "y"), ("x", ["y"])])

@@ -104,20 +104,17 @@ It answers `{{"predictions": [{item}, ...]}}`, one for each text, in order.
 
 def metrics_table(release: Release) -> str:
     """Returns the metrics with their 95 % intervals, as far as these are known, and those of naming one class only."""
+    rows = release.metrics.get("rows")
     lines = [
-        f"On {release.metrics.get('rows', 'not known how many')} rows that it was not trained on:\n",
+        f"On {rows or 'not known how many'} rows that it was not trained on:\n",
         "| | | 95 % interval | always the most frequent class |",
         "| --- | ---: | ---: | ---: |",
     ]
-    rows = release.metrics.get("rows")
     for name, title in FIGURES.items():
         if name in release.metrics:
             value, majority = release.metrics[name], release.metrics.get(f"majority_{name}")
-            ends = share_interval(value, rows) if name == "accuracy" and rows else None
-            lines.append(
-                f"| {title} | {value:.4f} | {f'{ends[0]:.4f} to {ends[1]:.4f}' if ends else ''} "
-                f"| {'' if majority is None else f'{majority:.4f}'} |"
-            )
+            interval = "{:.4f} to {:.4f}".format(*share_interval(value, rows)) if name == "accuracy" and rows else ""
+            lines.append(f"| {title} | {value:.4f} | {interval} | {'' if majority is None else f'{majority:.4f}'} |")
     return "\n".join(lines) + "\n"
 
 

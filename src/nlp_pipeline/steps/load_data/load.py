@@ -57,7 +57,9 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     sizes = first.sizes + second.sizes
     if sizes.keys() != {1}:
         mean = (first.labels + second.labels).total() / sizes.total()
-        notes.append(f"several labels a text: {mean:.2f} at the mean, none of {sizes[0]:,} rows")
+        notes.append(f"{mean:.2f} labels a text at the mean; {sizes[0]:,} rows have none")
+    elif settings.label_separator:
+        raise UsageError(f"{names[0]!r} has no row of several labels by label_separator={settings.label_separator!r}")
     doubts = doubtful_values(first.labels + second.labels, first.missing + second.missing)
     if doubts and settings.doubtful_values == "refuse":
         raise UsageError(f"{names[0]!r}: {'; '.join(doubts)}: correct them, or set doubtful_values to keep or merge")
@@ -77,7 +79,7 @@ def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -
     """Makes sure that there are classes to tell apart, and that all that is evaluated was trained."""
     trained = listed(label_order(train))
     if len(train) < 2:
-        raise UsageError(f"{name!r} has one class only, {trained}: a classifier needs two or more")
+        raise UsageError(f"{name!r} has too few classes ({trained}): a classifier needs two or more")
     if not evaluation:
         raise UsageError(f"{name!r} is too small to split: no class has two different texts; set evaluation_data")
     if unknown := evaluation.keys() - train.keys():
