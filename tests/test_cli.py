@@ -96,7 +96,7 @@ ROOT = Path(__file__).parents[1]
             "min_agreement is 97.0: it must be from 0 to 1, as 0.05 for 5%",
         ),
         ("--local --set model_name=Film", "model_name is 'Film': it must be lower-case letters, digits and hyphens"),
-        ("--local --set train_data=.", "train_data=.: that is a folder; give the path of a file"),
+        ("--local --set train_data=.", "'.' has no CSV, TSV, JSONL or Parquet file"),
         ("--local --set model_name=" + "a" * 49, "a letter first, 48 at most, as in 'movie-reviews'"),
         ("--serve --set model_name=", "model_name is '': it must be lower-case letters, digits and hyphens"),
         ("--local --set base_model={{$.Name}}", "base_model is '{{$.Name}}': it must be without '{{', which begins a"),

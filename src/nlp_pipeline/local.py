@@ -23,6 +23,7 @@ from nlp_pipeline.progress import Progress
 from nlp_pipeline.serving.endpoint import describe_answer
 from nlp_pipeline.serving.local_server import predict_with_release
 from nlp_pipeline.steps.evaluate_model.gate import main_figure
+from nlp_pipeline.steps.load_data.settings import split_addresses
 from nlp_pipeline.volume import GATE, VARIABLE
 
 OUTPUTS = Path("outputs")
@@ -105,6 +106,8 @@ def make_folder(path: Path, name: str) -> None:
 
 def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the pipeline's arguments: where the user sets none, the demo's."""
+    from nlp_pipeline.steps.load_data.fetch import list_sources
+
     arguments: dict[str, Any] = {**demo.TRAINING, "base_model": demo.encoder_folder()}
     if "train_data" not in values:
         if values.get("evaluation_data"):
@@ -115,12 +118,13 @@ def complete_arguments(values: dict[str, Any]) -> dict[str, Any]:
     arguments |= {**values, "deploy": False, "train_nodes": 1}  # this machine
     check_ranges(arguments)
     for name in ("train_data", "evaluation_data"):
-        source = arguments.get(name, "")
-        if source and "://" not in source:
-            if not Path(source).is_file():
-                problem = "that is a folder" if Path(source).is_dir() else "there is no such file"
-                raise UsageError(f"{name}={source}: {problem}; give the path of a file, or a URL (http, https, s3)")
-            arguments[name] = str(Path(source).absolute())
+        files = [path for path in split_addresses(arguments.get(name, "")) if path and "://" not in path]
+        for path in files:
+            if not any(Path(file).is_file() for file in list_sources(path)):
+                raise UsageError(f"{name}={path}: there is no such file; give a path, or a URL (http, https, s3)")
+        if files:
+            paths = [str(Path(path).absolute()) if path in files else path for path in split_addresses(arguments[name])]
+            arguments[name] = json.dumps(paths) if len(paths) > 1 else paths[0]
     return arguments
 
 

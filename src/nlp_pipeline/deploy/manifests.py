@@ -55,7 +55,7 @@ def manifests(
     settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
     secret = values["s3_secret"]
     namespace, deploys = settings.namespace, values["deploy"]
-    reads_s3 = any((values[name] or "").startswith("s3://") for name in ("train_data", "evaluation_data"))
+    reads_s3 = any("s3://" in (values[name] or "") for name in ("train_data", "evaluation_data"))
     storage = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": CLAIM_SIZE}}}
     subject = _subject(steps_account, namespace)
     steps = subject["namespace"]  # which may not be the one that serves

@@ -16,7 +16,7 @@ from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
 from nlp_pipeline.steps.detect_drift.settings import DriftSettings
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
-from nlp_pipeline.steps.load_data.settings import LoadSettings
+from nlp_pipeline.steps.load_data.settings import LoadSettings, split_addresses
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.vertex.settings import VertexSettings, check_together
 from nlp_pipeline.volume import Run
@@ -255,9 +255,9 @@ def check_run(values: dict[str, Any], pipeline: str, paths: str, example: str) -
         if declared.default is None and name not in values:
             raise UsageError(f"{name} is not set: --set {name}=URL, or {example}")
     for name in ("train_data", "evaluation_data", "data", "to"):
-        source = str(values.get(name, ""))
-        if source and "://" not in source and not source.startswith(paths):
-            raise UsageError(f"{name}={source}: the steps don't see this machine's files: give a URL, or {example}")
+        for source in split_addresses(str(values.get(name, ""))):
+            if source and "://" not in source and not source.startswith(paths):
+                raise UsageError(f"{name}={source}: the steps don't see this machine's files: give a URL, or {example}")
 
 
 def refuse_passwords(values: dict[str, Any]) -> None:
@@ -267,7 +267,8 @@ def refuse_passwords(values: dict[str, Any]) -> None:
         UsageError: One does; the message does not show it.
     """
     for name, value in values.items():
-        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+        addresses = split_addresses(value) if isinstance(value, str) else []
+        if any("@" in address.partition("://")[2].partition("/")[0] for address in addresses):
             raise UsageError(
                 f"{name} holds a user or a password, and parameters are stored and shown: leave it out of the address; "
                 "for s3:// put it into the Secret that s3_secret names"

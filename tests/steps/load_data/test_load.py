@@ -143,6 +143,32 @@ def test_two_sources(tmp_path: Path) -> None:
         assert f"{line}\n" in loaded.summary
 
 
+def test_many_files(tmp_path: Path) -> None:
+    """They are as one file would be: a text that stands in two of them stands twice, and is never in both sets."""
+    rows = [*make_rows(200, classes=4), ("here and there", "0"), ("both", "1")]
+    (tmp_path / "parts").mkdir()
+    write(tmp_path / "parts" / "1.jsonl", rows[:90])
+    others = [*rows[90:], (" here and there", "0"), ("both", "2"), ("", "3")]
+    cells = {"label": [label for _, label in others], "text": [text for text, _ in others]}
+    pyarrow.parquet.write_table(pyarrow.table(cells), tmp_path / "parts" / "2.parquet")
+    loaded = Loaded(tmp_path, train_data=f"{tmp_path}/parts/*", max_bad_share=0.5)
+    whole = [*rows[:90], *others[:-1]]
+    assert sorted(loaded.train_rows + loaded.evaluation_rows) == sorted(whole)
+    assert loaded.train_rows == [row for row in whole if row in loaded.train_rows]
+    assert Counter(label for _, label in loaded.evaluation_rows)["3"] == 10
+    sums = [hashlib.sha256((tmp_path / "parts" / name).read_bytes()).hexdigest() for name in ("1.jsonl", "2.parquet")]
+    lines = f"{sums[0]}  {tmp_path}/parts/1.jsonl\n{sums[1]}  {tmp_path}/parts/2.parquet\n"
+    assert loaded.train == {
+        "rows": len(loaded.train_rows), "bad": 1, "leaked": 0, "duplicates": 2, "conflicts": 1,
+        "source": f"{tmp_path}/parts/1.jsonl and 1 more, to {tmp_path}/parts/2.parquet",
+        "source_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }  # fmt: skip
+    refusal = refused(
+        tmp_path, train_data=json.dumps([f"{tmp_path}/parts/{name}" for name in ("1.jsonl", "2.parquet")])
+    )
+    assert f"1 lack a text or a label, or have cells too many (lines [{tmp_path}/parts/2.parquet:115];" in refusal
+
+
 def test_a_split(tmp_path: Path) -> None:
     rows = make_rows(10_000, classes=5)  # more than a row group
     source = write(tmp_path / "x.jsonl", rows)

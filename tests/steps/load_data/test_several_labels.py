@@ -10,7 +10,6 @@ import pyarrow.parquet
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.steps.load_data.datasets import choose_evaluation
 from nlp_pipeline.steps.load_data.load import load_datasets
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from nlp_pipeline.volume import Run
@@ -104,23 +103,26 @@ def test_labels_that_look_alike_are_merged(tmp_path: Path) -> None:
     assert "Warning: labels look alike: 'SPAM' (1), 'Spam' (1), 'spam' (1)" in summary
 
 
-def test_the_split_keeps_each_label_in_both_parts() -> None:
-    labels: dict[int, Any] = {at: ("common", "rare") if at % 20 == 0 else ("common",) for at in range(400)}
-    labels |= dict.fromkeys(range(400, 500), ()) | {500: "", 501: ("once", "rare")}
-    chosen = choose_evaluation(labels, 0.2, seed=1)
-    counts = [sum(label in labels[at] for at in chosen) for label in ("common", "rare", "once")]
+def evaluated(folder: Path, rows: list[tuple[str, Any]], share: float, seed: int) -> list[tuple[str, Any]]:
+    """Returns the rows that are split off to evaluate on."""
+    load(folder, write(folder / "rows.jsonl", rows), evaluation_share=share, seed=seed)
+    return [(row["text"], row["label"]) for row in pyarrow.parquet.read_table(folder / "evaluation.out").to_pylist()]
+
+
+def test_the_split_keeps_each_label_in_both_parts(tmp_path: Path) -> None:
+    rows: list[tuple[str, Any]] = [(f"{at}", ["common", "rare"] if at % 20 == 0 else ["common"]) for at in range(400)]
+    rows += [(f"{at}", []) for at in range(400, 500)] + [("501", ["once", "rare"])]
+    rows += [("500", ["common"]), ("500", []), ("500", ["common"])]
+    chosen = evaluated(tmp_path, rows, 0.2, seed=1)
+    counts = [sum(label in labels for _, labels in chosen) for label in ("common", "rare", "once")]
     assert counts == [80, 4, 0]
-    assert sum(labels[at] == () for at in chosen) == 20 and 500 not in chosen
+    assert sum(labels == [] for _, labels in chosen) == 20 and "500" not in dict(chosen)
 
 
-def test_no_label_is_evaluated_that_is_not_trained() -> None:
+def test_no_label_is_evaluated_that_is_not_trained(tmp_path: Path) -> None:
     # Each text has a label of its own kind besides, so that all texts of "both" may be chosen.
-    labels: dict[int, Any] = {
-        at: ("both", "a") if at < 1 else ("both", "b") if at < 2 else ("ab"[at % 2],) for at in range(4)
-    }
-    for seed in range(50):
-        chosen = choose_evaluation(labels, 0.9, seed)
-        evaluated, trained = (
-            {label for at in part for label in labels[at]} for part in (chosen, labels.keys() - chosen)
-        )
-        assert evaluated <= trained
+    rows = [("0", ["both", "a"]), ("1", ["both", "b"]), ("2", ["a"]), ("3", ["b"]), ("4", ["a"]), ("5", ["b"])]
+    for seed in range(20):
+        chosen = evaluated(tmp_path, rows, 0.9, seed)
+        trained = {label for text, labels in rows for label in labels if text not in dict(chosen)}
+        assert {label for _, labels in chosen for label in labels} <= trained

@@ -1,1 +1,1 @@
-"""`load_data`: labelled text from a file or URL to checked, split Parquet datasets."""
+"""`load_data`: labelled text from files or URLs to checked, split Parquet datasets."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import logging
 import re
 from fnmatch import fnmatchcase
@@ -11,18 +10,11 @@ from urllib.parse import unquote
 
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.load_data.rows import FORM, Source
+from nlp_pipeline.steps.load_data.settings import split_addresses
 from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
 
 # Where Vertex AI mounts the buckets of Cloud Storage into every step.
 BUCKETS = Path("/gcs")
-
-
-def split_addresses(data: str) -> list[str]:
-    """Returns the addresses of a JSON list of them, or the only one."""
-    with contextlib.suppress(ValueError):  # of a path that begins with a bracket
-        if data.lstrip().startswith("["):
-            return [str(address) for address in json.loads(data)]
-    return [data.strip()]
 
 
 def list_sources(data: str) -> list[str]:

@@ -7,18 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute
-
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.labels import doubtful_values, label_order
-from nlp_pipeline.steps.load_data.datasets import Dataset, write_datasets
-from nlp_pipeline.steps.load_data.fetch import fetch_source
+from nlp_pipeline.steps.load_data.datasets import QUANTILES, Dataset, write_datasets
 from nlp_pipeline.steps.load_data.rows import listed
 from nlp_pipeline.steps.load_data.settings import LoadSettings
-from nlp_pipeline.volume import Run, file_sha256
+from nlp_pipeline.volume import Run
 
 MOST_LABELS = 100
-QUANTILES = [0, 0.25, 0.5, 0.75, 0.95, 1]
 COUNTS = {
     "rows": "rows kept",
     "bad": "dropped: no text, no label, or cells too many",
@@ -40,19 +36,13 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     """
     run.prepare_folder()
     with tempfile.TemporaryDirectory() as folder:
-        sources = [
-            fetch_source(address.strip(), Path(folder, name))
-            for name, address in (("train", settings.train_data), ("evaluation", settings.evaluation_data))
-            if address.strip()
-        ]
-        digests = [file_sha256(source.path) for source in sources]
-        datasets = write_datasets(sources, settings, [Path(train), Path(evaluation)], Path(folder, "rows"))
-    names = [source.name for source in sources]
-    if len(sources) == 1:
+        datasets, readers = write_datasets(settings, [Path(train), Path(evaluation)], Path(folder))
+    names, digests = [reader.name for reader in readers], [reader.digest for reader in readers]
+    if len(readers) == 1:
         names.append(f"{settings.evaluation_share:.1%} of each class of training")
         digests *= 2
     _require_classes(names[0], *(dataset.labels for dataset in datasets))
-    notes = [f"{source.name}: {count:,} {note}" for source in sources for note, count in source.notes.items()]
+    notes = [f"{reader.name}: {count:,} {note}" for reader in readers for note, count in reader.notes.items()]
     first, second = datasets
     sizes = first.sizes + second.sizes
     if sizes.keys() != {1}:
@@ -108,10 +98,7 @@ def summarise(datasets: list[Dataset], names: list[str], notes: list[str]) -> st
     ]
     if len(labels) > MOST_LABELS:
         classes.append((f"... and {len(labels) - MOST_LABELS} more", "", ""))
-    quantiles = [pyarrow.compute.quantile(data.lengths, QUANTILES, interpolation="nearest") for data in datasets]
-    lengths = [
-        (f"{share:.0%}", *(f"{values[at].as_py():,}" for values in quantiles)) for at, share in enumerate(QUANTILES)
-    ]
+    lengths = [(f"{share:.0%}", *(f"{data.lengths[at]:,}" for data in datasets)) for at, share in enumerate(QUANTILES)]
     said = "".join(f"- {html.escape(note, False)}\n" for note in notes)
     return (
         f"# Data\n\n{_table('', counts)}\n## Classes\n\n{_table('label', classes)}\n## Length in characters\n\n"

@@ -1,5 +1,7 @@
 """What `load_data` can be told."""
 
+import contextlib
+import json
 from dataclasses import dataclass
 
 from nlp_pipeline.errors import UsageError
@@ -14,7 +16,8 @@ class LoadSettings(Settings):
 
     train_data: str = parameter(
         REQUIRED,
-        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also packed.",
+        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also packed; of a "
+        "folder; a pattern with *; a JSON list of such.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     evaluation_data: str = parameter(
@@ -48,3 +51,11 @@ class LoadSettings(Settings):
             raise UsageError(
                 f"text_column and label_column are both {self.text_column!r}: each needs a column of its own"
             )
+
+
+def split_addresses(data: str) -> list[str]:
+    """Returns the addresses of a JSON list of them, or the only one."""
+    with contextlib.suppress(ValueError):  # of a path that begins with a bracket
+        if data.lstrip().startswith("["):
+            return [str(address) for address in json.loads(data)]
+    return [data.strip()]
