@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +17,12 @@ from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.train_job.follow import PATIENCE, train_on_nodes
 from nlp_pipeline.volume import Run
 from tests.deploy.scene import Clock
-from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
+from tests.fakes.kubernetes.emulator import Cluster
 from tests.fakes.kubernetes.trainer import pod_of
+from tests.train_job.conftest import RUNTIME, STEP
 
 Json = dict[str, Any]
-RUNTIME = "torch-distributed"
 NAME = "train-run"
-STEP = {
-    "kind": "Pod",
-    "metadata": {
-        "name": "step-pod",
-        "ownerReferences": [{"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}],
-    },
-    "spec": {
-        "serviceAccountName": "default-editor",
-        "nodeSelector": {"pool": "gpu"},
-        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000},
-        "volumes": [
-            {"name": "claim", "persistentVolumeClaim": {"claimName": "claim"}},
-            {"name": "nlp-pipeline-environment", "configMap": {"name": "nlp-pipeline-environment", "optional": True}},
-            {"name": "kfp-launcher", "emptyDir": {}},
-        ],
-        "containers": [
-            {"name": "wait", "image": "argoexec"},
-            {
-                "name": "main",
-                "image": "registry.example/steps:1",
-                "env": [
-                    {"name": "KFP_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                    {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}},
-                ],
-                "resources": {
-                    "limits": {"memory": "12Gi", "nvidia.com/gpu": "2"},
-                    "requests": {"cpu": "500m", "memory": "2Gi"},
-                },
-                "volumeMounts": [
-                    {"name": "claim", "mountPath": "/mnt/nlp-pipeline"},
-                    {"name": "nlp-pipeline-environment", "mountPath": "/etc/nlp-pipeline"},
-                    {"name": "kfp-launcher", "mountPath": "/kfp-launcher"},
-                ],
-            },
-        ],
-    },
-}
 
 
 def look() -> None:
@@ -117,16 +79,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv("KFP_POD_NAME", "step-pod")
-    with emulated_cluster() as cluster:
-        cluster.write_kubeconfig(tmp_path / "kubeconfig", "team")
-        cluster.trainer_installed = True
-        cluster.add({"kind": "ClusterTrainingRuntime", "metadata": {"name": RUNTIME}})
-        cluster.add(STEP)
-        yield Scene(cluster, Clock(monkeypatch), tmp_path)
+def scene(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(cluster, Clock(monkeypatch), tmp_path)
 
 
 def test_a_job_is_made_like_the_steps_own_pod_followed_and_deleted(
@@ -162,8 +116,8 @@ def test_a_job_is_made_like_the_steps_own_pod_followed_and_deleted(
         "/etc/nlp-pipeline",
     ]
     for name in ("nodeSelector", "tolerations", "securityContext", "serviceAccountName"):
-        assert pod[name] == STEP["spec"][name]  # type: ignore[index]
-    assert sent["metadata"]["ownerReferences"] == STEP["metadata"]["ownerReferences"]  # type: ignore[index]
+        assert pod[name] == STEP["spec"][name]
+    assert sent["metadata"]["ownerReferences"] == STEP["metadata"]["ownerReferences"]
 
 
 def test_where_the_step_has_no_gpu_the_runtimes_are_left(scene: Scene) -> None:
@@ -204,7 +158,7 @@ def test_terminated_it_takes_the_job_with_it(scene: Scene) -> None:
 
 KILLED: Json = {"exitCode": 137, "reason": "OOMKilled"}
 CUT_OFF: Json = {"exitCode": 1, "reason": "Error"}
-OURS: Json = {"exitCode": 1, "reason": "Error", "message": "error: the loss at step 3 is nan: try a lower one"}
+OURS = "error: the loss at step 3 is nan: try a lower one"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +171,12 @@ OURS: Json = {"exitCode": 1, "reason": "Error", "message": "error: the loss at s
             True,
             id="killed",
         ),
-        pytest.param([{"ended": OURS}, {}], "pod train-run-node-0-0-abcde: " + OURS["message"], False, id="ours"),
+        pytest.param(
+            [{"ended": CUT_OFF, "log": f"step 3\n{OURS}\nprocess 0 failed\n"}, {}],
+            f"pod train-run-node-0-0-abcde: Error, exit code 1: {OURS}",
+            False,
+            id="ours",
+        ),
         pytest.param([], "FailedJobs: jobset failed; it is kept: .*", True, id="no pods"),
     ],
 )

@@ -22,6 +22,8 @@ EVERY, GRACE, PATIENCE = 5.0, 30, 1800
 JOB_LABEL, INDEX = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
 REMEDIES = {
     "OOMKilled": "raise train_memory, or lower batch_size",
+    "exit code 137": "it was killed: if for want of memory, raise train_memory, or lower batch_size",
+    "Signal 9 (SIGKILL)": "it was killed: if for want of memory, raise train_memory, or lower batch_size",
     "Evicted": "its node ran short: leave more room there",
     "Unschedulable": "ask for less by train_cpu, train_memory or train_gpus, for fewer train_nodes, or add nodes",
     "ImagePullBackOff": "compile with an --image that the nodes can pull",
@@ -179,7 +181,7 @@ class TrainJob:
 
     def _raise_failure(self, body: Json) -> None:
         """Raises the error where the job failed, or would go on in vain: then it is deleted."""
-        if final := next((text for text in self.failures if FINAL in text), ""):
+        if final := next((text for text in self.failures if f": {FINAL}" in text), ""):
             self.delete()
             raise PipelineError(f"{self} failed: {final}")
         if failed := condition(body, "Failed"):
@@ -227,9 +229,6 @@ class TrainJob:
             if end is None or mark in self._seen:
                 continue
             self._seen.add(mark)
-            if (end.message or "").startswith(FINAL):
-                self.failures.append(f"pod {name}: {one_line(end.message)}")
-                continue
             log = [line for line in self._read_log(pod, previous=is_former, tail_lines=20) if line.strip()]
             self.failures.append(f"pod {name}: {end.reason or 'Error'}, exit code {end.exit_code}: {last_words(log)}")
             print(f"{self}: {self.failures[-1]}", flush=True)
@@ -269,4 +268,4 @@ def last_words(log: list[str]) -> str:
 
 def with_remedy(failure: str) -> str:
     """Returns a failure with what to do about it, where that is known."""
-    return next((f"{failure}: {remedy}" for reason, remedy in REMEDIES.items() if f": {reason}" in failure), failure)
+    return next((f"{failure}: {remedy}" for reason, remedy in REMEDIES.items() if reason in failure), failure)

@@ -12,9 +12,7 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 
-# What is written there stands in the pod's status.
-TERMINATION_LOG = Path("/dev/termination-log")
-# How an error of the project's own begins: the training would fail again.
+# How the line of an error of the project's own begins: it would come again.
 FINAL = "error: "
 
 
@@ -31,13 +29,14 @@ def launch() -> None:
     """
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main
+    from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would print pages of tracebacks
     processes = max(1, torch.cuda.device_count())
     try:
         # The first process alone prints.
-        main([f"--nproc-per-node={processes}", "--local-ranks-filter=0", "--module", __name__, sys.argv[1]])
+        options = [f"--nproc-per-node={processes}", "--local-ranks-filter=0", "--module", __name__]
+        run(parse_args([*options, sys.argv[1]]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         reason: Any = failure.message
@@ -67,6 +66,4 @@ if __name__ == "__main__":
         record(train)(sys.argv[1])
     except PipelineError as error:
         print(f"{FINAL}{error}", flush=True)
-        if TERMINATION_LOG.exists():
-            TERMINATION_LOG.write_text(f"{FINAL}{error}", encoding="utf-8")
         sys.exit(error.exit_code)

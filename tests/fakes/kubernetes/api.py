@@ -4,13 +4,14 @@ import copy
 import json
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.kubernetes.admission import Refusal, admit
 from tests.fakes.kubernetes.kserve import Fate, World
-from tests.fakes.kubernetes.trainer import admit_train_job
+from tests.fakes.kubernetes.trainer import JOB_LABEL, Nodes, admit_train_job
 
 Json = dict[str, Any]
 GROUP, TRAINER = "serving.kserve.io", "trainer.kubeflow.org"
@@ -70,6 +71,7 @@ class Api:
         trainer_installed: Whether it knows `trainer.kubeflow.org`.
         has_canary: Whether its KServe is 0.20 or later, whose InferenceServices have `spec.canary`.
         user: The account that asks.
+        start_nodes: What runs the nodes of a TrainJob here; without it tests put its pods and its status.
         deleted_jobs: The names of the TrainJobs that were deleted.
         sent: Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
     """
@@ -90,6 +92,8 @@ class Api:
     has_canary: bool = False
     user: str = "system:serviceaccount:team:default-editor"
     sent: list[tuple[str, bool, Json]] = field(default_factory=list)
+    start_nodes: Callable[[Json], Nodes] | None = None
+    nodes: dict[str, Nodes] = field(default_factory=dict)
     deleted_jobs: list[str] = field(default_factory=list)
     objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)
     worlds: dict[str, World] = field(default_factory=dict)
@@ -145,6 +149,7 @@ class Api:
         if url.path.removeprefix("/apis/") in installed:
             return {"kind": "APIResourceList", "groupVersion": url.path.removeprefix("/apis/"), "resources": []}
         verb, plural, namespace, name = self._asked(method, url.path)
+        self._follow_nodes(namespace)
         sent: Json = json.loads(body) if method in ("POST", "PUT") else {}
         if plural in REVIEWS:
             return self._review(plural, sent)
@@ -163,7 +168,7 @@ class Api:
         if verb == "delete":
             del self.objects[plural, namespace, name]
             if plural == "trainjobs":
-                self.deleted_jobs.append(name)
+                self._delete_nodes(name)
             self.worlds.pop(service["metadata"].get("uid", ""), None)
         elif plural == "inferenceservices":
             self.tick(service)
@@ -244,7 +249,26 @@ class Api:
             self.put(plural, found)
             if plural == "inferenceservices":
                 self.changed(found)
+            if plural == "trainjobs" and self.start_nodes:
+                self.nodes[name] = self.start_nodes(found)
         return found
+
+    def _follow_nodes(self, namespace: str) -> None:
+        """Takes over what has become of the nodes that run here."""
+        for name, nodes in self.nodes.items():
+            self.objects["trainjobs", namespace, name]["status"] = nodes.status()
+            for pod in nodes.pods():
+                pod["metadata"]["namespace"] = namespace
+                self.put("pods", pod)
+
+    def _delete_nodes(self, job: str) -> None:
+        """Takes the pods of a TrainJob away."""
+        self.deleted_jobs.append(job)
+        if nodes := self.nodes.pop(job, None):
+            nodes.end()
+        for key, item in list(self.objects.items()):
+            if key[0] == "pods" and item["metadata"].get("labels", {}).get(JOB_LABEL) == job:
+                del self.objects[key]
 
     def _write_event(self, namespace: str, sent: Json) -> Json:
         """Creates an Event, which is of its object's namespace."""

@@ -2,11 +2,11 @@
 plugins/jobset/jobset.go and plugins/torch/torch.go of kubeflow/trainer 2.3); and nodes that are processes here.
 """
 
+import contextlib
 import copy
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
 from tests.fakes.kubernetes.admission import Refusal
@@ -126,17 +127,16 @@ class Nodes:
             with log.open("w") as output:
                 command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
                 environment = {**os.environ, **torchrun, **variables}
-                self.processes.append(
-                    subprocess.Popen(
-                        command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                )
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                self.processes.append(process)
 
     def pods(self) -> list[Json]:
         """Returns their pods."""
         codes = [process.poll() for process in self.processes]
         ended = [
-            {} if code is None else {"phase": "Failed" if code else "Succeeded", "ended": {"exitCode": abs(code)}}
+            {}
+            if code is None
+            else {"phase": "Failed" if code else "Succeeded", "ended": {"exitCode": code if code > 0 else 128 - code}}
             for code in codes
         ]
         return [pod_of(self.name, at, log=self.logs[at].read_text(), **state) for at, state in enumerate(ended)]
@@ -147,9 +147,11 @@ class Nodes:
         kind = "Failed" if any(codes) else "Complete" if all(code == 0 for code in codes) else ""
         return {"conditions": [{"type": kind, "status": "True", "reason": "Jobs" + kind, "message": json.dumps(codes)}]}
 
-    def end(self) -> None:
-        """Ends the processes, and those that they started."""
-        for process in self.processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    def end(self, *which: int) -> None:
+        """Kills nodes, all unless some are named."""
+        for process in [self.processes[at] for at in which] or self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # torchrun's processes have groups of their own
+                whole = psutil.Process(process.pid)
+                for part in [whole, *whole.children(recursive=True)]:
+                    part.kill()
             process.wait()
