@@ -18,8 +18,14 @@ def drift(arguments: argparse.Namespace) -> int:
 
     if arguments.data is None:
         raise UsageError("--drift needs --data FILE: texts to compare with those that a release was trained on")
-    release, values = chosen_release(arguments), {**parameters_of(arguments), "data": arguments.data}
+    values = {**parameters_of(arguments), "data": arguments.data}
     check_ranges(values, "drift")
+    for name in ("release", "retrain"):
+        if name in values:
+            raise UsageError(
+                f"{name}={values[name]} is for --pipeline drift; --drift takes --release DIR, and starts no training"
+            )
+    release = chosen_release(arguments)
     complete = {name: item.default for name, item in pipeline_parameters("drift").items()} | values
     with contextlib.redirect_stdout(sys.stderr):
         columns = complete["text_column"], complete["label_column"]

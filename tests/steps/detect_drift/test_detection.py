@@ -122,6 +122,12 @@ def test_what_can_not_be_compared_is_one_line(
     assert message in result["error"] and "\n" not in result["error"]
 
 
+@pytest.mark.parametrize("setting", ["release=0123456789abcdef", "retrain=nightly"])
+def test_what_only_the_pipeline_does_is_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = drift(capsys, Path("release"), Path("new.csv"), "--set", setting, code=2)
+    assert result["error"].startswith(f"{setting} is for --pipeline drift; ")
+
+
 def test_a_release_without_a_profile(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     older = tmp_path / "older"
     shutil.copytree(made_release(model, "int8"), older)
