@@ -44,8 +44,9 @@ def fine_tune(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     run.prepare_folder()
-    table = pyarrow.parquet.read_table(rows)
-    is_list = pyarrow.types.is_list(table["label"].type)
+    is_list = pyarrow.types.is_list(pyarrow.parquet.read_schema(rows).field("label").type)
+    # Texts come into memory only where some are held out.
+    table = pyarrow.parquet.read_table(rows, columns=None if is_list else ["label"])
     column = pyarrow.compute.list_flatten(table["label"]) if is_list else table["label"]
     labels, task = label_order(column.unique().to_pylist()), MULTIPLE if is_list else SINGLE
     is_held = hold_out(table) if is_list else ()
