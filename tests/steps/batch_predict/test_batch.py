@@ -12,6 +12,7 @@ import pytest
 from nlp_pipeline.cli import main
 from nlp_pipeline.serving.archived import load_archived
 from tests.conftest import make_rows
+from tests.fakes.s3 import forget_environment, s3_server
 from tests.serving.conftest import made_release
 
 # Rows as they come: a label of their own, a blank text, half a surrogate pair, a number, a list, other cells than there
@@ -190,3 +191,29 @@ def test_what_can_not_be_done_is_one_line(
         batch(source, target, folder, *options, code=2)  # type: ignore[arg-type]
         err = capsys.readouterr().err
         assert line in err and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+def test_from_an_object_store_into_an_object_store(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget_environment(monkeypatch)
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        content = write_rows(tmp_path / "new.csv", TEXTS).read_bytes()
+        server.put("bucket", "in/new.csv", content)
+        command = ["--batch", "--data", "s3://bucket/in/", "--to", "s3://bucket/out/scored", "--release", str(release)]
+        assert main([*command, "--set", "shard_rows=6"]) == 0
+        server.client.remove_object("bucket", "out/scored/part-00002.parquet")
+        assert main([*command, "--set", "shard_rows=6"]) == 0
+        assert "4 shards, 3 of them done before" in capsys.readouterr().err
+        for item in server.client.list_objects("bucket", "out/scored/"):
+            name = str(item.object_name).rpartition("/")[2]
+            server.client.fget_object("bucket", item.object_name, str(tmp_path / "scored" / name))
+        server.put("bucket", "other/mine.txt", b"x")
+        command[4] = "s3://bucket/other"
+        assert main(command) == 2
+        assert "s3://bucket/other is not empty" in capsys.readouterr().err
+    assert [row["text"] for row in read_parts(tmp_path / "scored")] == TEXTS
+    assert (tmp_path / "scored" / "_manifest.json").exists()
