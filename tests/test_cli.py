@@ -60,6 +60,7 @@ ROOT = Path(__file__).parents[1]
         ("--local --data x.csv", "--data goes with --drift or --batch, not with --local"),
         ("--batch --to x", "--batch needs --data FILE, the rows to classify, and --to DIR, a folder for the results"),
         ("--batch --data x.csv --to x --set epochs=1", "the pipeline has no parameter 'epochs'"),
+        ("--batch --data x.csv --to x --set pods=2", "pods=2 is for --pipeline batch; --batch takes --release DIR"),
         ("--submit --pipeline batch --set data=/x --set to=out", "to=out: the steps don't see this machine's files"),
         ("--submit --pipeline drift", "data is not set: --set data=URL, or a path on the volume"),
         ("--submit --pipeline drift --set data=new.csv", "data=new.csv: the steps don't see this machine's files"),

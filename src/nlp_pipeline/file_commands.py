@@ -46,8 +46,11 @@ def batch(arguments: argparse.Namespace) -> None:
     if arguments.data is None or arguments.to is None:
         raise UsageError("--batch needs --data FILE, the rows to classify, and --to DIR, a folder for the results")
     values = {**parameters_of(arguments), "data": arguments.data, "to": arguments.to}
-    release = chosen_release(arguments)
     check_ranges(values, "batch")
+    for name in ("release", "pods", "pod_cpu"):
+        if name in values:
+            raise UsageError(f"{name}={values[name]} is for --pipeline batch; --batch takes --release DIR, and no pods")
+    release = chosen_release(arguments)
     complete = {name: item.default for name, item in pipeline_parameters("batch").items()} | values
     settings = BatchSettings(**{item.name: complete[item.name] for item in fields(BatchSettings)})
     with contextlib.redirect_stdout(sys.stderr):
