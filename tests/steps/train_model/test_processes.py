@@ -103,7 +103,8 @@ def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
         fine_tune(rows, tmp_path / "model", settings, seed, run)
     monkeypatch.setenv(PROCESSES, "2")
     monkeypatch.setenv(VOLUME, str(tmp_path))
-    parameters = vars(settings) | {"seed": seed, "model_name": "tiny", "run_id": "run"}
+    others = {"seed": seed, "model_name": "tiny", "run_id": "run", "train_nodes": 1, "train_runtime": ""}
+    parameters = vars(settings) | others
     log, made = run_step("train_model", tmp_path, parameters, {"train": (rows, {})}, ["model", "training"])
     facts = written(tmp_path)
     assert (facts["processes"], made["training"]["processes"]) == (2, 2)
