@@ -1,10 +1,12 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nlp_pipeline.demo import SENTENCES
-from nlp_pipeline.local import example_texts, print_summary
+from nlp_pipeline.errors import UsageError
+from nlp_pipeline.local import complete_arguments, example_texts, print_summary
 from tests.conftest import make_rows, write_parquet
 
 RESULT: dict[str, Any] = {
@@ -51,3 +53,18 @@ def test_the_texts_to_show_are_the_demos_or_the_first_of_ones_own(tmp_path: Path
     write_parquet(tmp_path / "datasets" / "evaluation.parquet", rows)
     assert example_texts({}, tmp_path) == SENTENCES
     assert example_texts({"train_data": "x"}, tmp_path) == [text for text, _ in rows[:5]]
+
+
+def test_paths_of_many_files_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps run in other folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a, b.csv").touch()
+    for data, absolute in (
+        ("parts", f"{tmp_path}/parts"),
+        ("parts/*.csv", f"{tmp_path}/parts/*.csv"),
+        ('["parts/a, b.csv", "s3://b/c/"]', json.dumps([f"{tmp_path}/parts/a, b.csv", "s3://b/c/"])),
+    ):
+        assert complete_arguments({"train_data": data, "base_model": "x"})["train_data"] == absolute
+    with pytest.raises(UsageError, match=r"^train_data=none.csv: there is no such file"):
+        complete_arguments({"train_data": '["parts", "none.csv"]', "base_model": "x"})

@@ -1,7 +1,7 @@
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.parameters import parse_settings, pipeline_parameters, refuse_passwords
+from nlp_pipeline.pipeline.parameters import check_run, parse_settings, pipeline_parameters, refuse_passwords
 
 
 def test_values_get_their_parameters_types() -> None:
@@ -44,10 +44,21 @@ def test_parameters_are_those_of_the_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["https://ann:S3CRET@host/x.csv", "s3://AK:S3CRET@bucket", "http://S3CRET@host:80/a@b"]
-)
+    "value",
+    ["https://ann:S3CRET@host/x.csv", "s3://AK:S3CRET@bucket", "http://S3CRET@host:80/a@b",
+     '["s3://bucket/", "https://ann:S3CRET@host/x.csv"]'],
+)  # fmt: skip
 def test_an_address_with_a_password_is_refused_and_not_shown(value: str) -> None:
     with pytest.raises(UsageError, match=r"^train_data holds a user or a password") as raised:
         refuse_passwords({"epochs": 1.0, "train_data": value})
     assert "S3CRET" not in str(raised.value)
     refuse_passwords({"train_data": "s3://bucket/a@b.csv", "label_column": "a@b", "gateway": "http://host:80"})
+
+
+def test_each_address_of_a_list_is_one_that_the_steps_see() -> None:
+    values = {"train_data": '["s3://bucket/a,b.csv", "/mnt/nlp-pipeline/b.csv"]', "base_model": "x"}
+    check_run(values, "kubeflow", "/mnt/", "a path below /mnt")
+    with pytest.raises(UsageError, match=r"^train_data=here.csv: the steps don't see this machine's files"):
+        check_run(
+            values | {"train_data": '["s3://bucket/a.csv", "here.csv"]'}, "kubeflow", "/mnt/", "a path below /mnt"
+        )
