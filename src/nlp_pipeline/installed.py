@@ -18,4 +18,4 @@ def import_installed(module: str, parameter: str) -> Any:
     try:
         return importlib.import_module(f"nlp_pipeline.{module}")
     except ModuleNotFoundError:
-        raise UsageError(f"{parameter} is set, which needs steps in an image of ours: compile with --image") from None
+        raise UsageError(f"{parameter} needs steps in an image of ours: compile with --image") from None

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import nlp_pipeline
-from nlp_pipeline.pipeline.renaming import shorten_locals
+from nlp_pipeline.pipeline.embedding import shared_words, strip
+from nlp_pipeline.pipeline.renaming import join_lines, shorten_locals, shorten_private
 
 PACKAGE = Path(nlp_pipeline.__file__).parent
 
@@ -24,10 +25,25 @@ PACKAGE = Path(nlp_pipeline.__file__).parent
             "if (a := size):\n    return lambda text: a[text]",
         ),
         ("ä = 1; größe = ä", "a = 1; b = a"),
+        ("n_ = 1\nreturn f'n_ {n_:>3} {size.n_} {f(n_=n_)}'", "a = 1\nreturn f'n_ {a:>3} {size.n_} {f(n_=a)}'"),
     ],
 )
 def test_variables(before: str, after: str) -> None:
     assert shorten_locals(function(before)) == function(after)
+
+
+def test_private_names_of_a_module_that_no_other_has() -> None:
+    text = "MOST = 3\nLEAST = 1\nclass Rows:\n    TOP = MOST\ndef _all(most=1):\n    return _all(most=MOST), LEAST\n"
+    renamed = "B = 3\nLEAST = 1\nclass Rows:\n    TOP = B\ndef A(most=1):\n    return A(most=B), LEAST\n"
+    assert shorten_private(text, {"LEAST"}) == renamed
+    for kept in ("MOST = 1\nprint('MOST')\n", "MOST = 1\nx = '{MOST}'\n", "def most():\n    pass\n"):
+        assert shorten_private(kept, set()) == kept
+
+
+def test_what_stands_in_brackets_is_joined() -> None:
+    text = 'a = [\n    1,\n    2,\n]\nb = f(\n    a, x=1\n)\nc = """\n(\n"""\nif a:\n    c = (a +\n         b)\n'
+    joined = 'a = [1, 2,]\n\n\n\nb = f(a, x=1)\n\n\nc = """\n(\n"""\nif a:\n    c = (a + b)\n\n'
+    assert join_lines(text) == joined
 
 
 @pytest.mark.parametrize(
@@ -38,7 +54,8 @@ def test_variables(before: str, after: str) -> None:
         "print = 1",  # of Python
         "global found\nfound = 1",
         "import os.path, json as loads\nos = loads = 1",
-        "total = 1\nreturn f'{total}'",
+        "total = 1\nreturn f'{total:{total}}'",
+        "total = 1\nreturn f'{{total}}{total}'",
         "def total():\n    pass\ntotal = 1",
         "class Row:\n    total = 1\ntotal = 2",
         "try:\n    pass\nexcept OSError as error:\n    error = 1",
@@ -58,12 +75,17 @@ def test_no_name_is_taken_twice() -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_sources_are_the_same_but_for_names(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    trees = ast.parse(text), ast.parse(shorten_locals(text))
-    before, after = ([node for node in ast.walk(tree) if isinstance(node, ast.Name)] for tree in trees)
-    assert [node.lineno for node in before] == [node.lineno for node in after]
-    for node in (*before, *after):
-        node.id = ""
+    text = strip(path.read_text(encoding="utf-8"))
+    short = shorten_private(shorten_locals(join_lines(text)), shared_words())
+    trees = [ast.parse(text), ast.parse(short)]
+    statements = [[node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)] for tree in trees]
+    assert statements[0] == statements[1]
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                node.id = ""
+            elif isinstance(node, ast.FunctionDef):
+                node.name = ""
     assert ast.dump(trees[0]) == ast.dump(trees[1])
 
 

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import nlp_pipeline.pipeline.components  # noqa: F401  registers the components
-from nlp_pipeline.pipeline.embedding import carrying_command
+from nlp_pipeline.pipeline.embedding import ROOT, carrying_command, image_command
 
 Json = dict[str, Any]
 
 
 def run_step(
-    name: str, folder: Path, parameters: Json, inputs: dict[str, tuple[Path, Json]], outputs: list[str]
+    name: str,
+    folder: Path,
+    parameters: Json,
+    inputs: dict[str, tuple[Path, Json]],
+    outputs: list[str],
+    is_installed: bool = False,
 ) -> tuple[str, Json]:
     """Runs a step's program in a process of its own, which knows nothing of this checkout.
 
@@ -24,6 +29,7 @@ def run_step(
         parameters: The step's parameters.
         inputs: The path and the metadata of each input artifact.
         outputs: The names of the output artifacts.
+        is_installed: Whether it runs in an image that holds the package.
 
     Returns:
         The step's log; the metadata of its output artifacts by name.
@@ -44,10 +50,11 @@ def run_step(
         },
     }
     arguments = ["--executor_input", json.dumps(executor_input), "--function_to_execute", name]
+    command = image_command(name) if is_installed else carrying_command(name)
     done = subprocess.run(
-        [sys.executable, *carrying_command(name)[1:], *arguments],
+        [sys.executable, *command[1:], *arguments],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent) if is_installed else ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

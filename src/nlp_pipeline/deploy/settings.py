@@ -51,8 +51,7 @@ class DeploySettings(Settings):
     )
     serving_runtime: str = parameter(
         "auto",
-        "What serves: onnx (our own server) or torchserve, both with the archive; huggingface, with the model folder; "
-        "auto: onnx where its ServingRuntime is installed, else torchserve.",
+        "What serves: onnx (our server), torchserve, huggingface; auto: onnx where it is installed, else torchserve.",
         one_of("auto", "onnx", "torchserve", "huggingface"),
     )
     runtime_name: str = parameter("", "ServingRuntime; empty for the one that serving_runtime finds.", NAME_OR_EMPTY)
@@ -72,8 +71,7 @@ class DeploySettings(Settings):
     )
     model_registry: str = parameter(
         "",
-        "Kubeflow Model Registry to register the release with, as in http://model-registry-service.kubeflow:8080; "
-        "empty for none; steps need an --image then.",
+        "Kubeflow Model Registry to register with, as in http://model-registry.kubeflow:8080; needs an --image.",
         matches(r"|https?://[^/\s]+(/\S*)?", "http://host:port, https://host or empty"),
     )
     service_account: str = parameter(

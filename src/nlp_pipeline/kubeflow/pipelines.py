@@ -46,10 +46,11 @@ def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     values = {**values, "namespace": values.get("namespace") or settings.namespace or pod_namespace()}
     check_run(values, pipeline_of(settings), "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
     check_names(settings)
-    nodes = values.get("train_nodes", 1)
-    needing = "model_registry" if values.get("model_registry") else f"train_nodes={nodes}" if nodes > 1 else ""
+    several = [name for name in ("train_nodes", "train_gpus") if int(values.get(name, 1)) > 1]
+    needing = [name for name in (*several, "model_registry") if values.get(name)]
     if needing and not settings.image:
-        raise UsageError(f"{needing} is set, which needs steps in an image of ours: build one, and give --image")
+        needed = f"{needing[0]}={values[needing[0]]}"
+        raise UsageError(f"{needed} needs steps in an image of ours: build one, and give --image")
 
 
 def compiled(settings: Settings) -> str:

@@ -56,16 +56,19 @@ def train_model(
 ) -> None:
     """Fine-tunes an encoder on labelled rows."""
     from nlp_pipeline.installed import import_installed
+    from nlp_pipeline.steps.train_model.device import count_processes
+    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
     source = {name: train.metadata.get(name) for name in ("source", "source_sha256")}
     arguments = model.path, settings, seed, run, source
     if train_nodes > 1:
         several = import_installed("train_job.follow", f"train_nodes={train_nodes}")
         facts = several.train_on_nodes(train_nodes, train_runtime, *arguments)
+    elif (processes := count_processes()) > 1:
+        several = import_installed("steps.train_model.processes", "train_gpus")
+        facts = several.fine_tune_in_processes(processes, train.path, *arguments)
     else:
-        from nlp_pipeline.steps.train_model.processes import fine_tune_on_all_gpus
-
-        facts = fine_tune_on_all_gpus(train.path, *arguments)
+        facts = fine_tune(train.path, *arguments)
     model.metadata.update(base_model=settings.base_model, max_length=settings.max_length)
     training.metadata.update(facts)
 

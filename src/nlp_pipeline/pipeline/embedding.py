@@ -2,8 +2,8 @@
 
 The archive is a program, startup.py, packed by bzip2, which Python has; and after it the modules, packed by PPMd, which
 the program unpacks once pip has installed it: sources get an eighth smaller by it. It is written in base 85.
-Docstrings, comments, types and parameters' descriptions are left out, and functions' variables have short names; each
-line stays where it is, so that a traceback's line numbers are the repository's.
+Docstrings, comments, types and parameters' descriptions are left out, names are shortened and lines joined; each
+statement stays on its line, so that a traceback's line numbers are the repository's.
 """
 
 import ast
@@ -13,8 +13,11 @@ import contextlib
 import inspect
 import io
 import json
+import re
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from kfp import dsl
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.parameters import flatten, is_settings, parameter
-from nlp_pipeline.pipeline.renaming import shorten_locals
+from nlp_pipeline.pipeline.renaming import join_lines, shorten_locals, shorten_private
 from nlp_pipeline.pipeline.startup import MEMORY, unpack
 
 PACKAGE = "nlp_pipeline"
@@ -110,7 +113,7 @@ def pack_text(text: str) -> tuple[int, bytes]:
 
 def startup_source() -> str:
     """Returns the source of startup.py as it travels."""
-    return strip(Path(__file__).with_name("startup.py").read_text(encoding="utf-8"), types=True)
+    return shorten(Path(__file__).with_name("startup.py").read_text(encoding="utf-8"))
 
 
 def carry(archive: bytes, before: str = "") -> str:
@@ -165,13 +168,27 @@ def needed_files(program: str) -> dict[str, str]:
         if name in files:
             continue
         text = path.read_text(encoding="utf-8")
-        files[name] = shorten_locals(strip(text, types=True))
+        files[name] = shorten(text)
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
         waiting += imported_modules(text)
         if path.parent != ROOT:
             beside = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file.suffix != ".py"]
             files |= {str(file.relative_to(ROOT.parent)): file.read_text(encoding="utf-8") for file in beside}
     return files
+
+
+@cache
+def shorten(text: str) -> str:
+    """Returns a source of the package as it travels."""
+    return shorten_private(shorten_locals(join_lines(strip(text, types=True))), shared_words())
+
+
+@cache
+def shared_words() -> set[str]:
+    """Returns the words that stand in several of the package's files."""
+    files = [path for path in ROOT.rglob("*") if path.suffix in (".py", ".jinja")]
+    words = Counter(word for path in files for word in set(re.findall(r"\w+", path.read_text(encoding="utf-8"))))
+    return {word for word, count in words.items() if count > 1}
 
 
 def imported_modules(text: str) -> Iterator[Path]:

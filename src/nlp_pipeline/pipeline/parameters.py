@@ -63,7 +63,7 @@ class KubeflowSettings(Settings):
         matches(r"0|[1-9]\d{0,2}", "a whole number, as in '4'; '0' for none"),
     )
     train_nodes: int = parameter(
-        1, "Nodes that train; several by a TrainJob of Kubeflow Trainer, and steps need an --image then.", POSITIVE
+        1, "Nodes that train; several by a TrainJob of Kubeflow Trainer, which needs an --image.", POSITIVE
     )
     train_runtime: str = parameter(
         "torch-distributed", "Kubeflow Trainer's training runtime, for several nodes.", matches(DNS_NAME, "a name")

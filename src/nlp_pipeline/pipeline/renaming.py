@@ -1,27 +1,83 @@
-"""Short names for functions' own variables, in sources that travel: a tenth of a workflow's bytes hangs on such names.
+"""What makes sources that travel shorter, and leaves every statement on its line: short names, and joined lines.
 
-What anything outside of a function may name, stays: parameters, attributes, and all that a module or a class defines.
-So do names within f-strings, of which Python 3.11 does not tell the places.
+Functions' own variables get short names, and so do a module's constants and private functions that no other knows. What
+anything outside may name, stays: parameters, attributes, and all else that a module or a class defines.
 """
 
 import ast
 import builtins
+import copy
+import io
 import itertools
 import keyword
+import re
 import string
-from collections.abc import Iterator
+import textwrap
+import tokenize
+from collections.abc import Iterator, Set
+from typing import Any
+
+# In an f-string, what stands between braces; one within others is left as it is.
+FIELD = re.compile(r"\{[^{}]*\}")
+OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
 def shorten_locals(text: str) -> str:
     """Returns a source in which variables of functions are called a, b, c; every line stays where it is."""
     tree = ast.parse(text)
-    lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
-    known = module_names(tree)
-    names = [item for function in outer_functions(tree) for item in short_names(function, known)]
-    for node, new in sorted(names, key=lambda item: place(item[0]), reverse=True):
-        line = lines[node.lineno - 1]
-        lines[node.lineno - 1] = line[: node.col_offset] + new.encode() + line[node.end_col_offset :]
-    return b"\n".join(lines).decode() + "\n"
+    known, content = module_names(tree), text.encode()
+    for function in reversed(list(outer_functions(tree))):
+        start, end = span_of(function, content)
+        body = content[start:end]
+        # Of names within f-strings Python 3.11 tells no places; where they can't be found, they stay.
+        for kept in (known, known | names_in_strings(function)):
+            names = short_names(function, kept)
+            renamed = rename(function, content, start, names)
+            if means(renamed, function, names):
+                body = renamed
+                break
+        content = content[:start] + body + content[end:]
+    return content.decode()
+
+
+def shorten_private(text: str, shared: Set[str]) -> str:
+    """Returns a source in which constants and private functions, but for shared names, are called A, B, C."""
+    tree = ast.parse(text)
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
+    targets = [part for node in tree.body if isinstance(node, ast.Assign) for part in ast.walk(node)]
+    constants = [part.id for part in targets if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+    own = [name for name in (*functions, *filter(str.isupper, constants)) if name not in shared]
+    free = (name for name in string.ascii_uppercase if not re.search(rf"\b{name}\b", text))
+    for name, new in zip(dict.fromkeys(own), free, strict=False):
+        renamed = re.sub(rf"(?<![\w.]){name}(?![\w=])", new, text)
+        if same(ast.parse(renamed), ast.parse(text), {name: new}):
+            text = renamed
+    return text
+
+
+def join_lines(text: str) -> str:
+    """Returns a source in which what stands in brackets is on one line; the lines after that are empty.
+
+    Where a text of several lines stands in brackets, it is left as it is.
+    """
+    depth, broken = 0, set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.OP:
+            depth += (token.string in OPENING) - (token.string in CLOSING)
+        elif token.type == tokenize.NL and depth:
+            broken.add(token.start[0])
+    lines: list[str] = []
+    for number, line in enumerate(text.split("\n")):
+        if number in broken:
+            first = max(at for at, former in enumerate(lines) if at not in broken)
+            before, after = lines[first].rstrip(), line.strip()
+            glued = before[-1:] in OPENING or after[:1] in CLOSING or not after
+            lines[first] = before + after if glued else f"{before} {after}"
+            lines.append("")
+        else:
+            lines.append(line)
+    joined = "\n".join(lines)
+    return joined if ast.dump(ast.parse(joined)) == ast.dump(ast.parse(text)) else text
 
 
 def module_names(tree: ast.Module) -> set[str]:
@@ -30,12 +86,12 @@ def module_names(tree: ast.Module) -> set[str]:
     for node in tree.body:
         inner = [node] if isinstance(node, ast.FunctionDef | ast.ClassDef) else ast.walk(node)
         for part in inner:
-            names |= defined_names(part)
+            names |= defined_names(part) or {getattr(part, "id", "")}
     return names
 
 
 def defined_names(node: ast.AST) -> set[str]:
-    """Returns the names by which a node makes something known, but for plain variables of a function."""
+    """Returns the names by which a node makes something known, but for plain variables."""
     match node:
         case ast.FunctionDef(name=name) | ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
             return {name}
@@ -47,20 +103,17 @@ def defined_names(node: ast.AST) -> set[str]:
             return set(node.names)
         case ast.arg():
             return {node.arg}
-        case ast.JoinedStr():
-            return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-        case ast.Name():
-            return {node.id}
     return set()
 
 
-def place(node: ast.Name) -> tuple[int, int]:
-    """Returns where a name stands."""
-    return node.lineno, node.col_offset
+def names_in_strings(function: ast.FunctionDef) -> set[str]:
+    """Returns the names within a function's f-strings."""
+    strings = [node for node in ast.walk(function) if isinstance(node, ast.JoinedStr)]
+    return {part.id for node in strings for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def outer_functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
-    """Yields functions that stand in no other."""
+    """Yields functions that stand in no other, in their order."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef):
             yield child
@@ -68,14 +121,68 @@ def outer_functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
             yield from outer_functions(child)
 
 
-def short_names(function: ast.FunctionDef, known: set[str]) -> Iterator[tuple[ast.Name, str]]:
-    """Yields each place of a function's variables, those of functions within it among them, and the short name."""
+def short_names(function: ast.FunctionDef, known: set[str]) -> dict[str, str]:
+    """Returns short names for a function's variables, those of functions within it among them."""
     parts = list(ast.walk(function))
-    uses = sorted((part for part in parts if isinstance(part, ast.Name)), key=place)
-    kept = known.union(*(defined_names(part) for part in parts if not isinstance(part, ast.Name)))
+    uses = [part for part in parts if isinstance(part, ast.Name)]
+    kept = known.union(*map(defined_names, parts))
     own = dict.fromkeys(use.id for use in uses if isinstance(use.ctx, ast.Store) and use.id not in kept)
     taken = kept.union(use.id for use in uses)
     pairs = map("".join, itertools.product(string.ascii_lowercase, repeat=2))
     free = (name for name in (*string.ascii_lowercase, *pairs) if name not in taken and not keyword.iskeyword(name))
-    new = dict(zip(own, free, strict=False))
-    yield from ((use, new[use.id]) for use in uses if use.id in new)
+    return dict(zip(own, free, strict=False))
+
+
+def rename(function: ast.FunctionDef, content: bytes, start: int, names: dict[str, str]) -> bytes:
+    """Returns the source of a function, which starts at a place of its module's, with other names."""
+    spans: list[tuple[int, int, bytes]] = []
+    waiting: list[ast.AST] = [function]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.JoinedStr):
+            first, last = span_of(node, content)
+            text = FIELD.sub(lambda field: rename_words(field[0], names), content[first:last].decode())
+            spans.append((first, last, text.encode()))
+            continue
+        if isinstance(node, ast.Name) and node.id in names:
+            spans.append((*span_of(node, content), names[node.id].encode()))
+        waiting += ast.iter_child_nodes(node)
+    _, end = span_of(function, content)
+    for first, last, new in sorted(spans, reverse=True):
+        content = content[:first] + new + content[last:]
+        end += len(new) - (last - first)
+    return content[start:end]
+
+
+def rename_words(text: str, names: dict[str, str]) -> str:
+    """Returns an expression with other names, but for attributes, keywords of calls, and parts of longer words."""
+    return re.sub(r"(?<![\w.])[^\W\d]\w*(?![\w=])", lambda word: names.get(word[0], word[0]), text)
+
+
+def means(renamed: bytes, function: ast.FunctionDef, names: dict[str, str]) -> bool:
+    """Says whether a source is that of a function, but for the names."""
+    try:
+        (parsed,) = ast.parse(textwrap.dedent(renamed.decode())).body
+    except SyntaxError:
+        return False
+    return same(parsed, copy.deepcopy(function), names)
+
+
+def same(renamed: ast.AST, original: ast.AST, names: dict[str, str]) -> bool:
+    """Says whether a syntax tree is the original, which is changed, but for the names of variables and functions."""
+    for node in ast.walk(original):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+        elif isinstance(node, ast.FunctionDef):
+            node.name = names.get(node.name, node.name)
+    return ast.dump(renamed) == ast.dump(original)
+
+
+def span_of(node: Any, content: bytes) -> tuple[int, int]:
+    """Returns where a node begins and ends in a source, in bytes; a function begins with the line of its decorators."""
+    lines = content.splitlines(keepends=True)
+    first, column = node.lineno, node.col_offset
+    if isinstance(node, ast.FunctionDef):
+        first, column = min([first, *(item.lineno for item in node.decorator_list)]), 0
+    start = sum(len(line) for line in lines[: first - 1]) + column
+    return start, sum(len(line) for line in lines[: node.end_lineno - 1]) + node.end_col_offset

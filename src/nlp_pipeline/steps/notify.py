@@ -1,8 +1,8 @@
 """The notice at a run's end: how it ended, in words and figures, to webhooks and as an Event of Kubernetes."""
 
-import datetime
 import json
 import os
+import time
 from typing import Any
 
 from nlp_pipeline.errors import PipelineError
@@ -95,23 +95,24 @@ def post(variable: str, body: dict[str, Any]) -> None:
 
 def create_event(workflow: str, notice: dict[str, Any]) -> None:
     """Creates an Event of the run's Workflow in the pod's namespace."""
-    from kubernetes import client
-
     from nlp_pipeline.deploy import cluster
 
     cluster.connect()
-    namespace, now = cluster.own_namespace(), datetime.datetime.now(datetime.UTC)
-    event = client.CoreV1Event(
-        metadata=client.V1ObjectMeta(generate_name="nlp-pipeline-"),
-        involved_object=client.V1ObjectReference(
-            api_version="argoproj.io/v1alpha1", kind="Workflow", name=workflow, namespace=namespace
-        ),
-        type="Normal" if notice["outcome"] == "succeeded" else "Warning",
-        reason=notice["outcome"].title().replace(" ", ""),
-        message=notice["text"][:1024],
-        source=client.V1EventSource(component="nlp-pipeline"),
-        first_timestamp=now,
-        last_timestamp=now,
-        count=1,
-    )
+    namespace, now = cluster.own_namespace(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    event = {
+        "metadata": {"generateName": "nlp-pipeline-"},
+        "involvedObject": {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Workflow",
+            "name": workflow,
+            "namespace": namespace,
+        },
+        "type": "Normal" if notice["outcome"] == "succeeded" else "Warning",
+        "reason": notice["outcome"].title().replace(" ", ""),
+        "message": notice["text"][:1024],
+        "source": {"component": "nlp-pipeline"},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
     cluster.call("creating an Event", cluster.api("CoreV1Api").create_namespaced_event, namespace, event)

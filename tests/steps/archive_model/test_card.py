@@ -17,7 +17,14 @@ from tests.serving.conftest import made_release
 AGREEMENT = {"texts": 1200, "agreement": 0.99, "agreement_interval": [0.982, 0.9943], "texts_per_second": 300.0}
 TRIED = {"fp32": {"rows": 1000, "drop": 0.001, "drop_interval": [-0.002, 0.004], **AGREEMENT}}
 FIGURES = {"challenger": [0.9, 0.89, 0.91], "champion": [0.8, 0.78, 0.82], "difference": [0.1, 0.08, 0.12]}
-CHAMPION = {"digest": "0123456789abcdef", "rows": 900, "problem": "", "figures": {"accuracy": FIGURES}}
+CHAMPION = {
+    "digest": "0123456789abcdef",
+    "rows": 900,
+    "problem": "",
+    "gone": [],
+    "metric": "accuracy",
+    "figures": {"accuracy": FIGURES},
+}
 FACTS: dict[str, Any] = {
     "model_name": "films",
     "run_id": "run-7",
@@ -68,15 +75,14 @@ def test_the_text_says_data_metrics_format_limits_and_how_to_ask(tmp_path: Path)
         '-d \'{"instances": ["a text", "another one"]}\' \\\n  http://localhost:8080/v1/models/films:predict',
     ):
         assert words in text
-    assert "Compared with" not in text
+    assert "champion" not in text
 
 
 def test_it_says_how_it_compared_with_the_champion(tmp_path: Path) -> None:
     text = card_of(tmp_path, champion=CHAMPION).text
-    assert "Compared with release `0123456789abcdef`, on 900 rows that neither was trained on" in text
-    assert "| Accuracy | 0.9000 (0.8900 to 0.9100) | 0.8000 (0.7800 to 0.8200) | 0.1000 (0.0800 to 0.1200) |" in text
+    assert "\nBetter than the champion, release 0123456789abcdef: accuracy +0.1000, in 95 % from +0.0800 to" in text
     text = card_of(tmp_path, champion=CHAMPION | {"problem": "there is no row of 'x' to compare"}).text
-    assert "Compared with release `0123456789abcdef`: not, as there is no row of 'x' to compare." in text
+    assert "\nNo comparison with the champion, release 0123456789abcdef: there is no row of 'x' to compare.\n" in text
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,6 @@
 """Several processes that train one model, as several GPUs do: here two of them on the CPU, which gloo connects."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import psutil
 import pytest
 
 from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.train_model.device import PROCESSES
 from nlp_pipeline.steps.train_model.fine_tune import fine_tune
-from nlp_pipeline.steps.train_model.processes import VARIABLE as PROCESSES
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import Progress
 from nlp_pipeline.volume import VARIABLE as VOLUME
@@ -28,9 +27,9 @@ ROWS, STEPS = 410, 77  # the last step has 14 rows
 SCRIPT = """
 import sys
 from pathlib import Path
-from nlp_pipeline.steps.train_model.processes import fine_tune_on_all_gpus
+from nlp_pipeline.steps.train_model.processes import fine_tune_in_processes
 from tests.steps.train_model.test_processes import arguments
-fine_tune_on_all_gpus(*arguments(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=int(sys.argv[3])))
+fine_tune_in_processes(2, *arguments(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=int(sys.argv[3])))
 """
 
 
@@ -38,7 +37,6 @@ def start(folder: Path, encoder: Path, batch_size: int = 16) -> subprocess.Popen
     """Starts a training by two processes."""
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder), str(encoder), str(batch_size)],
-        env={**os.environ, PROCESSES: "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,7 +103,9 @@ def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
     monkeypatch.setenv(VOLUME, str(tmp_path))
     others = {"seed": seed, "model_name": "tiny", "run_id": "run", "train_nodes": 1, "train_runtime": ""}
     parameters = vars(settings) | others
-    log, made = run_step("train_model", tmp_path, parameters, {"train": (rows, {})}, ["model", "training"])
+    log, made = run_step(
+        "train_model", tmp_path, parameters, {"train": (rows, {})}, ["model", "training"], is_installed=True
+    )
     facts = written(tmp_path)
     assert (facts["processes"], made["training"]["processes"]) == (2, 2)
     assert f"going on from step {facts['resumed_from_step']} of {STEPS}\n" in log and facts["resumed_from_step"] > 0

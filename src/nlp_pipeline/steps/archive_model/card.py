@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_pipeline.release import Release
 from nlp_pipeline.serving.agreement import share_interval
 from nlp_pipeline.steps.archive_model.precision import describe as summarise
+from nlp_pipeline.steps.evaluate_model.gate import describe as compare
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -56,6 +56,7 @@ def describe(release: Release) -> str:
     length = int(parameters["max_length"])
     chosen, reason = precision["chosen"], precision["reason"]
     measured = summarise(precision["tried"][chosen])
+    compared = compare(release.champion, 0) if release.champion else ""
     item, always = '{"label": ..., "score": ...}', "It always answers with one of its labels, whatever the text"
     read = f"the first {length} tokens"
     if "long_texts" in parameters:
@@ -76,7 +77,8 @@ A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
 ## Evaluation
 
 {metrics_table(release)}
-{describe_champion(release.champion)}
+{f"{compared[0].upper()}{compared[1:]}." if compared else ""}
+
 ## Number format
 
 The archive for TorchServe and KServe is in {chosen}: {reason if measured in reason else f"{reason}; it {measured}"}.
@@ -115,24 +117,6 @@ def metrics_table(release: Release) -> str:
             value, majority = release.metrics[name], release.metrics.get(f"majority_{name}")
             interval = "{:.4f} to {:.4f}".format(*share_interval(value, rows)) if name == "accuracy" and rows else ""
             lines.append(f"| {title} | {value:.4f} | {interval} | {'' if majority is None else f'{majority:.4f}'} |")
-    return "\n".join(lines) + "\n"
-
-
-def describe_champion(champion: dict[str, Any]) -> str:
-    """Returns how it compared with the release that served before, as `compare_with` found; empty without one."""
-    if not champion:
-        return ""
-    name = f"Compared with release {code(champion['digest'])}"
-    if champion["problem"]:
-        return f"{name}: not, as {champion['problem']}.\n"
-    lines = [
-        f"{name}, on {champion['rows']} rows that neither was trained on, with 95 % intervals:\n",
-        "| | this model | the former one | difference |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for metric, figures in champion["figures"].items():
-        cells = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in figures.values()]
-        lines.append(f"| {FIGURES.get(metric, metric)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

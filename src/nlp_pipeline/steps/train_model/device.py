@@ -1,9 +1,13 @@
 """Where a model is trained, in which number format, and what makes that fast."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+# Has tests train in so many processes where there is no GPU.
+PROCESSES = "NLP_PIPELINE_PROCESSES"
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,11 @@ class Device:
     device: str
     dtype: str  # "bfloat16" or "float32": of the matrix products; weights and optimiser stay in float32
     reason: str
+
+
+def count_processes() -> int:
+    """Returns how many processes train in a pod: one for each GPU, or one without a GPU."""
+    return int(os.environ.get(PROCESSES, 0)) or torch.cuda.device_count() or 1
 
 
 def choose_device() -> Device:

@@ -1,11 +1,9 @@
 """One process of training for each GPU of a pod, by torchrun's own launcher."""
 
 import logging
-import os
 import tempfile
 from typing import Any
 
-import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -13,18 +11,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
-# Has tests train in so many processes where there is no GPU.
-VARIABLE = "NLP_PIPELINE_PROCESSES"
 
-
-def fine_tune_on_all_gpus(*arguments: Any) -> dict[str, Any]:
-    """Calls `fine_tune` with its arguments: in this process, or with several GPUs in one for each of them.
+def fine_tune_in_processes(processes: int, *arguments: Any) -> dict[str, Any]:
+    """Calls `fine_tune` with its arguments in so many processes.
 
     The first process prints. Where one ends, torchrun's launcher ends the others, and this raises a PipelineError.
     """
-    processes = int(os.environ.get(VARIABLE, 0)) or torch.cuda.device_count()
-    if processes < 2:
-        return fine_tune(*arguments)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would print pages of tracebacks
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
