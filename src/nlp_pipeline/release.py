@@ -39,6 +39,7 @@ class Release:
     parameters: dict[str, Any] = field(default_factory=dict)
     precision: dict[str, Any] = field(default_factory=dict)
     champion: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # of the metrics, 95 %
     packages: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     source_sha256: str | None = None

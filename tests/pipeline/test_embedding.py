@@ -166,7 +166,7 @@ def test_nothing_on_the_way_can_alter_the_text(name: str) -> None:
 
 def test_a_step_runs_in_an_empty_folder_and_prints_what_it_says(tmp_path: Path) -> None:
     done = run_notify(carrying_command("notify"), tmp_path, '{"accuracy": 0.75}', PYTHONNOUSERSITE="1")
-    assert (tmp_path / "output.json").exists() and done.stdout.startswith("reviews: succeeded, accuracy 0.7500\n")
+    assert (tmp_path / "output.json").exists() and done.stdout.startswith("reviews: succeeded, accuracy 0.75\n")
 
 
 def test_a_traceback_has_the_repositorys_lines(tmp_path: Path) -> None:

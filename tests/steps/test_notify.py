@@ -89,7 +89,7 @@ def test_a_run_that_succeeds(run: Run, webhook: Webhook, cluster: Cluster, capsy
     run.record("endpoint.json", release="0123456789abcdef", url="http://reviews.team.example.com", outcome="deployed")
     end(run)
     text = "reviews: succeeded, accuracy 0.8679, release 0123456789abcdef, url http://reviews.team.example.com"
-    facts = {"accuracy": 0.86789, "release": "0123456789abcdef", "url": "http://reviews.team.example.com"}
+    facts = {"accuracy": 0.8679, "release": "0123456789abcdef", "url": "http://reviews.team.example.com"}
     known = {"outcome": "succeeded", "model_name": "reviews", "run_id": "run", **facts, "text": text}
     assert webhook.bodies == {"/plain": [known], ADDRESS: [{"text": text}]}
     (event,) = cluster.sent

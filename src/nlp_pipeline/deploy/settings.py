@@ -57,7 +57,7 @@ class DeploySettings(Settings):
     runtime_name: str = parameter("", "ServingRuntime; empty for the one that serving_runtime finds.", NAME_OR_EMPTY)
     model_store: str = parameter(
         "",
-        "Where KServe reads the model: empty for the volume, or s3://bucket/folder to upload it there.",
+        "Where KServe reads the model: s3://bucket/folder, to upload it there; empty for the volume.",
         matches(r"|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w=-][\w.=-]*)*/*", "s3://bucket/folder, or empty"),
     )
     volume_claim: str = parameter(

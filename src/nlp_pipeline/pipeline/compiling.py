@@ -79,9 +79,11 @@ def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_a
         share_code(documents[0])
     if on_kubeflow:
         documents = shorten_names(documents)
-    if run_as_user is not None:
         for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-            executor["securityContext"] = {"runAsNonRoot": run_as_user > 0, "runAsUser": str(run_as_user)}
+            if image is None:  # it is for several processes, which need one
+                executor.pop("emptyDirMounts", None)
+            if run_as_user is not None:
+                executor["securityContext"] = {"runAsNonRoot": run_as_user > 0, "runAsUser": str(run_as_user)}
     # The comments at the top list the parameters.
     comments = itertools.takewhile(lambda line: line.startswith("#"), ir.splitlines(keepends=True))
     return "".join(comments) + str(yaml.safe_dump_all(documents))

@@ -59,7 +59,7 @@ class KubeflowSettings(Settings):
     train_memory: str = parameter("12Gi", "Memory that training and evaluation use at most.", MEMORY)
     train_gpus: str = parameter(
         "0",
-        "GPUs of the training and evaluation steps; training uses all, evaluation one.",
+        "GPUs of training, which uses all, and of evaluation, which uses one.",
         matches(r"0|[1-9]\d{0,2}", "a whole number, as in '4'; '0' for none"),
     )
     train_nodes: int = parameter(
@@ -85,7 +85,7 @@ class KubeflowSettings(Settings):
     )
     notify_secret: str = parameter(
         "nlp-pipeline-notify",
-        "Secret with addresses that are told how a run ended, NOTIFY_URL and NOTIFY_SLACK_URL; need not exist.",
+        "Secret with NOTIFY_URL and NOTIFY_SLACK_URL, which are told how a run ended; need not exist.",
         SECRET,
     )
 

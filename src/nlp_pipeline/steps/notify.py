@@ -11,6 +11,7 @@ from nlp_pipeline.volume import GATE, STEP, Run
 # The keys of the Secret are the names of the variables that the step reads: an address that takes the JSON of a notice,
 # and an incoming webhook of Slack.
 ADDRESSES = ("NOTIFY_URL", "NOTIFY_SLACK_URL")
+FIGURES = ("accuracy", "release", "url")
 
 
 def notify(run: Run, state: str, workflow: str) -> None:
@@ -43,9 +44,9 @@ def make_notice(run: Run, has_failed: bool) -> dict[str, Any]:
     """
     step, gate, metrics, endpoint = (read(run, name) for name in (STEP, GATE, "metrics.json", "endpoint.json"))
     notice: dict[str, Any] = {"outcome": "succeeded", "model_name": run.model_name, "run_id": run.run_id}
-    if "accuracy" in metrics:
-        notice["accuracy"] = metrics["accuracy"]
-    notice |= {key: endpoint[key] for key in ("release", "url") if key in endpoint}
+    if metrics:
+        notice["accuracy"] = round(metrics["accuracy"], 4)
+    notice |= {name: endpoint[name] for name in FIGURES if name in endpoint}
     if has_failed:
         notice |= {"outcome": "failed", "step": step.get("step", "load_data"), "reason": step.get("reason", "")}
         if step.get("state") == "rolled back":
@@ -58,9 +59,7 @@ def make_notice(run: Run, has_failed: bool) -> dict[str, Any]:
         notice |= {"outcome": "gate not passed", "reason": gate["reason"]}
         words = f"the gate is not passed: {gate['reason']}"
     else:
-        figures = {"accuracy": f"{metrics['accuracy']:.4f}"} if metrics else {}
-        figures |= {name: notice[name] for name in ("release", "url") if name in notice}
-        words = ", ".join(["succeeded", *(f"{name} {value}" for name, value in figures.items())])
+        words = ", ".join(["succeeded", *(f"{name} {notice[name]}" for name in FIGURES if name in notice)])
     return {**notice, "text": f"{run.model_name}: {words}"}
 
 

@@ -50,7 +50,9 @@ def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: P
     table = pyarrow.parquet.read_table(tmp_path / "predictions")
     told = json.loads(table.schema.metadata[b"metrics"])
     facts = {name: value for name, value in written.items() if not isinstance(value, list | dict)}
-    assert told == facts | {"champion": {}}
+    intervals = told.pop("intervals")
+    assert all(low <= facts[name] <= high for name, (low, high) in intervals.items() if name in facts)
+    assert intervals.keys() >= {"accuracy", "macro_f1", "log_loss"} and told == facts | {"champion": {}}
     predictions = table.to_pylist()
     assert [(row["text"], row["label"]) for row in predictions] == rows
     assert [row["predicted"] for row in predictions] == [label for _, label in rows[:-1]] + ["0"]

@@ -85,6 +85,7 @@ def archive_model(
         run_id=run.run_id,
         labels=labels,
         champion=metrics.pop("champion", {}),
+        intervals=metrics.pop("intervals", {}),
         metrics=metrics,
         source=trained.pop("source", None),
         source_sha256=trained.pop("source_sha256", None),

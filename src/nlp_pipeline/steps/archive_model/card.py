@@ -6,7 +6,6 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_pipeline.release import Release
-from nlp_pipeline.serving.agreement import share_interval
 from nlp_pipeline.steps.archive_model.precision import describe as summarise
 from nlp_pipeline.steps.evaluate_model.gate import describe as compare
 
@@ -105,17 +104,16 @@ It answers `{{"predictions": [{item}, ...]}}`, one for each text, in order.
 
 
 def metrics_table(release: Release) -> str:
-    """Returns the metrics with their 95 % intervals, as far as these are known, and those of naming one class only."""
-    rows = release.metrics.get("rows")
+    """Returns the metrics with their 95 % intervals, and those of always naming one class."""
     lines = [
-        f"On {rows or 'not known how many'} rows that it was not trained on:\n",
+        f"On {release.metrics.get('rows')} rows that it was not trained on:\n",
         "| | | 95 % interval | always the most frequent class |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, title in FIGURES.items():
         if name in release.metrics:
             value, majority = release.metrics[name], release.metrics.get(f"majority_{name}")
-            interval = "{:.4f} to {:.4f}".format(*share_interval(value, rows)) if name == "accuracy" and rows else ""
+            interval = " to ".join(f"{end:.4f}" for end in release.intervals.get(name, []))
             lines.append(f"| {title} | {value:.4f} | {interval} | {'' if majority is None else f'{majority:.4f}'} |")
     return "\n".join(lines) + "\n"
 

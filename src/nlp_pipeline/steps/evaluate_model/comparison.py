@@ -16,15 +16,15 @@ def compare_models(truth: Any, answers: list[Any], losses: list[Any], number: in
 
     Args:
         truth: The rows' labels, as `Classes` encodes them.
-        answers: The two models' answers.
-        losses: The two models' losses, of shape (rows).
+        answers: The two models' answers, or those of one.
+        losses: The models' losses, of shape (rows).
         number: The id of a class whose recall is compared too.
 
     Returns:
-        For accuracy, macro_f1, micro_f1, log_loss and recall each `challenger`, `champion` and `difference`, as the
-        value and the ends of its 95 % percentile interval (Efron and Tibshirani 1993, "An Introduction to the
-        Bootstrap", chapter 13). A difference is above 0 where the challenger is better; the recall of a class without
-        rows is NaN.
+        For accuracy, macro_f1, micro_f1, log_loss and recall each `challenger` and, of two models, `champion` and
+        `difference`, as the value and the ends of its 95 % percentile interval (Efron and Tibshirani 1993, "An
+        Introduction to the Bootstrap", chapter 13). A difference is above 0 where the challenger is better; the recall
+        of a class without rows is NaN.
     """
     # Rows that are alike in truth and answers count together: there are few such cells, however many rows.
     cells, counts = numpy.unique(numpy.stack([truth, *answers]), axis=1, return_counts=True)
@@ -36,11 +36,8 @@ def compare_models(truth: Any, answers: list[Any], losses: list[Any], number: in
     loss = numpy.stack([both.mean(axis=1), *drawn], axis=-1)
     names = (*SCORES, *([] if number is None else ["recall"]))
     return {
-        **{
-            name: _intervals([score[0], score[1], score[0] - score[1]])
-            for name, score in zip(names, scores, strict=True)
-        },
-        "log_loss": _intervals([loss[0], loss[1], loss[1] - loss[0]]),
+        **{name: _intervals([*score, score[0] - score[-1]]) for name, score in zip(names, scores, strict=True)},
+        "log_loss": _intervals([*loss, loss[-1] - loss[0]]),
     }
 
 
@@ -83,5 +80,5 @@ def _intervals(resampled: list[Any]) -> dict[str, list[float]]:
     """Returns of each its first value, which is of the rows themselves, and the ends of the interval of the others."""
     return {
         name: [float(values[0]), *numpy.quantile(values[1:], [0.025, 0.975]).tolist()]
-        for name, values in zip(("challenger", "champion", "difference"), resampled, strict=True)
+        for name, values in zip(("challenger", "champion", "difference"), resampled, strict=False)
     }

@@ -9,7 +9,7 @@ import pyarrow.parquet
 
 from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model.champion import compare_with, find_champion
-from nlp_pipeline.steps.evaluate_model.comparison import SCORES, score_cells
+from nlp_pipeline.steps.evaluate_model.comparison import SCORES, compare_models, score_cells
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.report import MOST_CLASSES, render_report
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
@@ -46,7 +46,10 @@ def evaluate(
     columns = pyarrow.parquet.read_table(rows).to_pydict()
     classes = Classes.of(model)
     probabilities = predict(model, columns["text"], max_length)
-    result = compute_metrics(classes, classes.encode(columns["label"]), probabilities)
+    truth = classes.encode(columns["label"])
+    result = compute_metrics(classes, truth, probabilities)
+    own = [classes.choose(probabilities)], [classes.losses(truth, probabilities)]
+    intervals = {name: figures["challenger"][1:] for name, figures in compare_models(truth, *own).items()}
     folder, note = find_champion(settings.champion, run, namespace)
     print(f"champion: {note}", flush=True)
     champion = compare_with(folder, Path(model), columns, probabilities, classes, settings.metric) if folder else {}
@@ -56,7 +59,7 @@ def evaluate(
     result["champion"] = champion
     Path(metrics).write_text(json.dumps(result, indent=1))
     facts = {name: value for name, value in result.items() if not isinstance(value, list | dict)}
-    noted = {"metrics": json.dumps(facts | {"champion": champion})}
+    noted = {"metrics": json.dumps(facts | {"champion": champion, "intervals": intervals})}
     pyarrow.parquet.write_table(pyarrow.table(columns, metadata=noted), predictions)
     shown = {name: [_show(value) for value in column] for name, column in columns.items()}
     page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), shown)

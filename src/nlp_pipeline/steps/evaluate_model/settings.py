@@ -43,6 +43,6 @@ class ComparisonLimits(Settings):
     )
     min_gain: float = parameter(
         0.0,
-        "By how much more than the champion's the metric must be, where it is to count as better.",
+        "By how much the metric must exceed the champion's to count as better.",
         (lambda value: 0 <= value <= 1, "from 0 to 1"),
     )

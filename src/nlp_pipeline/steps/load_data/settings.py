@@ -16,8 +16,7 @@ class LoadSettings(Settings):
 
     train_data: str = parameter(
         REQUIRED,
-        "Rows to train on: path or URL (file, http, https, s3, gs) of CSV, TSV, JSONL or Parquet, also packed; of a "
-        "folder; a pattern with *; a JSON list of such.",
+        "Rows to train on: path or URL (http, s3, gs) of CSV, TSV, JSONL or Parquet, or a folder; a pattern; a list.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     evaluation_data: str = parameter(
