@@ -65,7 +65,8 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
         for pipeline in PIPELINES
         for one in step_containers(next(yaml.safe_load_all(compile_pipeline(pipeline=pipeline))))
     ]
-    assert {pin for one in containers for pin in REQUIREMENTS[step_name(one)]} == {*printed, packages.KFP}
+    pods = {pin for one in containers for pin in REQUIREMENTS[step_name(one)]}
+    assert {*pods, *packages.INSTALLED} == {*printed, packages.KFP}
     assert {one.get("image") or one["image_uri"] for one in containers} == {packages.BASE_IMAGE}
     assert ("ARG", f"PYTHON_IMAGE={packages.BASE_IMAGE}") in stage("")
 

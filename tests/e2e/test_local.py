@@ -143,7 +143,8 @@ def test_what_is_promised_lies_on_the_volume(local_run: LocalRun, encoder: Path)
     result, run = local_run.result, Path(local_run.result["run_dir"])
     assert run.parent == local_run.model_folder / "runs"
     assert sorted(path.name for path in run.iterdir()) == [
-        "datasets", "metrics.json", "model", "report.html", "served.parquet", "training.json", "validation.json"
+        "datasets", "gate.json", "metrics.json", "model", "report.html", "served.parquet", "step.json", "training.json",
+        "validation.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (run / "datasets").iterdir()) == [
         "evaluation.parquet", "predictions.parquet", "summary.md", "train.parquet"

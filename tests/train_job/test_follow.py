@@ -244,6 +244,6 @@ def test_without_the_package_the_step_says_that_it_needs_an_image(
         path, metadata = "x", dict[str, Any]()
 
     artifacts = dict.fromkeys(("train", "model", "training"), Artifact())
-    line = "^train_nodes=2 is set, which needs steps in an image of ours: compile with --image$"
+    line = "^train_nodes=2 needs steps in an image of ours: compile with --image$"
     with pytest.raises(UsageError, match=line):
         train_model.python_func(**artifacts, **values, **vars(TrainSettings()))

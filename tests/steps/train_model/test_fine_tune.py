@@ -69,7 +69,8 @@ def test_the_component_saves_a_model_with_its_labels_and_few_figures(
         "training": dsl.Metrics(uri=str(folder / "training")),
     }
     settings = vars(TrainSettings(**{**TRAINING, "base_model": str(encoder), "epochs": 1.0}))
-    train_model.python_func(**settings, model_name="tiny", run_id="run", seed=1, **artifacts)
+    own = {"model_name": "tiny", "run_id": "run", "seed": 1, "train_nodes": 1, "train_runtime": ""}
+    train_model.python_func(**settings, **own, **artifacts)
 
     names = {path.name for path in (folder / "model").iterdir()}
     assert "model.safetensors" in names and "tokenizer.json" in names
