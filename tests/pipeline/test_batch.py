@@ -26,7 +26,7 @@ def compiled() -> str:
 
 @pytest.mark.filterwarnings("ignore:.*have no effect in the current local runner")
 def test_each_pod_classifies_its_shards_by_the_code_that_the_first_step_puts_on_the_volume(
-    compiled: str, model: Path, tmp_path: Path
+    compiled: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = made_release(model, "int8")
     volume = release.parents[2]
@@ -38,6 +38,8 @@ def test_each_pod_classifies_its_shards_by_the_code_that_the_first_step_puts_on_
     text = text.replace("plan-batch-Output", "pipelinechannel--plan-batch-Output")
     text = text.replace("import bz2, hashlib, sys\n", "import bz2, hashlib, sys  # kfp.dsl.executor_main\n")
     pipeline = components.load_component_from_text(text)
+    # kfp.local puts a function of its own in the place of print, and in several threads it leaves that there.
+    monkeypatch.setattr("builtins.print", print)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     with python3_on_path(), environment(**{VARIABLE: str(volume)}):
         pipeline(data=str(data), to=str(to), model_name="tiny", shard_rows=30, pods=3)
