@@ -64,6 +64,15 @@ def test_the_gate_is_not_passed(k: Kubeflow) -> None:
     assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "notify"]
 
 
+def test_what_the_gate_said_is_read_from_the_steps_log(k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(skipped=("condition-2",)))
+    pod = k.api.pod_of(run_id, "evaluate-model")
+    k.logs["team", pod] = "champion: none\nnot passed: accuracy 0.4 is 0.1 below min_accuracy 0.5\n"
+    said = r"^the gate is not passed: accuracy 0\.4 is 0\.1 below min_accuracy 0\.5; nothing was archived: http"
+    with pytest.raises(GateNotPassedError, match=said):
+        ended(settings, run_id)
+
+
 @pytest.mark.parametrize("task", ["load-data", "validate-archive", "deploy-model"])
 def test_a_run_that_fails_with_the_end_of_the_steps_log(
     task: str, k: Kubeflow, capsys: pytest.CaptureFixture[str]
