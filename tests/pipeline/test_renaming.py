@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import nlp_pipeline
-from nlp_pipeline.pipeline.embedding import shared_words, strip
+from nlp_pipeline.pipeline.embedding import shared_names, strip
 from nlp_pipeline.pipeline.renaming import join_lines, shorten_locals, shorten_private
 
 PACKAGE = Path(nlp_pipeline.__file__).parent
@@ -33,10 +33,10 @@ def test_variables(before: str, after: str) -> None:
 
 
 def test_private_names_of_a_module_that_no_other_has() -> None:
-    text = "MOST = 3\nLEAST = 1\nclass Rows:\n    TOP = MOST\ndef _all(most=1):\n    return _all(most=MOST), LEAST\n"
-    renamed = "B = 3\nLEAST = 1\nclass Rows:\n    TOP = B\ndef A(most=1):\n    return A(most=B), LEAST\n"
+    text = "MOST = 3\nLEAST = 1\nclass Rows:\n    TOP = MOST\ndef every(most=1):\n    return every(most=MOST), LEAST\n"
+    renamed = "C = 3\nLEAST = 1\nclass A:\n    TOP = C\ndef B(most=1):\n    return B(most=C), LEAST\n"
     assert shorten_private(text, {"LEAST"}) == renamed
-    for kept in ("MOST = 1\nprint('MOST')\n", "MOST = 1\nx = '{MOST}'\n", "def most():\n    pass\n"):
+    for kept in ("MOST = 1\nprint('MOST')\n", "MOST = 1\nx = '{MOST}'\n", "most = 1\n"):
         assert shorten_private(kept, set()) == kept
 
 
@@ -76,7 +76,7 @@ def test_no_name_is_taken_twice() -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_sources_are_the_same_but_for_names(path: Path) -> None:
     text = strip(path.read_text(encoding="utf-8"))
-    short = shorten_private(shorten_locals(join_lines(text)), shared_words())
+    short = shorten_private(shorten_locals(join_lines(text)), shared_names())
     trees = [ast.parse(text), ast.parse(short)]
     statements = [[node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)] for tree in trees]
     assert statements[0] == statements[1]
@@ -84,7 +84,7 @@ def test_the_sources_are_the_same_but_for_names(path: Path) -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):
                 node.id = ""
-            elif isinstance(node, ast.FunctionDef):
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
                 node.name = ""
     assert ast.dump(trees[0]) == ast.dump(trees[1])
 

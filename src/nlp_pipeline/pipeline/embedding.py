@@ -15,7 +15,6 @@ import io
 import json
 import re
 import tokenize
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -180,15 +179,18 @@ def needed_files(program: str) -> dict[str, str]:
 @cache
 def shorten(text: str) -> str:
     """Returns a source of the package as it travels."""
-    return shorten_private(shorten_locals(join_lines(strip(text, types=True))), shared_words())
+    return shorten_private(shorten_locals(join_lines(strip(text, types=True))), shared_names())
 
 
 @cache
-def shared_words() -> set[str]:
-    """Returns the words that stand in several of the package's files."""
-    files = [path for path in ROOT.rglob("*") if path.suffix in (".py", ".jinja")]
-    words = Counter(word for path in files for word in set(re.findall(r"\w+", path.read_text(encoding="utf-8"))))
-    return {word for word, count in words.items() if count > 1}
+def shared_names() -> set[str]:
+    """Returns the names that modules may know of each other: what is imported, attributes, and all words of texts."""
+    sources = [strip(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return names.union(*(re.findall(r"\w+", text) for text in texts))
 
 
 def imported_modules(text: str) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """What makes sources that travel shorter, and leaves every statement on its line: short names, and joined lines.
 
-Functions' own variables get short names, and so do a module's constants and private functions that no other knows. What
-anything outside may name, stays: parameters, attributes, and all else that a module or a class defines.
+Functions' own variables get short names, and so do a module's constants, functions and classes that no other module
+knows. What anything outside may name, stays: parameters, attributes, and all else that a module or a class defines.
 """
 
 import ast
@@ -41,12 +41,12 @@ def shorten_locals(text: str) -> str:
 
 
 def shorten_private(text: str, shared: Set[str]) -> str:
-    """Returns a source in which constants and private functions, but for shared names, are called A, B, C."""
+    """Returns a source in which constants, functions and classes, but for those with shared names, are called A, B."""
     tree = ast.parse(text)
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     targets = [part for node in tree.body if isinstance(node, ast.Assign) for part in ast.walk(node)]
     constants = [part.id for part in targets if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
-    own = [name for name in (*functions, *filter(str.isupper, constants)) if name not in shared]
+    own = [name for name in (*defined, *filter(str.isupper, constants)) if name not in shared]
     free = (name for name in string.ascii_uppercase if not re.search(rf"\b{name}\b", text))
     for name, new in zip(dict.fromkeys(own), free, strict=False):
         renamed = re.sub(rf"(?<![\w.]){name}(?![\w=])", new, text)
@@ -84,8 +84,10 @@ def module_names(tree: ast.Module) -> set[str]:
     """Returns the names that functions of a module may mean by what they don't define themselves."""
     names = set(dir(builtins))
     for node in tree.body:
-        inner = [node] if isinstance(node, ast.FunctionDef | ast.ClassDef) else ast.walk(node)
-        for part in inner:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue
+        for part in ast.walk(node):
             names |= defined_names(part) or {getattr(part, "id", "")}
     return names
 
@@ -173,7 +175,7 @@ def same(renamed: ast.AST, original: ast.AST, names: dict[str, str]) -> bool:
     for node in ast.walk(original):
         if isinstance(node, ast.Name):
             node.id = names.get(node.id, node.id)
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             node.name = names.get(node.name, node.name)
     return ast.dump(renamed) == ast.dump(original)
 
