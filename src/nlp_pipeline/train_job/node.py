@@ -45,11 +45,11 @@ def launch() -> None:
 
 def train(training: str) -> None:
     """Trains in one of the processes; what the first of all writes stays, on the volume."""
-    from nlp_pipeline.steps.train_model.fine_tune import fine_tune
+    from nlp_pipeline.steps.train_model.processes import fine_tune_and_leave
 
     values = json.loads(training)
     with tempfile.TemporaryDirectory() as folder:
-        fine_tune(
+        fine_tune_and_leave(
             values["rows"],
             Path(folder, "model"),
             TrainSettings(**values["settings"]),

@@ -4,6 +4,7 @@ import logging
 import tempfile
 from typing import Any
 
+from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -31,7 +32,7 @@ def fine_tune_in_processes(processes: int, *arguments: Any) -> dict[str, Any]:
             local_addr="localhost",
         )
         try:
-            result: dict[str, Any] = elastic_launch(config, fine_tune)(*arguments)[0]
+            result: dict[str, Any] = elastic_launch(config, fine_tune_and_leave)(*arguments)[0]
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             reason: Any = failure.message
@@ -39,4 +40,11 @@ def fine_tune_in_processes(processes: int, *arguments: Any) -> dict[str, Any]:
                 print(reason["extraInfo"]["py_callstack"])
                 reason = reason["message"]
             raise PipelineError(f"process {rank} of {processes} failed: {reason}") from None
+    return result
+
+
+def fine_tune_and_leave(*arguments: Any) -> dict[str, Any]:
+    """Calls `fine_tune` in one of several processes, and takes leave of the others, as NCCL wants it."""
+    result = fine_tune(*arguments)
+    PartialState().destroy_process_group()
     return result
