@@ -15,12 +15,30 @@ T = TypeVar("T")
 ATTEMPTS, FIRST_WAIT = 5, 0.5
 
 
+def status_of(error: BaseException) -> int:
+    """Returns the HTTP status that an error of a client's library is about; 0 where it is about none."""
+    answer = getattr(error, "response", error)  # some have the response, the others the status themselves
+    return next((getattr(answer, name) for name in ("status", "status_code", "_code") if hasattr(answer, name)), 0) or 0
+
+
+def is_transient(error: BaseException) -> bool:
+    """Says whether a client's error may be gone the next time: of a broken connection, or of a server too busy."""
+    status, library = status_of(error), type(error).__module__.partition(".")[0]
+    return (
+        status in (408, 429)
+        or status >= 500
+        or (not status and library in ("httpx", "kubernetes", "minio", "urllib3"))
+        # A broken transfer in parts is given up, which may find that there is none any more.
+        or getattr(error, "code", None) == "NoSuchUpload"
+    )
+
+
 def retrying(
-    is_transient: Callable[[BaseException], bool], shown: str = ""
+    shown: str = "", may_pass: Callable[[BaseException], bool] = is_transient
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Returns a decorator for what may fail for a moment: it is tried again, each time from its start.
 
-    An error that is not transient, and the last one, is raised. The log has what is `shown`; empty for no word of it.
+    An error that will not pass by itself, and the last one, is raised. The log has what is `shown`; empty for no word.
     """
     import tenacity
 
@@ -28,7 +46,7 @@ def retrying(
         print(f"{shown}: attempt {state.attempt_number} failed, trying again", file=sys.stderr, flush=True)
 
     return tenacity.retry(
-        retry=tenacity.retry_if_exception(is_transient),
+        retry=tenacity.retry_if_exception(may_pass),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=10),
         before_sleep=log if shown else None,
@@ -102,24 +120,6 @@ def _read_variable(name: str) -> str | None:
     return value
 
 
-def s3_status(error: BaseException) -> int:
-    """Returns the HTTP status that an error of `minio` is about; 0 where it is about none."""
-    answer = getattr(error, "response", error)  # S3Error has the response; the others have the status themselves
-    return next((getattr(answer, name) for name in ("status", "status_code", "_code") if hasattr(answer, name)), 0)
-
-
-def s3_transient(error: BaseException) -> bool:
-    """Returns whether an error of `minio` may be gone the next time: a broken connection, a server too busy."""
-    import minio
-    import urllib3
-
-    if isinstance(error, minio.error.MinioException):
-        status = s3_status(error)
-        # A broken transfer in parts is given up, which may find that there is none any more.
-        return status in (0, 408, 429) or status >= 500 or getattr(error, "code", None) == "NoSuchUpload"
-    return isinstance(error, urllib3.exceptions.HTTPError)
-
-
 def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
     """Does something with an object, with retries, and makes one line of what fails for good.
 
@@ -133,12 +133,12 @@ def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
     import urllib3
 
     try:
-        return retrying(s3_transient, shown)(call)()
+        return retrying(shown)(call)()
     except minio.error.S3Error as error:
         if error.code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
             raise UsageError(f"{shown} is not there ({error.code}): check the bucket and the key") from None
         advice = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they are allowed"
-        if s3_transient(error):
+        if is_transient(error):
             advice = "try later"
         elif error.code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
             advice = "set AWS_REGION to the bucket's region"
@@ -147,5 +147,5 @@ def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
         # All but the first, minio's own and its XML parser's, hold the whole answer.
         reason: object = error
         if not isinstance(error, urllib3.exceptions.HTTPError):
-            reason = f"its answer, of status {s3_status(error) or 200}, is not S3's"
+            reason = f"its answer, of status {status_of(error) or 200}, is not S3's"
         raise PipelineError(f"{shown} could not be {task} ({reason}): is AWS_ENDPOINT_URL right?") from None

@@ -33,8 +33,6 @@ RUNTIMES = {
 }
 # Within these seconds a ready service must answer, and its newest revision get its share of the traffic.
 ROUTE_SECONDS = 120
-# No answer at all, too many requests, an overload.
-TRANSIENT = (0, 429, 500, 502, 503, 504)
 
 
 class NotThereError(UsageError):
@@ -87,11 +85,8 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    def is_transient(error: BaseException) -> bool:
-        return isinstance(error, HTTPError) or getattr(error, "status", None) in TRANSIENT
-
     try:
-        return retrying(is_transient, doing)(function)(*values, **named)
+        return retrying(doing)(function)(*values, **named)
     except HTTPError as error:
         raise PipelineError(f"{doing}: the cluster can't be reached: {one_line(error)}") from None
     except ApiException as error:

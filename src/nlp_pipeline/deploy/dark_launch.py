@@ -9,7 +9,7 @@ from typing import Any
 from nlp_pipeline.deploy.cluster import write_service
 from nlp_pipeline.deploy.endpoint import Rows, check_answers
 from nlp_pipeline.deploy.inference_service import AUTOSCALER, NEXT, NOTES, SHARE, InferenceService, Json, beside
-from nlp_pipeline.deploy.rollout import read_beside, wait_until_ready
+from nlp_pipeline.deploy.rollout import read_own, wait_until_ready
 from nlp_pipeline.deploy.settings import Target
 from nlp_pipeline.errors import PipelineError
 
@@ -31,17 +31,18 @@ def can_launch(live: InferenceService | None, desired: InferenceService) -> bool
     return bool(_put_beside(desired, dry_run="All").canary)
 
 
-def launch(desired: InferenceService, target: Target, rows: Rows) -> None:
-    """Puts a release beside the live one, and asks it when its pods are ready."""
+def launch(desired: InferenceService, target: Target, rows: Rows) -> dict[str, float]:
+    """Puts a release beside the live one, asks it when its pods are ready, and returns what `check_answers` does."""
     _put_beside(desired)
     print(f"it runs beside {desired}, without traffic; waiting for its pods", flush=True)
     service = wait_until_ready(desired, target.settings.deploy_timeout, is_beside=True)
-    check_answers(service, True, target, rows)
+    return check_answers(service, True, target, rows)
 
 
-def withdraw(desired: InferenceService) -> None:
-    """Removes a release from beside the live one; what serves stays as it is."""
-    write_service(desired, lambda _: beside(read_beside(desired)))
+def withdraw(desired: InferenceService) -> tuple[str, str]:
+    """Removes a release from beside the live one; returns the outcome, and a sentence's end that says it."""
+    write_service(desired, lambda _: beside(read_own(desired, is_beside=True)))
+    return "rolled back", "it has been removed; what served before was not touched"
 
 
 def _put_beside(desired: InferenceService, **options: str) -> InferenceService:

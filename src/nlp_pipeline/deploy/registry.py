@@ -9,15 +9,13 @@ from typing import Any
 from nlp_pipeline.deploy.inference_service import MODEL_ID, VERSION_ID, InferenceService
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.release import Release
-from nlp_pipeline.storage import retrying
+from nlp_pipeline.storage import is_transient, retrying, status_of
 
 NAME = "nlp-pipeline"
 # Who asks: the pod's own account, or what the variable names, as the registry's own client has it.
 TOKEN, TOKEN_VARIABLE = "/var/run/secrets/kubernetes.io/serviceaccount/token", "KF_PIPELINES_SA_TOKEN_PATH"
 API, FORMER_API = "/api/model_registry/v1/", "/api/model_registry/v1alpha3/"
 SECONDS = 30  # for a request to be answered; the client itself would wait five minutes, and that for each attempt
-# Another run has just made the same, too many requests, an overload.
-TRANSIENT = (409, 429, 502, 503, 504)
 
 
 def register(address: str, release: Release, uri: str) -> dict[str, str]:
@@ -119,13 +117,13 @@ def _ask(address: str, doing: str, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         finally:
             await client.close()
 
-    def is_transient(error: BaseException) -> bool:
-        return isinstance(error, aiohttp.ClientConnectionError | TimeoutError) or (
-            getattr(error, "status", None) in TRANSIENT
-        )
+    def may_pass(error: BaseException) -> bool:
+        is_lost = isinstance(error, aiohttp.ClientConnectionError | TimeoutError)
+        # With 409, another run has just made the same.
+        return is_lost or status_of(error) == 409 or is_transient(error)
 
     try:
-        return retrying(is_transient, doing)(lambda: asyncio.run(run()))()
+        return retrying(doing, may_pass)(lambda: asyncio.run(run()))()
     except (aiohttp.ClientError, OpenApiException, OSError, ValueError) as error:
         status = getattr(error, "status", None)
         reason = f"{status} {getattr(error, 'body', '')}" if status else f"{type(error).__name__} {error}"

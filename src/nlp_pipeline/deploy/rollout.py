@@ -43,19 +43,15 @@ def send(desired: InferenceService, formers: list[Former] | None = None, **optio
     return sent
 
 
-def read_own(desired: InferenceService) -> InferenceService:
-    """Returns the live InferenceService, which must still be the one that was sent."""
+def read_own(desired: InferenceService, is_beside: bool = False) -> InferenceService:
+    """Returns the live InferenceService, which must still be the one that was sent, or have that beside it."""
     live = read_service(desired.name, desired.namespace)
     if live is None:
         raise PipelineError(f"{desired} has been deleted meanwhile")
-    if not live.matches(desired):
-        raise another(desired)
+    applied = live.canary.get("annotations", {}).get(f"{NOTES}applied")
+    if applied != desired.note("applied") if is_beside else not live.matches(desired):
+        raise PipelineError(f"another deployment has taken the place of this one in {desired}")
     return live
-
-
-def another(desired: InferenceService) -> PipelineError:
-    """Returns the error where someone else deploys meanwhile."""
-    return PipelineError(f"another deployment has taken the place of this one in {desired}")
 
 
 def _edit_own(desired: InferenceService, edit: Callable[[InferenceService], None]) -> None:
@@ -195,16 +191,6 @@ def _are_ready(pods: list[Any], marks: list[str]) -> bool:
     return bool(ready) and all(_is_own(pod, marks) for pod in ready)
 
 
-def read_beside(desired: InferenceService) -> InferenceService:
-    """Returns the live InferenceService, beside which a desired one must still run."""
-    live = read_service(desired.name, desired.namespace)
-    if live is None:
-        raise PipelineError(f"{desired} has been deleted meanwhile")
-    if live.canary.get("annotations", {}).get(f"{NOTES}applied") != desired.note("applied"):
-        raise another(desired)
-    return live
-
-
 def wait_until_ready(desired: InferenceService, seconds: int, is_beside: bool = False) -> InferenceService:
     """Waits until the pods of an object that was sent are ready, for so many seconds, and returns the live object.
 
@@ -215,7 +201,7 @@ def wait_until_ready(desired: InferenceService, seconds: int, is_beside: bool = 
 
     def look() -> InferenceService | None:
         nonlocal failures, service, former_failure
-        service = read_beside(desired) if is_beside else read_own(desired)
+        service = read_own(desired, is_beside)
         marks = [desired.note("applied"), ""] if is_beside else service.marks
         app = f"isvc.{service.name}-{NEXT}-predictor"
         pods = [pod for pod in list_pods(service) if ((pod.metadata.labels or {}).get("app") == app) == is_beside]

@@ -2,7 +2,9 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from nlp_pipeline.deploy.cluster import delete_service, one_line, poll, read_service, write_service
 from nlp_pipeline.deploy.dark_launch import can_launch, launch, withdraw
@@ -67,15 +69,9 @@ def check_mode(service: InferenceService, settings: DeploySettings) -> None:
             f"canary_percent={settings.canary_percent} needs deployment_mode=Knative, and {service} is in Standard, "
             "where KServe 0.20 splits nothing"
         )
-    asked = {
-        "min_replicas": settings.min_replicas == 0,
-        "scale_metric": settings.scale_metric in ("concurrency", "rps"),
-    }
-    for name, is_asked in asked.items():
-        if is_asked and service.is_standard:
-            raise UsageError(
-                f"{name}={getattr(settings, name)} needs deployment_mode=Knative, and {service} is in Standard"
-            )
+    for name in ("min_replicas", "scale_metric"):
+        if service.is_standard and (value := getattr(settings, name)) in (0, "concurrency", "rps"):
+            raise UsageError(f"{name}={value} needs deployment_mode=Knative, and {service} is in Standard")
 
 
 def check(desired: InferenceService, settings: DeploySettings) -> InferenceService:
@@ -108,33 +104,35 @@ def deploy(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
     else:
         begun = True
         check(desired, target.settings)
-        if can_launch(live, desired) and (failed := _launch(desired, target, rows)):
-            return failed
+        if can_launch(live, desired):
+            launched = _attempt(desired, lambda: launch(desired, target, rows), lambda: withdraw(desired))
+            if launched.reason:
+                return launched
         desired = send(desired)
         print(f"{desired} has been {'replaced' if live else 'created'}; waiting for its pods", flush=True)
-    try:
-        outcome = Outcome("deployed" if begun else "unchanged", figures=_bring_up(desired, target, rows, begun))
-    except Exception as error:  # noqa: BLE001  whatever it is, the former object must come back
-        print(f"failed: {_line_of(error)}", flush=True)
-        what, done = _undo(desired, target) if begun else ("failed", "nothing is changed")
-        outcome = Outcome(what, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError))
-    return replace(outcome, service=read_service(desired.name, desired.namespace))
+    undo = partial(_undo, desired, target) if begun else lambda: ("failed", "nothing is changed")
+    outcome = _attempt(desired, lambda: _bring_up(desired, target, rows, begun), undo)
+    return outcome if begun or outcome.reason else replace(outcome, outcome="unchanged")
 
 
-def _launch(desired: InferenceService, target: Target, rows: Rows) -> Outcome | None:
-    """Asks a release that runs beside the live one; where it fails it is removed, and the outcome returned."""
+def _attempt(
+    desired: InferenceService, bring: Callable[[], dict[str, float]], undo: Callable[[], tuple[str, str]]
+) -> Outcome:
+    """Does what brings a release to where it serves and returns figures; whatever fails in it is undone.
+
+    What undoes it returns the outcome, and what was done about it as a sentence's end.
+    """
     try:
-        launch(desired, target, rows)
-    except Exception as error:  # noqa: BLE001  whatever it is, it must not stay
-        print(f"failed: {_line_of(error)}", flush=True)
-        outcome, done = "rolled back", "it has been removed; what served before was not touched"
+        outcome = Outcome("deployed", figures=bring())
+    except Exception as error:  # noqa: BLE001  whatever it is, what stood there before must come back
+        reason = _line_of(error)
+        print(f"failed: {reason}", flush=True)
         try:
-            withdraw(desired)
+            what, done = undo()
         except Exception as other:  # noqa: BLE001  what failed first must be said too
-            outcome, done = "failed", f"it was not removed: {_line_of(other)}"
-        live = read_service(desired.name, desired.namespace)
-        return Outcome(outcome, f"{_line_of(error)}; {done}", isinstance(error, TimedOutError), live)
-    return None
+            what, done = "failed", f"and it could not be undone: {_line_of(other)}"
+        outcome = Outcome(what, f"{reason}; {done}", isinstance(error, TimedOutError))
+    return replace(outcome, service=read_service(desired.name, desired.namespace))
 
 
 def _bring_up(
@@ -177,21 +175,18 @@ def _watch_canary(desired: InferenceService, target: Target, texts: list[str]) -
 
 def _undo(desired: InferenceService, target: Target) -> tuple[str, str]:
     """Undoes a deployment that failed; returns the outcome, and a sentence's end that says it."""
-    try:
-        live = read_service(desired.name, desired.namespace)
-        if live is None:
-            return "failed", "it is not there any more"
-        if not live.matches(desired):
-            return "failed", "the other one is left as it is"
-        if formers := live.formers:
-            return "rolled back", _put_back(live, formers, target)
-        if target.settings.first_failure == "delete":
-            delete_service(live)
-            return "deleted", "there was none before, and it has been deleted"
-        stop(live)
-        return "stopped", "there was none before, and it has been stopped"
-    except Exception as error:  # noqa: BLE001  whatever it is, what failed first must be said too
-        return "failed", f"and it could not be undone: {_line_of(error)}"
+    live = read_service(desired.name, desired.namespace)
+    if live is None:
+        return "failed", "it is not there any more"
+    if not live.matches(desired):
+        return "failed", "the other one is left as it is"
+    if formers := live.formers:
+        return "rolled back", _put_back(live, formers, target)
+    if target.settings.first_failure == "delete":
+        delete_service(live)
+        return "deleted", "there was none before, and it has been deleted"
+    stop(live)
+    return "stopped", "there was none before, and it has been stopped"
 
 
 def _put_back(live: InferenceService, formers: list[Former], target: Target) -> str:

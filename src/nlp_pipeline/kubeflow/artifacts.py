@@ -19,7 +19,7 @@ from nlp_pipeline.pipeline.parameters import PIPELINES
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.downloads import ANEW, Item, fetch_missing
 from nlp_pipeline.settings import PREFIX, Settings, header_value
-from nlp_pipeline.storage import ATTEMPTS, retrying, s3_client, s3_status, s3_transient
+from nlp_pipeline.storage import ATTEMPTS, is_transient, retrying, s3_client, status_of
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 # What Kubeflow with several users gives each namespace since KFP 2.15.
@@ -88,13 +88,13 @@ class Store:
         where = f"{doing}: {self.address}"
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                return retrying(s3_transient, doing)(function)()
+                return retrying(doing)(function)()
         except minio.error.S3Error as error:
             raise _refusal(where, error) from None
         except (minio.error.MinioException, SyntaxError, ValueError) as error:
             # Errors of minio and of its XML parser hold the whole answer.
-            status = s3_status(error)
-            if s3_transient(error) and status:
+            status = status_of(error)
+            if is_transient(error) and status:
                 raise PipelineError(f"{where} answered {status} {ATTEMPTS} times: try later") from None
             answer = f"status {status}" if status else "its answer can't be read"
             raise UsageError(f"{where} is no object store ({answer}): check {ENDPOINT}") from None
@@ -122,7 +122,7 @@ def _refusal(where: str, error: Any) -> PipelineError:
         return PipelineError(f"{where} has it altered meanwhile: {ANEW}")
     if code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
         return UsageError(f"{where} is of another region ({code}): set {REGION} to the bucket's")
-    if s3_transient(error):
+    if is_transient(error):
         return PipelineError(f"{where} is too busy ({code}): the same command again goes on where this one ended")
     keys = f"{ACCESS_KEY} and {SECRET_KEY}"
     return UsageError(f"{where} refuses ({code}): check {keys}, and what they are allowed; {SECRET}")

@@ -142,7 +142,7 @@ class Connection:
 
         try:
             with explained(self.host):
-                return retrying(self._is_transient)(attempt)() if repeat else attempt()
+                return retrying(may_pass=self._is_transient)(attempt)() if repeat else attempt()
         except httpx.HTTPStatusError as error:
             raise self._error(doing, error.response) from None
 

@@ -67,7 +67,7 @@ def _is_transient(error: BaseException) -> bool:
 def fetch(client: httpx.Client, address: str, **options: Any) -> httpx.Response:
     """Gets a page; tries again where the connection is dropped, or the server fails for a moment."""
 
-    @retrying(_is_transient)
+    @retrying(may_pass=_is_transient)
     def get() -> httpx.Response:
         answer = client.get(address, **options)
         return answer.raise_for_status() if answer.status_code in TRANSIENT else answer

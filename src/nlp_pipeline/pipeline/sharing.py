@@ -41,7 +41,7 @@ TAKE = f"""\
 import bz2, hashlib, sys
 path = 'PATH'
 code = open(path, 'rb').read()
-if hashlib.sha256(code).hexdigest()[:32] not in path: sys.exit(f'error: {{path}} was altered: start the run anew')
+hashlib.sha256(code).hexdigest()[:32] in path or sys.exit(f'error: {{path}} was altered: start the run anew')
 {RUN}"""
 
 

@@ -92,4 +92,4 @@ def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], uniq
             return unique
         return isinstance(error, PipelineError) and not isinstance(error, UsageError | NotFoundError | ConflictError)
 
-    return retrying(may_repeat)(attempt)()
+    return retrying(may_pass=may_repeat)(attempt)()

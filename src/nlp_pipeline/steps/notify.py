@@ -73,15 +73,9 @@ def post(variable: str, body: dict[str, Any]) -> None:
     """Posts JSON to the address that a variable holds, if it does; again where that is away for a moment."""
     import httpx
 
-    from nlp_pipeline.storage import retrying
+    from nlp_pipeline.storage import retrying, status_of
 
-    def status_of(error: BaseException) -> int:
-        return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-
-    def is_transient(error: BaseException) -> bool:
-        return isinstance(error, httpx.TransportError) or status_of(error) == 429 or status_of(error) >= 500
-
-    @retrying(is_transient)
+    @retrying()
     def send(url: str) -> None:
         httpx.post(url, json=body, timeout=30).raise_for_status()
 

@@ -77,8 +77,7 @@ def call(method: str, path: str, **request: Any) -> dict[str, Any]:
         return answer
 
     try:
-        is_transient = lambda error: method == "GET" and isinstance(error, httpx.TransportError)  # noqa: E731
-        answer = retrying(is_transient)(send)()
+        answer = retrying()(send)() if method == "GET" else send()
     except httpx.HTTPError as error:
         raise PipelineError(f"retrain: {host} can't be asked ({error or type(error).__name__})") from None
     if answer.status_code in (401, 403):

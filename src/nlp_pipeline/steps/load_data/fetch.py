@@ -115,7 +115,7 @@ def _download_http(url: str, source: Source) -> Source:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
     headers, timeout = {"Accept-Encoding": "identity"}, httpx.Timeout(60, connect=10)
 
-    @retrying(lambda error: isinstance(error, httpx.TransportError), source.name)
+    @retrying(source.name)
     def fetch() -> None:
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
             status = response.status_code

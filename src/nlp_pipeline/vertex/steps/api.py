@@ -65,9 +65,9 @@ class Api:
             return list(answer) if hasattr(type(answer), "pages") else answer
 
         try:
-            answer = (retrying(is_transient)(send) if repeat else send)()
+            answer = (retrying(may_pass=is_transient)(send) if repeat else send)()
             if isinstance(answer, Operation):
-                return retrying(is_transient)(answer.result)(timeout=PATIENCE_SECONDS)
+                return retrying(may_pass=is_transient)(answer.result)(timeout=PATIENCE_SECONDS)
             return answer
         except TimeoutError:
             raise TimedOutError(f"{doing}: not done after {PATIENCE_SECONDS / 60:.0f} minutes; it goes on") from None
