@@ -36,7 +36,7 @@ def test_each_pod_classifies_its_shards_by_the_code_that_the_first_step_puts_on_
     text = compiled.replace(VOLUME_PATH, str(volume))
     # What kfp.local knows another step's list by, and a step; neither is needed in a cluster.
     text = text.replace("plan-batch-Output", "pipelinechannel--plan-batch-Output")
-    text = text.replace("import bz2, hashlib, sys\n", "import bz2, hashlib, sys  # kfp.dsl.executor_main\n")
+    text = text.replace("import bz2, hashlib\n", "import bz2, hashlib  # kfp.dsl.executor_main\n")
     pipeline = components.load_component_from_text(text)
     # kfp.local puts a function of its own in the place of print, and in several threads it leaves that there.
     monkeypatch.setattr("builtins.print", print)

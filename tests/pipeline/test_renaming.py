@@ -16,7 +16,7 @@ PACKAGE = Path(nlp_pipeline.__file__).parent
     ("before", "after"),
     [
         ("total = 1\nreturn total + size", "a = 1\nreturn a + size"),
-        ("rows = [row.total for row in size]", "a = [b.total for b in size]"),
+        ("rows = [row.total for row in size]", "b = [a.total for a in size]"),
         ("for number, _ in size:\n    print(number, end=number)", "for a, b in size:\n    print(a, end=a)"),
         ("with size as file, size as other:\n    pass", "with size as a, size as b:\n    pass"),
         ("def inner(row):\n    return total + row\ntotal = 1", "def inner(row):\n    return a + row\na = 1"),

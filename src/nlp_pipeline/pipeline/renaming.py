@@ -14,6 +14,7 @@ import re
 import string
 import textwrap
 import tokenize
+from collections import Counter
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -124,15 +125,19 @@ def outer_functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
 
 
 def short_names(function: ast.FunctionDef, known: set[str]) -> dict[str, str]:
-    """Returns short names for a function's variables, those of functions within it among them."""
+    """Returns short names for a function's variables, those of functions within it among them; "a" for the commonest.
+
+    The fewer letters are common, the better a text packs.
+    """
     parts = list(ast.walk(function))
     uses = [part for part in parts if isinstance(part, ast.Name)]
     kept = known.union(*map(defined_names, parts))
     own = dict.fromkeys(use.id for use in uses if isinstance(use.ctx, ast.Store) and use.id not in kept)
-    taken = kept.union(use.id for use in uses)
+    counts = Counter(use.id for use in uses)
+    taken = kept.union(counts)
     pairs = map("".join, itertools.product(string.ascii_lowercase, repeat=2))
     free = (name for name in (*string.ascii_lowercase, *pairs) if name not in taken and not keyword.iskeyword(name))
-    return dict(zip(own, free, strict=False))
+    return dict(zip(sorted(own, key=lambda name: -counts[name]), free, strict=False))
 
 
 def rename(function: ast.FunctionDef, content: bytes, start: int, names: dict[str, str]) -> bytes:

@@ -35,13 +35,13 @@ if not path.exists():
     except OSError as error:
         sys.exit(f"error: the volume can't be written to at {path.parents[1]} ({error.strerror}): may the step's user?")
 """
-# The program of all other steps. Single quotes: in the workflow, where this is JSON in JSON, a double quote takes four
-# bytes.
+# The program of all other steps, which stands in the workflow 48 times. Single quotes: there, where this is JSON in
+# JSON, a double quote takes four bytes.
 TAKE = f"""\
-import bz2, hashlib, sys
+import bz2, hashlib
 path = 'PATH'
 code = open(path, 'rb').read()
-hashlib.sha256(code).hexdigest()[:32] in path or sys.exit(f'error: {{path}} was altered: start the run anew')
+hashlib.sha256(code).hexdigest()[:32] in path or exit(f'error: {{path}} was altered: start the run anew')
 {RUN}"""
 
 
