@@ -4,11 +4,13 @@ import os
 import random
 import signal
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 
@@ -18,6 +20,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+compile_anew, compile_once = compiling.compile_pipeline, cache(compiling.compile_pipeline)
+
+
+def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_as_user: int | None = None) -> str:
+    """Takes the place of the function in `compiling`: each pipeline is compiled once by each process that tests."""
+    return compile_once(image, pipeline, run_as_user)
+
+
+compiling.compile_pipeline = compile_pipeline
 
 WORDS = {
     "0": ["dreadful", "boring", "awful"],

@@ -2,14 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from nlp_pipeline import storage
-from nlp_pipeline.kubeflow import pipelines
-from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.settings import settings
 from tests.fakes.kfp import Kubeflow, kubeflow
@@ -18,7 +15,6 @@ from tests.kubeflow.users import team
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "SSL_CERT_", *PROXIES, "AWS_", "KUBERNETES_")
-compile_once = cache(compiling.compile_pipeline)
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +35,9 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once; the pipeline is compiled once for all tests."""
+    """What is tried again is tried again at once."""
     monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(pipelines, "compile_pipeline", compile_once)
 
 
 @pytest.fixture(scope="session")

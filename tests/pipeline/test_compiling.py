@@ -12,6 +12,7 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline, compiled_path
 from nlp_pipeline.pipeline.embedding import image_command, step_containers, step_name
 from nlp_pipeline.pipeline.parameters import PIPELINES
+from tests.conftest import compile_anew
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +60,7 @@ def test_what_a_platform_needs_and_is_not_installed(monkeypatch: pytest.MonkeyPa
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("google") else find(name))
     with pytest.raises(UsageError, match=r"^--platform vertex needs more packages: pip install "):
-        compile_pipeline(pipeline="vertex")
+        compile_anew(pipeline="vertex")
 
 
 IMAGE = "registry.example:5000/team/nlp-pipeline:1"

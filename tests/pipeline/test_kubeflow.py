@@ -12,6 +12,7 @@ from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import deploy_model
 from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from tests.conftest import compile_anew
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in ALL_STEPS]
 
@@ -70,7 +71,7 @@ def test_secrets_reach_the_steps_by_name_and_need_not_exist(documents: list[dict
 def test_what_is_compiled_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in (*S3_KEYS, *HUB_KEYS):
         monkeypatch.setenv(key, f"the value of {key}")
-    ir = compile_pipeline()
+    ir = compile_anew()
     assert "the value of" not in ir
     # Variables that are set in the steps' containers would be credentials, or could become some.
     executors = next(iter(yaml.safe_load_all(ir)))["deploymentSpec"]["executors"]

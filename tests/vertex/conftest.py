@@ -2,17 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from nlp_pipeline import storage
 from nlp_pipeline.cli import main
-from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.platforms import waiting
 from nlp_pipeline.settings import settings
-from nlp_pipeline.vertex import pipelines, schedules
 from tests.fakes.vertex.cloud import BUCKET, PROJECT, Cloud, google_cloud
 
 SAID = (
@@ -22,7 +19,6 @@ SAID = (
 # What a run can't do without.
 TRAIN = ("--set", "train_data=gs://films/reviews.csv", "--set", "serving_image=registry.example.com/torchserve:1")
 Run = Callable[..., tuple[int, str, str]]
-compile_once = cache(compiling.compile_pipeline)
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +36,6 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # It also asks the machine's own network whether this is one of Google's machines.
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
-    monkeypatch.setattr(compiling, "compile_pipeline", compile_once)
-    for module in (pipelines, schedules):
-        monkeypatch.setattr(module, "compile_pipeline", compile_once)
     monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.001)
     settings.cache_clear()

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
+from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.platforms import waiting
 from tests.fakes.vertex.cloud import ACCOUNT, Cloud
 from tests.fakes.vertex.pipelines import Fate
-from tests.vertex.conftest import TRAIN, Run, compile_once
+from tests.vertex.conftest import TRAIN, Run
 
 ROOT = Path(__file__).parents[2]
 FIRST_OF_ALL = Fate(not_triggered=("condition-5", "condition-8"))
@@ -60,7 +61,7 @@ def test_submit(cloud: Cloud, run: Run) -> None:
         **{"train_data": "gs://films/reviews.csv", "epochs": 1.0, "deploy": False},
         **{"project": "my-project", "location": "us-central1", "serving_image": "registry.example.com/torchserve:1"},
     }
-    assert spec_of(job) == yaml.safe_load(compile_once(None, "vertex"))
+    assert spec_of(job) == yaml.safe_load(compile_pipeline(pipeline="vertex"))
     assert err == "project my-project, region us-central1, as ann@my-project.iam.gserviceaccount.com\n"
     assert cloud.changes == ["POST /v1/projects/my-project/locations/us-central1/pipelineJobs"]
 

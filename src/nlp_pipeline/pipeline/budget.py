@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from nlp_pipeline.parameters import ANYTHING
+from nlp_pipeline.pipeline.compiling import load_ir
 from nlp_pipeline.pipeline.embedding import step_containers, step_name
 from nlp_pipeline.pipeline.parameters import PIPELINES
 
@@ -110,7 +111,7 @@ def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
         ir: The file's text: two documents for Kubeflow, one for Vertex AI.
         values: The run's parameters.
     """
-    pipeline, *platform = yaml.safe_load_all(ir)
+    pipeline, *platform = load_ir(ir)
     programs = {step_name(container): str(container["command"][-1]) for container in step_containers(pipeline)}
     code = {step: len(program) for step, program in programs.items()}
     if not platform:
@@ -384,7 +385,7 @@ def node_id(name: str) -> str:
 
 def most_iterations(ir: str) -> int:
     """Returns how often the loop of a compiled file may run, at most, so that its workflow is within the budget."""
-    pipeline, platform = yaml.safe_load_all(ir)
+    pipeline, platform = load_ir(ir)
     (loop,) = (task for task in tasks_of(pipeline["root"]).values() if "parameterIterator" in task)
     for count in itertools.count(1):
         loop["iteratorPolicy"]["parallelismLimit"] = count

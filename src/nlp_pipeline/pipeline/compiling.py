@@ -70,8 +70,7 @@ def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_a
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(load_pipeline(pipeline), str(path))
         ir = path.read_text(encoding="utf-8")
-    # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
-    documents = list(yaml.load_all(ir, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    documents = load_ir(ir)
     on_kubeflow = PIPELINES[pipeline].platform == "kubeflow"
     if image is not None:
         use_image(documents[0], image)
@@ -89,6 +88,14 @@ def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_a
     return "".join(comments) + str(yaml.safe_dump_all(documents))
 
 
+def load_ir(text: str) -> list[Any]:
+    """Returns the documents of a pipeline's IR."""
+    import yaml
+
+    # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
 def shorten_names(value: Any) -> Any:
     """Returns a part of an IR in which the inputs of groups have the parameters' names, without kfp's prefix.
 
@@ -102,8 +109,8 @@ def shorten_names(value: Any) -> Any:
         return value
     short: dict[str, Any] = {}
     for key, item in value.items():
-        name = shorten_names(key)
-        if short.setdefault(name, shorten_names(item)) != shorten_names(item):
+        name, shortened = shorten_names(key), shorten_names(item)
+        if short.setdefault(name, shortened) != shortened:
             raise PipelineError(f"the pipeline has two inputs {name} that differ")
     return short
 

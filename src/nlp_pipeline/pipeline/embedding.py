@@ -160,7 +160,7 @@ def needed_files(program: str) -> dict[str, str]:
     in turn; and what else lies beside them, such as templates.
     """
     files: dict[str, str] = {}
-    waiting = list(imported_modules(program))
+    waiting = [*imported_modules(program)]
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(ROOT.parent))
@@ -193,8 +193,10 @@ def shared_names() -> set[str]:
     return names.union(*(re.findall(r"\w+", text) for text in texts))
 
 
-def imported_modules(text: str) -> Iterator[Path]:
-    """Yields the files of the package's modules that a source imports, anywhere but under `if TYPE_CHECKING`."""
+@cache
+def imported_modules(text: str) -> list[Path]:
+    """Returns the files of the package's modules that a source imports, anywhere but under `if TYPE_CHECKING`."""
+    files: list[Path] = []
     waiting: list[ast.AST] = [ast.parse(text)]
     while waiting:
         node = waiting.pop()
@@ -210,8 +212,9 @@ def imported_modules(text: str) -> Iterator[Path]:
         for name in names:
             if name.split(".")[0] == PACKAGE:
                 place = ROOT.parent.joinpath(*name.split("."))
-                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
+                files += filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
         waiting += ast.iter_child_nodes(node)
+    return files
 
 
 def strip(text: str, types: bool = False) -> str:
@@ -222,10 +225,11 @@ def strip(text: str, types: bool = False) -> str:
         types: Whether to leave out types too, all but those of a class's fields, and what is imported for them.
     """
     lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
-    tree = ast.parse(text)
-    spans = [(*span, new) for node in ast.walk(tree) for span, new in superfluous(node, lines, types)]
-    spans += [(*type_span(node, lines), b"") for node in typed_variables(tree) if types]
-    spans += unused_imports(tree) if types else []
+    nodes = list(ast.walk(ast.parse(text)))
+    spans = [(*span, new) for node in nodes for span, new in superfluous(node, lines, types)]
+    if types:
+        spans += [(*type_span(node, lines), b"") for node in typed_variables(nodes)]
+        spans += unused_imports(nodes)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             line, column = token.start[0] - 1, len(token.line[: token.start[1]].encode())
@@ -249,10 +253,10 @@ def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tupl
         yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
 
 
-def typed_variables(tree: ast.AST) -> Iterator[ast.AnnAssign]:
+def typed_variables(nodes: list[ast.AST]) -> Iterator[ast.AnnAssign]:
     """Yields assignments to variables, of modules and functions, that name a type; of classes, they are fields."""
-    fields = {field for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for field in node.body}
-    for node in ast.walk(tree):
+    fields = {field for node in nodes if isinstance(node, ast.ClassDef) for field in node.body}
+    for node in nodes:
         if isinstance(node, ast.AnnAssign) and node.value and node not in fields:
             yield node
 
@@ -263,14 +267,14 @@ def type_span(node: Any, lines: list[bytes]) -> tuple[Place, Place]:
     return (line, lines[line].rindex(b":", 0, column)), end
 
 
-def unused_imports(tree: ast.AST) -> Iterator[tuple[Place, Place, bytes]]:
+def unused_imports(nodes: list[ast.AST]) -> Iterator[tuple[Place, Place, bytes]]:
     """Yields from where to where names are imported that only functions' types use, and what takes their place."""
-    types = [node.annotation for node in ast.walk(tree) if isinstance(node, ast.arg)]
-    types += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    types += [node.annotation for node in typed_variables(tree)]
+    types = [node.annotation for node in nodes if isinstance(node, ast.arg)]
+    types += [node.returns for node in nodes if isinstance(node, ast.FunctionDef)]
+    types += [node.annotation for node in typed_variables(nodes)]
     in_types = {part for node in types if node for part in ast.walk(node)}
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in in_types}
-    for node in ast.walk(tree):
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and node not in in_types}
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
             kept = [alias for alias in node.names if (alias.asname or alias.name) in used]
             if len(kept) < len(node.names):

@@ -6,7 +6,6 @@ knows. What anything outside may name, stays: parameters, attributes, and all el
 
 import ast
 import builtins
-import copy
 import io
 import itertools
 import keyword
@@ -51,8 +50,9 @@ def shorten_private(text: str, shared: Set[str]) -> str:
     free = (name for name in string.ascii_uppercase if not re.search(rf"\b{name}\b", text))
     for name, new in zip(dict.fromkeys(own), free, strict=False):
         renamed = re.sub(rf"(?<![\w.]){name}(?![\w=])", new, text)
-        if same(ast.parse(renamed), ast.parse(text), {name: new}):
-            text = renamed
+        renamed_tree = ast.parse(renamed)
+        if same(renamed_tree, tree, {name: new}):
+            text, tree = renamed, renamed_tree
     return text
 
 
@@ -78,7 +78,7 @@ def join_lines(text: str) -> str:
         else:
             lines.append(line)
     joined = "\n".join(lines)
-    return joined if ast.dump(ast.parse(joined)) == ast.dump(ast.parse(text)) else text
+    return joined if same(ast.parse(joined), ast.parse(text), {}) else text
 
 
 def module_names(tree: ast.Module) -> set[str]:
@@ -172,17 +172,24 @@ def means(renamed: bytes, function: ast.FunctionDef, names: dict[str, str]) -> b
         (parsed,) = ast.parse(textwrap.dedent(renamed.decode())).body
     except SyntaxError:
         return False
-    return same(parsed, copy.deepcopy(function), names)
+    return same(parsed, function, names)
 
 
-def same(renamed: ast.AST, original: ast.AST, names: dict[str, str]) -> bool:
-    """Says whether a syntax tree is the original, which is changed, but for the names of variables and functions."""
-    for node in ast.walk(original):
-        if isinstance(node, ast.Name):
-            node.id = names.get(node.id, node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            node.name = names.get(node.name, node.name)
-    return ast.dump(renamed) == ast.dump(original)
+def same(renamed: Any, original: Any, names: dict[str, str]) -> bool:
+    """Says whether a syntax tree, or part of one, is the original but for the names of variables and functions."""
+    if type(renamed) is not type(original):
+        return False
+    if isinstance(original, list):
+        pairs = zip(renamed, original, strict=False)
+        return len(renamed) == len(original) and all(same(part, former, names) for part, former in pairs)
+    if not isinstance(original, ast.AST):
+        return bool(renamed == original)
+    name = {ast.Name: "id", ast.FunctionDef: "name", ast.ClassDef: "name"}.get(type(original))
+    for field in original._fields:
+        part, former = getattr(renamed, field, None), getattr(original, field, None)
+        if not same(part, names.get(former, former) if field == name else former, names):
+            return False
+    return True
 
 
 def span_of(node: Any, content: bytes) -> tuple[int, int]:
