@@ -187,7 +187,8 @@ def same(renamed: Any, original: Any, names: dict[str, str]) -> bool:
     name = {ast.Name: "id", ast.FunctionDef: "name", ast.ClassDef: "name"}.get(type(original))
     for field in original._fields:
         part, former = getattr(renamed, field, None), getattr(original, field, None)
-        if not same(part, names.get(former, former) if field == name else former, names):
+        expected = names.get(str(former), former) if field == name else former
+        if not same(part, expected, names):
             return False
     return True
 
