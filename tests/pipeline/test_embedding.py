@@ -80,14 +80,27 @@ def test_imports_for_types_only_are_not_followed() -> None:
 
 
 class WithoutTypes(ast.NodeTransformer):
-    """Takes the types of variables out of a tree, but not those of a class's fields."""
+    """Takes the types of variables and named types out of a tree, and the types of fields where a class has no base."""
+
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        node.body = [self.visit(part) for part in node.body if not is_named_type(part)]
+        return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        node.body = [part if isinstance(part, ast.AnnAssign) else self.visit(part) for part in node.body]
+        for part in node.body:
+            if not isinstance(part, ast.AnnAssign):
+                self.visit(part)
+            elif not node.bases:
+                part.annotation = ast.Constant(0)
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
         return ast.copy_location(ast.Assign([node.target], node.value), node) if node.value else node
+
+
+def is_named_type(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id.istitle() for target in targets)
 
 
 class WithoutImports(ast.NodeTransformer):
@@ -128,10 +141,29 @@ def test_a_stripped_source_means_the_same_on_the_same_lines(path: Path) -> None:
 def test_types_of_functions_stay_behind() -> None:
     text = "def f(a: int, *b: str, c: list[int] = [], **d: Any) -> dict[str, int]:\n    x: int = 0\n"
     assert strip(text, types=True) == "def f(a, *b, c = [], **d):\n    x = 0\n"
-    text = "x: dict[str, int] = {}\nclass A:\n    y: int = 0\n    def f(self):\n        z: Any\n"
-    assert strip(text, types=True) == "x = {}\nclass A:\n    y: int = 0\n    def f(self):\n        z: Any\n"
+    text = "x: dict[str, int] = {}\nclass A(B):\n    y: int = 0\n    def f(self):\n        z: Any\n"
+    assert strip(text, types=True) == "x = {}\nclass A(B):\n    y: int = 0\n    def f(self):\n        z: Any\n"
+    text = 'T = TypeVar("T")\nROWS = Rows = dict[str, T]\nRow = int\nclass A:\n    y: Row = 0\n'
+    assert strip(text, types=True) == "\nROWS = Rows = dict[str, T]\n\nclass A:\n    y: 0 = 0\n"
     text = "from m import (\n    A,\n    B as C,\n)\nfrom n import D\ndef f(a: A) -> D:\n    return C()\n"
     assert strip(text, types=True) == "from m import B as C\n\n\n\npass\ndef f(a):\n    return C()\n"
+
+
+def test_what_modules_import_of_each_other_travels() -> None:
+    trees = {path: ast.parse(text) for files in FILES.values() for path, text in files.items() if path.endswith(".py")}
+    defined = {path: {name for node in tree.body for name in names_of(node)} for path, tree in trees.items()}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (path := f"{(node.module or '').replace('.', '/')}.py") in trees:
+                assert {alias.name for alias in node.names} <= defined[path], ast.unparse(node)
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def test_comments_and_docstrings_stay_behind() -> None:

@@ -222,13 +222,15 @@ def strip(text: str, types: bool = False) -> str:
 
     Args:
         text: The source.
-        types: Whether to leave out types too, all but those of a class's fields, and what is imported for them.
+        types: Whether to leave out types too, all but those of settings, and what is imported for them.
     """
     lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
     nodes = list(ast.walk(ast.parse(text)))
     spans = [(*span, new) for node in nodes for span, new in superfluous(node, lines, types)]
     if types:
         spans += [(*type_span(node, lines), b"") for node in typed_variables(nodes)]
+        spans += [(*span_of(node.annotation), b"0") for node in typed_fields(nodes)]
+        spans += [(*span_of(node), b"") for node in named_types(nodes)]
         spans += unused_imports(nodes)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -261,6 +263,21 @@ def typed_variables(nodes: list[ast.AST]) -> Iterator[ast.AnnAssign]:
             yield node
 
 
+def typed_fields(nodes: list[ast.AST]) -> Iterator[ast.AnnAssign]:
+    """Yields the fields of classes without a base, whose types nothing reads; of settings, kfp has them."""
+    for node in nodes:
+        if isinstance(node, ast.ClassDef) and not node.bases:
+            yield from (field for field in node.body if isinstance(field, ast.AnnAssign))
+
+
+def named_types(nodes: list[ast.AST]) -> Iterator[ast.stmt]:
+    """Yields assignments that give a type a name; such names are in title case, and nothing else's are."""
+    for node in nodes:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)]) if name.istitle():
+                yield node
+
+
 def type_span(node: Any, lines: list[bytes]) -> tuple[Place, Place]:
     """Returns where the type of a parameter or a variable stands, with its colon."""
     (line, column), end = span_of(node.annotation)
@@ -269,9 +286,10 @@ def type_span(node: Any, lines: list[bytes]) -> tuple[Place, Place]:
 
 def unused_imports(nodes: list[ast.AST]) -> Iterator[tuple[Place, Place, bytes]]:
     """Yields from where to where names are imported that only functions' types use, and what takes their place."""
-    types = [node.annotation for node in nodes if isinstance(node, ast.arg)]
+    types: list[ast.AST | None] = [node.annotation for node in nodes if isinstance(node, ast.arg)]
     types += [node.returns for node in nodes if isinstance(node, ast.FunctionDef)]
-    types += [node.annotation for node in typed_variables(nodes)]
+    types += [node.annotation for node in (*typed_variables(nodes), *typed_fields(nodes))]
+    types += named_types(nodes)
     in_types = {part for node in types if node for part in ast.walk(node)}
     used = {node.id for node in nodes if isinstance(node, ast.Name) and node not in in_types}
     for node in nodes:
