@@ -179,7 +179,8 @@ def needed_files(program: str) -> dict[str, str]:
 @cache
 def shorten(text: str) -> str:
     """Returns a source of the package as it travels."""
-    return shorten_private(shorten_locals(join_lines(strip(text, types=True))), shared_names())
+    shared = shared_names()
+    return shorten_private(shorten_locals(join_lines(strip(text, types=True)), shared), shared)
 
 
 @cache

@@ -1,7 +1,8 @@
 """What makes sources that travel shorter, and leaves every statement on its line: short names, and joined lines.
 
 Functions' own variables get short names, and so do a module's constants, functions and classes that no other module
-knows. What anything outside may name, stays: parameters, attributes, and all else that a module or a class defines.
+knows, and the parameters of functions that are only called, by position. What anything else may name, stays: other
+parameters, attributes, and all else that a module or a class defines.
 """
 
 import ast
@@ -19,19 +20,24 @@ from typing import Any
 
 # In an f-string, what stands between braces; one within others is left as it is.
 FIELD = re.compile(r"\{[^{}]*\}")
+# Where a node of a syntax tree has a name that may be another.
+NAMED: dict[type, str] = {ast.Name: "id", ast.FunctionDef: "name", ast.ClassDef: "name"}
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
-def shorten_locals(text: str) -> str:
-    """Returns a source in which variables of functions are called a, b, c; every line stays where it is."""
+def shorten_locals(text: str, shared: Set[str] = frozenset()) -> str:
+    """Returns a source in which variables of functions are called a, b, c; every line stays where it is.
+
+    Where functions don't have shared names, and are only called, by position, their parameters are too.
+    """
     tree = ast.parse(text)
-    known, content = module_names(tree), text.encode()
+    known, content, private = module_names(tree), text.encode(), called_by_position(tree) - shared
     for function in reversed(list(outer_functions(tree))):
         start, end = span_of(function, content)
         body = content[start:end]
         # Of names within f-strings Python 3.11 tells no places; where they can't be found, they stay.
         for kept in (known, known | names_in_strings(function)):
-            names = short_names(function, kept)
+            names = short_names(function, kept, private)
             renamed = rename(function, content, start, names)
             if means(renamed, function, names):
                 body = renamed
@@ -124,15 +130,28 @@ def outer_functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
             yield from outer_functions(child)
 
 
-def short_names(function: ast.FunctionDef, known: set[str]) -> dict[str, str]:
+def called_by_position(tree: ast.Module) -> set[str]:
+    """Returns the names of functions with which nothing is done but to call them, by position; none of methods."""
+    nodes = list(ast.walk(tree))
+    called = [node.func for node in nodes if isinstance(node, ast.Call) and not node.keywords]
+    names = {node.id for node in called if isinstance(node, ast.Name)}
+    names -= {node.id for node in nodes if isinstance(node, ast.Name) and node not in called}
+    return names - {getattr(item, "name", "") for node in nodes if isinstance(node, ast.ClassDef) for item in node.body}
+
+
+def short_names(function: ast.FunctionDef, known: set[str], private: set[str]) -> dict[str, str]:
     """Returns short names for a function's variables, those of functions within it among them; "a" for the commonest.
 
-    The fewer letters are common, the better a text packs.
+    And for the parameters of private functions. The fewer letters are common, the better a text packs.
     """
     parts = list(ast.walk(function))
     uses = [part for part in parts if isinstance(part, ast.Name)]
-    kept = known.union(*map(defined_names, parts))
-    own = dict.fromkeys(use.id for use in uses if isinstance(use.ctx, ast.Store) and use.id not in kept)
+    hidden = [
+        arg for part in parts if isinstance(part, ast.FunctionDef) and part.name in private for arg in part.args.args
+    ]
+    kept = known.union(*(defined_names(part) for part in parts if part not in hidden))
+    stored = [arg.arg for arg in hidden] + [use.id for use in uses if isinstance(use.ctx, ast.Store)]
+    own = dict.fromkeys(name for name in stored if name not in kept)
     counts = Counter(use.id for use in uses)
     taken = kept.union(counts)
     pairs = map("".join, itertools.product(string.ascii_lowercase, repeat=2))
@@ -153,6 +172,9 @@ def rename(function: ast.FunctionDef, content: bytes, start: int, names: dict[st
             continue
         if isinstance(node, ast.Name) and node.id in names:
             spans.append((*span_of(node, content), names[node.id].encode()))
+        if isinstance(node, ast.arg) and node.arg in names:
+            first, _ = span_of(node, content)
+            spans.append((first, first + len(node.arg.encode()), names[node.arg].encode()))
         waiting += ast.iter_child_nodes(node)
     _, end = span_of(function, content)
     for first, last, new in sorted(spans, reverse=True):
@@ -172,23 +194,23 @@ def means(renamed: bytes, function: ast.FunctionDef, names: dict[str, str]) -> b
         (parsed,) = ast.parse(textwrap.dedent(renamed.decode())).body
     except SyntaxError:
         return False
-    return same(parsed, function, names)
+    return same(parsed, function, names, NAMED | {ast.arg: "arg"})
 
 
-def same(renamed: Any, original: Any, names: dict[str, str]) -> bool:
-    """Says whether a syntax tree, or part of one, is the original but for the names of variables and functions."""
+def same(renamed: Any, original: Any, names: dict[str, str], named: dict[type, str] = NAMED) -> bool:
+    """Says whether a syntax tree, or part of one, is the original but for the names of what is `named`."""
     if type(renamed) is not type(original):
         return False
     if isinstance(original, list):
         pairs = zip(renamed, original, strict=False)
-        return len(renamed) == len(original) and all(same(part, former, names) for part, former in pairs)
+        return len(renamed) == len(original) and all(same(part, former, names, named) for part, former in pairs)
     if not isinstance(original, ast.AST):
         return bool(renamed == original)
-    name = {ast.Name: "id", ast.FunctionDef: "name", ast.ClassDef: "name"}.get(type(original))
+    name = named.get(type(original))
     for field in original._fields:
         part, former = getattr(renamed, field, None), getattr(original, field, None)
         expected = names.get(str(former), former) if field == name else former
-        if not same(part, expected, names):
+        if not same(part, expected, names, named):
             return False
     return True
 
