@@ -17,7 +17,7 @@ from benchmarks.processes import ROOT
 from benchmarks.results import QUICK, RESULTS, describe, write
 from benchmarks.table import show
 
-TOPICS = ["peers", "limit", "accuracy", "formats", "training", "data", "overhead", "profile"]
+TOPICS = ["peers", "limit", "accuracy", "formats", "training", "data", "overhead", "batch", "profile"]
 NOT_QUICK = ["profile"]  # unless it is asked for
 
 
