@@ -22,7 +22,7 @@ def find_champion(choice: str, run: Run, namespace: str) -> tuple[Path | None, s
     releases, note = run.model_folder / "releases", ""
     if choice not in ("live", "release"):
         if not (releases / choice).is_dir():
-            raise UsageError(f"champion={choice}: there is no such release in {releases}")
+            raise UsageError(f"there is no release {choice} in {releases}")
         return releases / choice, f"release {choice}"
     if choice == "live":
         try:

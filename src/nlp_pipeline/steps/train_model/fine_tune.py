@@ -51,6 +51,7 @@ def fine_tune(
     labels, task = label_order(column.unique().to_pylist()), MULTIPLE if is_list else SINGLE
     is_held = hold_out(table) if is_list else ()
     held = table.filter(pyarrow.array(is_held)).to_pydict() if is_list else {}
+    count = int(len(table) - sum(is_held))
     del table, column
     device = choose_device()
     # The first process tokenises while the others wait, for more than the half hour that is torch's own patience.
@@ -83,7 +84,11 @@ def fine_tune(
             network.config.thresholds = result["thresholds"] = thresholds
             network.config.save_pretrained(model)
             print(f"thresholds chosen on {len(probabilities)} rows that were held out", flush=True)
-        result |= {"base_model": settings.base_model, "parameters": network.num_parameters(), "rows": len(tokenised)}
+        result |= {
+            "base_model": settings.base_model,
+            "parameters": network.num_parameters(),
+            "rows": min(count, settings.max_train_rows or count),
+        }
         if settings.long_texts != "cut":
             result["long_texts"] = settings.long_texts
         result |= {**asdict(device), "processes": state.num_processes}

@@ -26,7 +26,7 @@ class TrainSettings(Settings):
     max_length: int = parameter(
         128,
         "Tokens that the model reads at once; of longer texts as long_texts says.",
-        (lambda value: value >= 1, "1 or more, and no more than the encoder reads"),
+        (lambda value: value >= 3, "3 or more, a word between two special tokens, and no more than the encoder reads"),
     )
     long_texts: str = parameter(
         "cut",
