@@ -47,7 +47,7 @@ def batch(arguments: argparse.Namespace) -> None:
         raise UsageError("--batch needs --data FILE, the rows to classify, and --to DIR, a folder for the results")
     values = {**parameters_of(arguments), "data": arguments.data, "to": arguments.to}
     check_ranges(values, "batch")
-    for name in ("release", "pods", "pod_cpu"):
+    for name in ("release", "pods", "pod_cpu", "pod_gpus"):
         if name in values:
             raise UsageError(f"{name}={values[name]} is for --pipeline batch; --batch takes --release DIR, and no pods")
     release = chosen_release(arguments)

@@ -14,7 +14,7 @@ from nlp_pipeline.kubeflow.pipelines import get_experiment, start_run, submit, u
 from nlp_pipeline.pipeline.compiling import version_name
 from nlp_pipeline.pipeline.parameters import NAME, parse_settings
 from tests.fakes.kfp import Kubeflow
-from tests.kubeflow.users import VALUES, connected, settings_of
+from tests.kubeflow.users import BATCH, VALUES, connected, settings_of
 
 POSTS = {
     "pipelines": "POST .*/pipelines$",
@@ -220,13 +220,17 @@ def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: 
 
 @pytest.mark.parametrize(
     ("values", "shown"),
-    [({"model_registry": "http://registry.example.com"}, "model_registry"), ({"train_nodes": 2}, "train_nodes=2")],
+    [
+        ({**VALUES, "model_registry": "http://registry.example.com"}, "model_registry"),
+        ({**VALUES, "train_nodes": 2}, "train_nodes=2"),
+        ({**BATCH, "pod_gpus": "1"}, "pod_gpus=1"),
+    ],
 )
 def test_what_needs_an_image_is_refused_without_one(either: Kubeflow, values: dict[str, Any], shown: str) -> None:
-    values = {**VALUES, **values}
+    pipeline = "batch" if "to" in values else "train"
     with pytest.raises(UsageError, match=f"^{shown}.* needs steps in an image of ours"):
-        submit(settings_of(either), values, dry_run=True)
-    assert submit(settings_of(either, image="team/steps:1"), values, dry_run=True)
+        submit(settings_of(either, pipeline=pipeline), values, dry_run=True)
+    assert submit(settings_of(either, pipeline=pipeline, image="team/steps:1"), values, dry_run=True)
 
 
 def test_parameters_that_the_server_refuses_are_told(either: Kubeflow) -> None:

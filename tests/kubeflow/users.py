@@ -11,6 +11,7 @@ from tests.fakes.kfp import Kubeflow, SignIn, kubeflow
 ANN, PASSWORD, TOKEN = "ann@example.com", "pass ${HOME} wörd & S3CRET", "token.S3CRET"
 BY_PASSWORD = {"username": ANN, "password": PASSWORD}
 VALUES = {"train_data": "s3://bucket/reviews.csv"}
+BATCH = {"data": "s3://bucket/new.csv", "to": "s3://bucket/scored"}
 TRAIN = ("--set", "train_data=s3://bucket/reviews.csv")
 
 

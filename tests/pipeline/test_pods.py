@@ -69,6 +69,9 @@ def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
     assert said["serving"] == {"cpu": "250m", "memory": "2Gi"}
     assert requests_of({**values, "train_gpus": "4"})["training"]["nvidia.com/gpu"] == "4"
     assert "training and each of its 2 nodes" in requests_of({**values, "train_nodes": 2})
+    batch = {name: item.default for name, item in pipeline_parameters("batch").items()}
+    assert "nvidia.com/gpu" not in requests_of(batch)["each of 4 that classify"]
+    assert requests_of({**batch, "pod_gpus": "1"})["each of 4 that classify"]["nvidia.com/gpu"] == "1"
     assert "serving" not in requests_of({**values, "deploy": False})
 
 

@@ -171,12 +171,12 @@ def test_a_request_that_is_too_large_is_refused_by_itself(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("chunk", [1, 32])
 def test_a_text_that_the_model_cannot_take_fails_its_own_request(
-    model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, on_gpu: bool
+    model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, chunk: int
 ) -> None:
     handler = load_handler(made_release(model, precision))
-    monkeypatch.setattr(handler, "on_gpu", on_gpu)
+    monkeypatch.setattr(handler, "chunk", chunk)
     handler.tokenizer.add_tokens(["[PRODUCT]"])  # the model has no embedding for it
     bodies = [instances("superb"), instances("awful", "a [PRODUCT]"), b"", instances("awful"), instances("[PRODUCT]")]
     answers, statuses = answer(handler, *bodies)
@@ -267,7 +267,7 @@ def test_texts_that_share_calls_on_a_gpu_are_answered_each_for_itself(
         calls.append(len(texts))
         return run(texts, session)
 
-    monkeypatch.setattr(handler, "on_gpu", True)
+    monkeypatch.setattr(handler, "chunk", 32)
     monkeypatch.setattr(handler, "probabilities", noted)
     together = handler.classify(texts)
     assert [each["label"] for each in together] == [each["label"] for each in alone]
@@ -297,7 +297,7 @@ def test_the_provider_is_chosen_and_its_reason_logged(
     with caplog.at_level("INFO", model_module.__name__):
         handler = load_handler(made_release(model, precision))
     assert caplog.messages[-1] == f"2 labels, {CPU} ({reason}), 3 CPUs"
-    assert not handler.on_gpu
+    assert not handler.on_gpu and handler.chunk == 1
     sessions = (handler.together, handler.single)
     assert [session.get_providers() for session in sessions] == [[CPU], [CPU]]
     assert [session.get_session_options().intra_op_num_threads for session in sessions] == [3, 1]

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 import transformers
 
 from nlp_pipeline.release import verify
 from nlp_pipeline.serving.model import FAR, WINDOWS, Encoder
+from nlp_pipeline.steps.batch_predict.gpu import TorchSession, use_torch
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 from nlp_pipeline.steps.train_model.rows import tokenise
@@ -74,6 +76,7 @@ def test_a_model_of_long_texts(encoder: Path, tmp_path: Path, mode: str) -> None
     model = tmp_path / "model"
     fine_tune(write_parquet(tmp_path / "rows.parquet", rows), model, settings, 1, run)
     assert json.loads((model / "config.json").read_text())["long_texts"] == mode
+    assert json.loads((model / "training.json").read_text())["rows"] == 300  # not windows
 
     asked = [(LONG + text, label) for text, label in make_rows(60, seed=5)]
     texts = [text for text, _ in asked]
@@ -93,5 +96,7 @@ def test_a_model_of_long_texts(encoder: Path, tmp_path: Path, mode: str) -> None
     handler = load_handler(release)
     assert handler.probabilities(texts[:7], handler.single) == pytest.approx(probabilities[:7], abs=1e-4)
     assert [answer["label"] for answer in handler.classify(texts)] == predicted
-    handler.on_gpu = True  # which computes parts of many texts at once
+    handler.chunk = 32  # parts of many texts, computed at once as on a GPU
+    assert handler.probabilities(texts, handler.single) == pytest.approx(probabilities, abs=1e-4)
+    use_torch(handler, TorchSession(release / "huggingface", "cpu", torch.float32))
     assert handler.probabilities(texts, handler.single) == pytest.approx(probabilities, abs=1e-4)

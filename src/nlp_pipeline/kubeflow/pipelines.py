@@ -46,11 +46,16 @@ def check_parameters(settings: Settings, values: dict[str, Any]) -> None:
     values = {**values, "namespace": values.get("namespace") or settings.namespace or pod_namespace()}
     check_run(values, pipeline_of(settings), "/", f"a path on the volume, {VOLUME_PATH}/reviews.csv")
     check_names(settings)
-    several = [name for name in ("train_nodes", "train_gpus") if int(values.get(name, 1)) > 1]
-    needing = [name for name in (*several, "model_registry") if values.get(name)]
-    if needing and not settings.image:
-        needed = f"{needing[0]}={values[needing[0]]}"
-        raise UsageError(f"{needed} needs steps in an image of ours: build one, and give --image")
+    if not settings.image and (needing := find_need_of_image(values)):
+        raise UsageError(f"{needing} needs steps in an image of ours: build one, and give --image")
+
+
+def find_need_of_image(values: dict[str, Any]) -> str:
+    """Returns a parameter, with its value, that works only in an image of ours; empty where there is none."""
+    most = {"train_nodes": 1, "train_gpus": 1, "pod_gpus": 0}
+    needing = [name for name in most if int(values.get(name, 0)) > most[name]]
+    needing += ["model_registry"] if values.get("model_registry") else []
+    return f"{needing[0]}={values[needing[0]]}" if needing else ""
 
 
 def compiled(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from kfp.dsl import Metrics, Output
 from nlp_pipeline import packages
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
-from nlp_pipeline.pipeline.kubeflow import Kubeflow
+from nlp_pipeline.pipeline.kubeflow import GPU, Kubeflow
 from nlp_pipeline.steps.batch_predict.settings import MOST_PODS, BatchSettings
 from nlp_pipeline.volume import Run
 
@@ -44,9 +44,10 @@ def add_batch(values: Values) -> None:
     with dsl.ParallelFor(planned.output, name="pods", parallelism=MOST_PODS) as share:
         # A pod that was evicted goes on where it was.
         predicted = predict_batch(**values.of(predict_batch), share=share).set_retry(num_retries=2)
-        platform.configure_task(predicted, "Classify", "4Gi")
+        platform.configure_task(predicted, "Classify", "8Gi")
         predicted.set_cpu_request(values["pod_cpu"])
-        predicted.register_pipeline_channels([values["pod_cpu"]])
+        predicted.set_accelerator_type(GPU).set_accelerator_limit(values["pod_gpus"])
+        predicted.register_pipeline_channels([values["pod_cpu"], values["pod_gpus"]])
     finished = finish_batch(**values.of(finish_batch)).after(predicted)
     platform.configure_task(finished, "Check and finish", "4Gi")
 

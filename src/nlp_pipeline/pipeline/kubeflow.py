@@ -40,7 +40,10 @@ STEP = {"cpu": "250m", "memory": "512Mi"}
 def requests_of(values: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Returns what the pods of a run ask of a node, by what they do, of all parameters."""
     if "pods" in values:
-        return {"a step": STEP, f"each of {values['pods']} that classify": {**STEP, "cpu": values["pod_cpu"]}}
+        classifying = {**STEP, "cpu": values["pod_cpu"]}
+        if values["pod_gpus"] != "0":
+            classifying[GPU] = values["pod_gpus"]
+        return {"a step": STEP, f"each of {values['pods']} that classify": classifying}
     if "train_cpu" not in values:
         return {"a step": STEP}
     training = {"cpu": values["train_cpu"], "memory": TRAINING_MEMORY}

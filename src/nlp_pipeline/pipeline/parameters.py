@@ -95,6 +95,9 @@ class PodSettings(Settings):
     """What the pods get that classify."""
 
     pod_cpu: str = parameter("500m", "CPUs that a node must have free for each pod; it uses what is there.", CPU)
+    pod_gpus: str = parameter(
+        "0", "GPUs of each pod, which uses one; needs an --image.", matches("[01]", "'1', or '0' for none")
+    )
 
 
 def some_of(kind: type[Settings], *names: str) -> type[Settings]:

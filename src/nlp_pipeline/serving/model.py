@@ -213,6 +213,7 @@ class TextClassifier(Encoder):
         if provider not in self.together.get_providers():
             provider, reason = CPU, "the GPU can't be used: see ONNX Runtime's lines above"
         self.on_gpu = provider == CUDA
+        self.chunk = CHUNK if self.on_gpu else 1  # texts a model call
         self.single = self.together if self.on_gpu or self.cpus == 1 else open_session(model, CPU, 1)
         self.pool = ThreadPoolExecutor(self.cpus)
         self.classify(WARM_UP)
@@ -221,8 +222,7 @@ class TextClassifier(Encoder):
 
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
         """Returns for each text, in order, what `name` does."""
-        size = CHUNK if self.on_gpu else 1
-        calls = [texts[start : start + size] for start in range(0, len(texts), size)]
+        calls = [texts[start : start + self.chunk] for start in range(0, len(texts), self.chunk)]
         apply, session = (map, self.together) if self.on_gpu or len(texts) == 1 else (self.pool.map, self.single)
         return [row for rows in apply(lambda call: self.probabilities(call, session), calls) for row in self.name(rows)]
 
@@ -251,8 +251,8 @@ class TextClassifier(Encoder):
 
         Of a text's parts the mean of the logits counts. On a CPU each part is a model call of its own, too.
         """
-        rows, size = sum(counts), CHUNK if self.on_gpu else 1
-        calls = [{name: values[at : at + size] for name, values in columns.items()} for at in range(0, rows, size)]
+        starts = range(0, sum(counts), self.chunk)
+        calls = [{name: values[at : at + self.chunk] for name, values in columns.items()} for at in starts]
         found = np.concatenate([session.run(None, call)[0] for call in calls]).astype(np.float64)
         logits = np.add.reduceat(found, np.cumsum([0, *counts[:-1]])) / np.array(counts)[:, None]
         if self.thresholds:

@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from nlp_pipeline.serving.model import CHUNK, TextClassifier
+from nlp_pipeline.serving.model import TextClassifier
 
 WAITING = 1000  # requests; more are refused
 
@@ -87,12 +87,11 @@ class Workers:
 
         A text that nothing else stands beside is computed by all CPUs together.
         """
-        size = CHUNK if self.classifier.on_gpu else 1
         places: list[tuple[Job, int]] = []
         with self.changed:
             while not self.waiting:
                 self.changed.wait()
-            while self.waiting and len(places) < size:
+            while self.waiting and len(places) < self.classifier.chunk:
                 job = self.waiting.popleft()
                 places.append((job, job.taken))
                 job.taken += 1

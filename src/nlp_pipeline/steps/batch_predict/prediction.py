@@ -15,8 +15,9 @@ import pyarrow
 import pyarrow.parquet
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.installed import import_installed
 from nlp_pipeline.release import verify
-from nlp_pipeline.serving.archived import load_archived
+from nlp_pipeline.serving.archived import load_archived, read_settings
 from nlp_pipeline.serving.model import TextClassifier, valid_unicode
 from nlp_pipeline.steps.batch_predict.destination import Bucket, Folder, open_destination
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
@@ -29,6 +30,8 @@ from nlp_pipeline.volume import file_sha256
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 RESULTS = ("label", "score", "reason", "release")
 RESULTS_OF_SEVERAL = ("labels", "scores", "reason", "release")
+# Where there is a GPU of NVIDIA. Torch, which would tell, takes seconds to import.
+GPU = Path("/dev/nvidiactl")
 NO_TEXT, NO_CELLS = "no text", "cells too many or too few"
 
 
@@ -104,7 +107,7 @@ def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan
     """
     release = verify(folder)
     destination = open_destination(settings.to)
-    several = load_archived(folder, release.model_name).thresholds is not None
+    several = "thresholds" in read_settings(folder, release.model_name)
     files: list[dict[str, Any]] = []
     columns = None
     for address in list_sources(settings.data):
@@ -178,6 +181,8 @@ def predict_shards(plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 
     if not missing:
         return
     classifier = load_archived(folder, plan.model_name)
+    if GPU.exists():
+        import_installed("steps.batch_predict.gpu", "pod_gpus").use_gpu(classifier, folder)
     for number, known in enumerate(plan.files):
         names = [name for name, (file, _) in shards.items() if file == number]
         if missing.isdisjoint(names):
