@@ -232,7 +232,7 @@ def add_platform_options(parser: Parser) -> None:
     text = "where runs are (default: kubeflow); --compile without it writes the files of both"
     add("--platform", ("compile", *CLIENT, *DEPLOYING), text, choices=PLATFORMS)
     text = "which pipeline is meant (default: train); --compile without it writes the files of all"
-    add("--pipeline", COMPILING, text, choices=(TRAIN, *OTHERS))
+    add("--pipeline", (*COMPILING, "doctor"), text, choices=(TRAIN, *OTHERS))
     reaching = (*CLIENT, "manifests")
     add("--host", reaching, "Kubeflow's address, as in https://kubeflow.example.com", "kubeflow", metavar="URL")
     add("--namespace", reaching, "the namespace of your profile", "kubeflow", metavar="NAME")

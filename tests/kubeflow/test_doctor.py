@@ -420,6 +420,18 @@ def test_where_no_gpu_is_asked_for_cuda_is_warned_of(team: Kubeflow, cluster: Cl
     assert examined(team, image="")["image"].ok is None
 
 
+@pytest.mark.parametrize("pipeline", ["drift", "batch"])
+def test_another_pipeline_is_asked_of_what_it_needs(team: Kubeflow, cluster: Cluster, pipeline: str) -> None:
+    findings = examined(team, pipeline=pipeline)
+    names = ["sign-in", "Kubernetes", "namespace", "version", "claim", "access mode", "nodes", "image"]
+    assert list(findings) == names and missing(list(findings.values())) == []
+    assert examined(team, pipeline=pipeline, image="")["image"].ok
+    if pipeline == "batch":
+        finding = examined(team, {"pod_gpus": "1"}, pipeline=pipeline, image="")["image"]
+        assert finding.ok is False and "pod_gpus=1 needs one" in finding.detail
+        assert "each of 4 that classify" in examined(team, {"pod_gpus": "1"}, pipeline=pipeline)["nodes"].detail
+
+
 def test_images() -> None:
     assert examined(None)["image"].detail == f"{IMAGE}; whether nodes can pull it shows only there"
     assert examined(None, image="")["image"].detail.startswith("none is set: each step installs")

@@ -14,7 +14,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.nodes import check_nodes
-from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment
+from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment, find_need_of_image, pipeline_of
 from nlp_pipeline.pipeline.kubeflow import SECRETS
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.platforms import doctor as platforms
@@ -32,7 +32,7 @@ SHARED = "ReadWriteMany"
 
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
     """Checks what a run on Kubeflow needs."""
-    check_ranges({**values, "namespace": values.get("namespace") or settings.namespace})
+    check_ranges({**values, "namespace": values.get("namespace") or settings.namespace}, pipeline_of(settings))
     return Doctor(settings, values).examine()
 
 
@@ -66,11 +66,12 @@ class Doctor(platforms.Doctor):
         yield "access mode", self._check_access_mode
         if self.needs_secrets:
             yield "Secrets", self._check_secrets
-        if self.values["train_nodes"] > 1:
+        if self.values.get("train_nodes", 1) > 1:
             yield "training runtime", self._check_training_runtime
             yield "right to train", self._check_right_to_train
-        yield "KServe", self._check_kserve
-        if self.values["deploy"]:
+        if "deploy" in self.values:
+            yield "KServe", self._check_kserve
+        if self.values.get("deploy"):
             yield "right to deploy", self._check_right
             yield "runtime", self._check_runtime
             if self._deploy_settings.serving_account or self._serving_namespace != self.namespace:
@@ -183,7 +184,7 @@ class Doctor(platforms.Doctor):
 
     def _check_secrets(self) -> Finding:
         namespace, read = self._known(self.namespace), api("CoreV1Api").read_namespaced_secret
-        names = {parameter: self.values[parameter] for parameter in SECRETS}
+        names = {parameter: self.values[parameter] for parameter in SECRETS if parameter in self.values}
         for parameter, name in names.items():
             _, keys = SECRETS[parameter]
             secret = call(f"looking for Secret {name}", read, name, namespace, expected=(404,))
@@ -255,8 +256,10 @@ class Doctor(platforms.Doctor):
     def _check_image(self) -> Finding:
         if image := self.settings.image:
             return Finding(True, f"{image}; whether nodes can pull it shows only there")
+        if needing := find_need_of_image(self.values):
+            return Finding(False, f"none is set, and {needing} needs one", "build one, and give --image")
         installs = "none is set: each step installs its packages when it starts"
-        if self.values["train_gpus"] != "0":
+        if self.values.get("train_gpus") != "0":
             return Finding(True, installs)
         name = self.values["environment_config"]
         try:

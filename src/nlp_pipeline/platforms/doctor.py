@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nlp_pipeline.deploy.cluster import NotThereError
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.parameters import find_pipeline, pipeline_parameters
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.settings import Settings
 
@@ -42,7 +42,8 @@ class Doctor(ABC):
 
     def __init__(self, settings: Settings, chosen: dict[str, Any]) -> None:
         self.settings, self.chosen = settings, chosen
-        self.values = {name: item.default for name, item in pipeline_parameters(self.platform).items()} | chosen
+        pipeline = find_pipeline(self.platform, settings.pipeline)
+        self.values = {name: item.default for name, item in pipeline_parameters(pipeline).items()} | chosen
         self.findings: list[Finding] = []
 
     @abstractmethod

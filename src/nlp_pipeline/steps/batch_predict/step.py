@@ -4,22 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.steps.batch_predict.destination import open_destination
 from nlp_pipeline.steps.batch_predict.prediction import finish, plan_shards, predict_shards, read_plan
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
-from nlp_pipeline.steps.evaluate_model.champion import find_champion
+from nlp_pipeline.steps.releases import find_release
 from nlp_pipeline.volume import Run
 
 
 def plan(settings: BatchSettings, text_column: str, run: Run) -> list[str]:
     """Writes the plan; returns what each pod is given: its number of how many, as in `1/4`."""
-    run.prepare_folder()
-    folder, note = find_champion(settings.release, run, "")
-    print(f"release: {note}", flush=True)
-    if folder is None:
-        raise UsageError(f"no release of {run.model_name} to classify with: {note}")
-    planned = plan_shards(settings, text_column, folder)
+    planned = plan_shards(settings, text_column, find_release(settings.release, run))
     pods = min(settings.pods, len(planned.shards(settings.to)))
     print(
         f"{planned.rows:,} rows of {len(planned.files)} files: {len(planned.shards(settings.to))} shards, {pods} pods",

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nlp_pipeline.errors import UsageError
 from nlp_pipeline.steps.detect_drift.detection import FIGURES, describe, detect_drift, rounded
 from nlp_pipeline.steps.detect_drift.retraining import start_run_of
 from nlp_pipeline.steps.detect_drift.settings import DriftSettings
-from nlp_pipeline.steps.evaluate_model.champion import find_champion
+from nlp_pipeline.steps.releases import find_release
 from nlp_pipeline.volume import Run
 
 
@@ -24,11 +23,7 @@ def check_drift(
         1 or 0 for whether they have `moved`, the index of each figure, and the id of the run that was `started`, now or
         before.
     """
-    run.prepare_folder()
-    folder, note = find_champion(settings.release, run, "")
-    print(f"release: {note}", flush=True)
-    if folder is None:
-        raise UsageError(f"no release of {run.model_name} to compare with: {note}")
+    folder = find_release(settings.release, run)
     result = detect_drift(folder, settings.data, columns, separator, settings.threshold)
     print(describe(result), flush=True)
     Path(drift).write_text(json.dumps(result, indent=1), encoding="utf-8")
