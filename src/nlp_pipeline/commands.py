@@ -330,7 +330,7 @@ def manifests(arguments: argparse.Namespace) -> None:
     from nlp_pipeline.deploy.manifests import PLACEHOLDER
     from nlp_pipeline.deploy.manifests import manifests as make_manifests
     from nlp_pipeline.kubeflow.accounts import find_steps_account
-    from nlp_pipeline.pipeline.kubeflow import S3_KEYS
+    from nlp_pipeline.pipeline.pods import S3_KEYS
 
     values = parse_settings(arguments.set)
     check_ranges(values)

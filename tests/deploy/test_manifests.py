@@ -10,8 +10,8 @@ import yaml
 from nlp_pipeline import __version__
 from nlp_pipeline.cli import main
 from nlp_pipeline.deploy.cluster import ACCESS
-from nlp_pipeline.pipeline.kubeflow import S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.pods import S3_KEYS
 from tests.fakes.kfp import kubeflow
 from tests.fakes.kubernetes.admission import admit
 from tests.fakes.kubernetes.pod_security import violations

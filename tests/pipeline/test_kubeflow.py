@@ -10,8 +10,8 @@ from kfp import dsl
 from nlp_pipeline.kubeflow.runs import ALL_STEPS
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.components import deploy_model
-from nlp_pipeline.pipeline.kubeflow import HUB_KEYS, S3_KEYS
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.pods import HUB_KEYS, S3_KEYS
 from tests.conftest import compile_anew
 
 EXECUTORS = [f"exec-{step.replace('_', '-')}" for step in ALL_STEPS]

@@ -8,8 +8,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from nlp_pipeline.pipeline.budget import Workflow
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.kubeflow import requests_of
 from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.pods import requests_of
 from tests.fakes.kubernetes.pod_security import violations
 
 Json = dict[str, Any]

@@ -8,7 +8,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from nlp_pipeline.kubeflow.nodes import describe
 from nlp_pipeline.kubeflow.runs import ALL_STEPS
-from nlp_pipeline.pipeline.kubeflow import GPU, STEP, requests_of
+from nlp_pipeline.pipeline.pods import GPU, STEP, requests_of
 
 # The rates that `make bench` recorded, in a checkout; and there, what was trained by them.
 RECORDED, BENCH_MODEL = Path(__file__).parents[3] / "benchmarks" / "results.json", "six layers, 23 million weights"

@@ -15,8 +15,8 @@ from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.nodes import check_nodes
 from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment, find_need_of_image, pipeline_of
-from nlp_pipeline.pipeline.kubeflow import SECRETS
 from nlp_pipeline.pipeline.parameters import check_ranges
+from nlp_pipeline.pipeline.pods import SECRETS
 from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.doctor import Finding
 from nlp_pipeline.settings import PREFIX, Settings

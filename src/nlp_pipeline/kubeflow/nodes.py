@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from nlp_pipeline.deploy.cluster import api, call
-from nlp_pipeline.pipeline.kubeflow import requests_of
+from nlp_pipeline.pipeline.pods import requests_of
 from nlp_pipeline.platforms.doctor import Finding
 
 # With another effect, a taint only makes a node less liked.

@@ -17,8 +17,8 @@ from nlp_pipeline.kubeflow.costs import describe_costs
 from nlp_pipeline.kubeflow.nodes import check_nodes, describe
 from nlp_pipeline.local import local_volume
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
-from nlp_pipeline.pipeline.kubeflow import requests_of
 from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, pipeline_parameters
+from nlp_pipeline.pipeline.pods import requests_of
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.volume import VOLUME_PATH
 

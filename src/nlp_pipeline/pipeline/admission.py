@@ -21,7 +21,7 @@ VOLUMES = {
     *("dot-local-scratch", "dot-cache-scratch", "dot-config-scratch"),
     *("var-run-argo", "tmp-dir-argo", "argo-staging", SHARED_MEMORY),
 }
-# What training and evaluation ask for at least; see pipeline/kubeflow.py.
+# What training and evaluation ask for at least; see pods.py.
 TRAINING_MEMORY = "2Gi"
 
 

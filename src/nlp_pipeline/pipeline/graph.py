@@ -7,12 +7,18 @@ kubeflow.py and vertex.py. A parameter stands in the settings of the step that t
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from kfp import dsl
+from kfp.dsl import pipeline_task
 
 from nlp_pipeline.pipeline.components import archive_model, load_data, validate_archive
 from nlp_pipeline.pipeline.parameters import PIPELINES, pipeline_parameters
+
+# For each setting of a task, kfp asks for the whole stack, with the lines of all sources: that takes seconds in all.
+pipeline_task.inspect = SimpleNamespace(stack=partial(inspect.stack, 0))
 
 
 class Values:
