@@ -43,8 +43,23 @@ def test_private_names_of_a_module_that_no_other_has() -> None:
 
 def test_what_stands_in_brackets_is_joined() -> None:
     text = 'a = [\n    1,\n    2,\n]\nb = f(\n    a, x=1\n)\nc = """\n(\n"""\nif a:\n    c = (a +\n         b)\n'
-    joined = 'a = [1, 2,]\n\n\n\nb = f(a, x=1)\n\n\nc = """\n(\n"""\nif a:\n    c = (a + b)\n\n'
+    joined = 'a = [1, 2]\n\n\n\nb = f(a, x=1)\n\n\nc = """\n(\n"""\nif a:\n    c = (a + b)\n\n'
     assert join_lines(text) == joined
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('(\n"a, "\n"{b}"\n)', '("a, {b}")\n\n\n'),
+        ('(\nf"a {b}"\nf" c"\n" d"\n)', '(f"a {b} c d")\n\n\n\n'),
+        ('(\n"a"\nf"{b}"\n)', '("a" f"{b}")\n\n\n'),
+        ('(\nf"a"\n"{b}"\n)', '(f"a" "{b}")\n\n\n'),
+        ('f(\n"a",\n\'b"\'\n"c",\n)', 'f("a", \'b"\' "c")\n\n\n\n'),
+        ("(\na,\n)", "(\na,\n)"),  # a tuple
+    ],
+)
+def test_strings_in_brackets_become_one(before: str, after: str) -> None:
+    assert join_lines(before) == after
 
 
 @pytest.mark.parametrize(

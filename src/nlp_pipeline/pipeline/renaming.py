@@ -22,6 +22,8 @@ from typing import Any
 FIELD = re.compile(r"\{[^{}]*\}")
 # Where a node of a syntax tree has a name that may be another.
 NAMED: dict[type, str] = {ast.Name: "id", ast.FunctionDef: "name", ast.ClassDef: "name"}
+# The last string of a line, and whether it is an f-string.
+STRING_END = re.compile(r'(?<!\w)(f?)"(?:[^"\\]|\\.)*"$')
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
@@ -77,14 +79,22 @@ def join_lines(text: str) -> str:
     for number, line in enumerate(text.split("\n")):
         if number in broken:
             first = max(at for at, former in enumerate(lines) if at not in broken)
-            before, after = lines[first].rstrip(), line.strip()
-            glued = before[-1:] in OPENING or after[:1] in CLOSING or not after
-            lines[first] = before + after if glued else f"{before} {after}"
+            lines[first] = glue(lines[first].rstrip(), line.strip())
             lines.append("")
         else:
             lines.append(line)
     joined = "\n".join(lines)
     return joined if same(ast.parse(joined), ast.parse(text), {}) else text
+
+
+def glue(before: str, after: str) -> str:
+    """Returns two lines within brackets as one: strings become one string, and no comma stays at the brackets' end."""
+    kind = STRING_END.search(before)
+    if kind and (after.startswith(f'{kind[1]}"') or (after.startswith('"') and not {*"{}"} & {*after})):
+        return before[:-1] + after.removeprefix("f")[1:]
+    if after[:1] in CLOSING:
+        return before.removesuffix(",") + after
+    return before + after if before[-1:] in OPENING or not after else f"{before} {after}"
 
 
 def module_names(tree: ast.Module) -> set[str]:
