@@ -119,6 +119,9 @@ def test_a_stripped_source_means_the_same_on_the_same_lines(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for types in (False, True):
         tree, stripped = ast.parse(text), ast.parse(strip(text, types))
+        if types:
+            named = {name.id for node in tree.body if is_named_type(node) for name in node.targets}  # type: ignore[attr-defined]
+            assert not named & {node.id for node in ast.walk(stripped) if isinstance(node, ast.Name)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 docstring = node.body.pop(0)
