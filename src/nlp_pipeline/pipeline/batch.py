@@ -6,7 +6,8 @@ from kfp.dsl import Metrics, Output
 from nlp_pipeline import packages
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
-from nlp_pipeline.pipeline.kubeflow import GPU, Kubeflow
+from nlp_pipeline.pipeline.kubeflow import Kubeflow
+from nlp_pipeline.pipeline.pods import GPU
 from nlp_pipeline.steps.batch_predict.settings import MOST_PODS, BatchSettings
 from nlp_pipeline.volume import Run
 
