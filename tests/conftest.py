@@ -155,7 +155,10 @@ def model_of_several(encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 
     folder = tmp_path_factory.mktemp("several")
-    rows = write_parquet(folder / "train.parquet", make_rows_of_several(600))
+    labelled, rows = make_rows_of_several(600), folder / "train.parquet"  # in two files, as many rows are
+    rows.mkdir()
+    write_parquet(rows / "part-00000.parquet", labelled[:350])
+    write_parquet(rows / "part-00001.parquet", labelled[350:])
     settings = TrainSettings(base_model=str(encoder), **TRAINING | {"epochs": 8.0})
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
     facts = fine_tune(rows, folder / "model", settings, seed=1, run=run)

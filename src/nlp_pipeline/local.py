@@ -216,12 +216,12 @@ def check_outputs(outputs: dict[str, Any]) -> None:
 
 def example_texts(values: dict[str, Any], run_dir: Path) -> list[str]:
     """Returns texts to show: the demo's sentences, or the first rows of one's own evaluation data."""
-    import pyarrow.parquet
+    from nlp_pipeline.steps.parquet import read_batches
 
     if "train_data" not in values:
         return demo.SENTENCES
-    file = pyarrow.parquet.ParquetFile(run_dir / "datasets" / "evaluation.parquet")
-    return [str(text) for text in next(file.iter_batches(batch_size=5, columns=["text"]))["text"].to_pylist()]
+    batch = next(read_batches(run_dir / "datasets" / "evaluation.parquet", "text"))
+    return [str(text) for text in batch["text"][:5]]
 
 
 def print_summary(result: dict[str, Any]) -> None:

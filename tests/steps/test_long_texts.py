@@ -70,7 +70,7 @@ def test_training_reads_what_servers_read(encoder: Path, tmp_path: Path, mode: s
 def test_a_model_of_long_texts(encoder: Path, tmp_path: Path, mode: str) -> None:
     rows = [(LONG + text, label) for text, label in make_rows(300)] if mode == "head_tail" else make_rows(300)
     settings = TrainSettings(
-        base_model=str(encoder), **TRAINING | {"max_length": MAX_LENGTH, "long_texts": mode, "epochs": 4.0}
+        base_model=str(encoder), **TRAINING | {"max_length": MAX_LENGTH, "long_texts": mode, "epochs": 6.0}
     )
     run = Run(model_name="tiny", run_id="run", volume_path=str(tmp_path))
     model = tmp_path / "model"

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from nlp_pipeline.labels import count_labels
 from nlp_pipeline.release import verify
 from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement, spread_rows
 from nlp_pipeline.steps.evaluate_model import comparison
@@ -48,11 +49,13 @@ def test_training_holds_rows_out_for_the_thresholds(model_of_several: Path, tmp_
     trained = json.loads((model_of_several / "training.json").read_text())
     assert trained["thresholds"] == config["thresholds"] and 0.5 not in config["thresholds"]
     rows = [*make_rows_of_several(600), ("rare", ["0", "once"]), *make_rows_of_several(600)]
-    table = pyarrow.parquet.read_table(write_parquet(tmp_path / "rows.parquet", rows))
-    held = hold_out(table).tolist()
-    assert trained["rows"] == 600 - sum(held[:600])
-    assert 600 / HELD_OUT / 2 < sum(held[:600]) < 2 * 600 / HELD_OUT
-    assert held[:600] == held[601:] and not held[600]
+    counts = count_labels(labels for _, labels in rows)
+    held = hold_out(write_parquet(tmp_path / "rows.parquet", rows), counts)
+    assert [*zip(held["text"], held["label"], strict=True)] == [rows[number] for number in held["number"]]
+    first = [number for number in held["number"] if number < 600]
+    assert trained["rows"] == 600 - len(first)
+    assert 600 / HELD_OUT / 2 < len(first) < 2 * 600 / HELD_OUT
+    assert held["number"] == first + [number + 601 for number in first]
 
 
 def test_metrics_report_and_gate(model_of_several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import numpy
 import pyarrow.parquet
 
 from nlp_pipeline.labels import count_labels
+from nlp_pipeline.steps.parquet import list_parts, read_batches
 
 HASHES, PROFILE, TEXTS = "trained-on.npy", "profile.json", "texts.parquet"
 # Ends of the lengths, in characters, that are counted together.
@@ -26,16 +27,17 @@ def record_training_data(rows: str | Path, folder: Path, tokenizer: Any) -> None
     The profile has how often each of the `labels` occurs, how many texts are in each span of `lengths`, and the share
     of tokens that are `unknown`.
     """
-    file = pyarrow.parquet.ParquetFile(rows)
-    step = max(1, file.metadata.num_rows // SAMPLE)
+    step = max(1, sum(pyarrow.parquet.read_metadata(part).num_rows for part in list_parts(rows)) // SAMPLE)
     hashes, lengths, sample, labels = [], [], [], Counter[str]()
-    for batch in file.iter_batches():
-        texts = batch["text"].to_pylist()
+    for batch in read_batches(rows):
+        texts = batch["text"]
         hashes.append(hash_texts(texts))
         lengths.append(numpy.histogram([len(text) for text in texts], LENGTHS)[0])
         sample += texts[::step]
-        labels.update(count_labels(batch["label"].to_pylist()))
-    numpy.save(folder / HASHES, numpy.unique(numpy.concatenate(hashes)))
+        labels.update(count_labels(batch["label"]))
+    known = numpy.concatenate(hashes)
+    known.sort()
+    numpy.save(folder / HASHES, known)
     pyarrow.parquet.write_table(pyarrow.table({"text": sample}), folder / TEXTS)
     tokens = Counter(token for tokens in tokenizer(sample, truncation=True)["input_ids"] for token in tokens)
     unknown = tokens[tokenizer.unk_token_id] / tokens.total()
@@ -51,7 +53,10 @@ def hash_texts(texts: list[str]) -> Any:
 
 def was_trained_on(folder: Path, texts: list[str]) -> Any:
     """Returns for each text whether the model in a folder was trained on it; folders of old do not know: False."""
-    return numpy.isin(hash_texts(texts), numpy.load(folder / HASHES) if (folder / HASHES).exists() else [])
+    if not (folder / HASHES).exists():
+        return numpy.zeros(len(texts), bool)
+    hashes, known = hash_texts(texts), numpy.load(folder / HASHES, mmap_mode="r")
+    return known.take(known.searchsorted(hashes), mode="clip") == hashes
 
 
 def stability_index(former: list[int], later: list[int]) -> float:

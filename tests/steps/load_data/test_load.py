@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
 from nlp_pipeline.errors import UsageError
+from nlp_pipeline.steps.load_data import datasets
 from nlp_pipeline.steps.load_data.load import load_datasets
 from nlp_pipeline.steps.load_data.settings import LoadSettings
+from nlp_pipeline.steps.parquet import read_batches
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows
 from tests.messages import one_line
@@ -167,6 +169,24 @@ def test_many_files(tmp_path: Path) -> None:
         tmp_path, train_data=json.dumps([f"{tmp_path}/parts/{name}" for name in ("1.jsonl", "2.parquet")])
     )
     assert f"1 lack a text or a label, or have cells too many (lines [{tmp_path}/parts/2.parquet:115];" in refusal
+
+
+def test_many_rows_become_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows(300, classes=3)
+    source = write(tmp_path / "x.jsonl", rows)
+    whole = Loaded(tmp_path, train_data=source)
+    assert (tmp_path / "train.out").is_file()
+    monkeypatch.setattr(datasets, "BATCH_ROWS", 20)
+    monkeypatch.setattr(datasets, "PART", 6)
+    (tmp_path / "parts").mkdir()
+    parts = Loaded(tmp_path / "parts", train_data=source)
+    assert sorted(parts.train_rows + parts.evaluation_rows) == sorted(rows) and parts.train["rows"] == 240
+    names = ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    for folder in (tmp_path / "parts" / "train.out", tmp_path / "parts/volume/model/runs/run/datasets/train.parquet"):
+        assert sorted(path.name for path in folder.iterdir()) == names and pairs(folder) == parts.train_rows
+        read = [pair for batch in read_batches(folder) for pair in zip(batch["text"], batch["label"], strict=True)]
+        assert read == parts.train_rows
+    assert parts.summary == whole.summary
 
 
 def test_a_split(tmp_path: Path) -> None:

@@ -186,8 +186,8 @@ def test_a_resumed_training_takes_the_next_rows_and_ends_as_an_unbroken_one(
         return {**model.state_dict()}, rows, result["resumed_from_step"]
 
     weights, rows, resumed = run()
-    order = training_order(rows["length"][:], 3.0, 8, seed=1)
-    in_order = [tuple(rows[row]["input_ids"]) for row in order]
+    order = training_order(rows.data["length"].to_numpy(), 3.0, 8, seed=1)
+    in_order = [tuple(rows[row]["input_ids"]) for row in order.tolist()]
     expected = [in_order[at : at + 4] for at in range(0, len(in_order), 4)]  # the halves of batches
     assert (resumed, len(expected), len(expected[-1])) == (0, 38, 2)
     assert batches == expected

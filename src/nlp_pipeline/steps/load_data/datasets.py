@@ -27,6 +27,8 @@ from nlp_pipeline.volume import file_sha256
 MOST_CLASSES = 1000
 # How many rows are read at a time, or fewer where they have so many characters.
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 24
+# How many batches are written to one file: a million rows.
+PART = 256
 MEMORY = "256MB"  # DuckDB's
 # The rows of a file whose texts are not held out; whether the text stood before, and whether it did with another label.
 COMPARE = """
@@ -53,7 +55,7 @@ QUANTILES = [0, 0.25, 0.5, 0.75, 0.95, 1]
 
 @dataclass
 class Dataset:
-    """What was written to a Parquet file of the columns `text` and `label`, a string or a list of strings."""
+    """What was written as Parquet of the columns `text` and `label`, a string or a list of strings."""
 
     labels: Counter[str]  # how many rows each has
     sizes: Counter[int]  # how many rows have so many labels
@@ -178,8 +180,12 @@ def write_datasets(settings: LoadSettings, paths: list[Path], folder: Path) -> t
         datasets = []
         for path, reader, condition in zip(paths, (train, readers[-1]), ("NOT IN", "IN"), strict=True):
             mask = database.sql(HELD_OUT.format(condition), params=[str(reader.path)]).to_arrow_table()[0]
-            _write(_filtered(reader.path, mask), path)
-            datasets.append(_describe(database, path, {} if path != paths[0] and reader is train else reader.counts))
+            tables = _filtered(reader.path, mask)
+            parts = name_parts(path, pyarrow.parquet.read_metadata(reader.path).num_row_groups)
+            for part in parts:
+                part.parent.mkdir(exist_ok=True)
+                _write(itertools.islice(tables, PART), part)
+            datasets.append(_describe(database, parts, {} if path != paths[0] and reader is train else reader.counts))
     return datasets, readers
 
 
@@ -211,9 +217,15 @@ def choose_evaluation(database: Any, share: float, seed: int) -> None:
         )
 
 
-def _describe(database: Any, path: Path, counts: dict[str, int]) -> Dataset:
-    """Describes what was written to a file."""
-    rows = database.read_parquet(str(path))
+def name_parts(path: Path, groups: int) -> list[Path]:
+    """Returns the files that so many row groups are written to: one or, where they are many, those of a folder."""
+    count = -(-groups // PART)
+    return [path] if count == 1 else [path / f"part-{number:05}.parquet" for number in range(count)]
+
+
+def _describe(database: Any, parts: list[Path], counts: dict[str, int]) -> Dataset:
+    """Describes what was written to files."""
+    rows = database.read_parquet(list(map(str, parts)))
     groups, labels = _count(rows)
     if len(labels) > MOST_CLASSES:
         label = max(labels)[:50]

@@ -2,20 +2,20 @@
 
 import json
 import tempfile
+from collections import Counter
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute
-import pyarrow.parquet
 import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from nlp_pipeline.labels import label_order
+from nlp_pipeline.labels import count_labels, label_order
 from nlp_pipeline.steps.classes import MULTIPLE, SINGLE, Classes, choose_thresholds
 from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.parquet import list_parts, read_batches
 from nlp_pipeline.steps.train_model.base_model import load_base_model, model_identity, require_servable
 from nlp_pipeline.steps.train_model.device import choose_device
 from nlp_pipeline.steps.train_model.rows import hold_out, tokenise
@@ -44,15 +44,14 @@ def fine_tune(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     run.prepare_folder()
-    is_list = pyarrow.types.is_list(pyarrow.parquet.read_schema(rows).field("label").type)
-    # Texts come into memory only where some are held out.
-    table = pyarrow.parquet.read_table(rows, columns=None if is_list else ["label"])
-    column = pyarrow.compute.list_flatten(table["label"]) if is_list else table["label"]
-    labels, task = label_order(column.unique().to_pylist()), MULTIPLE if is_list else SINGLE
-    is_held = hold_out(table) if is_list else ()
-    held = table.filter(pyarrow.array(is_held)).to_pydict() if is_list else {}
-    count = int(len(table) - sum(is_held))
-    del table, column
+    count, counts = 0, Counter[str]()
+    for batch in read_batches(rows, "label"):
+        count += len(batch["label"])
+        counts.update(count_labels(batch["label"]))
+    is_list = isinstance(batch["label"][0], list)
+    labels, task = label_order(counts), MULTIPLE if is_list else SINGLE
+    held = hold_out(rows, counts) if is_list else {"number": []}
+    count -= len(held["number"])
     device = choose_device()
     # The first process tokenises while the others wait, for more than the half hour that is torch's own patience.
     state = PartialState(cpu=device.device == "cpu", timeout=timedelta(hours=2))
@@ -61,7 +60,8 @@ def fine_tune(
     if size != settings.batch_size:
         print(f"batch_size is {size}: {state.num_processes} processes can't share {settings.batch_size}", flush=True)
         settings = replace(settings, batch_size=size)
-    inputs = [file_sha256(rows), model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
+    digests = [file_sha256(part) for part in list_parts(rows)]
+    inputs = [digests, model_identity(settings.base_model), asdict(settings), seed, asdict(device)]
     with checkpoint_folder(run, inputs) as checkpoints, tempfile.TemporaryDirectory() as cache:
         (cache,) = broadcast_object_list([cache])
         transformers.set_seed(seed)
@@ -71,7 +71,7 @@ def fine_tune(
         with state.local_main_process_first():
             if state.is_main_process and not last_checkpoint(checkpoints):
                 require_servable(settings.base_model, network, tokenizer, settings.max_length)
-            tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, is_held)
+            tokenised = tokenise(rows, tokenizer, labels, settings, seed, cache, held["number"])
         result = train(network, tokenizer, tokenised, settings, seed, device, checkpoints)
         if not state.is_main_process:
             return {}

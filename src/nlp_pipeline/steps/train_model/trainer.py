@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.steps.train_model.device import Device, speed_up_on_cpu
-from nlp_pipeline.steps.train_model.rows import training_order
+from nlp_pipeline.steps.train_model.rows import OrderedRows, training_order
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run, digest_of
 
@@ -63,7 +63,7 @@ def train(
     what is computed at once to its longest row. `train_loss` is the mean of the loss curve's last tenth.
     """
     batch_size = settings.batch_size
-    order = training_order(rows["length"][:], settings.epochs, batch_size, seed)
+    order = training_order(rows.data["length"].to_numpy(), settings.epochs, batch_size, seed)
     order = order[: settings.max_steps * batch_size or None]
     steps = math.ceil(len(order) / batch_size)
     first_step = last_checkpoint(folder)
@@ -99,7 +99,7 @@ def train(
     trainer = Trainer(
         model,
         arguments,
-        train_dataset=rows.select(order),
+        train_dataset=OrderedRows(rows, order),
         processing_class=tokenizer,
         compute_loss_func=loss_share,
         callbacks=[progress],
