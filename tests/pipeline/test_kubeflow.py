@@ -64,8 +64,9 @@ def test_secrets_reach_the_steps_by_name_and_need_not_exist(documents: list[dict
         if "secretAsEnv" in executor
     }
     s3 = ("s3_secret", {key: key for key in S3_KEYS}, True)
-    assert found["exec-load-data"] == [s3]
-    assert found["exec-train-model"] == [("hub_secret", {"HF_TOKEN": "HF_TOKEN"}, True)]
+    hub = ("hub_secret", {"HF_TOKEN": "HF_TOKEN"}, True)
+    assert found["exec-load-data"] == [s3, hub]
+    assert found["exec-train-model"] == [hub]
 
 
 def test_what_is_compiled_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ class KubeflowSettings(Settings):
     )
     hub_secret: str = parameter(
         "nlp-pipeline-hub",
-        "Secret whose HF_TOKEN opens private models of the hub; need not exist.",
+        "Secret whose HF_TOKEN opens private models and data of the hub; need not exist.",
         SECRET,
     )
     notify_secret: str = parameter(

@@ -19,7 +19,7 @@ BATCH = ("plan-batch", "predict-batch", "finish-batch")
 # By the parameter that names a Secret: the steps that have it, and its keys.
 SECRETS = {
     "s3_secret": (("load-data", "deploy-model", "detect-drift", *BATCH), S3_KEYS),
-    "hub_secret": (("train-model",), HUB_KEYS),
+    "hub_secret": (("load-data", "train-model"), HUB_KEYS),
     "notify_secret": (("notify",), ADDRESSES),
 }
 # What a node must have free for a step.

@@ -68,7 +68,7 @@ def test_a_path_to_no_file(tmp_path: Path, address: str, says: str) -> None:
 @pytest.mark.parametrize("address", ["ftp://me:hunter2@host/x.csv", "htps://me:hunter2@host/x.csv", "://hunter2"])
 def test_an_unknown_scheme(tmp_path: Path, address: str) -> None:
     message = refusal(address, tmp_path / "x", UsageError, "hunter2")
-    assert f"{address.partition('://')[0]!r}://: use a path, file://, http(s)://, s3:// or gs://" in message
+    assert f"{address.partition('://')[0]!r}://: use a path, file://, http(s)://, s3://, gs:// or hf://" in message
 
 
 def test_folders_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Lists the files of a source, and brings each to a local file: a path, `file://`, `http(s)://`, `s3://` or `gs://`."""
+"""Lists the files of a source, and brings each to a local file.
+
+Addresses are paths, `file://`, `http(s)://`, `s3://`, `gs://` or, of a Hugging Face hub, `hf://`.
+"""
 
 import contextlib
 import glob
@@ -9,10 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.installed import import_installed
 from nlp_pipeline.steps.load_data.rows import FORM, Source
 from nlp_pipeline.steps.load_data.settings import split_addresses
 from nlp_pipeline.storage import retrying, s3_call, s3_client, s3_endpoint
 
+# The module that knows a hub, and what needs it.
+HUB = ("steps.load_data.hub", "hf://")
 # Where Vertex AI mounts the buckets of Cloud Storage into every step.
 BUCKETS = Path("/gcs")
 
@@ -38,6 +44,8 @@ def _list_files(address: str) -> list[str]:
     elif scheme.lower() == "s3" and (rest.endswith("/") or "*" in key):
         start, begin = key.partition("*")[0], f"s3://{bucket}/"
         names = [name for name in _list_s3(bucket, start) if fnmatchcase(name, key if "*" in key else f"{key}*")]
+    elif scheme.lower() == "hf" and ("*" in rest or not FORM.search(rest)):
+        start, names = "hf://datasets/", import_installed(*HUB).list_files(address)
     else:
         return [address]
     files = [begin + name for name in names if FORM.search(name) and not re.search(r"(^|/)[._]", name[len(start) :])]
@@ -65,11 +73,16 @@ def fetch_source(address: str, target: Path) -> Source:
         return _readable(Source(BUCKETS / rest, address), advice)
     if path := _local_path(address):
         return _readable(Source(path, str(path) if is_url else address))
+    if scheme == "hf":
+        source: Source = import_installed(*HUB).download(address, Source(target, address))
+        return source
     if scheme in ("http", "https"):
-        return _download_http(address, Source(target, without_secrets(address)))
+        return download_http(address, Source(target, without_secrets(address)))
     if scheme != "s3":
         # The rest of an address that isn't understood may hold a password, so it isn't shown.
-        raise UsageError(f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3:// or gs://")
+        raise UsageError(
+            f"the source starts with {scheme[:20]!r}://: use a path, file://, http(s)://, s3://, gs:// or hf://"
+        )
     bucket, _, key = rest.partition("/")
     _check_bucket(bucket)
     return _download_s3(bucket, key, Source(target, f"s3://{bucket}/{key}"))
@@ -105,7 +118,7 @@ def without_secrets(url: str) -> str:
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 
-def _download_http(url: str, source: Source) -> Source:
+def download_http(url: str, source: Source, headers: dict[str, str] | None = None) -> Source:
     """Downloads a file, and makes sure that it came whole; redirects are followed, TLS is verified.
 
     Connection errors, broken transfers and the statuses 408, 429 and 5xx are tried again; any other status is final.
@@ -113,7 +126,7 @@ def _download_http(url: str, source: Source) -> Source:
     import httpx
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs, signatures too
-    headers, timeout = {"Accept-Encoding": "identity"}, httpx.Timeout(60, connect=10)
+    headers, timeout = {"Accept-Encoding": "identity", **(headers or {})}, httpx.Timeout(60, connect=10)
 
     @retrying(source.name)
     def fetch() -> None:

@@ -16,7 +16,7 @@ class LoadSettings(Settings):
 
     train_data: str = parameter(
         REQUIRED,
-        "Rows to train on: path or URL (http, s3, gs) of CSV, TSV, JSONL or Parquet, or a folder; a pattern; a list.",
+        "Rows to train on: path or URL (http, s3, gs, hf) of CSV, TSV, JSONL or Parquet; a folder; a pattern; a list.",
         (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
     )
     evaluation_data: str = parameter(

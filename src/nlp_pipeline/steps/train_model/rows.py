@@ -76,22 +76,6 @@ def tokenise(
     return rows.map(encode, batched=True, remove_columns=["text", "label"])
 
 
-class OrderedRows:
-    """Rows in some order, for PyTorch's DataLoader: in place of `Dataset.select`, which takes 60 bytes a row."""
-
-    def __init__(self, rows: Any, order: Any) -> None:
-        self.rows, self.order = rows, order
-
-    def __len__(self) -> int:
-        """Returns how many rows are in the order; one may come several times."""
-        return len(self.order)
-
-    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
-        """Returns the rows at some places of the order."""
-        rows: list[dict[str, Any]] = self.rows.__getitems__(self.order[places].tolist())
-        return rows
-
-
 def training_order(lengths: Any, epochs: float, batch_size: int, seed: int) -> Any:
     """Returns the rows to train on, one after the other: shuffled, epoch after epoch, and each batch sorted by length.
 
