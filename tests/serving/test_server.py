@@ -15,13 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import httpx
 import kserve
 import numpy as np
 import psutil
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
+from kserve.protocol.rest.server import RESTServer
 
 from nlp_pipeline.docs import ROOT
 from nlp_pipeline.serving.agreement import label_of
@@ -263,6 +266,14 @@ def test_an_older_release_is_served(release: Path, tmp_path: Path, rows: Any) ->
     texts, expected = zip(*rows(10, seed=3), strict=True)
     with running(older, tmp_path / "log") as server:
         assert replay(server.address, list(texts), clients=4)[0] == list(expected)
+
+
+def test_kserve_times_requests_by_the_middleware_that_the_server_leaves_out() -> None:
+    """What it would write goes to a log that the server mutes; so its name is all that can be seen of it."""
+    middleware = Mock()
+    with patch("kserve.protocol.rest.server.TimingMiddleware", middleware):
+        RESTServer("", None, None, 0)._add_middlewares(app := FastAPI())
+    assert [item.cls for item in app.user_middleware] == [middleware]
 
 
 def test_it_starts_quickly_in_little_memory(release: Path, tmp_path: Path) -> None:
