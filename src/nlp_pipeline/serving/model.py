@@ -22,7 +22,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 logger = logging.getLogger(__name__)
 
 CHUNK = 32  # texts a model call on a GPU
-CHARACTERS = 8  # a token, generously: so much of a long text is looked at first
+CHARACTERS = 6  # a token, generously: so much of a long text is looked at first
 FAR = 1000  # characters a token: no more is looked at, as megabytes without a space take a gigabyte
 WINDOWS = 8  # of a text, at most: the first ones
 TEXTS = 256  # a request may hold: others wait until it is answered
