@@ -224,6 +224,7 @@ def test_what_a_run_can_not_begin_with(values: dict[str, Any], message: str, k: 
         ({**VALUES, "model_registry": "http://registry.example.com"}, "model_registry"),
         ({**VALUES, "train_nodes": 2}, "train_nodes=2"),
         ({**BATCH, "pod_gpus": "1"}, "pod_gpus=1"),
+        ({**VALUES, "evaluation_data": "hf://datasets/team/reviews"}, "evaluation_data=hf://datasets/team/reviews"),
     ],
 )
 def test_what_needs_an_image_is_refused_without_one(either: Kubeflow, values: dict[str, Any], shown: str) -> None:

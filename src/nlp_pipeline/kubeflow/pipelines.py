@@ -20,6 +20,7 @@ from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
 from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, pipeline_parameters
 from nlp_pipeline.pipeline.pods import requests_of
 from nlp_pipeline.settings import Settings
+from nlp_pipeline.steps.load_data.settings import split_addresses
 from nlp_pipeline.volume import VOLUME_PATH
 
 CPU_INDEX = "PIP_EXTRA_INDEX_URL"
@@ -55,6 +56,9 @@ def find_need_of_image(values: dict[str, Any]) -> str:
     most = {"train_nodes": 1, "train_gpus": 1, "pod_gpus": 0}
     needing = [name for name in most if int(values.get(name, 0)) > most[name]]
     needing += ["model_registry"] if values.get("model_registry") else []
+    for name in ("train_data", "evaluation_data", "data"):
+        addresses = split_addresses(values.get(name, ""))
+        needing += [name] if any(address.lower().startswith("hf://") for address in addresses) else []
     return f"{needing[0]}={values[needing[0]]}" if needing else ""
 
 
