@@ -1,5 +1,6 @@
 """A release in a Kubeflow Model Registry: registered once, and what it says of versions follows what is deployed."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,22 @@ def test_from_the_command_line_the_registry_follows(site: Site, registry: ModelR
     registry.host.start()
     assert site.undeploy().code == 0
     assert states()[1] == "undeployed"
+
+
+def test_a_release_that_is_in_no_registry_takes_the_place_of_one_that_is(
+    site: Site, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (site.release(content, Fate(backend=predict)) for content in ("one", "two", "three"))
+    assert site.deploy(first, f"--set model_registry={registry.url}").code == 0
+    assert registry.properties(first.name)["team/tiny"] == "live"
+    assert site.deploy(second).code == 0
+    assert registry.properties(first.name)["team/tiny"] == "former" and len(registry.versions) == 1
+    # Steps without an image of ours can't tell the registry, and deploy all the same.
+    assert site.deploy(first, f"--set model_registry={registry.url}").code == 0
+    monkeypatch.setitem(sys.modules, "nlp_pipeline.deploy.registry", None)
+    result = site.deploy(third)
+    assert result.code == 0 and f"note: {registry.url} does not know what serves now: " in result.err
+    assert registry.properties(first.name)["team/tiny"] == "live"
 
 
 def test_in_a_pod_without_the_package_it_is_said_what_to_do(volume: Path, knative: Scene, tmp_path: Path) -> None:

@@ -70,8 +70,13 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
         desired = service_for(release, folder, target)
     print(f"release {release.digest} at {target.uri_of(release)}", flush=True)
     outcome = deploy(desired, target, rows)
-    if target.registered:
-        registry().follow(target.settings.model_registry, outcome.service, desired if outcome.reason else None)
+    # What served before may be in a registry though this release is not.
+    former = outcome.service.formers[0].annotations if outcome.service and outcome.service.formers else {}
+    if address := target.settings.model_registry or former.get(REGISTRY_URL):
+        try:
+            registry().follow(address, outcome.service, desired if outcome.reason else None)
+        except UsageError as error:
+            print(f"note: {address} does not know what serves now: {error}", flush=True)
     if not outcome.reason:
         print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome
