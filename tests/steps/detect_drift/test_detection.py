@@ -27,7 +27,7 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label
 
 
 def drift(
-    capsys: pytest.CaptureFixture[str], release: Path, data: Path, *options: str, code: int = 0
+    capsys: pytest.CaptureFixture[str], release: Path, data: Path | str, *options: str, code: int = 0
 ) -> dict[str, Any]:
     capsys.readouterr()  # of what made the release
     assert main(["--drift", "--json", "--data", str(data), "--release", str(release), *options]) == code
@@ -48,6 +48,17 @@ def test_alike_texts_have_not_moved(model: Path, tmp_path: Path, capsys: pytest.
     result = drift(capsys, release, write_csv(tmp_path / "same.csv", SAME))
     assert (verdicts(result), result["moved"], result["rows"]) == (STABLE, False, 400)
     assert (result["digest"], result["unlabelled"]) == (release.name, "")
+
+
+def test_several_files_are_taken_together(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = made_release(model, "int8")
+    (tmp_path / "new").mkdir()
+    files = [write_csv(tmp_path / "new" / f"{at}.csv", SAME[200 * at : 200 * at + 200]) for at in range(2)]
+    of_one = drift(capsys, release, write_csv(tmp_path / "same.csv", SAME))
+    for data in (json.dumps([str(file) for file in files]), tmp_path / "new"):
+        result = drift(capsys, release, data)
+        assert result.pop("source") == f"{files[0]} and 1 more"
+        assert result == {name: value for name, value in of_one.items() if name != "source"}
 
 
 @pytest.mark.parametrize(

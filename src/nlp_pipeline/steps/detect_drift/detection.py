@@ -17,7 +17,7 @@ from nlp_pipeline.labels import count_labels, labels_of
 from nlp_pipeline.release import verify
 from nlp_pipeline.serving.agreement import label_of
 from nlp_pipeline.serving.archived import load_archived
-from nlp_pipeline.steps.load_data.fetch import fetch_source
+from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
 from nlp_pipeline.steps.training_data import (
     LENGTHS,
@@ -107,20 +107,22 @@ def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: s
 def read_texts(data: str, columns: tuple[str, str], separator: str, has_several: bool) -> Texts:
     """Reads texts, with their labels where they have some, and these are such as the release gives: one or several."""
     with tempfile.TemporaryDirectory() as folder:
-        source = fetch_source(data.strip(), Path(folder, "rows"))
+        sources = [fetch_source(address, Path(folder, str(at))) for at, address in enumerate(list_sources(data))]
         try:
-            return collect_texts(source, columns, separator, has_several)
+            return collect_texts(sources, columns, separator, has_several)
         except UsageError as error:
-            texts = collect_texts(source, (columns[0], columns[0]), "", has_several=False)
+            texts = collect_texts(sources, (columns[0], columns[0]), "", has_several=False)
             texts.labels.clear()
             texts.unlabelled = str(error)
             return texts
 
 
-def collect_texts(source: Source, columns: tuple[str, str], separator: str, has_several: bool) -> Texts:
+def collect_texts(sources: list[Source], columns: tuple[str, str], separator: str, has_several: bool) -> Texts:
     """Collects what is compared of the texts and labels in two columns; labels are lists where texts have several."""
-    texts, generator = Texts(source.name), random.Random(0)  # noqa: S311, rows, not secrets
-    for line, text, label in read_rows(source, columns, separator):
+    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    texts, generator = Texts(f"{sources[0].name}{more}"), random.Random(0)  # noqa: S311, rows, not secrets
+    rows = ((source, row) for source in sources for row in read_rows(source, columns, separator))
+    for source, (line, text, label) in rows:
         if text is None:
             texts.missing += 1
             continue
