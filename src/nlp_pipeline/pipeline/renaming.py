@@ -194,8 +194,9 @@ def rename(function: ast.FunctionDef, content: bytes, start: int, names: dict[st
 
 
 def rename_words(text: str, names: dict[str, str]) -> str:
-    """Returns an expression with other names, but for attributes, keywords of calls, and parts of longer words."""
-    return re.sub(r"(?<![\w.])[^\W\d]\w*(?![\w=])", lambda word: names.get(word[0], word[0]), text)
+    """Returns an expression with other names, but for attributes, keywords of calls, strings, parts of longer words."""
+    words = r"""'[^']*'|"[^"]*"|(?<![\w.])[^\W\d]\w*(?![\w=])"""
+    return re.sub(words, lambda word: names.get(word[0], word[0]), text)
 
 
 def means(renamed: bytes, function: ast.FunctionDef, names: dict[str, str]) -> bool:

@@ -51,11 +51,13 @@ def describe(release: Release) -> str:
     """Returns the card's text, in Markdown."""
     parameters, precision, name = release.parameters, release.precision, release.model_name
     labels = ", ".join(code(label) for label in release.labels[:MOST_LABELS])
-    more = len(release.labels) - MOST_LABELS
+    if (more := len(release.labels) - MOST_LABELS) > 0:
+        labels += f" and {more} more"
     length = int(parameters["max_length"])
     chosen, reason = precision["chosen"], precision["reason"]
-    measured = summarise(precision["tried"][chosen])
-    compared = compare(release.champion, 0) if release.champion else ""
+    if (measured := summarise(precision["tried"][chosen])) not in reason:
+        reason += f"; it {measured}"
+    compared = f"{compare(release.champion, 0)}." if release.champion else ""
     item, always = '{"label": ..., "score": ...}', "It always answers with one of its labels, whatever the text"
     read = f"the first {length} tokens"
     if "long_texts" in parameters:
@@ -71,16 +73,16 @@ A text classifier, fine-tuned by nlp-pipeline in run {code(release.run_id)}.
 - Base model: {code(parameters.get("base_model", "not known"))}
 - Data: {code(release.source or "not known")}, SHA-256 {code(release.source_sha256 or "not known")}
 - Rows trained on: {parameters.get("rows", "not known")}
-- Labels ({len(release.labels)}): {labels}{f" and {more} more" if more > 0 else ""}
+- Labels ({len(release.labels)}): {labels}
 
 ## Evaluation
 
 {metrics_table(release)}
-{f"{compared[0].upper()}{compared[1:]}." if compared else ""}
+{compared[:1].upper()}{compared[1:]}
 
 ## Number format
 
-The archive for TorchServe and KServe is in {chosen}: {reason if measured in reason else f"{reason}; it {measured}"}.
+The archive for TorchServe and KServe is in {chosen}: {reason}.
 That is measured against the offline model, with 95 % intervals. The model in safetensors is in fp32.
 
 ## Limits
@@ -114,7 +116,8 @@ def metrics_table(release: Release) -> str:
         if name in release.metrics:
             value, majority = release.metrics[name], release.metrics.get(f"majority_{name}")
             interval = " to ".join(f"{end:.4f}" for end in release.intervals.get(name, []))
-            lines.append(f"| {title} | {value:.4f} | {interval} | {'' if majority is None else f'{majority:.4f}'} |")
+            always = "" if majority is None else f"{majority:.4f}"
+            lines.append(f"| {title} | {value:.4f} | {interval} | {always} |")
     return "\n".join(lines) + "\n"
 
 
