@@ -26,6 +26,7 @@ PACKAGE = Path(nlp_pipeline.__file__).parent
             "if (a := size):\n    return lambda text: a[text]",
         ),
         ("ä = 1; größe = ä", "a = 1; b = a"),
+        ("return sorted(size, key=lambda row: row.total)", "return sorted(size, key=lambda a: a.total)"),
         ("total = 1\nreturn f\"{size['total']} {total}\"", "a = 1\nreturn f\"{size['total']} {a}\""),
         ("n_ = 1\nreturn f'n_ {n_:>3} {size.n_} {f(n_=n_)}'", "a = 1\nreturn f'n_ {a:>3} {size.n_} {f(n_=a)}'"),
     ],

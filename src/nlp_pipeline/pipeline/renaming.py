@@ -152,13 +152,16 @@ def called_by_position(tree: ast.Module) -> set[str]:
 def short_names(function: ast.FunctionDef, known: set[str], private: set[str]) -> dict[str, str]:
     """Returns short names for a function's variables, those of functions within it among them; "a" for the commonest.
 
-    And for the parameters of private functions. The fewer letters are common, the better a text packs.
+    And for the parameters of private functions, and of keys to sort by. The fewer letters are common, the better a text
+    packs.
     """
     parts = list(ast.walk(function))
     uses = [part for part in parts if isinstance(part, ast.Name)]
     hidden = [
         arg for part in parts if isinstance(part, ast.FunctionDef) and part.name in private for arg in part.args.args
     ]
+    keys = [part.value for part in parts if isinstance(part, ast.keyword) and part.arg == "key"]
+    hidden += [arg for key in keys if isinstance(key, ast.Lambda) for arg in key.args.args]
     kept = known.union(*(defined_names(part) for part in parts if part not in hidden))
     stored = [arg.arg for arg in hidden] + [use.id for use in uses if isinstance(use.ctx, ast.Store)]
     own = dict.fromkeys(name for name in stored if name not in kept)
