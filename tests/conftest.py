@@ -1,9 +1,10 @@
 """What tests share: an encoder small enough to train in seconds, rows that it can learn, and the order of tests."""
 
+import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ FILLER = [
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that a mistake shows soon; of the slow ones the longest, so that none is left over alone."""
-    longest = ["test_the_demo", "test_scenario.py", "test_local.py", ""]
+    longest = [
+        "test_the_demo", "test_from_an_empty_namespace", "test_whole_run.py", "e2e/test_local.py",
+        "train_model/test_processes.py", "test_docs_commands.py", "test_scenario.py", "test_nodes.py",
+        "test_export.py", "test_fine_tune.py", "",
+    ]  # fmt: skip
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         place = next(at for at, part in enumerate(longest) if part in item.nodeid)
@@ -135,6 +140,14 @@ def write_parquet(
     return path
 
 
+@contextlib.contextmanager
+def without_a_trial() -> Iterator[None]:
+    """Spares trainings in this process the export before them, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlp_pipeline.steps.train_model.fine_tune.require_servable", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a classifier of two classes, "0" and "4", trained on `make_rows` by the step itself."""
@@ -145,7 +158,8 @@ def model(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = TrainSettings(base_model=str(encoder), **TRAINING)
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
     source = {"source": "train.csv", "source_sha256": "ab12"}
-    fine_tune(rows, folder / "model", settings, seed=1, run=run, source=source)
+    with without_a_trial():
+        fine_tune(rows, folder / "model", settings, seed=1, run=run, source=source)
     return folder / "model"
 
 
@@ -161,7 +175,8 @@ def model_of_several(encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_parquet(rows / "part-00001.parquet", labelled[350:])
     settings = TrainSettings(base_model=str(encoder), **TRAINING | {"epochs": 8.0})
     run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
-    facts = fine_tune(rows, folder / "model", settings, seed=1, run=run)
+    with without_a_trial():
+        facts = fine_tune(rows, folder / "model", settings, seed=1, run=run)
     assert "thresholds" not in facts  # which go to an artifact's metadata
     return folder / "model"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.demo import SENTENCES
-from nlp_pipeline.errors import UsageError
-from nlp_pipeline.local import complete_arguments, example_texts, print_summary
+from nlp_pipeline.errors import GateNotPassedError, UsageError
+from nlp_pipeline.local import check_outputs, complete_arguments, example_texts, print_summary
 from tests.conftest import make_rows, write_parquet
 
 RESULT: dict[str, Any] = {
@@ -68,3 +68,10 @@ def test_paths_of_many_files_are_made_absolute(tmp_path: Path, monkeypatch: pyte
         assert complete_arguments({"train_data": data, "base_model": "x"})["train_data"] == absolute
     with pytest.raises(UsageError, match=r"^train_data=none.csv: there is no such file"):
         complete_arguments({"train_data": '["parts", "none.csv"]', "base_model": "x"})
+
+
+def test_a_gate_that_is_not_passed_is_reported_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "gate.json").write_text('{"passed": false, "reason": "accuracy 0.5 is below min_accuracy 0.99"}')
+    metrics = {"report": str(tmp_path / "report.html")}
+    with pytest.raises(GateNotPassedError, match=r"^the gate is not passed: accuracy 0\.5 .*: /.*/report\.html$"):
+        check_outputs({"evaluate_model": {"Output": False, "metrics": metrics}})

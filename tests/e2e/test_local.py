@@ -24,7 +24,7 @@ from tests.conftest import make_rows
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "pipeline_v2.py"
-FAST = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 40}
+FAST = {"epochs": 16, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32, "validation_rows": 40}
 STEPS = ["load_data", "train_model", "evaluate_model", "archive_model", "validate_archive", "serve"]
 MARK = "MARKED_BY_TEST"
 
@@ -65,10 +65,9 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
-    until = time.monotonic() + 300
     while not (value := condition()):
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
     return value
 
 
@@ -104,9 +103,10 @@ class LocalRun:
 
 @pytest.fixture(scope="module")
 def local_run(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
-    """A run on one's own data: five integer classes, other column names, texts to show."""
+    """A run on one's own data: five integer classes, other column names, texts to show; whose training was killed."""
     folder = tmp_path_factory.mktemp("local")
-    write_csv(folder / "train.csv", make_rows(400, classes=5), ("review", "stars"))
+    rows = [(f"{text} {{{{$.Name}}}} großartig", label) for text, label in make_rows(400, classes=5)]
+    write_csv(folder / "train.csv", rows, ("review", "stars"))
     write_csv(folder / "evaluation.csv", make_rows(100, classes=5, seed=7), ("review", "stars"))
     arguments = [
         "--local",
@@ -116,10 +116,26 @@ def local_run(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalR
         # For a model as small as this, which number format is the faster one is noise.
         *settings(text_column="review", label_column="stars", model_name="stars", precision="int8"),
     ]
+    kill_training(start(folder, *arguments), folder)
     code, out, err = finish(start(folder, *arguments, "--predict", "superb and brilliant", "awful"))
     assert code == 0, err
     assert processes_of(folder) == []
     return LocalRun(folder, arguments, json.loads(out), err)
+
+
+def kill_training(process: "subprocess.Popen[str]", folder: Path) -> None:
+    """Kills a run's step `train_model` once it has written a checkpoint, and makes sure that the run says so."""
+    try:
+        wait_for(lambda: any(folder.glob("outputs/volume/*/checkpoints/*/*/complete")), process)
+        (step,) = [
+            item for item in processes_of(folder) if "train_model" in item.cmdline() and "sh" not in item.info["name"]
+        ]
+        step.kill()
+        _, err = process.communicate()
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("error: train_model failed: ")
 
 
 def test_ones_own_data_with_five_integer_classes_and_other_column_names(local_run: LocalRun) -> None:
@@ -137,6 +153,8 @@ def test_ones_own_data_with_five_integer_classes_and_other_column_names(local_ru
     assert list(result["seconds"]) == [*STEPS, "total"]
     assert [line.split()[0] for line in local_run.err.splitlines() if line.endswith(" ...")] == STEPS
     assert "\n  step " in local_run.err  # what a step says of its own
+    assert "going on from step" in local_run.err
+    assert json.loads((Path(result["run_dir"]) / "training.json").read_text())["resumed_from_step"] > 0
 
 
 def test_what_is_promised_lies_on_the_volume(local_run: LocalRun, encoder: Path) -> None:
@@ -217,38 +235,6 @@ def test_a_step_that_fails_says_why_in_one_line(folder: Path, encoder: Path) -> 
     )
     assert "Traceback" not in err
     assert "Traceback" in (folder / last.rpartition(" ")[2].rstrip(")")).read_text()
-
-
-def test_a_killed_training_goes_on_when_it_is_run_again_and_what_is_not_good_enough_is_not_archived(
-    folder: Path, encoder: Path
-) -> None:
-    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for number, (text, _) in enumerate(make_rows(200)):  # nothing to learn
-            file.write(json.dumps({"text": text, "label": ("{{$.Name}}", "großartig")[number % 2]}) + "\n")
-    values = {**FAST, "epochs": 40, "base_model": encoder, "train_data": "rows.jsonl", "min_accuracy": 0.99}
-    process = start(folder, "--local", *settings(**values))
-    model_folder = folder / "outputs" / "volume" / "text-classifier"
-    try:
-        wait_for(lambda: any((model_folder / "checkpoints").glob("*/*/complete")), process)
-        (step,) = [
-            item for item in processes_of(folder) if "train_model" in item.cmdline() and "sh" not in item.info["name"]
-        ]
-        step.kill()
-        _, err = process.communicate()
-    finally:
-        process.kill()
-    assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("error: train_model failed: ")
-
-    code, out, err = finish(start(folder, "--local", "--json", *settings(**values)))
-    last = err.splitlines()[-1]
-    assert (code, json.loads(out)["error"]) == (3, last.removeprefix("error: "))
-    assert "going on from step" in err
-    assert last.startswith("error: the gate is not passed: accuracy ") and "below min_accuracy 0.99" in last
-    assert not (model_folder / "releases").exists()
-    report = Path(last.rpartition(" ")[2])
-    assert "großartig" in report.read_text(encoding="utf-8")
-    assert json.loads((report.parent / "training.json").read_text())["resumed_from_step"] > 0
 
 
 @pytest.mark.timeout(1800)  # a minute alone; training suffers much from others that compute

@@ -35,7 +35,7 @@ from nlp_pipeline.pipeline.components import evaluate_model, load_data, train_mo
 from nlp_pipeline.pipeline.parameters import PIPELINES, check_ranges, pipeline_parameters
 from nlp_pipeline.processes import environment
 from nlp_pipeline.volume import VARIABLE
-from tests.conftest import make_rows
+from tests.conftest import make_rows, without_a_trial
 
 # Source code, as far as JSON is concerned: how often it has a quotation mark or a new line.
 SOURCE = '    found = look_for("label", among=rows, default=None)  \n' * 2000
@@ -276,7 +276,7 @@ def test_a_thousand_classes_are_not_in_the_artifacts_metadata(tmp_path: Path, en
         "run_id": budget.RUN_ID,
     }
     artifacts: dict[str, Any] = {}
-    with environment(**{VARIABLE: str(folder / "volume")}):
+    with without_a_trial(), environment(**{VARIABLE: str(folder / "volume")}):
         for component in (load_data, train_model, evaluate_model):
             artifacts |= run_step(component, folder, values, artifacts)
     sizes = {name: len(json.dumps(artifact.metadata)) for name, artifact in artifacts.items()}

@@ -122,11 +122,7 @@ async def by_grpc(server: Server, texts: list[str]) -> list[dict[str, Any]]:
     return [{"label": a.decode(), "score": b} for a, b in zip(label, score, strict=True)]
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_all_servers_and_protocols_say_what_the_offline_model_says(
-    model: Path, tmp_path: Path, rows: Any, precision: str
-) -> None:
-    release = made_release(model, precision)
+def test_all_servers_and_protocols_say_what_the_offline_model_says(release: Path, tmp_path: Path, rows: Any) -> None:
     texts = [text for text, _ in rows(60, seed=31)] + ODD
     offline = load_handler(release).classify([text.encode("utf-8", "replace").decode() for text in texts])
     answers = {}

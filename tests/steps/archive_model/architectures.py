@@ -9,15 +9,17 @@ def configurations() -> dict[str, Any]:
 
     common: dict[str, Any] = {"vocab_size": 64, "num_labels": 3, "pad_token_id": 0}
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, **common}
+    # Of BERT's kin one layer does: the export takes seconds a layer.
+    one = {**sizes, "num_hidden_layers": 1}
     special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, **sizes}
     return {
         "bert": t.BertConfig(**sizes),
         "bert, hidden states": t.BertConfig(output_hidden_states=True, **sizes),
-        "distilbert": t.DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=2, **common),
-        "roberta": t.RobertaConfig(max_position_embeddings=80, **sizes),
+        "distilbert": t.DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, **common),
+        "roberta": t.RobertaConfig(max_position_embeddings=80, **one),
         "albert": t.AlbertConfig(embedding_size=16, **sizes),
-        "electra": t.ElectraConfig(embedding_size=16, **sizes),
-        "mpnet": t.MPNetConfig(max_position_embeddings=80, **sizes),
+        "electra": t.ElectraConfig(embedding_size=16, **one),
+        "mpnet": t.MPNetConfig(max_position_embeddings=80, **one),
         "deberta-v2": t.DebertaV2Config(relative_attention=True, pos_att_type=["p2c", "c2p"], **sizes),
         "modernbert": t.ModernBertConfig(classifier_pooling="cls", **special),
         "modernbert, mean": t.ModernBertConfig(classifier_pooling="mean", **special),

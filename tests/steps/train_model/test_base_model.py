@@ -233,7 +233,7 @@ def test_texts_are_cut_and_padded_where_servers_do(encoder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["longformer", "gpt2", "t5", "bert"])
+@pytest.mark.parametrize("architecture", ["longformer", "gpt2", "t5"])
 def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_path: Path, architecture: str) -> None:
     sizes = {
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
@@ -243,9 +243,6 @@ def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     base_model = save_base(tmp_path, encoder, model)
     model, tokenizer = load_base_model(base_model, ["0", "1"], 32)
-    if architecture == "bert":
-        require_servable(base_model, model, tokenizer, 32)
-        return
     with pytest.raises(UsageError) as raised:
         require_servable(base_model, model, tokenizer, 32)
     message = str(raised.value)

@@ -1,10 +1,12 @@
 """The step as a whole: what it writes, what it says, and how it resumes."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,17 @@ from nlp_pipeline.steps.train_model.rows import tokenise, training_order
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import train
 from nlp_pipeline.volume import VARIABLE, Run
-from tests.conftest import TRAINING, make_rows, write_parquet
+from tests.conftest import TRAINING, make_rows, without_a_trial, write_parquet
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import sys
 from pathlib import Path
+from tests.conftest import without_a_trial
 from tests.steps.train_model.test_fine_tune import run_step
-run_step(Path(sys.argv[1]), base_model=sys.argv[2], epochs=10.0)
+with without_a_trial():
+    run_step(Path(sys.argv[1]), base_model=sys.argv[2], epochs=10.0)
 """
 
 
@@ -45,10 +49,10 @@ def run_step(folder: Path, seed: int = 1, run_id: str = "run", **settings: Any) 
 
 
 @pytest.fixture(autouse=True)
-def without_a_trial(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares all tests but one the export before the training, which takes seconds."""
-    if "component" not in request.node.name:
-        monkeypatch.setattr("nlp_pipeline.steps.train_model.fine_tune.require_servable", lambda *_: None)
+def quick(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Spares all tests but one the export before the training."""
+    with contextlib.nullcontext() if "component" in request.node.name else without_a_trial():
+        yield
 
 
 @pytest.fixture

@@ -10,15 +10,18 @@ from typing import Any
 import numpy
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
 
+from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.train_model import processes
 from nlp_pipeline.steps.train_model.device import PROCESSES
 from nlp_pipeline.steps.train_model.fine_tune import fine_tune
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.steps.train_model.trainer import Progress
 from nlp_pipeline.volume import VARIABLE as VOLUME
 from nlp_pipeline.volume import Run
-from tests.conftest import TRAINING, make_rows, write_parquet
+from tests.conftest import TRAINING, make_rows, without_a_trial, write_parquet
 from tests.steps.programs import run_step
 
 pytestmark = pytest.mark.slow
@@ -74,7 +77,8 @@ def steady_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def alone(steady_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    fine_tune(*arguments(folder, steady_encoder))
+    with without_a_trial():
+        fine_tune(*arguments(folder, steady_encoder))
     assert written(folder)["processes"] == 1
     return folder
 
@@ -96,7 +100,7 @@ def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
             raise OSError("stopped")
 
     rows, _, settings, seed, run = arguments(tmp_path, steady_encoder)
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="stopped"):
+    with without_a_trial(), monkeypatch.context() as patched, pytest.raises(OSError, match="stopped"):
         patched.setattr(Progress, "on_log", stop)
         fine_tune(rows, tmp_path / "model", settings, seed, run)
     monkeypatch.setenv(PROCESSES, "2")
@@ -116,7 +120,7 @@ def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
 def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
     steady_encoder: Path, alone: Path, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, steady_encoder)
+    process = start(tmp_path, steady_encoder, batch_size=17)  # which two can't share: they take 16
     try:
         lines: list[str] = []
         for line in process.stdout or ():
@@ -125,6 +129,7 @@ def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
                 break
         children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())]
         assert len(children) == 2, "".join(lines)
+        assert "batch_size is 16: 2 processes can't share 17\n" in lines
         children[1].kill()
         log = process.communicate()[0]
     finally:
@@ -134,13 +139,26 @@ def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
     assert said.endswith(f"process 1 of 2 failed: Signal 9 (SIGKILL) received by PID {children[1].pid}")
     assert process.returncode == 1 and log.count("Traceback") == 1
     assert not any(child.is_running() for child in children) and not (tmp_path / "model").exists()
-    fine_tune(*arguments(tmp_path, steady_encoder))
+    with without_a_trial():
+        fine_tune(*arguments(tmp_path, steady_encoder))
     assert written(tmp_path)["resumed_from_step"] > 0 and written(tmp_path)["processes"] == 1
     check_alike(tmp_path, alone)
 
 
-def test_a_batch_that_can_not_be_shared_is_rounded_and_an_error_is_one_line(tmp_path: Path) -> None:
-    log = start(tmp_path, Path("nowhere"), batch_size=9).communicate()[0]
-    assert "batch_size is 8: 2 processes can't share 9\n" in log
-    (said,) = [line for line in log.splitlines() if "PipelineError: " in line]
-    assert "of 2 failed: UsageError: base_model 'nowhere' can't be loaded (" in said
+def test_an_error_of_one_of_them_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "error.json")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", file)
+    try:
+        raise UsageError("base_model 'none' can't be loaded")
+    except UsageError as error:
+        ErrorHandler().record_exception(error)  # as torch does in each process
+
+    def launch(*_: Any) -> Any:
+        raise ChildFailedError("training", {1: ProcessFailure(local_rank=1, pid=7, exitcode=1, error_file=file)})
+
+    monkeypatch.setattr(processes, "elastic_launch", lambda *_: launch)
+    with pytest.raises(PipelineError, match=r"^process 1 of 2 failed: UsageError: base_model 'none' can't be loaded$"):
+        processes.fine_tune_in_processes(2)
+    assert capsys.readouterr().out.startswith("Traceback")
