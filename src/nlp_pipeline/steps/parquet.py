@@ -17,3 +17,15 @@ def read_batches(rows: str | Path, *columns: str) -> Iterator[dict[str, list[Any
     for part in list_parts(rows):
         for batch in pyarrow.parquet.ParquetFile(part).iter_batches(4096, columns=columns or None):
             yield batch.to_pydict()
+
+
+class Texts:
+    """The texts of rows, which are read anew each time that one goes through them."""
+
+    def __init__(self, rows: str | Path) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields one after the other."""
+        for batch in read_batches(self.rows, "text"):
+            yield from batch["text"]

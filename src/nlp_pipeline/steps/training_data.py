@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,18 @@ def record_training_data(rows: str | Path, folder: Path, tokenizer: Any) -> None
     (folder / PROFILE).write_text(json.dumps(profile, indent=1), encoding="utf-8")
 
 
-def hash_texts(texts: list[str]) -> Any:
+def hash_texts(texts: Iterable[str]) -> Any:
     """Returns 8 bytes for each text, as uint64; blanks around a text don't count."""
     digests = b"".join(hashlib.blake2b(text.strip().encode(), digest_size=8).digest() for text in texts)
     return numpy.frombuffer(digests, dtype="<u8")
 
 
-def was_trained_on(folder: Path, texts: list[str]) -> Any:
+def was_trained_on(folder: Path, texts: Iterable[str]) -> Any:
     """Returns for each text whether the model in a folder was trained on it; folders of old do not know: False."""
+    hashes = hash_texts(texts)
     if not (folder / HASHES).exists():
-        return numpy.zeros(len(texts), bool)
-    hashes, known = hash_texts(texts), numpy.load(folder / HASHES, mmap_mode="r")
+        return numpy.zeros(len(hashes), bool)
+    known = numpy.load(folder / HASHES, mmap_mode="r")
     return known.take(known.searchsorted(hashes), mode="clip") == hashes
 
 

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from nlp_pipeline.steps.classes import Classes
-from nlp_pipeline.steps.evaluate_model import evaluation
+from nlp_pipeline.steps.evaluate_model import evaluation, prediction
 from nlp_pipeline.steps.evaluate_model.evaluation import compute_metrics, evaluate
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
@@ -15,7 +15,7 @@ from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, write_parquet
 
 
-def test_predictions_are_in_order_whatever_the_lengths(model: Path) -> None:
+def test_predictions_are_in_order_whatever_the_lengths(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for text, _ in make_rows(70, seed=9)]
     together = predict(model, texts, max_length=32)
     alone = numpy.vstack([predict(model, [text], max_length=32) for text in texts[:5]])
@@ -23,6 +23,9 @@ def test_predictions_are_in_order_whatever_the_lengths(model: Path) -> None:
     assert together.sum(axis=1) == pytest.approx(1)
     assert together[:5] == pytest.approx(alone, abs=1e-5)
     assert predict(model, texts[::-1], max_length=32) == pytest.approx(together[::-1], abs=1e-5)
+    monkeypatch.setattr(prediction, "CHUNK", 33)  # texts in memory at a time
+    assert predict(model, iter(texts), max_length=32) == pytest.approx(together, abs=1e-5)
+    assert predict(model, [], max_length=32).shape == (0, 2)
 
 
 def evaluate_rows(model: Path, folder: Path, rows: list[tuple[str, str]], volume: str) -> tuple[Any, Any, Any]:

@@ -11,6 +11,7 @@ from nlp_pipeline.release import verify
 from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model.comparison import compare_models
 from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.parquet import Texts
 from nlp_pipeline.steps.training_data import compare_profiles, was_trained_on
 from nlp_pipeline.volume import Run
 
@@ -53,14 +54,15 @@ def live_release(model_name: str, namespace: str) -> str:
 
 
 def compare_with(
-    folder: Path, model: Path, columns: dict[str, list[Any]], probabilities: Any, classes: Classes, metric: str
+    folder: Path, model: Path, texts: Texts, truth: Any, probabilities: Any, classes: Classes, metric: str
 ) -> dict[str, Any]:
     """Compares a new model with a release, on the rows that the release has not been trained on, of labels it knows.
 
     Args:
         folder: The release.
         model: The new model's folder.
-        columns: The evaluation rows' `text` and `label`.
+        texts: The evaluation rows'.
+        truth: Their labels, as `classes` encodes them.
         probabilities: The new model's, of shape (rows, classes).
         classes: Its labels.
         metric: What decides, as `ChampionSettings` has it.
@@ -78,15 +80,15 @@ def compare_with(
         release = verify(folder)
         former = folder / "huggingface"
         known = Classes.of(former)
-        theirs = predict(former, columns["text"], release.parameters["max_length"])
+        theirs = predict(former, texts, release.parameters["max_length"])
     except (PipelineError, OSError, ValueError, RuntimeError, KeyError) as error:
         return result | {"problem": f"it can't be loaded: {error}"}
     if (known.thresholds is None) != (classes.thresholds is None):
         return result | {"problem": "of the two models, one gives a text one label and the other several"}
     labels = classes.labels
     union = Classes([*labels, *(label for label in known.labels if label not in labels)], classes.thresholds)
-    truth = union.encode(columns["label"])
-    is_seen = was_trained_on(former, columns["text"])
+    truth = numpy.pad(truth, ((0, 0), (0, len(union.labels) - len(labels))))
+    is_seen = was_trained_on(former, texts)
     is_known = ~truth[:, [label not in known.labels for label in union.labels]].any(axis=1)
     is_compared = is_known & ~is_seen
     result |= {

@@ -13,6 +13,7 @@ from nlp_pipeline.steps.evaluate_model.comparison import SCORES, compare_models,
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from nlp_pipeline.steps.evaluate_model.report import MOST_CLASSES, render_report
 from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings
+from nlp_pipeline.steps.parquet import Texts, list_parts, read_batches
 from nlp_pipeline.volume import Run
 
 
@@ -43,32 +44,48 @@ def evaluate(
     import transformers
 
     transformers.logging.disable_progress_bar()
-    columns = pyarrow.parquet.read_table(rows).to_pydict()
-    classes = Classes.of(model)
-    probabilities = predict(model, columns["text"], max_length)
-    truth = classes.encode(columns["label"])
+    texts, classes = Texts(rows), Classes.of(model)
+    probabilities = predict(model, texts, max_length)
+    truth = numpy.concatenate([classes.encode(batch["label"]) for batch in read_batches(rows, "label")])
     result = compute_metrics(classes, truth, probabilities)
     own = [classes.choose(probabilities)], [classes.losses(truth, probabilities)]
     intervals = {name: figures["challenger"][1:] for name, figures in compare_models(truth, *own).items()}
     folder, note = find_champion(settings.champion, run, namespace)
     print(f"champion: {note}", flush=True)
-    champion = compare_with(folder, Path(model), columns, probabilities, classes, settings.metric) if folder else {}
-    columns["predicted"] = classes.name(classes.choose(probabilities))
-    columns["score"] = classes.certainty(probabilities).tolist()
-    columns["champion"] = champion.pop("answers", [None] * len(probabilities))
+    own_answers = texts, truth, probabilities, classes
+    champion = compare_with(folder, Path(model), *own_answers, settings.metric) if folder else {}
+    columns = {
+        "predicted": classes.name(classes.choose(probabilities)),
+        "score": classes.certainty(probabilities).tolist(),
+        "champion": champion.pop("answers", [None] * len(probabilities)),
+    }
     result["champion"] = champion
     Path(metrics).write_text(json.dumps(result, indent=1))
     facts = {name: value for name, value in result.items() if not isinstance(value, list | dict)}
     noted = {"metrics": json.dumps(facts | {"champion": champion, "intervals": intervals})}
-    pyarrow.parquet.write_table(pyarrow.table(columns, metadata=noted), predictions)
-    shown = {name: [_show(value) for value in column] for name, column in columns.items()}
-    page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), shown)
+    write_predictions(predictions, rows, columns, noted)
+    shown = {name: [_show(value) for value in values] for name, values in columns.items()}
+    named = {"text": texts, "label": [_show(value) for value in classes.name(truth)]}
+    page = render_report(run, result, json.loads(Path(model, "training.json").read_text()), named | shown)
     Path(report).write_text(page, encoding="utf-8")
     run.keep(predictions, "datasets/predictions.parquet")
     run.keep(metrics, "metrics.json")
     facts["report"] = str(run.keep(report, "report.html"))
     print(", ".join(f"{name} {value:.4f}" for name, value in facts.items() if isinstance(value, float)))
     return facts, classes.labels, result["confusion"] if len(classes.labels) <= MOST_CLASSES else []
+
+
+def write_predictions(path: str, rows: str, columns: dict[str, list[Any]], metadata: dict[str, str]) -> None:
+    """Writes rows as Parquet, with the columns `predicted`, `score` and `champion`."""
+    kind = pyarrow.parquet.read_schema(list_parts(rows)[0]).field("label").type
+    kinds = {"text": pyarrow.string(), "label": kind, "predicted": kind, "score": pyarrow.float64(), "champion": kind}
+    schema, start = pyarrow.schema(kinds, metadata), 0
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for batch in read_batches(rows, "text", "label"):
+            end = start + len(batch["text"])
+            batch |= {name: values[start:end] for name, values in columns.items()}
+            writer.write_table(pyarrow.table(batch, schema))
+            start = end
 
 
 def _show(value: Any) -> Any:

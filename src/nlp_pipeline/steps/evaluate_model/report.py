@@ -11,9 +11,11 @@ from nlp_pipeline.volume import Run
 
 # Larger matrices can't be read, nor longer lists of classes.
 MOST_CLASSES = 30
+# So many rows the page shows of a kind.
+MOST_ROWS = 20
 
 
-def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], columns: dict[str, list[Any]]) -> str:
+def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], columns: dict[str, Any]) -> str:
     """Renders what is known of a model as a page without scripts and without anything fetched from elsewhere.
 
     `result` is what `compute_metrics` returns, with the `champion`, `trained` training.json; `columns` are the
@@ -21,8 +23,16 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
     """
     import jinja2
 
-    rows = list(zip(*columns.values(), strict=True))
-    wrong = [row[:4] for row in rows if row[1] != row[2]]
+    texts, *others = columns.values()
+    # Of texts, but for those that are shown, lengths alone are in memory.
+    rows = list(zip(range(len(others[0])), *others, map(len, texts), strict=True))
+    wrong = sorted((row[:4] for row in rows if row[1] != row[2]), key=lambda row: -row[3])
+    compared = _compare(result["champion"], [row for row in rows if row[4] is not None])
+    tables = [wrong, compared.get("gained", []), compared.get("lost", [])]
+    numbers = {row[0] for table in tables for row in table[:MOST_ROWS]}
+    shown = {number: text for number, text in enumerate(texts) if number in numbers}
+    for table in tables:
+        table[:MOST_ROWS] = [(shown[number], *row) for number, *row in table[:MOST_ROWS]]
     figures: list[Any] = []
     for key in (name for name in ("accuracy", "macro_f1", "micro_f1", "log_loss") if name in result):
         value, baseline = result[key], result["majority_" + key]
@@ -39,9 +49,9 @@ def render_report(run: Run, result: dict[str, Any], trained: dict[str, Any], col
         trained=trained,
         most=MOST_CLASSES,
         figures=figures,
-        **_compare(result["champion"], [row for row in rows if row[4] is not None]),
-        doubts=doubtful_values(Counter(columns["label"]), Counter(filter(re.compile(MISSING).match, columns["text"]))),
-        wrong=sorted(wrong, key=lambda row: -row[3]),
+        **compared,
+        doubts=doubtful_values(Counter(columns["label"]), Counter(filter(re.compile(MISSING).match, texts))),
+        wrong=wrong,
         pairs=[(*pair, count) for pair, count in Counter(row[1:3] for row in wrong).most_common()],
         calibration=[tuple(part.values()) for part in result["calibration"]],
     )
@@ -53,11 +63,11 @@ def _compare(champion: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
         return {}
     # Of several labels a text, each set of them counts as a label here: there may be thousands.
     labels = sorted({label for row in rows for label in (row[1], row[2], row[4])})
-    lengths = sorted(len(row[0]) for row in rows)
+    lengths = sorted(row[5] for row in rows)
     quarters = [lengths[len(rows) * at // 4] for at in range(4)] + [lengths[-1] + 1]
     slices = [(label, [row for row in rows if row[1] == label]) for label in labels[:MOST_CLASSES]]
     slices += [
-        (f"{low} to {high - 1} characters", [row for row in rows if low <= len(row[0]) < high])
+        (f"{low} to {high - 1} characters", [row for row in rows if low <= row[5] < high])
         for low, high in itertools.pairwise(quarters)
     ]
     counts = [Counter((row[1], row[at]) for row in rows) for at in (2, 4)]
