@@ -120,6 +120,9 @@ def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
     nodes, packed = encode(workflow.nodes), 0
     # Argo compresses fast, and finds no text again that looks like noise (argo: util/file/fileutil.go; klauspost's
     # compress: flate/level5.go). So each copy of a packed program counts.
+    # Of what is beside them it finds less than is found here, as it has the nodes in the order of their ids, which hash
+    # the run's name: of a workflow of 683 KB by this, klauspost's compressor made 754 to 880 KB, for 40 names. That is
+    # why the budget stays far below Argo's limit.
     for program in programs.values():
         escaped = encode(encode(program)[1:-1])[1:-1]
         packed += nodes.count(escaped) * len(zlib.compress(escaped.encode()))
