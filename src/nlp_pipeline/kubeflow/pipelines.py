@@ -57,7 +57,7 @@ def find_need_of_image(values: dict[str, Any]) -> str:
     needing = [name for name in most if int(values.get(name, 0)) > most[name]]
     needing += ["model_registry"] if values.get("model_registry") else []
     for name in ("train_data", "evaluation_data", "data"):
-        addresses = split_addresses(values.get(name, ""))
+        addresses = split_addresses(values.get(name) or "")  # the doctor takes what is not set yet as None
         needing += [name] if any(address.lower().startswith("hf://") for address in addresses) else []
     return f"{needing[0]}={values[needing[0]]}" if needing else ""
 
