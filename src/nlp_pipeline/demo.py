@@ -19,12 +19,12 @@ SENTENCES = [
     "One of the best performances I have seen in years.",
 ]
 LONGEST = 600  # characters: such reviews are read whole by 128 tokens, and fast to train on
-EVALUATION_ROWS = 500
+# Of 3,038 such reviews. To train on all the others takes a minute more, and gives as much accuracy, 0.886.
+TRAINING_ROWS, EVALUATION_ROWS = 1000, 500
 
 # Found by trial on two cores: what learns most in about a minute; of one's own rows, too.
 TRAINING = {"epochs": 1.0, "learning_rate": 2e-4, "batch_size": 16}
-# Of the demo's own rows: all 2,538 take a minute more, and give as much accuracy, 0.886.
-MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews", "max_train_rows": 1000}
+MODEL = {"min_accuracy": 0.75, "model_name": "movie-reviews"}
 
 
 def package_folder(package: str) -> Path:
@@ -58,7 +58,8 @@ def write_reviews(folder: Path) -> dict[str, str]:
     rng.shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for name, part in {"train": rows[EVALUATION_ROWS:], "evaluation": rows[:EVALUATION_ROWS]}.items():
+    parts = {"train": rows[EVALUATION_ROWS:][:TRAINING_ROWS], "evaluation": rows[:EVALUATION_ROWS]}
+    for name, part in parts.items():
         path = folder / f"{name}.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])

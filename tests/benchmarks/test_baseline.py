@@ -1,4 +1,5 @@
 import json
+import shutil
 import types
 import zipfile
 from pathlib import Path
@@ -22,24 +23,21 @@ def context(folder: Path) -> Any:
     return types.SimpleNamespace(system_properties={"model_dir": str(folder)})
 
 
-def handler(folder: Path) -> EagerHandler:
-    (folder / "serving.json").write_text(json.dumps({"max_length": 60}), encoding="utf-8")
-    eager = EagerHandler()
-    eager.initialize(context(folder))
-    return eager
-
-
 def expected(model: Path, texts: list[str]) -> list[dict[str, Any]]:
     """What transformers' own pipeline says."""
     classify = transformers.pipeline("text-classification", model=str(model), dtype=torch.float32, device="cpu")
     return [classify(text, truncation=True, max_length=60)[0] for text in texts]
 
 
-def test_the_baseline_says_what_transformers_says(model: Path) -> None:
-    eager = handler(model)
+def test_the_baseline_says_what_transformers_says(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "serving.json").write_text(json.dumps({"max_length": 60}), encoding="utf-8")
+    eager = EagerHandler()
+    eager.initialize(context(folder))
     body = {"instances": TEXTS}
     for sent in (body, json.dumps(body), json.dumps(body).encode()):
-        (answered,) = eager.handle([{"body": sent}], context(model))
+        (answered,) = eager.handle([{"body": sent}], context(folder))
         for prediction, reference in zip(answered["predictions"], expected(model, TEXTS), strict=True):
             assert prediction["label"] == reference["label"]
             assert prediction["score"] == pytest.approx(reference["score"], abs=1e-5)
