@@ -156,7 +156,7 @@ def test_with_profiles_it_is_default_editor(
 
 def test_where_the_kind_is_not_known_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     account, said = subject_of(capsys, "--set namespace=team")
-    assert account == "team/default-editor" and "(no --host); the steps are taken to run as team/default-ed" in said
+    assert account == "team/default-editor" and "into .env); the steps are taken to run as team/default-ed" in said
     assert subject_of(capsys, "--set namespace=kubeflow")[0] == "kubeflow/pipeline-runner"
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nlp_pipeline.deploy.cluster import ACCESS, api, call
+from nlp_pipeline.deploy.cluster import api, call
 from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.settings import Settings
@@ -28,16 +28,10 @@ class Account:
         """What Kubernetes knows it as."""
         return f"system:serviceaccount:{self.namespace}:{self.name}"
 
-    def refusals(
-        self, namespace: str, is_own: bool, access: dict[tuple[str, str], list[str]] = ACCESS
-    ) -> Iterator[str]:
-        """Yields what it may not do in a namespace of what is needed there, as in "create inferenceservices".
+    def refusals(self, namespace: str, is_own: bool, access: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+        """Yields what it may not do in a namespace, as "create inferenceservices", of verbs by API group and resource.
 
-        `access` has the verbs by API group and resource; by default those of deploying. Any account may ask that of
-        itself, where it is the own one of who asks.
-
-        Raises:
-            UsageError: The one who asks may not ask that.
+        Who asks may ask that of its own account; where it may not of another, that is a UsageError.
         """
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{self.namespace}", "system:authenticated"]
         who = {} if is_own else {"user": self.username, "groups": groups}
@@ -62,17 +56,14 @@ def steps_account(settings: Settings, multi_user: bool, namespace: str) -> Accou
 
 def find_steps_account(settings: Settings, namespace: str) -> Account:
     """Returns what the steps run as; where Kubeflow can't be asked which kind it is, says what is assumed."""
-    if not settings.host:
-        unknown = "no --host"
-    else:
-        try:
-            return steps_account(settings, Connection(settings).multi_user, namespace)
-        except PipelineError as error:
-            unknown = str(error)
-    account = steps_account(settings, namespace != ONE_USER, namespace)  # that namespace is no one's profile
-    print(
-        f"note: Kubeflow can't be asked whether it has profiles ({unknown}); the steps are taken to run as {account}: "
-        f"--steps-account NAMESPACE/NAME names another, {ONE_USER}/pipeline-runner where Kubeflow Pipelines is alone",
-        file=sys.stderr,
-    )
-    return account
+    try:
+        return steps_account(settings, Connection(settings).multi_user, namespace)
+    except PipelineError as error:
+        account = steps_account(settings, namespace != ONE_USER, namespace)  # that namespace is no one's profile
+        print(
+            f"note: Kubeflow can't be asked whether it has profiles ({error}); the steps are taken to run as "
+            f"{account}: --steps-account NAMESPACE/NAME names another, {ONE_USER}/pipeline-runner where Kubeflow "
+            "Pipelines is alone",
+            file=sys.stderr,
+        )
+        return account

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,8 @@ DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 # What Kubeflow with several users gives each namespace since KFP 2.15.
 NAMESPACE_ROOT = "minio://mlpipeline/private-artifacts/{}/v2/artifacts"
 ROOT = re.compile(r"(minio|s3)://([^/?]+)/?([^?]*)(?:\?.*)?")
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# A task, perhaps an id, and the artifact's own path.
+PATH = re.compile(r"([^/]*)((?:/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=/))?)(.*)", re.DOTALL)
 ENDPOINT, ACCESS_KEY, SECRET_KEY, REGION = (
     f"{PREFIX}S3_{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY", "REGION")
 )
@@ -40,11 +41,7 @@ ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-e
 
 
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
-    """Downloads a run's artifacts.
-
-    A file that is there whole is not fetched again; one that is not whole is continued where it ended, unless its
-    object was altered meanwhile. Returns what `fetch_missing` does.
-    """
+    """Downloads a run's artifacts; returns what `fetch_missing` does."""
     connection = connect(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
         raise UsageError(f"{run_id!r} is no id of a run: --runs lists them")
@@ -66,11 +63,11 @@ def possible_roots(run: Any, namespace: str) -> list[str]:
 
 
 def parse_root(root: str) -> tuple[str, str]:
-    """Returns the bucket and the prefix of a pipeline root; what it asks for in its query the settings tell."""
+    """Returns the bucket and the prefix of a pipeline root; what it asks for in its query the settings have."""
     match = ROOT.fullmatch(root)
     if not match:
         raise UsageError(f"pipeline root {root.partition('?')[0]!r}: only minio:// and s3:// can be downloaded from")
-    return match[2], f"{match[3].strip('/')}/" if match[3].strip("/") else ""
+    return match[2], f"{match[3].strip('/')}/".lstrip("/")
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Store:
     """An object store: its address, and its `minio.Minio`."""
 
     address: str
-    client: Any = field(repr=False)
+    client: Any
 
     def call(self, doing: str, function: Callable[[], Any]) -> Any:
         """Does something with the object store, each time from its start; what may pass by itself is tried again."""
@@ -114,7 +111,6 @@ class Store:
 
 
 def _refusal(where: str, error: Any) -> PipelineError:
-    """Returns what to raise for an error that the object store answers with."""
     code = error.code
     if code in ("NoSuchBucket", "NoSuchKey", "InvalidBucketName"):
         return NotFoundError(f"{where} has it not ({code}): is {ENDPOINT} that of this Kubeflow's object store?")
@@ -171,24 +167,19 @@ def plan_files(prefix: str, objects: list[Any]) -> list[Item]:
     KFP puts an artifact at TASK/RANDOM ID/ARTIFACT, before 2.3 at TASK/ARTIFACT. The id is left out, unless a task has
     several.
     """
-    planned: list[tuple[Any, list[str], str]] = []
+    paths = [PATH.findall(item.object_name.removeprefix(prefix))[0] for item in objects]
     ids: dict[str, set[str]] = {}
-    for item in objects:
-        parts = item.object_name.removeprefix(prefix).split("/")
-        own_id = parts[1] if len(parts) > 2 and UUID.fullmatch(parts[1]) else ""
-        planned.append((item, parts, own_id))
-        if parts[-1]:  # some clients make objects for folders
-            ids.setdefault(parts[0], set()).add(own_id)
+    for task, own_id, rest in paths:
+        if not rest.endswith("/"):  # some clients make objects for folders
+            ids.setdefault(task, set()).add(own_id)
     items = []
-    for item, parts, own_id in planned:
-        short = [parts[0], *parts[2:]] if own_id and ids.get(parts[0]) == {own_id} else parts
-        items.append(Item(item.object_name, "/".join(short), item.size or 0, (item.etag or "").strip('"')))
+    for item, (task, own_id, rest) in zip(objects, paths, strict=True):
+        path = task + (own_id if ids.get(task) != {own_id} else "") + rest
+        items.append(Item(item.object_name, path, item.size or 0, (item.etag or "").strip('"')))
     return items
 
 
 def _receive(store: Store, bucket: str, item: Item, part: Path, show: Callable[[int], None]) -> bool:
-    """Receives what is missing of a file; see `platforms.downloads.Receive`."""
-
     def receive_rest() -> bool:
         with part.open("ab") as file:
             if (offset := file.tell()) == item.size:

@@ -25,7 +25,7 @@ from nlp_pipeline.kubeflow.http import explain, explained, fetch, http_client, r
 from nlp_pipeline.kubeflow.sign_in import Page, choose_sign_in
 from nlp_pipeline.platforms.calls import ERRORS, TRANSIENT, make_once, once_per_settings
 from nlp_pipeline.settings import Settings, redacted
-from nlp_pipeline.storage import retrying
+from nlp_pipeline.storage import is_transient, retrying
 
 TIMEOUT = 60.0
 HEALTH = "/apis/v2beta1/healthz"
@@ -40,14 +40,8 @@ class Connection:
 
     Attributes:
         url: The API's address.
-        namespace: The user's namespace, in a pod its own unless set; empty where there is but one user.
-        multi_user: Whether Kubeflow has several users.
-        sign_in: How requests are signed in.
         health: What the API's server, or its user interface, says of itself.
-
-    Raises:
-        UsageError: The settings lead nowhere.
-        PipelineError: Kubeflow can't be reached, or it lets no one in.
+        namespace: The user's namespace, in a pod its own unless set; empty where there is but one user.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -114,19 +108,9 @@ class Connection:
         return SimpleNamespace(data=answer.content, getheader=answer.headers.get)
 
     def call(self, doing: str, method: Call, *values: Any, repeat: bool = True, **named: Any) -> Any:
-        """Calls a method of one of the services with arguments.
+        """Calls a method of one of the services with arguments; an answer that says no is raised by ERRORS.
 
-        Args:
-            doing: What is done, for messages, as in "starting the run".
-            method: The method.
-            *values: Its arguments.
-            repeat: Whether it may be done twice: what fails in between is tried again only then.
-            **named: More of them.
-
-        Raises:
-            NotFoundError, ConflictError: 404, 409.
-            UsageError: The user may not do that, or it is refused as wrong.
-            PipelineError: Kubeflow can't be reached, or fails.
+        Messages say what it was doing, as in "starting the run". Only what may be done twice is tried again.
         """
 
         def attempt() -> Any:
@@ -147,9 +131,8 @@ class Connection:
             raise self._error(doing, error.response) from None
 
     def _is_transient(self, error: BaseException) -> bool:
-        if isinstance(error, httpx.HTTPStatusError):
-            return error.response.status_code in TRANSIENT
-        return isinstance(error, httpx.RequestError) and not isinstance(explain(self.host, error), UsageError)
+        # A certificate that is not trusted will not be the next time.
+        return is_transient(error) and not isinstance(explain(self.host, error), UsageError)
 
     def create(self, doing: str, method: Call, find: Call, *values: Any, unique: bool = False, **named: Any) -> Any:
         """Makes something by a method of one of the services, once; see `make_once`."""
@@ -202,7 +185,7 @@ def pod_namespace() -> str:
 
 
 def _is_sign_in(answer: httpx.Response) -> bool:
-    """Returns whether an answer of the API is none, but asks for a sign-in: an oauth2-proxy may do so by a page."""
+    """Says whether an answer of the API is none, but asks for a sign-in: an oauth2-proxy may do so by a page."""
     if answer.status_code == 403:
         return answer.text.lstrip().startswith("<")
     is_page = answer.is_success and "json" not in answer.headers.get("content-type", "")

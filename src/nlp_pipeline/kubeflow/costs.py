@@ -20,11 +20,9 @@ SPREAD = 2
 
 
 def describe_costs(values: dict[str, Any], volume: Path) -> dict[str, str]:
-    """Returns what a run of the whole pipeline asks of a cluster.
+    """Returns what a run of the whole pipeline with these parameters, all of them, asks of a cluster.
 
-    Args:
-        values: All parameters.
-        volume: The folder of local runs, one of which may have recorded how fast the base model is trained.
+    The volume is that of local runs, one of which may have recorded how fast the base model is trained.
     """
     return {
         "pods": count_pods(values),
@@ -36,12 +34,13 @@ def describe_costs(values: dict[str, Any], volume: Path) -> dict[str, str]:
 
 def count_pods(values: dict[str, Any]) -> str:
     """Returns how many pods there are, and how many of them at once."""
-    nodes = f", and while it trains {values['train_nodes']} that train" if values["train_nodes"] > 1 else ""
-    serving = ""
+    nodes, least, most = values["train_nodes"], values["min_replicas"], values["max_replicas"]
+    text = f"{len(ALL_STEPS)} of steps, one after the other"
+    if nodes > 1:
+        text += f", and while it trains {nodes} that train"
     if values["deploy"]:
-        least, most = values["min_replicas"], values["max_replicas"]
-        serving = f"; {least if least == most else f'{least} to {most}'} that serve, twice as many while one rolls out"
-    return f"{len(ALL_STEPS)} of steps, one after the other{nodes}{serving}"
+        text += f"; {least if least == most else f'{least} to {most}'} that serve, twice as many while one rolls out"
+    return text
 
 
 def describe_most(values: dict[str, Any]) -> str:
@@ -50,7 +49,7 @@ def describe_most(values: dict[str, Any]) -> str:
     nodes = values["train_nodes"]
     pods = nodes + 1 if nodes > 1 else 1  # the step's own pod follows its nodes, and is like them
     total = {
-        "cpu": f"{sum([parse_quantity(training['cpu'])] * pods).normalize():f}",
+        "cpu": f"{(parse_quantity(training['cpu']) * pods).normalize():f}",
         "memory": f"{parse_quantity(training['memory']) * pods / 2**30:.3g}Gi",
     }
     if GPU in training:
@@ -61,17 +60,12 @@ def describe_most(values: dict[str, Any]) -> str:
 
 def describe_storage(base_model: str) -> str:
     """Returns what a run leaves on the volume, by the size of a base model that lies on this machine."""
-    files = list(Path(base_model).glob("*.safetensors"))
-    if not files:
-        return (
-            f"not known, as {base_model} is not on this machine: for each weight {RELEASE[0]} to {RELEASE[1]} bytes of "
-            f"the release, {MODEL} of the run's copy, and at most {CHECKPOINTS} of checkpoints while it trains"
-        )
-    weights = sum(file.stat().st_size for file in files) / MODEL
-    sizes = [in_bytes(weights * size) for size in (*RELEASE, MODEL, CHECKPOINTS)]
+    weights = sum(file.stat().st_size for file in Path(base_model).glob("*.safetensors")) / MODEL
+    sizes = [in_bytes(weights * size) if weights else f"{size} bytes" for size in (*RELEASE, MODEL, CHECKPOINTS)]
+    where = "on the volume" if weights else f"not known, as {base_model} is not on this machine: for each weight"
     return (
-        f"on the volume {sizes[0]} to {sizes[1]} for the release, {sizes[2]} for the run's copy of the model, its "
-        f"data, and at most {sizes[3]} for checkpoints while it trains"
+        f"{where} {sizes[0]} to {sizes[1]} for the release, {sizes[2]} for the run's copy of the model, at most "
+        f"{sizes[3]} for checkpoints while it trains; and the data"
     )
 
 

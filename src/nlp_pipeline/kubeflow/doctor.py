@@ -37,24 +37,16 @@ def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
 
 
 class Doctor(platforms.Doctor):
-    """The checks.
-
-    Attributes:
-        connection: The connection to Kubeflow Pipelines; None where there is none.
-        namespace: The namespace that the run's pods are in; empty where it is not known.
-        needs_secrets: Whether the Secrets that steps name must exist.
-        account: Whom Kubernetes knows the user as; empty where it does not tell.
-        claim: The volume's claim; None where it is not there, or not known.
-    """
+    """The checks, and what one of them finds out for those that follow."""
 
     platform = "kubeflow"
     optional = ("Kubernetes",)
     certain = ("sign-in",)
     connection: Connection | None = None
-    namespace = ""
-    needs_secrets = False
-    account = ""
-    claim: Any = None
+    namespace = ""  # of the run's pods; empty where it is not known
+    needs_secrets = False  # whether the Secrets that steps name must exist
+    account = ""  # whom Kubernetes knows the user as; empty where it does not tell
+    claim: Any = None  # the volume's; None where it is not there, or not known
 
     def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """Yields the checks by name."""
@@ -68,11 +60,12 @@ class Doctor(platforms.Doctor):
             yield "Secrets", self._check_secrets
         if self.values.get("train_nodes", 1) > 1:
             yield "training runtime", self._check_training_runtime
-            yield "right to train", self._check_right_to_train
+            train = " --set train_nodes=2"
+            yield "right to train", lambda: self._find_refusals(self._known(self.namespace), TRAIN_JOB_ACCESS, train)
         if "deploy" in self.values:
             yield "KServe", self._check_kserve
         if self.values.get("deploy"):
-            yield "right to deploy", self._check_right
+            yield "right to deploy", lambda: self._find_refusals(self._known(self._serving_namespace), ACCESS)
             yield "runtime", self._check_runtime
             if self._deploy_settings.serving_account or self._serving_namespace != self.namespace:
                 yield "serving pods", self._check_serving_pods
@@ -201,9 +194,6 @@ class Doctor(platforms.Doctor):
         kind, name = find_runtime(self.values["train_runtime"], self._known(self.namespace))
         return Finding(True, f"{kind} {name}")
 
-    def _check_right_to_train(self) -> Finding:
-        return self._find_refusals(self._known(self.namespace), TRAIN_JOB_ACCESS, " --set train_nodes=2")
-
     def _find_refusals(self, namespace: str, access: dict[tuple[str, str], list[str]], more: str = "") -> Finding:
         """Looks for what the steps' account may not do in a namespace; `more` is what `--manifests` must be given."""
         steps = steps_account(self.settings, self._signed_in.multi_user, self.namespace)
@@ -234,9 +224,6 @@ class Doctor(platforms.Doctor):
         self._known(self._serving_namespace)
         cluster.check_kserve()
         return Finding(True, "it knows InferenceServices (serving.kserve.io/v1beta1)")
-
-    def _check_right(self) -> Finding:
-        return self._find_refusals(self._known(self._serving_namespace), ACCESS)
 
     def _check_runtime(self) -> Finding:
         namespace = self._known(self._serving_namespace)

@@ -12,7 +12,7 @@ import httpx
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.platforms.calls import TRANSIENT, UnansweredError
 from nlp_pipeline.settings import Settings
-from nlp_pipeline.storage import retrying
+from nlp_pipeline.storage import is_transient, retrying
 
 # This machine is reached without the proxy that the environment names.
 WITHOUT_PROXY: dict[str, None] = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
@@ -42,11 +42,7 @@ def http_client(settings: Settings, **options: Any) -> httpx.Client:
 
 
 def trusted(settings: Settings) -> ssl.SSLContext:
-    """Returns how servers are verified: by the known authorities and those of a file, or, where asked, not at all.
-
-    Raises:
-        UsageError: The file can't be read.
-    """
+    """Returns how servers are verified: by the known authorities and those of a file, or, where asked, not at all."""
     if settings.insecure:
         return httpx.create_ssl_context(verify=False)
     context = httpx.create_ssl_context()
@@ -59,15 +55,15 @@ def trusted(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _is_transient(error: BaseException) -> bool:
-    is_down = isinstance(error, httpx.ConnectError | httpx.TimeoutException)
-    return isinstance(error, httpx.HTTPStatusError | httpx.TransportError) and not is_down
+def _may_pass(error: BaseException) -> bool:
+    # Who does not answer at all is rather named wrongly.
+    return is_transient(error) and not isinstance(error, httpx.ConnectError | httpx.TimeoutException)
 
 
 def fetch(client: httpx.Client, address: str, **options: Any) -> httpx.Response:
     """Gets a page; tries again where the connection is dropped, or the server fails for a moment."""
 
-    @retrying(may_pass=_is_transient)
+    @retrying(may_pass=_may_pass)
     def get() -> httpx.Response:
         answer = client.get(address, **options)
         return answer.raise_for_status() if answer.status_code in TRANSIENT else answer
@@ -87,7 +83,7 @@ def explained(host: str) -> Iterator[None]:
         raise explain(host, error) from None
 
 
-def explain(host: str, error: Exception) -> PipelineError:
+def explain(host: str, error: BaseException) -> PipelineError:
     """Returns what to tell of a host that can't be reached, where httpx raised an error."""
     where, reason = urlsplit(host).netloc, " ".join(str(error).split())
     if "certificate verify failed" in reason:

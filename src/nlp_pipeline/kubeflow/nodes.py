@@ -9,23 +9,17 @@ from nlp_pipeline.platforms.doctor import Finding
 
 # With another effect, a taint only makes a node less liked.
 REPELLING = ("NoSchedule", "NoExecute")
+# Some label their nodes; what cluster-autoscaler writes down instead is a ConfigMap.
 AUTOSCALER_LABELS = {
     "karpenter.sh/nodepool": "Karpenter",
     "eks.amazonaws.com/compute-type": "EKS Auto Mode",
     "cloud.google.com/gke-provisioning": "GKE's autoscaler",
 }
-# What cluster-autoscaler writes down.
 STATUS = "cluster-autoscaler-status"
 
 
 def check_nodes(values: dict[str, Any]) -> Finding:
-    """Looks for a node for each pod of a run; what other pods ask for there is not counted.
-
-    Where there is none, a run can't go well, unless the cluster's autoscaler adds one.
-
-    Raises:
-        UsageError: The nodes may not be listed.
-    """
+    """Looks for a node for each pod of a run; what other pods ask for there is not counted."""
     nodes = call("listing the nodes", api("CoreV1Api").list_node).items
     for what, requests in requests_of(values).items():
         obstacles = [find_obstacle(node, requests, values["node_selector"], values["tolerations"]) for node in nodes]
@@ -40,13 +34,11 @@ def check_nodes(values: dict[str, Any]) -> Finding:
 
 
 def find_autoscaler(nodes: list[Any]) -> str:
-    """Returns what adds nodes to the cluster, as far as it can be seen; empty where nothing does.
-
-    Karpenter, and what some clouds have in its place, label their nodes; cluster-autoscaler writes a ConfigMap.
-    """
+    """Returns what adds nodes to the cluster, as far as it can be seen; empty where nothing does."""
     labels = {key for node in nodes for key in node.metadata.labels or {}}
-    if named := [name for label, name in AUTOSCALER_LABELS.items() if label in labels]:
-        return named[0]
+    for label, name in AUTOSCALER_LABELS.items():
+        if label in labels:
+            return name
     read = api("CoreV1Api").read_namespaced_config_map
     status = call("looking for an autoscaler", read, STATUS, "kube-system", expected=(403, 404))
     return "" if status in (403, 404) else "cluster-autoscaler"

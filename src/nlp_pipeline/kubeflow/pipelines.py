@@ -68,11 +68,7 @@ def compiled(settings: Settings) -> str:
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Runs the pipeline; for a dry run the server is not asked.
-
-    Returns:
-        `run_id`, `name`, `url`, `version` and `new_version`; or what would be sent.
-    """
+    """Runs the pipeline, and returns what is known of the run; of a dry run, which asks no server, what it would be."""
     check_parameters(settings, values)
     ir = compiled(settings)
     if dry_run:
@@ -94,10 +90,7 @@ def describe_version(settings: Settings, ir: str) -> dict[str, str]:
 
 
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a dry run says of a run's pods: what they ask for and cost, and whether a node has it.
-
-    The cluster is asked where there is a kubeconfig.
-    """
+    """Returns what a run's pods ask for and cost, and, where there is a kubeconfig, whether a node has it."""
     complete = {name: item.default for name, item in pipeline_parameters(pipeline_of(settings)).items()} | values
     about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
     if "train_gpus" in complete:
@@ -114,11 +107,7 @@ def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    """Uploads the pipeline, where this content of it is not there yet.
-
-    Returns:
-        `pipeline_id`, `version_id`, `version` and `new_version`; or of a dry run what would be uploaded, and where to.
-    """
+    """Uploads the pipeline, where this content of it is not there yet, and returns its version."""
     ir = compiled(settings)
     if dry_run:
         return {"host": settings.host, **describe_version(settings, ir)}
@@ -128,7 +117,7 @@ def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
 
 
 def _find(connection: Connection, kind: str, method: Any, name: str, **query: Any) -> Any:
-    """Returns what a list method knows of a kind, as "experiments", under a display name; None where there is none."""
+    """Returns what a list method answers of a kind, as "experiments", under a display name; None without one."""
     listed = connection.list_all(f"listing {kind.replace('_', ' ')}", method, kind, **query)
     return next((item for item in listed if item.display_name == name), None)
 
@@ -184,7 +173,7 @@ def get_experiment(connection: Connection, name: str) -> str:
 
 
 def start_run(connection: Connection, version: Version, experiment_id: str, values: dict[str, Any]) -> Any:
-    """Starts a run of a version in an experiment, with parameters, as the settings' service account."""
+    """Starts a run, as the settings' service account."""
     import kfp_server_api
 
     # Its own name, by which it is found again where the answer is lost.

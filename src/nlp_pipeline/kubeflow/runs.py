@@ -27,7 +27,7 @@ NOT_ARCHIVED = {"key": "storage_state", "operation": "NOT_EQUALS", "string_value
 def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
     """Returns so many runs that were made last in the user's namespace, newest first; `only` is a filter of the API's.
 
-    `created` is of ISO 8601, in UTC; `seconds` is None while a run is not over.
+    Their `seconds` are None while they are not over.
     """
     connection = connect(settings)
     listed = connection.list_all(
@@ -102,38 +102,40 @@ def read_progress(run: Any, workflow: Workflow) -> Progress:
     if state in ENDED and going[-1:] == ["CANCELING"]:  # after a retry, it may have been canceled earlier
         state = "CANCELED"
     nodes: dict[str, Any] = {node.display_name: node for node in workflow.nodes or _task_details(run)}
-    steps = _find_steps(nodes)
-    is_ours = set(steps.values()) <= set(ALL_STEPS)
+    tasks = _find_tasks(nodes)
+    is_ours = {_step_of(task) for task in tasks} <= set(ALL_STEPS)
     progress = Progress(
         run_id=run.run_id,
         name=run.display_name,
         state=state,
         seconds=seconds_between(run.created_at, run.finished_at) or 0.0,
-        all_steps=ALL_STEPS if is_ours else tuple(steps.values()),
+        all_steps=ALL_STEPS if is_ours else tuple(map(_step_of, tasks)),
     )
-    for task, step in sorted(steps.items(), key=lambda item: progress.all_steps.index(item[1])):
-        node = nodes.get(task) or nodes[f"{task}-driver"]
+    for task in sorted(tasks, key=lambda task: progress.all_steps.index(_step_of(task))):
+        node, step = nodes.get(task) or nodes[f"{task}-driver"], _step_of(task)
         progress.steps[step] = (node.state, seconds_between(node.start_time or node.create_time, node.end_time))
         progress.jobs[step] = workflow.pods_of(task) or _guess_pods(nodes, task)
     # The first condition is the gate's; what stands behind it has no nodes where it is skipped.
     condition = next((node for name, node in sorted(nodes.items()) if name.startswith("condition-")), None)
     if is_ours and condition is not None and condition.state in ENDED:
         progress.gate_passed = condition.state != "SKIPPED"
-    _explain(progress, workflow, is_ours)
+    _explain(progress, workflow)
     return progress
 
 
-def _find_steps(nodes: dict[str, Any]) -> dict[str, str]:
-    """Returns the steps that have begun, by their nodes' names, in that order: what has a driver, and is no group."""
+def _step_of(task: str) -> str:
+    return task.replace("-", "_")  # KFP writes a function's name otherwise
+
+
+def _find_tasks(nodes: dict[str, Any]) -> list[str]:
+    """Returns the tasks that have begun, in that order: what has a driver, and is no group."""
     drivers = {name.removesuffix("-driver"): node for name, node in nodes.items() if name.endswith("-driver")}
     begun = [
         task
         for task, driver in drivers.items()
         if not GROUP.fullmatch(task) and (driver.state == "FAILED" or (task in nodes and nodes[task].state))
     ]
-    begun.sort(key=lambda task: drivers[task].start_time or drivers[task].create_time)
-    ours = {task: task.replace("-", "_") for task in begun}
-    return ours if set(ours.values()) <= set(ALL_STEPS) else dict(zip(begun, begun, strict=True))
+    return sorted(begun, key=lambda task: drivers[task].start_time or drivers[task].create_time)
 
 
 def _guess_pods(nodes: dict[str, Any], task: str) -> list[str]:
@@ -146,15 +148,12 @@ def _guess_pods(nodes: dict[str, Any], task: str) -> list[str]:
         workflow, _, number = (child.pod_name or "").rpartition("-")
         numbers.append(number)
     # KFP numbers groups by their depth, too.
-    groups = sorted((f".{name}(0)" for name in nodes if GROUP.fullmatch(name) and name != "root"), key=_number)
-    for path in ("", *groups, *map("".join, combinations(groups, 2))):
+    groups = [name for name in nodes if GROUP.fullmatch(name) and name != "root"]
+    paths = [f".{name}(0)" for name in sorted(groups, key=lambda name: int(name.rpartition("-")[2]))]
+    for path in ("", *paths, *map("".join, combinations(paths, 2))):
         numbers.append(str(_hash(f"{workflow}(0).root(0){path}.{task}(0).executor(0)")))
     templates = ("-system-container-impl", "-retry-system-container-impl", "")
     return [f"{workflow}{template}-{number}" for number in numbers for template in templates] if workflow else []
-
-
-def _number(group: str) -> int:
-    return int(group.rpartition("-")[2].partition("(")[0])
 
 
 def _hash(text: str) -> int:
@@ -165,18 +164,14 @@ def _hash(text: str) -> int:
     return value
 
 
-def _explain(progress: Progress, workflow: Workflow, is_ours: bool) -> None:
+def _explain(progress: Progress, workflow: Workflow) -> None:
     """Adds what the cluster says of the run."""
-
-    def name_of(task: str) -> str:
-        return task.replace("-", "_") if is_ours else task
-
-    progress.errors = {name_of(task): message for task, message in workflow.errors().items()}
+    progress.errors = {_step_of(task): message for task, message in workflow.errors().items()}
     progress.notes = list(workflow.notes)
     if progress.state in ENDED:
         return
     for task, reason in workflow.hold_ups.items():
-        progress.notes.append(f"{'the run' if task == 'root' else name_of(task)} is held up: {reason}")
+        progress.notes.append(f"{'the run' if task == 'root' else _step_of(task)} is held up: {reason}")
     if what := workflow.lost():
         progress.lost = f"{what}, though Kubeflow still calls the run {progress.state}, and may do so for good"
     if not workflow.name:

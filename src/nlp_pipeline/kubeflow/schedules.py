@@ -78,7 +78,8 @@ class Schedules(schedules.Schedules):
         for name in ("pipeline_version_reference", "experiment_id"):
             if getattr(desired, name) not in (None, getattr(former, name)):
                 return "replaced"
-        return "unchanged" if _read_digest(former) == _read_digest(desired) else "replaced"
+        digests = [CONTENT.findall(item.description or "") for item in (former, desired)]  # others' have none
+        return "unchanged" if digests[0] == digests[1] else "replaced"
 
     def send(self, desired: Any, former: Schedule | None) -> Schedule:
         connection, name = connect(self.settings), desired.display_name
@@ -127,12 +128,6 @@ class Schedules(schedules.Schedules):
     def last_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
         of_it = {"key": "recurring_run_id", "operation": "EQUALS", "string_value": schedule.id}
         return runs(self.settings, count, of_it)
-
-
-def _read_digest(item: Any) -> str:
-    """Returns the digest of what a recurring run is made of; empty for those of others."""
-    match = CONTENT.search(item.description or "")
-    return match[1] if match else ""
 
 
 def _read_bounds(item: Any) -> tuple[datetime | None, ...]:

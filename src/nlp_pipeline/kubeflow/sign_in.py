@@ -33,13 +33,9 @@ ADVICE = {
 
 @dataclass
 class SignIn:
-    """How requests are signed in.
+    """How requests are signed in, what to do where the server lets no one in so, and each request's headers.
 
-    Attributes:
-        how: The way, as the user is told it.
-        advice: What to do where the server lets no one in by it.
-        headers: Headers of each request; not shown, as they are secrets.
-        renew: Signs in again where the session has expired; None where that would change nothing.
+    `renew` signs in again where the session has expired; it is None where that would change nothing.
     """
 
     how: str
@@ -49,12 +45,7 @@ class SignIn:
 
 
 def choose_sign_in(settings: Settings, host: str, browser: Callable[[], httpx.Client]) -> SignIn:
-    """Chooses how to sign in, by what is given; `browser` makes clients that follow redirects and keep cookies.
-
-    Raises:
-        UsageError: Part of what is needed is missing, or the password is wrong.
-        PipelineError: Signing in did not work.
-    """
+    """Signs in, by what is given; `browser` makes clients that follow redirects and keep cookies."""
     username, password = settings.username, settings.password.get_secret_value()
 
     def by_password() -> SignIn:
@@ -98,16 +89,20 @@ def _pod_token() -> str:
 def _sign_in_with_password(client: httpx.Client, host: str, username: str, password: str) -> dict[str, str]:
     """Signs in as a browser would: follows redirects, fills in the form, grants what is asked.
 
-    Returns:
-        The session's cookies, as a header; empty where no one asked for a password.
+    Returns the session's cookies, as a header; nothing where no one asked for a password.
     """
     origin, where = "{0.scheme}://{0.netloc}/".format(urlsplit(host)), urlsplit(host).netloc
     response, is_sent = fetch(client, origin), False
     for _ in range(MAX_PAGES):
         page = Page(response)
         if (form := page.login_form) is not None:
+            if is_sent and not response.history:
+                raise UsageError(f"{where} refuses user {username!r} with this password")
             if is_sent:
-                raise _refusal(where, username, is_back=bool(response.history))
+                raise UsageError(
+                    f"{where} wants the password of {username!r} again: it is wrong, or the session is not kept; is "
+                    "--host the address that people open?"
+                )
             _check_target(form, page.address, origin)
             response, is_sent = client.post(form.action, data=form.filled_in(username, password)), True
         elif (step := page.next_step) is None:
@@ -131,15 +126,6 @@ def _sign_in_with_password(client: httpx.Client, host: str, username: str, passw
     # Those of the whole site, and those of the API alone.
     request = client.build_request("GET", f"{origin}pipeline/apis/")
     return {"Cookie": request.headers.get("cookie", "")}
-
-
-def _refusal(where: str, username: str, is_back: bool) -> UsageError:
-    if not is_back:
-        return UsageError(f"{where} refuses user {username!r} with this password")
-    return UsageError(
-        f"{where} wants the password of {username!r} again: it is wrong, or the session is not kept; is --host the "
-        "address that people open?"
-    )
 
 
 def _check_target(form: "Form", page: str, origin: str) -> None:

@@ -37,17 +37,12 @@ OUTGROWN = "the workflow has outgrown what Kubeflow's API reports of it: its ste
 
 @dataclass
 class Node:
-    """A node of the Workflow, with what the API's task details have too.
-
-    Attributes:
-        step: The step that it belongs to, as Argo names it.
-        pod: The name of its pod; empty where it has none of its own.
-    """
+    """A node of the Workflow, with what the API's task details have too."""
 
     id: str
     display_name: str
-    step: str
-    pod: str
+    step: str  # that it belongs to, as Argo names it
+    pod: str  # empty where it has none of its own
     state: str
     message: str
     start_time: datetime
@@ -74,17 +69,15 @@ class Workflow:
     """A run's Workflow, as it was when it was last read.
 
     Attributes:
-        readable: Whether the cluster can be asked.
-        name: The Workflow's name; empty while it has never been seen, as in the cluster of another Kubeflow.
+        name: Its name; empty while it has never been seen, as in the cluster of another Kubeflow.
         nodes: Its nodes, in the order in which they started.
-        message: What Argo says of the whole.
         hold_ups: Why steps do not go on, as far as it is known: their pods wait, or were lost and are started again.
         notes: What is to be said of the reading.
     """
 
     def __init__(self, run_id: str, namespace: str) -> None:
         self.run_id, self.namespace = run_id, namespace
-        self.name = self.message = self._over = ""
+        self.name = self._message = self._over = ""
         self.nodes: list[Node] = []
         self.hold_ups: dict[str, str] = {}
         self.notes: list[str] = []
@@ -93,14 +86,14 @@ class Workflow:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt to reach a cluster
         try:
             connect()
-            self.readable = True
+            self._is_reachable = True
         except UsageError:  # there is none, and none is needed
-            self.readable = False
+            self._is_reachable = False
 
     def read(self, news: Any) -> None:
         """Reads the Workflow, where it is time to, or the API has news, which are anything that can be compared."""
         now = time.monotonic()
-        if not self.readable or (self._read_at and news == self._news and now - self._read_at < READ_SECONDS):
+        if not self._is_reachable or (self._read_at and news == self._news and now - self._read_at < READ_SECONDS):
             return
         self._news, self._read_at = news, now
         listing = api("CustomObjectsApi").list_namespaced_custom_object
@@ -124,7 +117,7 @@ class Workflow:
             self.notes = [OUTGROWN]
         self.nodes = [read_node(self.name, node) for node in nodes.values()]
         self.nodes.sort(key=lambda node: (node.start_time, node.display_name))
-        phase, self.message = status.get("phase", ""), one_line(status.get("message", ""))
+        phase, self._message = status.get("phase", ""), one_line(status.get("message", ""))
         return f"its workflow {self.name} has ended ({phase})" if phase in ENDED else ""
 
     def _ask(self, method: Callable[..., Any], *values: Any, **options: Any) -> Any:
@@ -140,7 +133,7 @@ class Workflow:
             return method(*values, _request_timeout=TIMEOUT, **options)
         except (ApiException, HTTPError) as error:
             if not self.name:
-                self.readable = False
+                self._is_reachable = False
                 why = one_line(getattr(error, "reason", None) or error)
                 self.notes = [f"the kubeconfig's cluster does not say what holds a step up: {why}"]
             return None
@@ -157,7 +150,7 @@ class Workflow:
     def errors(self) -> dict[str, str]:
         """Returns what Argo says of the last pods that failed, by their steps; of the whole by an empty name."""
         failed = {node.step: node.message for node in self.nodes if node.pod and node.state == "FAILED"}
-        return {"": failed.get("root", self.message), **failed}
+        return {"": failed.get("root", self._message), **failed}
 
     def _find_hold_ups(self) -> dict[str, str]:
         last = {node.step: node for node in self.nodes if node.pod}
@@ -167,20 +160,14 @@ class Workflow:
             is_tried_again = (node.step, ATTEMPT.sub("", node.display_name)) in going
             return node.state == "PENDING" or (node.state == "FAILED" and is_tried_again)
 
-        held = [node for node in last.values() if is_held(node)]
+        reasons = {node.step: node.message for node in last.values() if is_held(node)}
+        starting = {last[step].id: step for step, message in reasons.items() if message in STARTING}
         # Argo looks neither at a pod's init containers nor at its events.
-        pods = self._pods() if any(node.message in STARTING for node in held) else {}
-        reasons = {node.step: node.message for node in held}
-        for node in held:
-            if node.message in STARTING:
-                reasons[node.step] = self._reason(pods[node.id]) if node.id in pods else ""
-        return {step: reason for step, reason in reasons.items() if reason}
-
-    def _pods(self) -> dict[str, Any]:
-        """Returns the run's pods, by their nodes' ids."""
-        answer = self._ask(api("CoreV1Api").list_namespaced_pod, self.namespace)
-        pods = answer.items if answer else []
-        return {(pod.metadata.annotations or {}).get("workflows.argoproj.io/node-id", ""): pod for pod in pods}
+        answer = self._ask(api("CoreV1Api").list_namespaced_pod, self.namespace) if starting else None
+        for pod in answer.items if answer else []:
+            if step := starting.get((pod.metadata.annotations or {}).get("workflows.argoproj.io/node-id", "")):
+                reasons[step] = self._reason(pod)
+        return {step: reason for step, reason in reasons.items() if reason not in STARTING}
 
     def _reason(self, pod: Any) -> str:
         """Returns why a pod does not start, as its containers or the last warning of its events say."""

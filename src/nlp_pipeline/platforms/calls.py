@@ -53,20 +53,9 @@ ERRORS: dict[int, type[PipelineError]] = {
 
 
 def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], unique: bool) -> Any:
-    """Makes something, once: where an answer is lost, it is looked for before it is made again.
+    """Makes something, once: where an answer is lost, it is looked for before it is sent again.
 
-    Args:
-        doing: What is made, for messages.
-        send: Asks for it to be made, one time.
-        find: Looks for it; returns None where it is not there.
-        unique: Whether there can't be two of its name. What is not so isn't made again after a silence, as the
-            server may still be making it.
-
-    Returns:
-        What `send` or `find` returned.
-
-    Raises:
-        PipelineError: What `send` raised, where it is not there; or it is not known whether it is.
+    Of what is not `unique` there could be two: it is not sent again after a silence, as the server may still be at it.
     """
 
     def attempt() -> Any:

@@ -23,18 +23,11 @@ FIELD = re.compile(rf"[*?](/[0-9]+)?|{VALUES}(,{VALUES})*")
 
 @dataclass(frozen=True)
 class Cron:
-    """When a schedule runs.
-
-    Attributes:
-        expression: Six fields.
-        became: Whether the user wrote five, of Unix cron.
-        note: What is odd about it; empty where nothing is.
-        zone: The time zone that the fields are meant in.
-    """
+    """When a schedule runs: six fields, which `became` so where the user wrote five, of Unix cron."""
 
     expression: str
     became: bool
-    note: str = ""
+    note: str = ""  # what is odd about it
     zone: str = "UTC"
 
 

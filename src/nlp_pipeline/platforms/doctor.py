@@ -28,17 +28,13 @@ class Finding:
 class Doctor(ABC):
     """The checks of a platform. Each finds something, or raises why it can't be known, and may hand on what it knows.
 
-    Attributes:
-        platform: Its name.
-        optional: Checks of what a run can do without.
-        certain: Checks whose errors say that it is not as it should be, not that it can't be known.
-        chosen: The parameters that the user set.
-        values: All parameters, the others with their defaults.
+    `chosen` are the parameters that the user set; `values` are all, the others with their defaults.
     """
 
     platform: ClassVar[str]
-    optional: ClassVar[tuple[str, ...]] = ()
-    certain: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()  # checks of what a run can do without
+    # Checks whose errors say that it is not as it should be, not that it can't be known.
+    certain: ClassVar[tuple[str, ...]]
 
     def __init__(self, settings: Settings, chosen: dict[str, Any]) -> None:
         self.settings, self.chosen = settings, chosen

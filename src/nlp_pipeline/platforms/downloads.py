@@ -44,19 +44,10 @@ Receive = Callable[[Item, Path, Callable[[int], None]], bool]
 def fetch_missing(
     about: dict[str, Any], objects: list[Item], folder: Path, receive: Receive, dry_run: bool
 ) -> dict[str, Any]:
-    """Fetches the files of a run that are not in a folder yet.
+    """Fetches the files of a run that are not whole in a folder yet; those that can't be files here are left out.
 
-    `about` has the run's `run_id`, `state` and `source` (where its files lie); of the objects there, those that can't
-    be files here are left out.
-
-    Returns:
-        `about`, and `folder`, `files` and `bytes` (all of them), `fetched_files` and `fetched_bytes` (what this call
-        fetched, or would), `artifacts` (paths by kind), `missing` (the kinds that there are not), `left_out` (keys).
-
-    Raises:
-        NotFoundError: There are no files.
-        UsageError: A file is in the way.
-        PipelineError: A file could not be fetched or written.
+    `about` has the run's `run_id`, `state` and `source`. It is returned with what is there, what this call fetched, or
+    would in a dry run, the paths of the artifacts that people want, by kind, and which of these are missing.
     """
     if not objects:
         raise NotFoundError("run {run_id} has no artifacts (yet) in {source}: it is {state}".format(**about))

@@ -85,36 +85,23 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule that there is.
-
-    Attributes:
-        status: "enabled", "paused" or "ended".
-        next: When it runs next; None where that can't be told.
-        content: The platform's own object.
-    """
+    """A schedule that there is."""
 
     name: str
     id: str
-    status: str
+    status: str  # ENABLED, PAUSED or ENDED
     created: datetime
-    next: datetime | None
-    content: Any
+    next: datetime | None  # None where that can't be known
+    content: Any  # the platform's own object
 
 
 class Schedules(ABC):
-    """The verbs, of which each platform's module `schedules` says how they are done there.
+    """The verbs, of which each platform's module `schedules` says how they are done there."""
 
-    Attributes:
-        platform: Its name, for messages.
-        longest_name: How many letters a schedule's name may have.
-        kills_runs: Whether a run in progress may be lost with its schedule.
-        when_resumed: What becomes of the times that a paused schedule has missed.
-    """
-
-    platform: ClassVar[str]
+    platform: ClassVar[str]  # its name, for messages
     longest_name: ClassVar[int]
-    kills_runs: ClassVar[bool] = False
-    when_resumed: ClassVar[str]
+    kills_runs: ClassVar[bool] = False  # whether a run in progress may be lost with its schedule
+    when_resumed: ClassVar[str]  # what becomes of the times that a paused schedule has missed
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -162,16 +149,8 @@ class Schedules(ABC):
     def schedule(self, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         """Schedules the pipeline: makes, updates or replaces the schedule of a name, where it is not as desired.
 
-        A schedule that was paused stays so.
-
-        Returns:
-            `action` ("created", "updated", "replaced" or "unchanged"), `became` (whether five fields became these),
-            `next` (times in UTC), `replaced` (the ids of those that were removed), `note`, and what the schedule is.
-
-        Raises:
-            UsageError: Something is wrong.
-            PipelineError: The platform refuses or fails. No schedule is lost: where a new one was made, and the former
-                could not be removed, both are there, until the next call removes the former.
+        One that was paused stays so. None is lost: where a new one was made, and the former could not be removed, both
+        are there, until the next call removes the former.
         """
         timing = self.read(options, values)
         older = self.named(timing.name)  # whether that is allowed shows before anything is made
@@ -208,22 +187,17 @@ class Schedules(ABC):
 
     def _remove(self, older: list[Schedule], kept: Schedule, action: str) -> None:
         """Removes the older schedules of a name; the error says that the new one is there."""
-        left = list(older)
-        try:
-            while left:
-                self._change("delete", left[0])
-                del left[0]
-        except PipelineError as error:
-            done = "is as it was" if action == "unchanged" else "was scheduled anew"
-            more = "older ones of this name may be there, too, until the same command is run again"
-            facts = {"id": kept.id, "left": [schedule.id for schedule in left]}
-            raise type(error)(f"{kept.name!r} {done}, but {more}: {error}", facts) from None
+        for at, schedule in enumerate(older):
+            try:
+                self._change("delete", schedule)
+            except PipelineError as error:
+                done = "is as it was" if action == "unchanged" else "was scheduled anew"
+                more = "older ones of this name may be there, too, until the same command is run again"
+                facts = {"id": kept.id, "left": [item.id for item in older[at:]]}
+                raise type(error)(f"{kept.name!r} {done}, but {more}: {error}", facts) from None
 
     def schedules(self) -> list[dict[str, Any]]:
-        """Returns the schedules, of any pipeline, by name.
-
-        What can't be told, or is not there, is None: the `next` time, the last run, `start`, `end`.
-        """
+        """Returns the schedules, of any pipeline, by name; what is not there or can't be known is None."""
         return [self._row(schedule) for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)]
 
     def _known_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:
@@ -247,19 +221,19 @@ class Schedules(ABC):
         }
 
     def unschedule(self, name: str, dry_run: bool, force: bool = False) -> dict[str, Any]:
-        """Removes a schedule, of which there must be one; not while a run of it might be killed, except by force."""
-        found = self._find(name)
-        killing = found if self.kills_runs and not force else []
-        recent = [run for schedule in killing for run in self._known_runs(schedule, MOST_AT_ONCE)]
-        if going := [run["id"] for run in recent if run["state"] not in waiting.ENDED]:
-            raise UsageError(
-                f"run {going[0]} of {name!r} is in progress; {self.platform} may kill it with its schedule, and leave "
-                f"it RUNNING for good: --pause {name}, then --wait {going[0]}; or --force"
-            )
-        return self._change_all("delete", name, found, dry_run)
+        """Removes a schedule; not while a run of it might be killed, except by force."""
+        named = self._find(name)
+        for schedule in named if self.kills_runs and not force else []:
+            for run in self._known_runs(schedule, MOST_AT_ONCE):
+                if run["state"] not in waiting.ENDED:
+                    raise UsageError(
+                        f"run {run['id']} of {name!r} is in progress; {self.platform} may kill it with its schedule, "
+                        f"and leave it RUNNING for good: --pause {name}, then --wait {run['id']}; or --force"
+                    )
+        return self._change_all("delete", name, named, dry_run)
 
     def pause(self, name: str, dry_run: bool) -> dict[str, Any]:
-        """Lets a schedule rest; runs that it has made go on. The `action` is "paused" or "unchanged"."""
+        """Lets a schedule rest; runs that it has made go on."""
         enabled = [schedule for schedule in self._find(name) if schedule.status == ENABLED]
         return {**self._change_all("pause", name, enabled, dry_run), "status": PAUSED, "note": ""}
 

@@ -36,32 +36,20 @@ class NoRunError(UsageError):
 
 @dataclass
 class Progress:
-    """How far a run is.
-
-    Attributes:
-        state: Its state, as KFP calls it.
-        all_steps: In the order in which they are shown.
-        steps: State and seconds (None where unknown) of the steps that have begun, by their names.
-        gate_passed: Whether the gate let the model pass; None where that is not known yet.
-        jobs: What each step runs as: names that its pod may have, or of its jobs.
-        errors: What the server itself says of steps that failed; of the run by an empty name.
-        notes: What is to be said besides, each once.
-        lost: Why it will not end, though the server says that it goes on; empty where it may.
-        look: How people can look for what holds it up; empty where the notes say so.
-    """
+    """How far a run is, in the states that KFP knows."""
 
     run_id: str
     name: str
     state: str
     seconds: float
-    all_steps: tuple[str, ...]
-    steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)
-    gate_passed: bool | None = None
-    jobs: dict[str, list[str]] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    lost: str = ""
-    look: str = ""
+    all_steps: tuple[str, ...]  # in the order in which they are shown
+    steps: dict[str, tuple[str, float | None]] = field(default_factory=dict)  # state and seconds of those begun
+    gate_passed: bool | None = None  # None where that is not known yet
+    jobs: dict[str, list[str]] = field(default_factory=dict)  # names that a step's pod may have, or of its jobs
+    errors: dict[str, str] = field(default_factory=dict)  # what the server says of steps; of the run by no name
+    notes: list[str] = field(default_factory=list)  # what is to be said besides, each once
+    lost: str = ""  # why it will not end, though the server says that it goes on
+    look: str = ""  # how people can look for what holds it up; empty where the notes say so
 
 
 def seconds_between(start: Any, end: Any) -> float | None:
@@ -141,9 +129,6 @@ def follow(
         url: Where people see it.
         timeout: Seconds to wait at most; None for no limit.
         server: Who is asked, as the user knows it.
-
-    Returns:
-        `run_id`, `name`, `url`, `state`, `seconds` and `steps`.
 
     Raises:
         TimedOutError: It has not ended in time; it goes on.
