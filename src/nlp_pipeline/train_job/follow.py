@@ -31,10 +31,6 @@ REMEDIES = {
 }
 
 
-class TerminatedError(PipelineError):
-    """The step was told to end."""
-
-
 def train_on_nodes(
     nodes: int,
     runtime: str,
@@ -48,10 +44,6 @@ def train_on_nodes(
 
     A run that is tried again takes up its job, where that has not failed. A job that succeeded is deleted; one that
     failed is kept, unless it would go on in vain. The folder `model` gets a copy of what the nodes leave on the volume.
-
-    Raises:
-        UsageError: The cluster lacks what it takes, or does not take the job.
-        PipelineError: The training failed, or the run was terminated.
     """
     if run.folder is None:
         raise UsageError(f"train_nodes={nodes} needs the volume, which the nodes share: name one as volume_claim")
@@ -72,19 +64,15 @@ def train_on_nodes(
 
 
 class TrainJob:
-    """A TrainJob of a name, there or not.
-
-    Attributes:
-        failures: How pods ended that did not succeed, with their last line, as far as it was seen.
-    """
+    """A TrainJob of a name, there or not."""
 
     def __init__(self, name: str, namespace: str) -> None:
         self.name, self.namespace = name, namespace
-        self.failures: list[str] = []
         self._said = ""
-        self._seen: set[tuple[str, int]] = set()
-        # Whose log is printed, a pod and how often it was started, and how many lines of it are.
-        self._reader, self._printed = ("", 0), 0
+        # How containers ended that did not succeed, with their last line: of a pod, and how often it had been started.
+        self._failures: dict[tuple[str, int], str] = {}
+        # How many lines of the first node's log are printed, for each time that it was started.
+        self._printed: dict[tuple[str, int], int] = {}
 
     def __str__(self) -> str:
         return f"TrainJob {self.namespace}/{self.name}"
@@ -134,15 +122,15 @@ class TrainJob:
         """Deletes the job where the step is told to end meanwhile."""
 
         def end(*_: Any) -> None:
-            raise TerminatedError(f"the run was terminated, and {self} with it")
+            raise KeyboardInterrupt
 
         former = signal.signal(signal.SIGTERM, end)
         try:
             yield
-        except (TerminatedError, KeyboardInterrupt):
+        except KeyboardInterrupt:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self.delete()
-            raise
+            raise PipelineError(f"the run was terminated, and {self} with it") from None
         finally:
             signal.signal(signal.SIGTERM, former)
 
@@ -153,11 +141,7 @@ class TrainJob:
         self._said = text
 
     def follow(self, nodes: int) -> None:
-        """Waits until the job is complete; meanwhile prints the first node's log, and what holds the job up.
-
-        Raises:
-            PipelineError: It failed, can't begin, or was deleted.
-        """
+        """Waits until the job is complete; meanwhile prints the first node's log, and what holds the job up."""
         going_since = time.monotonic()
         while True:
             body = self.read()
@@ -181,15 +165,16 @@ class TrainJob:
 
     def _raise_failure(self, body: Json) -> None:
         """Raises the error where the job failed, or would go on in vain: then it is deleted."""
-        if final := next((text for text in self.failures if f": {FINAL}" in text), ""):
+        failures = list(self._failures.values())
+        if final := next((text for text in failures if f": {FINAL}" in text), ""):
             self.delete()
             raise PipelineError(f"{self} failed: {final}")
         if failed := condition(body, "Failed"):
-            # What was cut off from another pod's failure fails later, and says less.
-            known = [text for text in self.failures if with_remedy(text) != text]
-            reason = next(iter([*known, *self.failures]), one_line(f"{failed['reason']}: {failed.get('message', '')}"))
+            failures.append(one_line(f"{failed['reason']}: {failed.get('message', '')}"))
+            # What was cut off from another pod's failure fails later, and has no remedy.
+            reason = next((text for text in map(with_remedy, failures) if text not in failures), failures[0])
             kept = f"it is kept: kubectl -n {self.namespace} describe trainjob {self.name}"
-            raise PipelineError(f"{self} failed: {with_remedy(reason)}; {kept}")
+            raise PipelineError(f"{self} failed: {reason}; {kept}")
 
     def _find_obstacle(self, body: Json, pods: list[Any]) -> str:
         """Returns why nodes don't run, with the remedy; empty where it is not known, or a queue has the job wait."""
@@ -213,25 +198,24 @@ class TrainJob:
     def _print_log(self, pods: list[Any]) -> None:
         """Prints what is new in the first node's log."""
         for pod in [pod for pod in pods if pod.metadata.labels.get(INDEX) == "0"][-1:]:
-            reader = pod.metadata.name, starts_of(pod)
-            if reader != self._reader:
-                self._reader, self._printed = reader, 0
-            lines = self._read_log(pod)
-            if new := lines[self._printed :]:
+            lines, start = self._read_log(pod), (pod.metadata.name, starts_of(pod))
+            if new := lines[self._printed.get(start, 0) :]:
                 print("\n".join(new), flush=True)
-            self._printed = len(lines)
+            self._printed[start] = len(lines)
 
     def _note_failures(self, pods: list[Any]) -> None:
         """Keeps in mind how pods ended that did not succeed: at the job's end, they and their logs may be gone."""
         for pod in pods:
             name, (end, is_former) = pod.metadata.name, end_of(pod)
-            mark = name, starts_of(pod) - is_former
-            if end is None or mark in self._seen:
+            start = name, starts_of(pod) - is_former
+            if end is None or start in self._failures:
                 continue
-            self._seen.add(mark)
             log = [line for line in self._read_log(pod, previous=is_former, tail_lines=20) if line.strip()]
-            self.failures.append(f"pod {name}: {end.reason or 'Error'}, exit code {end.exit_code}: {last_words(log)}")
-            print(f"{self}: {self.failures[-1]}", flush=True)
+            # Of an error of the project's own, torchrun's follows.
+            words = [line for line in log if line.startswith(FINAL)] or log or ["it said nothing"]
+            reason, code = end.reason or "Error", end.exit_code
+            self._failures[start] = f"pod {name}: {reason}, exit code {code}: {one_line(words[-1])}"
+            print(f"{self}: {self._failures[start]}", flush=True)
 
 
 def condition(body: Json, kind: str) -> Json | None:
@@ -258,12 +242,6 @@ def end_of(pod: Any) -> tuple[Any, bool]:
         if state and state.terminated and state.terminated.exit_code:
             return state.terminated, is_former
     return None, False
-
-
-def last_words(log: list[str]) -> str:
-    """Returns the line of a log that says most of why it ends."""
-    errors = [line for line in log if line.startswith(FINAL)]
-    return one_line((errors or log or ["it said nothing"])[-1])
 
 
 def with_remedy(failure: str) -> str:

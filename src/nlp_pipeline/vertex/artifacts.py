@@ -15,19 +15,16 @@ from nlp_pipeline.vertex.runs import state_of, task_details
 
 
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
-    """Downloads a run's artifacts; files that are there already, and whole, are not fetched again.
-
-    Returns what `fetch_missing` does.
-    """
+    """Downloads a run's artifacts; returns what `fetch_missing` does."""
     connection = connect(settings)
     run = get_run(connection, run_id)
     objects = []
     for place, uri in artifacts_of(run):
         for blob in list_blobs(connection, uri):
-            path = place + f"gs://{blob.bucket.name}/{blob.name}".removeprefix(uri)
+            key = f"gs://{blob.bucket.name}/{blob.name}"
             # One that was put together of others has no MD5.
             etag = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else str(blob.generation)
-            objects.append(Item(f"gs://{blob.bucket.name}/{blob.name}", path, blob.size or 0, etag))
+            objects.append(Item(key, place + key.removeprefix(uri), blob.size or 0, etag))
     about = {"run_id": run_id, "state": state_of(run), "source": run.runtime_config.gcs_output_directory}
     return fetch_missing(about, objects, folder, partial(receive, connection), dry_run)
 

@@ -44,11 +44,7 @@ def bucket_of(settings: Settings) -> str:
 
 
 def find_credentials() -> tuple[Any, str]:
-    """Returns the Application Default Credentials, and the project that they name, which may be empty.
-
-    Raises:
-        UsageError: There are none.
-    """
+    """Returns the Application Default Credentials, and the project that they name, which may be empty."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
 
@@ -63,11 +59,7 @@ def find_credentials() -> tuple[Any, str]:
 
 
 class Connection(Api):
-    """Google's APIs, as the user who is signed in; `project` is the settings', or else the credentials'.
-
-    Raises:
-        UsageError: The settings are wrong, there are no credentials, or Google's libraries are not installed.
-    """
+    """Google's APIs, as the user who is signed in; `project` is the settings', or else the credentials'."""
 
     kinds = ERRORS
     denied = "; --doctor shows what is missing"
@@ -98,10 +90,7 @@ class Connection(Api):
         return storage.Client(self.project, self.credentials, client_options=options)
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Asks an API of which no client library is installed, as in "iam", for a path; posts, where there is a body.
-
-        Returns what it answers in JSON; see `call`.
-        """
+        """Asks an API of which no client library is installed, as in "iam"; posts where there is a body. See `call`."""
         from google.api_core.exceptions import from_http_response
         from google.auth.transport.requests import AuthorizedSession
 
@@ -117,11 +106,16 @@ class Connection(Api):
 
         return self.call(doing, send)
 
+    @property
+    def bucket(self) -> Any:
+        """The bucket that runs write to, there or not."""
+        return self.storage.bucket(bucket_of(self.settings).removeprefix("gs://").partition("/")[0])
+
     def check_bucket(self) -> None:
         """Raises UsageError where the bucket is not there: a run would find out only when its first step has ended."""
-        name = bucket_of(self.settings).removeprefix("gs://").partition("/")[0]
+        name = self.bucket.name
         try:
-            is_there = self.call(f"looking for bucket {name}", self.storage.bucket(name).exists, retry=None)
+            is_there = self.call(f"looking for bucket {name}", self.bucket.exists, retry=None)
         except UsageError:
             return  # who may write there need not be allowed to look; what else is wrong the next request shows
         if not is_there:

@@ -12,7 +12,7 @@ from nlp_pipeline.platforms import doctor as platforms
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.platforms.doctor import Finding
 from nlp_pipeline.settings import PREFIX, Settings
-from nlp_pipeline.vertex.connection import Connection, bucket_of, check_region, find_credentials
+from nlp_pipeline.vertex.connection import Connection, check_region, find_credentials
 from nlp_pipeline.vertex.pipelines import check_parameters
 
 # What a run can't do without; the first of them is Vertex AI's own.
@@ -31,7 +31,6 @@ REGISTRY = re.compile(
     r"(?P<place>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/(?P<image>[^:@]+)"
     r"(?::(?P<tag>[^@]+))?(?:@(?P<digest>sha256:[0-9a-f]+))?"
 )
-DEFAULT_IMAGE = "none is set: steps install their packages when they start, which takes minutes"
 
 
 def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
@@ -41,17 +40,12 @@ def doctor(settings: Settings, values: dict[str, Any]) -> list[Finding]:
 
 
 class Doctor(platforms.Doctor):
-    """The checks.
-
-    Attributes:
-        connection: The connection to Google Cloud; None where no one is signed in, or no project known.
-        number: The project's number; empty where it is not known.
-    """
+    """The checks, and what one of them finds out for those that follow."""
 
     platform = "vertex"
     certain = ("credentials", "region", "parameters")
-    connection: Connection | None = None
-    number = ""
+    connection: Connection | None = None  # None where no one is signed in, or no project known
+    number = ""  # the project's; empty where it is not known
 
     def plan(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """Yields the checks by name."""
@@ -89,14 +83,12 @@ class Doctor(platforms.Doctor):
     def _check_credentials(self) -> Finding:
         from google.auth.transport.requests import Request
 
-        _, project = find_credentials()
-        project = self.settings.project or project
+        project = self.settings.project or find_credentials()[1]
         connection = Connection(self.settings.model_copy(update={"project": project or "not-set"}))
         connection.call("asking for a token", lambda timeout: connection.credentials.refresh(Request()))
         self.connection = connection if project else None
-        return Finding(
-            True, f"as {connection.who}" if connection.who else "those of gcloud auth application-default login"
-        )
+        who = f"as {connection.who}" if connection.who else "those of gcloud auth application-default login"
+        return Finding(True, who)
 
     def _check_project(self) -> Finding:
         if self.connection is None and self.result("credentials"):
@@ -127,14 +119,11 @@ class Doctor(platforms.Doctor):
             return Finding(False, f"{self.who} lacks {', '.join(missing)}", remedy)
         return Finding(True, f"{self.who} may start runs and schedules")
 
-    def _bucket(self) -> Any:
-        return self.google.storage.bucket(bucket_of(self.settings).removeprefix("gs://").partition("/")[0])
-
     def _check_bucket(self) -> Finding:
         google, region = self.google, self.google.region
         if not self.settings.bucket:
             return Finding(False, "no bucket is set", f"give --bucket gs://NAME, or set {PREFIX}BUCKET")
-        bucket = self._bucket()
+        bucket = google.bucket
         try:
             google.call(f"looking for bucket {bucket.name}", bucket.reload, retry=None)
         except NotFoundError as error:
@@ -148,7 +137,7 @@ class Doctor(platforms.Doctor):
         return Finding(False, f"{places}: {far}", required=False)
 
     def _check_writing(self) -> Finding:
-        bucket, account = self._bucket(), self.settings.service_account or "the project's default account"
+        bucket, account = self.google.bucket, self.settings.service_account or "the project's default account"
         ask = bucket.test_iam_permissions
         allowed = self.google.call("asking what is allowed", ask, permissions=WRITING, retry=None)
         missing = [right for right in WRITING if right not in allowed]
@@ -157,8 +146,8 @@ class Doctor(platforms.Doctor):
             return Finding(None, f"{may}; runs run as {account}, of which it is not known")
         if missing:
             remedy = f"grant it roles/storage.objectAdmin on gs://{bucket.name}"
-            return Finding(False, f"{self.who} lacks {', '.join(missing)}", remedy)
-        return Finding(True, f"{self.who}, which runs run as, may")
+            return Finding(False, f"{account} lacks {', '.join(missing)}", remedy)
+        return Finding(True, f"{account}, which runs run as, may")
 
     def _check_account(self) -> Finding:
         account, note = self.settings.service_account, ""
@@ -208,7 +197,9 @@ class Doctor(platforms.Doctor):
         return Finding(True, f"{len(self.chosen)} set, {len(self.values) - len(self.chosen)} by default")
 
     def _check_image(self) -> Finding:
-        return self._find_image(self.settings.image) if self.settings.image else Finding(True, DEFAULT_IMAGE)
+        if image := self.settings.image:
+            return self._find_image(image)
+        return Finding(True, "none is set: steps install their packages when they start, which takes minutes")
 
     def _check_serving_image(self) -> Finding:
         if not self.values["deploy"]:

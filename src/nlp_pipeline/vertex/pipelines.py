@@ -32,10 +32,7 @@ def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict
 
 
 def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: dict[str, str], name: str = "") -> Any:
-    """Returns a run, not sent yet, of a pipeline's IR with the parameters that the user set.
-
-    Its labels are these besides those that every run has; its display name is by default the pipeline's version.
-    """
+    """Returns a run, not sent yet, with labels besides those that each has; by default it is named as its version."""
     import yaml
     from google.cloud import aiplatform_v1
 
@@ -54,15 +51,7 @@ def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: d
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Runs the pipeline.
-
-    Returns:
-        `run_id`, `name`, `url` and `version`; of a dry run, which asks no one, what would be sent.
-
-    Raises:
-        UsageError: A parameter or a setting is wrong.
-        PipelineError: Google refuses or fails.
-    """
+    """Runs the pipeline, and returns what is known of the run; of a dry run, which asks no server, what it would be."""
     check_parameters(values)
     check_settings(settings)
     bucket, ir = bucket_of(settings), compile_pipeline(settings.image or None, "vertex")

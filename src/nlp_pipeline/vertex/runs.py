@@ -30,11 +30,9 @@ def state_of(run: Any) -> str:
 
 
 def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
-    """Returns the runs of a project and region that were made last; `only` is a filter of the API's.
+    """Returns so many runs that were made last in a project and region, newest first; `only` is a filter of the API's.
 
-    Returns:
-        Newest first, each with `id`, `name`, `state`, `created` (ISO 8601, UTC), `seconds` (None while it is not
-        over), `experiment` and `version` (of the pipeline; both empty for runs of others).
+    Their `seconds` are None while they are not over; `experiment` and `version` are empty for runs of others.
     """
     connection = connect(settings)
     request: dict[str, Any] = {"parent": connection.parent, "filter": only or "", "order_by": "create_time desc"}

@@ -32,10 +32,7 @@ ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(\S*)\s+)?(.*)", re.DOTALL)
 
 
 def read_cron(text: str) -> cron.Cron:
-    """Reads a cron expression as Kubeflow's is read, whose first field must be 0; a time zone may stand before it.
-
-    Both platforms read fields as github.com/robfig/cron does, so that they mean the same on both.
-    """
+    """Reads a cron expression as Kubeflow's is read, whose first field must be 0; a time zone may stand before it."""
     match = ZONED.fullmatch(text)
     zone, fields = match.groups("UTC") if match else ("UTC", text)
     read = cron.read_cron(fields)

@@ -19,15 +19,8 @@ from nlp_pipeline.vertex.steps.plan import find_endpoint, list_named, scale_traf
 def undeploy(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Takes a model's versions off its endpoint, and deletes the endpoint unless it has versions of other models.
 
-    Of the parameters these count: `model_name`, and `endpoint` where that is not of the same name.
-
-    Returns:
-        `action` ("removed"), `dry_run`, `endpoint`, `undeployed` (models' versions by deployed models' ids), `deleted`
-        (whether the endpoint itself is), `left`, `costs`.
-
-    Raises:
-        UsageError: The model is not named, or has no endpoint.
-        PipelineError: Google refuses or fails; `facts` has what was done until then.
+    Of the parameters these count: `model_name`, and `endpoint` where that is not of the same name. What is returned
+    has in `undeployed` the models' versions by deployed models' ids, what is left, and what that costs.
     """
     check_ranges({"deploy": False, **values}, "vertex")
     if "model_name" not in values:

@@ -48,15 +48,8 @@ class Api:
     def call(self, doing: str, method: Callable[..., Any], repeat: bool = True, **arguments: Any) -> Any:
         """Calls the API, and returns its answer: the whole list where that comes in pages, the result of an operation.
 
-        Args:
-            doing: What is done, for messages, as in "starting the run".
-            method: A method of a client, which takes `timeout`.
-            repeat: Whether it may be done twice: what fails for a moment is tried again only then.
-            **arguments: Its arguments.
-
-        Raises:
-            TimedOutError: An operation has not ended in time.
-            PipelineError: The API refuses, or can't be reached; which kind of it, `kinds` says.
+        Messages say what it was doing, as in "starting the run". Only what may be done twice is tried again. An answer
+        that says no is raised by `kinds`.
         """
         from google.api_core.operation import Operation
 
@@ -102,9 +95,8 @@ class Api:
             return UsageError(f"{doing}: {where}: its certificate can't be verified: {advice}")
         if isinstance(cause, requests.RequestException):
             # What urllib3 says begins with names of its objects: `HTTPConnection(...): Failed to ...: [Errno 111] ...`.
-            return PipelineError(
-                f"{doing}: {where} can't be reached: {one_line(cause).rpartition(': ')[2].rstrip(')')}"
-            )
+            why = one_line(cause).rpartition(": ")[2].rstrip(")")
+            return PipelineError(f"{doing}: {where} can't be reached: {why}")
         if not isinstance(error, GoogleAuthError):
             raise error
         if error.retryable:  # the library has tried again itself

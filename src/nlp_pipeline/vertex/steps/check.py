@@ -45,9 +45,6 @@ def check_endpoint(
         rows: How many of them it is asked for.
         timeout: Seconds within which it must have answered all of them.
         limits: How far its answers may differ.
-
-    Returns:
-        What is known of the version, its answers and their milliseconds, for the run's metrics.
     """
     # A run that is cancelled ends its steps so; without this, the new version would stay where it is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run was cancelled"))
