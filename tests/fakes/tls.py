@@ -63,10 +63,6 @@ class Authority:
         context.load_cert_chain(path)
         return context
 
-    def client_context(self) -> ssl.SSLContext:
-        """Returns what a client trusts servers by."""
-        return ssl.create_default_context(cafile=str(self.path))
-
     def _start(
         self, name: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime.datetime
     ) -> x509.CertificateBuilder:

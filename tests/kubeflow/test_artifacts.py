@@ -162,15 +162,12 @@ def test_no_such_run(scene: Scene) -> None:
         assert refused(scene.download) == f"{message}: --runs lists them"
 
 
-@pytest.mark.parametrize(
-    ("root", "prefix"),
-    [("minio://mine/", ""), ("s3://mine/deep/er?region=x&endpoint=y:1&disableSSL=true", "deep/er/")],
-)
-def test_the_runs_own_root(scene: Scene, root: str, prefix: str) -> None:
+def test_the_runs_own_root(scene: Scene) -> None:
+    root = "s3://mine/deep/er?region=x&endpoint=y:1&disableSSL=true"
     scene.k.api.records["runs"][scene.run_id]["runtime_config"] = {"pipeline_root": root}
-    scene.put({"evaluate-model/report": b"old layout"}, f"{prefix}nlp-pipeline/{scene.run_id}/", "mine")
-    scene.put({"evaluate-model/report": b"of another run"}, f"{prefix}nlp-pipeline/{UUIDS[0]}/", "mine")
-    assert scene.download()["source"] == f"s3://mine/{prefix}nlp-pipeline/{scene.run_id}/"
+    scene.put({"evaluate-model/report": b"old layout"}, f"deep/er/nlp-pipeline/{scene.run_id}/", "mine")
+    scene.put({"evaluate-model/report": b"of another run"}, f"deep/er/nlp-pipeline/{UUIDS[0]}/", "mine")
+    assert scene.download()["source"] == f"s3://mine/deep/er/nlp-pipeline/{scene.run_id}/"
     assert scene.files() == {"evaluate-model/report": b"old layout"}
 
 
@@ -221,13 +218,12 @@ def test_killed_before_a_whole_part_was_renamed(scene: Scene) -> None:
 # Altered, or wrong
 
 
-@pytest.mark.parametrize("cuts", [[], [100_000]])
-def test_altered_while_it_is_fetched(scene: Scene, cuts: list[int]) -> None:
+def test_altered_while_it_is_fetched(scene: Scene) -> None:
     scene.put({KEY: BIG})
-    scene.proxy.cuts = cuts
+    scene.proxy.cuts = [100_000]
 
     def alter() -> None:
-        if len(scene.proxy.gets) > len(cuts):
+        if len(scene.proxy.gets) > 1:
             scene.put({KEY: BIG[::-1]})
 
     scene.proxy.before = alter
@@ -248,7 +244,7 @@ def test_what_comes_wrong_and_what_is_encrypted(scene: Scene) -> None:
 
 
 def test_what_was_uploaded_in_parts(scene: Scene, tmp_path: Path) -> None:
-    content = random.Random(2).randbytes(11 * MIB)
+    content = random.Random(2).randbytes(6 * MIB)
     path = tmp_path / "weights"
     path.write_bytes(content)
     scene.s3.put("mlpipeline", "ready", b"")
@@ -284,7 +280,8 @@ def test_hostile_names_in_the_store(scene: Scene, capsys: pytest.CaptureFixture[
 
 
 def test_roots_that_are_none() -> None:
-    for root in ("file:///x", "minio://", "gs://bucket/x?secret=y"):
+    assert parse_root("minio://mine/") == ("mine", "")
+    for root in ("minio://", "gs://bucket/x?secret=y"):
         line = refused(partial(parse_root, root))
         assert line.endswith(": only minio:// and s3:// can be downloaded from") and "secret" not in line
 
@@ -304,7 +301,6 @@ def test_roots_that_are_none() -> None:
         ({"s3_secret_key": f"{SECRET}\n"}, "NLP_PIPELINE_S3_SECRET_KEY has a blank, a line break"),
         ({"s3_region": "a b"}, "NLP_PIPELINE_S3_REGION or a key is wrong: "),
         ({"s3_secret_key": "wrong"}, "refuses (SignatureDoesNotMatch): check NLP_PIPELINE_S3_ACCESS_KEY and NLP_"),
-        ({"ca_cert": "/none"}, "ca_cert=/none can't be read"),
     ],
 )
 def test_settings_that_are_wrong(scene: Scene, changed: dict[str, Any], message: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,13 +43,11 @@ def one_user(alone: Kubeflow) -> Connection:
 @pytest.mark.parametrize(
     ("host", "read"),
     [
-        ("https://k.example.com/", "https://k.example.com"),
         ("https://k.example.com:8443//", "https://k.example.com:8443"),
         ("http://10.0.0.1/pipeline/", "http://10.0.0.1/pipeline"),
         ("https://k.example.com/_/pipeline/?ns=team#/runs/details/x", "https://k.example.com"),
         ("https://example.com/kubeflow/_/jupyter/", "https://example.com/kubeflow"),
-        ("http://localhost:8080/#/pipelines", "http://localhost:8080"),
-        ("http://[::1]:8888", "http://[::1]:8888"),
+        ("http://[::1]:8888/#/pipelines", "http://[::1]:8888"),
     ],
 )
 def test_addresses_as_people_copy_them(host: str, read: str) -> None:
@@ -58,16 +55,15 @@ def test_addresses_as_people_copy_them(host: str, read: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["kubeflow:443", "https:///x", "ftp://x", "http://[x", "http://x:y", "http://x:0", "http://x\n/", "http://x:99999"]
-)  # fmt: skip
+    "host", ["kubeflow:443", "https:///x", "ftp://x", "http://[x", "http://x:0", "http://x\n/", "http://x:99999"]
+)
 def test_what_is_no_address(host: str) -> None:
     with pytest.raises(UsageError, match=r"is no address: write https://kubeflow.example.com"):
         Connection(Settings(host=host))
 
 
-@pytest.mark.parametrize("ending", ["", "/pipeline/", "/_/pipeline/?ns=team#/runs"])
-def test_the_api_is_found_behind_a_gateway(ending: str, k: Kubeflow) -> None:
-    for options in (BY_PASSWORD, {"token": TOKEN}):
+def test_the_api_is_found_behind_a_gateway(k: Kubeflow) -> None:
+    for ending, options in (("", BY_PASSWORD), ("/pipeline/", {"token": TOKEN}), ("/_/pipeline/#/runs", BY_PASSWORD)):
         connection = connected(k, host=k.url + ending, **options)
         assert (connection.url, connection.multi_user) == (f"{k.url}/pipeline", True)
         assert list_experiments(connection) == []
@@ -101,16 +97,15 @@ def test_several_users_need_a_namespace_of_theirs(k: Kubeflow) -> None:
 def test_certificates_that_can_not_be_verified(options: dict[str, Any], message: str, ca: Authority) -> None:
     with team(tls=ca, **options) as k:
         trusted = {"ca_cert": str(ca.path)} if options else {}
-        for way in (BY_PASSWORD, {"token": TOKEN}):
-            with pytest.raises(UsageError, match=r"^127.0.0.1:\d+: its certificate can't be verified " + message):
-                connected(k, **way, **trusted)
+        with pytest.raises(UsageError, match=r"^127.0.0.1:\d+: its certificate can't be verified " + message):
+            connected(k, **BY_PASSWORD, **trusted)
         assert k.visits == []
         assert list_experiments(connected(k, insecure=True, **BY_PASSWORD)) == []
 
 
 def test_files_that_hold_no_certificates(tmp_path: Any) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
-    for file in (tmp_path / "ca.pem", tmp_path / "missing.pem", tmp_path):
+    for file in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
         with pytest.raises(UsageError, match=rf"^ca_cert={file} can't be read as certificates in PEM form"):
             Connection(Settings(host="https://127.0.0.1:9", ca_cert=str(file)))
 
@@ -137,7 +132,6 @@ def test_hosts_that_are_not_there(alone: Kubeflow, ca: Authority) -> None:
         (Response(200, '{"apiServerReady": true, "frontendTagName": "2"}'), ""),
         (Response(200, '{"apiServerReady": false}'), "Kubeflow's API server is away; its user interface is there"),
         (Response(200, '{"status": "ok"}'), "is no Kubeflow Pipelines"),
-        (Response(200, "[]"), "is no Kubeflow Pipelines"),
         (Response(404), "is no Kubeflow Pipelines"),
         (page('<form method="post"><input type="password" name="p"></form>'), "lets no one in without sign-in"),
         (redirect("https://login.example.com/"), "lets no one in without sign-in (302)"),
@@ -215,36 +209,11 @@ def test_reading_goes_on_through_failures(alone: Kubeflow, one_user: Connection)
     assert len(list_experiments(one_user)) == 1 and len(alone.visits) == 5
 
 
-@pytest.mark.parametrize(
-    ("fault", "message", "visits"),
-    [
-        ({"status": 500}, r"^listing experiments: 500: Internal Server Error$", 5),
-        ({}, r"^127.0.0.1:\d+ can't be reached: Server disconnected without sending a response", 5),
-        ({"status": 400}, r"^listing experiments: 400", 1),
-    ],
-)
-def test_reading_gives_up_in_one_line(
-    fault: dict[str, Any], message: str, visits: int, alone: Kubeflow, one_user: Connection
-) -> None:
-    alone.faults.fail(**fault, times=9) if fault else alone.faults.drop(times=9)
-    with pytest.raises(PipelineError, match=message):
+def test_reading_gives_up_in_one_line(alone: Kubeflow, one_user: Connection) -> None:
+    alone.faults.drop(times=9)
+    with pytest.raises(PipelineError, match=r"^127.0.0.1:\d+ can't be reached: Server disconnected without sending a"):
         list_experiments(one_user)
-    assert len(alone.visits) == visits
-
-
-def test_the_server_comes_back_while_it_is_asked(
-    alone: Kubeflow, one_user: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone.stop()
-    sleeps: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        sleeps.append(seconds)
-        if len(sleeps) == 2:
-            alone.start()
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    assert len(list_experiments(one_user)) == 1 and len(sleeps) == 2
+    assert len(alone.visits) == 5
 
 
 def test_what_never_answers_is_given_up(alone: Kubeflow, one_user: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,18 +228,14 @@ def test_what_never_answers_is_given_up(alone: Kubeflow, one_user: Connection, m
     ("status", "body", "kind", "message"),
     [
         (404, '{"code": 5, "message": "m", "details": [{"message": "no\\n such"}]}', NotFoundError, "404: no such"),
-        (404, "", PipelineError, "404"),
         (404, "<html>", PipelineError, "404: a page, not an answer"),
         (409, '{"error_message": "there", "error_details": "x"}', ConflictError, "409: there"),
-        (409, '{"error": "e", "message": "there", "code": 6, "details": []}', ConflictError, "409: there"),
-        (400, "plain \n text", UsageError, "400: plain text"),
         (400, '{"details": "x", "message": 1}', UsageError, "400"),
         (418, "x" * 999, PipelineError, f"418: {'x' * 400}$"),
         (501, b"\xff\xfe", PipelineError, "501: "),
         (403, "RBAC: access denied", UsageError, "403: RBAC: access denied"),
         (403, "<html>Sign in", UsageError, r"lets no one in without sign-in \(403\): set NLP_PIPELINE_TOKEN"),
         (401, "Jwt is expired", UsageError, r"lets no one in without sign-in \(401\)"),
-        (308, "", UsageError, r"lets no one in without sign-in \(308\)"),
         (200, "<html>Sign in", UsageError, r"lets no one in without sign-in \(200\)"),
     ],
 )
@@ -290,12 +255,6 @@ def test_a_server_that_repeats_a_secret_is_not_quoted(k: Kubeflow) -> None:
     k.faults.around = lambda name, make: answer  # type: ignore[method-assign]
     with pytest.raises(UsageError, match=r"400: bad: \*{8}, \*{8}, \*{8} \*{8}$"):
         list_experiments(connection)
-
-
-def test_lists_are_read_to_their_end(alone: Kubeflow, one_user: Connection) -> None:
-    for at in range(230):
-        alone.api._add("experiments", {"display_name": f"{at}"}, "")
-    assert len(list_experiments(one_user)) == 231 and len(alone.api.requests) == 4  # the first asked for the health
 
 
 def test_texts_of_the_user_interface(k: Kubeflow) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import GateNotPassedError, PipelineError, TimedOutError, UsageError
-from nlp_pipeline.kubeflow import connection as connection_module
 from nlp_pipeline.kubeflow import runs as module
 from nlp_pipeline.kubeflow.connection import connect
 from nlp_pipeline.kubeflow.pipelines import Version, get_experiment, start_run, submit, upload_version
@@ -21,7 +20,7 @@ from nlp_pipeline.platforms import waiting
 from nlp_pipeline.platforms.waiting import LOG_LINES
 from nlp_pipeline.settings import Settings
 from tests.fakes.httpd import Response
-from tests.fakes.kfp import Fate, Kubeflow, kubeflow
+from tests.fakes.kfp import Fate, Kubeflow
 from tests.kubeflow.test_pipelines import SMALL
 from tests.kubeflow.users import TOKEN, VALUES, settings_of
 
@@ -40,10 +39,10 @@ def ended(settings: Settings, run_id: str, timeout: float | None = 60) -> tuple[
 
 
 def test_a_run_that_succeeds(k: Kubeflow) -> None:
-    settings, run_id = started(k, Fate(pending=2))
+    settings, run_id = started(k, Fate(pending=2, cached=("train-model",)))
     facts, shown = ended(settings, run_id)
-    assert facts["state"] == "SUCCEEDED" and list(facts["steps"]) == list(ALL_STEPS)
-    assert facts["url"].endswith(f"/_/pipeline/?ns=team#/runs/details/{run_id}") and facts["seconds"] > 0
+    assert list(facts["steps"]) == list(ALL_STEPS) and facts["seconds"] > 0
+    assert {step["state"] for step in facts["steps"].values()} == {facts["state"]} == {"SUCCEEDED"}
     lines = shown.splitlines()
     assert lines[0] == "load_data running" and lines[1].startswith("load_data succeeded after ")
     assert len(lines) == 13 and lines[-1].startswith("notify succeeded after ")
@@ -51,26 +50,15 @@ def test_a_run_that_succeeds(k: Kubeflow) -> None:
     assert ended(settings, run_id)[0] == facts
 
 
-def test_steps_from_the_cache(k: Kubeflow) -> None:
-    facts, _ = ended(*started(k, Fate(cached=("load-data", "train-model"))))
-    assert list(facts["steps"]) == list(ALL_STEPS)
-    assert {step["state"] for step in facts["steps"].values()} == {facts["state"]} == {"SUCCEEDED"}
-
-
-def test_the_gate_is_not_passed(k: Kubeflow) -> None:
-    with pytest.raises(GateNotPassedError, match=r"^the gate is not passed; nothing was archived: http") as caught:
-        ended(*started(k, Fate(skipped=("condition-2",))))
-    assert caught.value.facts["state"] == "SUCCEEDED"
-    assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "notify"]
-
-
 def test_what_the_gate_said_is_read_from_the_steps_log(k: Kubeflow) -> None:
     settings, run_id = started(k, Fate(skipped=("condition-2",)))
     pod = k.api.pod_of(run_id, "evaluate-model")
     k.logs["team", pod] = "champion: none\nnot passed: accuracy 0.4 is 0.1 below min_accuracy 0.5\n"
     said = r"^the gate is not passed: accuracy 0\.4 is 0\.1 below min_accuracy 0\.5; nothing was archived: http"
-    with pytest.raises(GateNotPassedError, match=said):
+    with pytest.raises(GateNotPassedError, match=said) as caught:
         ended(settings, run_id)
+    assert caught.value.facts["state"] == "SUCCEEDED"
+    assert list(caught.value.facts["steps"]) == ["load_data", "train_model", "evaluate_model", "notify"]
 
 
 @pytest.mark.parametrize("task", ["load-data", "validate-archive", "deploy-model"])
@@ -87,14 +75,8 @@ def test_a_run_that_fails_with_the_end_of_the_steps_log(
     assert end == [f"line {at} [bold]" for at in range(100 - LOG_LINES, 100)]
 
 
-def test_a_run_that_fails_and_whose_log_can_not_be_had(k: Kubeflow) -> None:
-    with pytest.raises(PipelineError, match=r"train_model failed: http"):
-        ended(*started(k, Fate(failing="train-model")))
-
-
-@pytest.mark.parametrize("terminated", ["FAILED", "CANCELED"])
-def test_a_run_that_is_canceled(terminated: str, k: Kubeflow) -> None:
-    settings, run_id = started(k, Fate(ends=None, terminated=terminated))
+def test_a_run_that_is_canceled(k: Kubeflow) -> None:
+    settings, run_id = started(k, Fate(ends=None))
     connection = connect(settings)
     connection.call("x", connection.runs.run_service_terminate_run, run_id)
     with pytest.raises(PipelineError, match=r"^the run was canceled: http") as caught:
@@ -133,15 +115,12 @@ def test_a_server_that_restarts(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) ->
     assert shown.count("Kubeflow is back\n") == 1
 
 
-@pytest.mark.parametrize("status", [404, 500, 504])
-def test_a_gateway_whose_server_is_away(status: int, k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_whose_server_is_away(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, run_id = started(k, Fate())
-    if status == 404:  # a gateway's, not the API's
-        real = k.faults.around
-        on_read(monkeypatch, 2, do=lambda: setattr(k.faults, "around", lambda name, make: Response(404, "")))
-        on_read(monkeypatch, 4, do=lambda: setattr(k.faults, "around", real))
-    else:
-        k.faults.fail(status, times=3, on="GET .*/runs/")
+    k.faults.fail(504, times=3, on="GET .*/runs/")
+    real = k.faults.around
+    on_read(monkeypatch, 6, do=lambda: setattr(k.faults, "around", lambda name, make: Response(404, "")))
+    on_read(monkeypatch, 8, do=lambda: setattr(k.faults, "around", real))
     assert ended(settings, run_id)[0]["state"] == "SUCCEEDED"
 
 
@@ -157,25 +136,11 @@ def test_a_server_that_stays_away(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) 
         ended(settings, run_id, 0.05)
 
 
-def test_a_session_that_expires_again_and_again(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, run_id = started(k, Fate())
-    on_read(monkeypatch, 2, 5, do=k.sessions.expire)
-    assert ended(settings, run_id)[0]["state"] == "SUCCEEDED" and k.passwords_sent == 3
-
-
 def test_a_token_that_expires_ends_the_waiting_only(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, run_id = started(k, Fate(), token=TOKEN)
     on_read(monkeypatch, 3, do=k.sessions.tokens.clear)
     with pytest.raises(UsageError, match=rf"lets no one in by bearer token .*; the run may go on: --wait {run_id}"):
         ended(settings, run_id)
-
-
-def test_what_hangs_does_not_hold_up_the_end_of_waiting(k: Kubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, run_id = started(k, Fate(ends=None))
-    monkeypatch.setattr(connection_module, "TIMEOUT", 0.2)
-    k.faults.hold("GET .*/runs/")
-    with pytest.raises(TimedOutError):
-        ended(settings, run_id, 0.05)
 
 
 def test_a_live_table_on_a_terminal(k: Kubeflow) -> None:
@@ -213,17 +178,17 @@ def make_runs(settings: Settings, count: int) -> list[str]:
     return [start_run(connection, version, experiment, {}).run_id for _ in range(count)]
 
 
-def test_newest_first_with_what_is_known_of_them(either: Kubeflow) -> None:
-    either.api.fate = Fate(at_once=True)
-    settings = settings_of(either)
+def test_newest_first_with_what_is_known_of_them(k: Kubeflow) -> None:
+    k.api.fate = Fate(at_once=True)
+    settings = settings_of(k)
     ids = make_runs(settings, 3)
     wait(settings, ids[0], 60)
     first, *others = runs(settings, 2)
     assert [first["id"], *(other["id"] for other in others)] == [ids[2], ids[1]]
     assert first | {"id": "", "created": "", "name": ""} == {
         **{"id": "", "name": "", "state": "PENDING", "created": "", "seconds": None},
-        "experiment_id": either.api.experiments[-1]["experiment_id"],
-        "version_id": either.api.versions[0]["pipeline_version_id"],
+        "experiment_id": k.api.experiments[-1]["experiment_id"],
+        "version_id": k.api.versions[0]["pipeline_version_id"],
     }
     assert first["created"].startswith("2026-01-01T00:00:") and first["created"].endswith("+00:00")
     json.dumps(first)
@@ -247,10 +212,3 @@ def test_archived_runs_are_left_out(alone: Kubeflow) -> None:
     ids = make_runs(settings, 2)
     alone.api.records["runs"][ids[1]]["storage_state"] = "ARCHIVED"
     assert [run["id"] for run in runs(settings, 10)] == ids[:1]
-
-
-def test_of_ones_own_namespace() -> None:
-    with kubeflow(tokens={"ann": "team", "bob": "other"}) as k:
-        ids = make_runs(settings_of(k, token="ann"), 1)
-        make_runs(settings_of(k, token="bob", namespace="other"), 1)
-        assert [run["id"] for run in runs(settings_of(k, token="ann"), 5)] == ids

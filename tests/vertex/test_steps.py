@@ -127,9 +127,7 @@ def test_a_first_version_gets_a_new_model_a_new_endpoint_and_all_of_the_traffic(
 @pytest.mark.parametrize(
     ("former", "percent", "split"),
     [
-        ({"1": 100}, 10, {"0": "10", "1": "90"}),
         ({"1": 50, "2": 50}, 25, {"0": "25", "1": "38", "2": "37"}),
-        ({"1": 99, "2": 1}, 99, {"0": "99", "1": "1"}),
         ({"1": 100, "2": 0}, 100, {"0": "100"}),
         ({"1": 0}, 10, {"0": "100"}),
     ],
@@ -147,7 +145,7 @@ def test_another_version_gets_its_first_share(
     assert outputs["former_traffic"] == {id: str(share) for id, share in former.items() if share}
 
 
-@pytest.mark.parametrize("chosen", ["6", f"{PLACE}/endpoints/6", f"projects/{PROJECT}/locations/{REGION}/endpoints/6"])
+@pytest.mark.parametrize("chosen", ["6", f"projects/{PROJECT}/locations/{REGION}/endpoints/6"])
 def test_an_endpoint_that_is_named(cloud: Cloud, chosen: str) -> None:
     cloud.serving.add_endpoint("5", NAME, {})
     cloud.serving.add_endpoint("6", "of another name", {})
@@ -180,10 +178,6 @@ def add_twice(add: Callable[..., Any], *arguments: Any) -> None:
         (
             lambda cloud: cloud.refuse(403, "Permission 'aiplatform.models.list' denied", times=9, on="models"),
             *("", r"listing models: .*'aiplatform.models.list' denied \(the run's service account needs"),
-        ),
-        (
-            lambda cloud: cloud.refuse(500, "An internal error has occurred", times=99),
-            *("", r"listing models: .*An internal error has occurred"),
         ),
     ],
 )
@@ -239,7 +233,6 @@ def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeploy
         (broken, r"the new version answered 0 of 30 texts within 60 s: .*The model server is not ready"),
         (lambda texts: [{"label": "good"}] * len(texts), "does not answer with a label and a score for each of 5"),
         (lambda texts: good(texts)[1:], "does not answer with a label and a score for each of 5"),
-        (lambda texts: ["good"] * len(texts), "does not answer with a label and a score for each of 5"),
     ],
 )
 def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_back(
@@ -316,19 +309,15 @@ def test_former_versions_that_cannot_be_undeployed_are_reported(cloud: Cloud, tm
     assert traffic(cloud) == {"new": 100}
 
 
-def test_a_former_version_that_is_gone_gets_no_traffic_back(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.serving.versions = {"9": wrong}
-    deploy(cloud, {"a": ("1", 90)}, 10)
-    with pytest.raises(RolledBackError):
-        check(cloud, tmp_path, {"a": 60, "gone": 40})
-    assert traffic(cloud) == {"a": 100}
-
-
-def test_someone_else_has_undeployed_it(cloud: Cloud, tmp_path: Path) -> None:
+def test_what_someone_else_has_undeployed_meanwhile(cloud: Cloud, tmp_path: Path) -> None:
     deploy(cloud, {"a": ("1", 90)}, 10)
     with pytest.raises(PipelineError, match=r"@8 is not deployed to .*/5: someone has undeployed it"):
         check(cloud, tmp_path, {"a": 100}, version="8")
     assert not cloud.changes
+    cloud.serving.versions = {"9": wrong}
+    with pytest.raises(RolledBackError):
+        check(cloud, tmp_path, {"a": 60, "gone": 40})
+    assert traffic(cloud) == {"a": 100}
 
 
 def test_an_endpoint_with_its_own_address_is_asked_there(cloud: Cloud, tmp_path: Path) -> None:

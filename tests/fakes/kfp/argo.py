@@ -36,7 +36,6 @@ class Fate:
         failing: The name of the task that fails, and the run with it.
         skipped: Names of the conditions that aren't fulfilled.
         cached: Names of the tasks that are answered from the cache: their executor is SKIPPED.
-        terminated: What a run becomes after CANCELING: on Argo it is FAILED.
         outgrown: After how many reads Argo compresses the nodes.
         waiting: What Argo says of pods that wait, by their tasks or drivers, as in "train-model-driver".
         error: What Argo says of the pod that fails.
@@ -48,7 +47,6 @@ class Fate:
     failing: str = ""
     skipped: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
-    terminated: str = "FAILED"
     outgrown: int = 10**6
     waiting: dict[str, str] = dataclasses.field(default_factory=dict)
     error: str = "main: Error (exit code 1)"
@@ -67,7 +65,7 @@ def advance(run: Json, now: str) -> None:
     done = len(names) if fate.at_once else max(run["_reads"] - fate.pending - 1, 0)
     if run["state"] == "CANCELING":
         run["_canceling"] = run.get("_canceling", -1) + 1  # the first read still finds it being canceled
-        state = fate.terminated if run["_canceling"] else "CANCELING"
+        state = "FAILED" if run["_canceling"] else "CANCELING"  # as Argo calls it
     elif run["_reads"] <= fate.pending:
         state = "PENDING"
     else:

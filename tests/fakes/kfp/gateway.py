@@ -8,7 +8,6 @@ import dataclasses
 import html
 import re
 import secrets
-import threading
 from collections.abc import Callable
 from typing import ClassVar
 from urllib.parse import urlencode
@@ -24,8 +23,6 @@ class Sessions:
     """Who is signed in: sessions that a gateway opened, which end when tests say so; the user of each bearer token."""
 
     def __init__(self, tokens: dict[str, str]) -> None:
-        self._lock = threading.Lock()
-        self._left: int | None = None
         self.users: dict[str, str] = {}
         self.tokens = tokens
 
@@ -37,12 +34,7 @@ class Sessions:
 
     def user(self, key: str) -> str:
         """Returns whose session it is; nothing if there is none."""
-        with self._lock:
-            if key in self.users and self._left is not None:
-                if self._left == 0:
-                    self.users.clear()
-                self._left = self._left - 1 if self._left else None
-            return self.users.get(key, "")
+        return self.users.get(key, "")
 
     def of_bearer(self, request: Request) -> str:
         """Returns the user of an Authorization header; nothing if its token isn't known."""
@@ -51,10 +43,6 @@ class Sessions:
     def expire(self) -> None:
         """Ends all sessions."""
         self.users.clear()
-
-    def expire_after(self, requests: int) -> None:
-        """Ends all sessions once there were so many more requests in them."""
-        self._left = requests
 
 
 @dataclasses.dataclass
@@ -137,17 +125,15 @@ class OAuth2Proxy:
         sessions: Who is signed in.
         dex: Where users sign in.
         secure: Whether cookies are for TLS alone.
-        unauthenticated: What someone unknown gets: a "page" with a button that leads to `/oauth2/start`, as Kubeflow
-            sets it by now, a "redirect" to there, or one "direct" to Dex.
-        api_routes: Whether API paths get a 401 whatever they accept, as Kubeflow sets it by now.
+        redirects: Whether someone unknown is sent to `/oauth2/start`. Otherwise, as Kubeflow sets it by now, they get a
+            page with a button that leads there, and on API paths a 401 whatever they accept.
     """
 
     upstream: Upstream
     sessions: Sessions
     dex: Dex
     secure: bool
-    unauthenticated: str = "page"
-    api_routes: bool = True
+    redirects: bool = False
     callback = "/oauth2/callback"
     csrf = "oauth2_proxy_kubeflow_csrf"
     # A session with its tokens doesn't fit into one cookie.
@@ -173,11 +159,9 @@ class OAuth2Proxy:
 
     def refuse(self, request: Request) -> Response:
         accepted = request.headers.get("accept", "")
-        if "application/json" in accepted or (self.api_routes and "/apis/" in request.target):
+        if "application/json" in accepted or (not self.redirects and "/apis/" in request.target):
             return Response(401, "{}", [("Content-Type", "application/json")])
-        if self.unauthenticated == "direct":
-            return self.start(request.target)
-        if self.unauthenticated == "redirect":
+        if self.redirects:
             return redirect(f"/oauth2/start?{urlencode({'rd': request.target})}")
         return page(
             '<form method="GET" action="/oauth2/start">'

@@ -17,9 +17,9 @@ class Kubeflow:
     """A Kubeflow, or what is taken for one.
 
     Attributes:
-        api: What is stored (`api.runs`, `api.versions` ...), what becomes of runs (`api.fate`), the clock.
+        api: What is stored (`api.runs`, `api.versions` ...), what becomes of runs (`api.fate`).
         faults: What goes wrong on the way.
-        sessions: Who is signed in; `sessions.expire()`, `sessions.expire_after(3)`.
+        sessions: Who is signed in; `sessions.expire()`.
         dex: Users and ways to sign in.
         gateway: What answers requests first.
         visits: Method and path of all requests, also those that a gateway answered.
@@ -101,7 +101,7 @@ def kubeflow(
         hosts: The names that its certificate is for, instead of this machine's.
         expired: Whether its certificate has expired.
         dex: More for `Dex`: connectors, approval, invalid_status.
-        gateway: More for `OAuth2Proxy`: unauthenticated, api_routes.
+        gateway: More for `OAuth2Proxy`: redirects.
     """
     accounts = {token: f"system:serviceaccount:{home}:default-editor" for token, home in (tokens or {}).items()}
     homes = {**(namespaces or {}), **{account: account.split(":")[2] for account in accounts.values()}}

@@ -111,10 +111,8 @@ class Cloud:
 
     # What goes wrong, for requests whose method and target match `on`, so many times.
 
-    def refuse(
-        self, code: int, message: str = "no", times: int = 1, on: str = "", reason: str = "", **about: str
-    ) -> None:
-        self.say(lambda _: RefusedError(code, message, reason, about).response(), times, on)
+    def refuse(self, code: int, message: str, times: int = 1, on: str = "") -> None:
+        self.say(lambda _: RefusedError(code, message).response(), times, on)
 
     def drop(self, times: int = 1, on: str = "") -> None:
         self.say(lambda _: None, times, on)
@@ -129,9 +127,6 @@ class Cloud:
 
     def say(self, make: Fault, times: int = 1, on: str = "") -> None:
         self._faults.append((re.compile(on), [times], make))
-
-    def well_again(self) -> None:
-        self._faults.clear()
 
     def _answer(self, request: Request) -> Response | None:
         if request.path == "/token":
@@ -164,7 +159,7 @@ class Cloud:
 
     def _handle(self, request: Request, permission: str, handler: str, names: dict[str, str]) -> Any:
         if (project := names.pop("project", PROJECT)) not in (PROJECT, NUMBER):
-            raise RefusedError(403, f"Permission denied on resource project {project}.", "CONSUMER_INVALID")
+            raise RefusedError(403, f"Permission denied on resource project {project}.")
         if (region := names.pop("region", REGION)) != REGION:
             raise RefusedError(404, f"Location {region} is not found.")
         self.around.need(permission)

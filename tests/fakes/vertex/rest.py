@@ -21,19 +21,14 @@ FILTER = re.compile(r'(?P<field>[a-z_]+)(?:=(?:"(?P<quoted>[^"]*)"|(?P<plain>\S+
 
 
 class RefusedError(Exception):
-    """A request is answered with an error; `reason` and `metadata` are those of `google.rpc.ErrorInfo`."""
+    """A request is answered with an error."""
 
-    def __init__(self, code: int, message: str, reason: str = "", metadata: dict[str, str] | None = None) -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
-        self.code, self.message, self.reason, self.metadata = code, message, reason, metadata or {}
+        self.code, self.message = code, message
 
     def response(self) -> Response:
-        error: Json = {"code": self.code, "message": self.message, "status": STATUS[self.code]}
-        if self.reason:
-            kind = "type.googleapis.com/google.rpc.ErrorInfo"
-            info = {"@type": kind, "reason": self.reason, "domain": "googleapis.com", "metadata": self.metadata}
-            error["details"] = [info]
-        return answer({"error": error}, self.code)
+        return answer({"error": {"code": self.code, "message": self.message, "status": STATUS[self.code]}}, self.code)
 
 
 def answer(body: Any, status: int = 200) -> Response:
