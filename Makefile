@@ -27,8 +27,9 @@ $(VENV)/.test: $(VENV)/.local
 demo: setup  ## reviews in, checked predictions out
 	$(VENV)/bin/python pipeline_v2.py --local
 
+# A process more than two cores have: some tests wait for servers.
 test: setup-test lint  ## every check and test
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist worksteal
 
 cluster-test: setup-test  ## from an empty namespace to an endpoint and back, on the kubeconfig's cluster (CONTRIBUTING.md)
 	NLP_PIPELINE_TEST_CLUSTER=1 $(VENV)/bin/python -m pytest tests/cluster -k real -s

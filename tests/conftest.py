@@ -48,7 +48,7 @@ FILLER = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, so that a mistake shows soon; of the slow ones the longest, so that none is left over alone."""
     longest = [
-        "test_the_demo", "test_from_an_empty_namespace", "test_whole_run.py", "e2e/test_local.py",
+        "test_the_demo", "test_from_an_empty_namespace", "e2e/test_local.py", "test_whole_run.py",
         "train_model/test_processes.py", "test_docs_commands.py", "test_scenario.py", "test_nodes.py",
         "test_export.py", "test_fine_tune.py", "",
     ]  # fmt: skip

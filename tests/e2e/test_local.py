@@ -1,6 +1,6 @@
 """Whole runs of the pipeline as its users start them, each in a process of its own, with a real TorchServe.
 
-A run takes half a minute, most of it the imports of its steps: so one of them is looked at by several tests.
+A run takes half a minute, most of it the imports of its steps: so all that one's own data show is one test.
 """
 
 import csv
@@ -12,7 +12,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +86,8 @@ def write_csv(path: Path, rows: list[tuple[str, str]], columns: tuple[str, str] 
     return path
 
 
-@dataclass
-class LocalRun:
-    """A run that succeeded: in which folder, by which arguments, and what it printed."""
-
-    folder: Path
-    arguments: list[str]
-    result: dict[str, Any]
-    err: str
-
-    @property
-    def model_folder(self) -> Path:
-        return self.folder / "outputs" / "volume" / "stars"
-
-
-@pytest.fixture(scope="module")
-def local_run(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
-    """A run on one's own data: five integer classes, other column names, texts to show; whose training was killed."""
-    folder = tmp_path_factory.mktemp("local")
+def test_ones_own_data_from_a_killed_training_to_an_interrupted_run(folder: Path, encoder: Path) -> None:
+    """Five integer classes, other column names, texts with braces and umlauts."""
     rows = [(f"{text} {{{{$.Name}}}} großartig", label) for text, label in make_rows(400, classes=5)]
     write_csv(folder / "train.csv", rows, ("review", "stars"))
     write_csv(folder / "evaluation.csv", make_rows(100, classes=5, seed=7), ("review", "stars"))
@@ -120,7 +103,11 @@ def local_run(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalR
     code, out, err = finish(start(folder, *arguments, "--predict", "superb and brilliant", "awful"))
     assert code == 0, err
     assert processes_of(folder) == []
-    return LocalRun(folder, arguments, json.loads(out), err)
+    result = json.loads(out)
+    check_what_it_says(result, err)
+    check_what_lies_on_the_volume(result, folder / "outputs" / "volume" / "stars", str(encoder))
+    check_serve(folder, Path(result["release"]).name)
+    check_the_same_run_again(folder, arguments, Path(result["release"]) / "release.json")
 
 
 def kill_training(process: "subprocess.Popen[str]", folder: Path) -> None:
@@ -138,8 +125,7 @@ def kill_training(process: "subprocess.Popen[str]", folder: Path) -> None:
     assert err.splitlines()[-1].startswith("error: train_model failed: ")
 
 
-def test_ones_own_data_with_five_integer_classes_and_other_column_names(local_run: LocalRun) -> None:
-    result = local_run.result
+def check_what_it_says(result: dict[str, Any], err: str) -> None:
     assert result["data"] == {"train": 400, "evaluation": 100}
     assert result["metrics"]["accuracy"] > 0.9 > result["metrics"]["majority_accuracy"] == 0.2
     assert result["validation"]["agreement"] >= 0.97
@@ -151,15 +137,15 @@ def test_ones_own_data_with_five_integer_classes_and_other_column_names(local_ru
     ]
     assert all(0 < item["score"] <= 1 for item in result["predictions"])
     assert list(result["seconds"]) == [*STEPS, "total"]
-    assert [line.split()[0] for line in local_run.err.splitlines() if line.endswith(" ...")] == STEPS
-    assert "\n  step " in local_run.err  # what a step says of its own
-    assert "going on from step" in local_run.err
+    assert [line.split()[0] for line in err.splitlines() if line.endswith(" ...")] == STEPS
+    assert "\n  step " in err  # what a step says of its own
+    assert "going on from step" in err
     assert json.loads((Path(result["run_dir"]) / "training.json").read_text())["resumed_from_step"] > 0
 
 
-def test_what_is_promised_lies_on_the_volume(local_run: LocalRun, encoder: Path) -> None:
-    result, run = local_run.result, Path(local_run.result["run_dir"])
-    assert run.parent == local_run.model_folder / "runs"
+def check_what_lies_on_the_volume(result: dict[str, Any], model_folder: Path, encoder: str) -> None:
+    run = Path(result["run_dir"])
+    assert run.parent == model_folder / "runs"
     assert sorted(path.name for path in run.iterdir()) == [
         "datasets", "gate.json", "metrics.json", "model", "report.html", "served.parquet", "step.json", "training.json",
         "validation.json",
@@ -174,18 +160,18 @@ def test_what_is_promised_lies_on_the_volume(local_run: LocalRun, encoder: Path)
     record = json.loads((release / "release.json").read_text())
     assert record["digest"] == release.name and record["labels"] == ["0", "1", "2", "3", "4"]
     assert record["source_sha256"] and record["metrics"]["accuracy"] == result["metrics"]["accuracy"]
-    assert record["parameters"]["base_model"] == str(encoder)
-    assert list((local_run.model_folder / "staging").iterdir()) == []
+    assert record["parameters"]["base_model"] == encoder
+    assert list((model_folder / "staging").iterdir()) == []
 
 
-def test_serve_answers_until_it_is_interrupted(local_run: LocalRun) -> None:
-    folder, port = local_run.folder, free_ports(1)[0]
+def check_serve(folder: Path, digest: str) -> None:
+    (port,) = free_ports(1)
     process = start(folder, "--serve", "--json", "--port", str(port))
     try:
         assert process.stdout is not None
         served = json.loads(process.stdout.readline())
         assert served == {
-            "release": f"outputs/volume/stars/releases/{Path(local_run.result['release']).name}",
+            "release": f"outputs/volume/stars/releases/{digest}",
             "url": f"http://127.0.0.1:{port}/v1/models/stars:predict",
         }
         request = urllib.request.Request(
@@ -207,20 +193,20 @@ def test_serve_answers_until_it_is_interrupted(local_run: LocalRun) -> None:
     assert processes_of(folder) == []
 
 
-def test_the_same_run_again_makes_the_same_release_and_an_interrupt_leaves_nothing_running(local_run: LocalRun) -> None:
-    record = Path(local_run.result["release"]) / "release.json"
+def check_the_same_run_again(folder: Path, arguments: list[str], record: Path) -> None:
+    """It makes the same release; interrupted after that, it leaves nothing running."""
     written = record.stat().st_mtime_ns
-    process = start(local_run.folder, *local_run.arguments)
+    process = start(folder, *arguments)
     try:
         # When TorchServe has been booted by validate_archive, and the release is published.
-        wait_for(lambda: [item for item in processes_of(local_run.folder) if item.info["name"] == "java"], process)
+        wait_for(lambda: [item for item in processes_of(folder) if item.info["name"] == "java"], process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted; nothing is left running"
-    assert processes_of(local_run.folder) == []
+    assert processes_of(folder) == []
     assert list(record.parent.parent.iterdir()) == [record.parent] and record.stat().st_mtime_ns == written
 
 
