@@ -1,6 +1,5 @@
 """How a step starts: what it installs, where it writes to, and what it says where there is no index."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from nlp_pipeline.pipeline.embedding import RUN, pack, startup_source
 from nlp_pipeline.pipeline.startup import is_installed
 from tests.cluster.pods import make_environment
+from tests.pipeline.programs import run_program
 
 COMPONENT = """
 import os, sys, tempfile, unittest
@@ -35,15 +35,7 @@ def start(
     startup = startup_source().replace("/etc/nlp-pipeline", str(folder / "configuration"))
     archive.write_bytes(pack(startup, {"gate.py": COMPONENT}, {"gate": list(requirements), "other": ["no"]}))
     program = f"import bz2\ncode = open({str(archive)!r}, 'rb').read()\n{RUN}"
-    executor_input = '{"inputs": {}, "outputs": {"outputFile": "' + str(folder / "output.json") + '"}}'
-    arguments = ["--executor_input", executor_input, "--function_to_execute", "gate"]
-    return subprocess.run(
-        [python, "-c", program, *arguments],
-        cwd=folder,
-        env={**os.environ, "PIP_NO_INDEX": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
+    return run_program(program, "gate", folder, {}, python, **{"PIP_NO_INDEX": "1", **environment})
 
 
 def test_what_is_there_is_not_installed(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """How a step's code travels: the modules that it imports, and no others, as one archive in the component's command.
 
 The archive is a program, startup.py, packed by bzip2, which Python has; and after it the modules, packed by PPMd, which
-the program unpacks once pip has installed it: sources get an eighth smaller by it. It is written in base 85.
-Docstrings, comments, types and parameters' descriptions are left out, names are shortened and lines joined; each
-statement stays on its line, so that a traceback's line numbers are the repository's.
+the program unpacks once pip has installed it: sources get an eighth smaller by it. It is written in base 85. The
+modules are shortened (shortening.py), and each statement stays on its line: so does a traceback tell the repository's.
 """
 
 import ast
@@ -11,11 +10,9 @@ import base64
 import bz2
 import contextlib
 import inspect
-import io
 import json
 import re
-import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,8 @@ from kfp import dsl
 
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.parameters import flatten, is_settings, parameter
-from nlp_pipeline.pipeline.renaming import join_lines, shorten_locals, shorten_private
+from nlp_pipeline.parameters import flatten, is_settings
+from nlp_pipeline.pipeline.shortening import shorten, strip, write
 from nlp_pipeline.pipeline.startup import MEMORY, unpack
 
 PACKAGE = "nlp_pipeline"
@@ -48,8 +45,6 @@ if found != "{__version__}":
              "compile with --image and one that fits")
 from nlp_pipeline.pipeline.startup import start
 """
-# A line and a column in a source, both from 0; columns count bytes.
-Place = tuple[int, int]
 # What travels with each component, by its function's name: texts by their paths; and what it needs, as pip has it.
 FILES: dict[str, dict[str, str]] = {}
 REQUIREMENTS: dict[str, list[str]] = {}
@@ -83,7 +78,7 @@ def component_source(function: Callable[..., Any], source: str) -> str:
     """Returns the program of a component, which kfp's executor imports, from the program as kfp writes it."""
     kinds = [declared.annotation for declared in inspect.signature(function).parameters.values()]
     imports = [f"from {kind.__module__} import {kind.__name__}\n" for kind in kinds if is_settings(kind)]
-    program = "".join(imports) + strip(source.strip() + "\n")
+    program = "".join(imports) + write(strip(source))
     if imports:
         program += f"from {flatten.__module__} import flatten\n{function.__name__} = flatten({function.__name__})\n"
     return program
@@ -112,7 +107,7 @@ def pack_text(text: str) -> tuple[int, bytes]:
 
 def startup_source() -> str:
     """Returns the source of startup.py as it travels."""
-    return shorten(Path(__file__).with_name("startup.py").read_text(encoding="utf-8"))
+    return shortened(Path(__file__).with_name("startup.py"))
 
 
 def carry(archive: bytes, before: str = "") -> str:
@@ -166,10 +161,9 @@ def needed_files(program: str) -> dict[str, str]:
         name = str(path.relative_to(ROOT.parent))
         if name in files:
             continue
-        text = path.read_text(encoding="utf-8")
-        files[name] = shorten(text)
+        files[name] = shortened(path)
         waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(ROOT)]
-        waiting += imported_modules(text)
+        waiting += imported_modules(path.read_text(encoding="utf-8"))
         if path.parent != ROOT:
             beside = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file.suffix != ".py"]
             files |= {str(file.relative_to(ROOT.parent)): file.read_text(encoding="utf-8") for file in beside}
@@ -177,17 +171,15 @@ def needed_files(program: str) -> dict[str, str]:
 
 
 @cache
-def shorten(text: str) -> str:
-    """Returns a source of the package as it travels."""
-    shared = shared_names()
-    return shorten_private(shorten_locals(join_lines(strip(text, types=True)), shared), shared)
+def shortened(path: Path) -> str:
+    """Returns a module's source as it travels."""
+    return shorten(path.read_text(encoding="utf-8"), shared_names())
 
 
 @cache
 def shared_names() -> set[str]:
     """Returns the names that modules may know of each other: what is imported, attributes, and all words of texts."""
-    sources = [strip(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")]
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    nodes = [node for path in ROOT.rglob("*.py") for node in ast.walk(strip(path.read_text(encoding="utf-8")))]
     names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -196,111 +188,14 @@ def shared_names() -> set[str]:
 
 @cache
 def imported_modules(text: str) -> list[Path]:
-    """Returns the files of the package's modules that a source imports, anywhere but under `if TYPE_CHECKING`."""
-    files: list[Path] = []
-    waiting: list[ast.AST] = [ast.parse(text)]
-    while waiting:
-        node = waiting.pop()
-        names: list[str] = []
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
-            continue
+    """Returns the files of the package's modules that a source imports, anywhere."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             # What is imported may be a module itself.
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.split(".")[0] == PACKAGE:
-                place = ROOT.parent.joinpath(*name.split("."))
-                files += filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
-        waiting += ast.iter_child_nodes(node)
-    return files
-
-
-def strip(text: str, types: bool = False) -> str:
-    """Returns a source without docstrings, comments and parameters' descriptions; what is left stays on its lines.
-
-    Args:
-        text: The source.
-        types: Whether to leave out types too, all but those of settings, and what is imported for them.
-    """
-    lines = text.encode().splitlines()  # a syntax tree counts columns in bytes
-    nodes = list(ast.walk(ast.parse(text)))
-    spans = [(*span, new) for node in nodes for span, new in superfluous(node, lines, types)]
-    if types:
-        spans += [(*type_span(node, lines), b"") for node in typed_variables(nodes)]
-        spans += [(*span_of(node.annotation), b"0") for node in typed_fields(nodes)]
-        spans += [(*span_of(node), b"") for node in named_types(nodes)]
-        spans += unused_imports(nodes)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start[0] - 1, len(token.line[: token.start[1]].encode())
-            spans.append(((line, column), (line, len(lines[line])), b""))
-    for (first, start), (last, end), new in sorted(spans, reverse=True):
-        lines[first : last + 1] = [lines[first][:start] + new + lines[last][end:], *[b""] * (last - first)]
-    return b"\n".join(line.rstrip() for line in lines).decode().rstrip("\n") + "\n"
-
-
-def superfluous(node: ast.AST, lines: list[bytes], types: bool) -> Iterator[tuple[tuple[Place, Place], bytes]]:
-    """Yields from where to where something of a node is not needed to run it, and what takes its place."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-        alone = len(node.body) == 1 and not isinstance(node, ast.Module)
-        yield span_of(node.body[0]), b"pass" if alone else b""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == parameter.__name__:
-        yield span_of(node.args[1]), b'""'
-    if types and isinstance(node, ast.arg) and node.annotation:
-        yield type_span(node, lines), b""
-    if types and isinstance(node, ast.FunctionDef) and node.returns:
-        (line, column), end = span_of(node.returns)
-        yield ((line, lines[line].rindex(b" ->", 0, column)), end), b""
-
-
-def typed_variables(nodes: list[ast.AST]) -> Iterator[ast.AnnAssign]:
-    """Yields assignments to variables, of modules and functions, that name a type; of classes, they are fields."""
-    fields = {field for node in nodes if isinstance(node, ast.ClassDef) for field in node.body}
-    for node in nodes:
-        if isinstance(node, ast.AnnAssign) and node.value and node not in fields:
-            yield node
-
-
-def typed_fields(nodes: list[ast.AST]) -> Iterator[ast.AnnAssign]:
-    """Yields the fields of classes without a base, whose types nothing reads; of settings, kfp has them."""
-    for node in nodes:
-        if isinstance(node, ast.ClassDef) and not node.bases:
-            yield from (field for field in node.body if isinstance(field, ast.AnnAssign))
-
-
-def named_types(nodes: list[ast.AST]) -> Iterator[ast.stmt]:
-    """Yields assignments that give a type a name; such names are in title case, and nothing else's are."""
-    for node in nodes:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)]) if name.istitle():
-                yield node
-
-
-def type_span(node: Any, lines: list[bytes]) -> tuple[Place, Place]:
-    """Returns where the type of a parameter or a variable stands, with its colon."""
-    (line, column), end = span_of(node.annotation)
-    return (line, lines[line].rindex(b":", 0, column)), end
-
-
-def unused_imports(nodes: list[ast.AST]) -> Iterator[tuple[Place, Place, bytes]]:
-    """Yields from where to where names are imported that only functions' types use, and what takes their place."""
-    types: list[ast.AST | None] = [node.annotation for node in nodes if isinstance(node, ast.arg)]
-    types += [node.returns for node in nodes if isinstance(node, ast.FunctionDef)]
-    types += [node.annotation for node in (*typed_variables(nodes), *typed_fields(nodes))]
-    types += named_types(nodes)
-    in_types = {part for node in types if node for part in ast.walk(node)}
-    used = {node.id for node in nodes if isinstance(node, ast.Name) and node not in in_types}
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            kept = [alias for alias in node.names if (alias.asname or alias.name) in used]
-            if len(kept) < len(node.names):
-                new = ast.unparse(ast.ImportFrom(node.module, kept, node.level)) if kept else "pass"
-                yield *span_of(node), new.encode()
-
-
-def span_of(node: ast.stmt | ast.expr) -> tuple[Place, Place]:
-    """Returns where a node begins and ends."""
-    return (node.lineno - 1, node.col_offset), ((node.end_lineno or 0) - 1, node.end_col_offset or 0)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    places = [ROOT.parent.joinpath(*name.split(".")) for name in names if name.split(".")[0] == PACKAGE]
+    files = [path for place in places for path in (place.with_suffix(".py"), place / "__init__.py")]
+    return [path for path in files if path.is_file()]
