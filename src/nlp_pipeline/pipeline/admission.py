@@ -13,8 +13,7 @@ LABEL_VALUE = f"({WORD})?"
 OPERATORS = ("Exists", "Equal")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
-# The training pod's own volume.
-SHARED_MEMORY = "shm"
+SHARED_MEMORY = "shm"  # the training pod's own volume
 # Volumes that a step's pod has besides the claim and the ConfigMap: KFP 2.17's argocompiler/container.go, Argo's.
 VOLUMES = {
     *("kfp-launcher", "kfp-launcher-token", "ca-bundle", "gcs-scratch", "s3-scratch", "minio-scratch"),
@@ -28,26 +27,31 @@ TRAINING_MEMORY = "2Gi"
 def check_pods(values: dict[str, Any]) -> None:
     """Raises UsageError where Kubernetes would not take the pods that steps and serving have with these parameters."""
     check_placement(values)
-    check_volumes(values["volume_claim"], values["environment_config"])
+    claim, config = values["volume_claim"], values["environment_config"]
+    if claim == config:
+        raise UsageError(f"volume_claim and environment_config are both {claim!r}: KFP names a pod's volumes by them")
+    for name, value in (("volume_claim", claim), ("environment_config", config)):
+        if value in VOLUMES:
+            raise UsageError(f"{name} is {value!r}, as KFP names a volume of its own in each pod: give it another name")
     if "train_memory" in values:
-        check_memory(values["train_memory"])
+        from kubernetes.utils.quantity import parse_quantity
+
+        if parse_quantity(limit := values["train_memory"]) < parse_quantity(TRAINING_MEMORY):
+            raise UsageError(f"train_memory is {limit}: it must be {TRAINING_MEMORY} or more, which training asks for")
 
 
 def check_placement(values: dict[str, Any]) -> None:
     """Raises UsageError where node_selector or tolerations, if given, are not what Kubernetes takes."""
-    check_node_selector(values.get("node_selector", {}))
-    check_tolerations(values.get("tolerations", []))
-
-
-def check_node_selector(labels: dict[str, str]) -> None:
-    """Raises UsageError where a label of `node_selector` can't be one."""
-    for key, value in labels.items():
+    for key, value in values.get("node_selector", {}).items():
         if not is_label_key(key):
             raise UsageError(f"node_selector has the key {key!r}: it must be a label's, as in kubernetes.io/os")
         if not re.fullmatch(LABEL_VALUE, value, re.ASCII):
             raise UsageError(
                 f"node_selector has {key}={value!r}: a label's value has at most 63 letters, digits, '-', '_' and '.'"
             )
+    for item in values.get("tolerations", []):
+        if problem := find_problem(item):
+            raise UsageError(f"tolerations has {item}: {problem}")
 
 
 def is_label_key(key: str) -> bool:
@@ -55,13 +59,6 @@ def is_label_key(key: str) -> bool:
     prefix, slash, name = key.rpartition("/")
     is_prefixed = re.fullmatch(DNS_NAME, prefix, re.ASCII) is not None
     return re.fullmatch(WORD, name, re.ASCII) is not None and (is_prefixed or not slash)
-
-
-def check_tolerations(tolerations: list[dict[str, Any]]) -> None:
-    """Raises UsageError where one of `tolerations` can't be one."""
-    for item in tolerations:
-        if problem := find_problem(item):
-            raise UsageError(f"tolerations has {item}: {problem}")
 
 
 def find_problem(toleration: dict[str, Any]) -> str:
@@ -87,20 +84,3 @@ def find_problem(toleration: dict[str, Any]) -> str:
     if seconds is not None and (effect != "NoExecute" or type(seconds) is not int):
         return "tolerationSeconds must be an integer, and goes with effect NoExecute"
     return ""
-
-
-def check_volumes(claim: str, config: str) -> None:
-    """Raises UsageError where KFP, which names a pod's volumes by claim and ConfigMap, would give two one name."""
-    if claim == config:
-        raise UsageError(f"volume_claim and environment_config are both {claim!r}: KFP names a pod's volumes by them")
-    for name, value in (("volume_claim", claim), ("environment_config", config)):
-        if value in VOLUMES:
-            raise UsageError(f"{name} is {value!r}, as KFP names a volume of its own in each pod: give it another name")
-
-
-def check_memory(limit: str) -> None:
-    """Raises UsageError where training may use less memory than it asks for."""
-    from kubernetes.utils.quantity import parse_quantity
-
-    if parse_quantity(limit) < parse_quantity(TRAINING_MEMORY):
-        raise UsageError(f"train_memory is {limit}: it must be {TRAINING_MEMORY} or more, which training asks for")

@@ -38,8 +38,7 @@ def finish_batch(run: Run, to: str, results: Output[Metrics]) -> None:
 
 def add_batch(values: Values) -> None:
     """Adds the steps."""
-    platform = Kubeflow()
-    platform.prepare(values)
+    platform = Kubeflow(values)
     planned = plan_batch(**values.of(plan_batch))
     platform.configure_task(planned, "Plan", "4Gi")
     with dsl.ParallelFor(planned.output, name="pods", parallelism=MOST_PODS) as share:

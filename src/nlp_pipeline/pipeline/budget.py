@@ -16,7 +16,6 @@ tests/pipeline/test_budget.py holds the result against a real run. No such limit
 """
 
 import gzip
-import itertools
 import json
 import random
 import re
@@ -25,8 +24,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
-
-import yaml
 
 from nlp_pipeline.parameters import ANYTHING
 from nlp_pipeline.pipeline.compiling import load_ir
@@ -384,14 +381,3 @@ def artifact(name: str, metadata: int = 0) -> dict[str, Any]:
 def node_id(name: str) -> str:
     """Returns an id as long as Argo's, which are hashes of the names too."""
     return f"{NAME}-{zlib.crc32(name.encode())}"
-
-
-def most_iterations(ir: str) -> int:
-    """Returns how often the loop of a compiled file may run, at most, so that its workflow is within the budget."""
-    pipeline, platform = load_ir(ir)
-    (loop,) = (task for task in tasks_of(pipeline["root"]).values() if "parameterIterator" in task)
-    for count in itertools.count(1):
-        loop["iteratorPolicy"]["parallelismLimit"] = count
-        if weigh(yaml.safe_dump_all([pipeline, platform])).excess():
-            return count - 1
-    raise AssertionError

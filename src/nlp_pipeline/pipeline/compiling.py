@@ -70,14 +70,14 @@ def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_a
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(load_pipeline(pipeline), str(path))
         ir = path.read_text(encoding="utf-8")
-    documents = load_ir(ir)
     on_kubeflow = PIPELINES[pipeline].platform == "kubeflow"
+    # kfp's prefix of the inputs of groups would be stored in many places of a workflow; see budget.py.
+    documents = load_ir(ir.replace("pipelinechannel--", "") if on_kubeflow else ir)
     if image is not None:
         use_image(documents[0], image)
     elif on_kubeflow and len(documents[0]["deploymentSpec"]["executors"]) > 1:
         share_code(documents[0])
     if on_kubeflow:
-        documents = shorten_names(documents)
         for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             if image is None:  # it is for several processes, which need one
                 executor.pop("emptyDirMounts", None)
@@ -94,25 +94,6 @@ def load_ir(text: str) -> list[Any]:
 
     # The loader in C takes a tenth of the time of that in Python; the dumper in C breaks lines elsewhere.
     return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-
-
-def shorten_names(value: Any) -> Any:
-    """Returns a part of an IR in which the inputs of groups have the parameters' names, without kfp's prefix.
-
-    Each name is stored in many places of a workflow; see budget.py.
-    """
-    if isinstance(value, str):
-        return value.replace("pipelinechannel--", "")
-    if isinstance(value, list):
-        return [shorten_names(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    short: dict[str, Any] = {}
-    for key, item in value.items():
-        name, shortened = shorten_names(key), shorten_names(item)
-        if short.setdefault(name, shortened) != shortened:
-            raise PipelineError(f"the pipeline has two inputs {name} that differ")
-    return short
 
 
 def use_image(pipeline: dict[str, Any], image: str) -> None:

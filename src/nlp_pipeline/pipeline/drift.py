@@ -34,8 +34,7 @@ def detect_drift(
 def add_drift(values: Values) -> None:
     """Adds the one step."""
     task = detect_drift(**values.of(detect_drift))
-    platform = Kubeflow()
-    platform.prepare(values)
+    platform = Kubeflow(values)
     platform.configure_task(task, "Has the data moved?", "4Gi")
     kubernetes.add_pod_label(task, ACCESS, "true")
 

@@ -21,82 +21,59 @@ from nlp_pipeline.pipeline.parameters import PIPELINES, pipeline_parameters
 pipeline_task.inspect = SimpleNamespace(stack=partial(inspect.stack, 0))
 
 
-class Values:
+class Values(dict[str, Any]):
     """The values of the pipeline's parameters, by name, while the graph is made."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
 
     def of(self, component: Any) -> dict[str, Any]:
         """Returns those that a component takes."""
-        return {name: self.values[name] for name in component.component_spec.inputs if name in self.values}
+        return {name: self[name] for name in component.component_spec.inputs if name in self}
 
 
 class Platform(Protocol):
-    """What differs between the platforms."""
+    """What differs between the platforms; it is made with the values, and adds what comes before the shared steps."""
 
-    def prepare(self, values: Values) -> None:
-        """Adds what comes before the shared steps, where there is something."""
-
-    def finish(self, values: Values) -> AbstractContextManager[Any]:
+    def finish(self) -> AbstractContextManager[Any]:
         """Returns what surrounds the shared steps, and adds what follows however they end."""
 
-    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def train_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training step as it runs on the platform."""
 
-    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def evaluate_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation step as it runs on the platform."""
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
         """Gives a task its name in the dashboard, its resources, and all else that it needs on the platform."""
 
-    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+    def deploy(self, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds what, with `deploy`, brings a release to an endpoint and checks it, after a step that must succeed."""
 
 
 def add_pipeline(platform: Platform, values: Values) -> None:
     """Adds the steps that load, train, evaluate, archive, validate and deploy, and what is the platform's own."""
-    platform.prepare(values)
-    with platform.finish(values):
-        add_steps(platform, values)
+    with platform.finish():
+        loaded = load_data(**values.of(load_data))
+        platform.configure_task(loaded, "Load data", "4Gi")
 
+        trained = platform.train_model(train=loaded.outputs["train"])
+        model = trained.outputs["model"]
 
-def add_steps(platform: Platform, values: Values) -> None:
-    """Adds the steps that every platform has, and the platform's between them."""
-    loaded = load_data(**values.of(load_data))
-    platform.configure_task(loaded, "Load data", "4Gi")
+        evaluated = platform.evaluate_model(model=model, evaluation=loaded.outputs["evaluation"])
+        passed, predictions = evaluated.outputs["Output"], evaluated.outputs["predictions"]
 
-    trained = platform.train_model(values, train=loaded.outputs["train"])
-    model = trained.outputs["model"]
+        with dsl.If(passed == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
+            archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
+            platform.configure_task(archived, "Archive model", "8Gi")
+            release = archived.outputs["release"]
 
-    evaluated = platform.evaluate_model(values, model=model, evaluation=loaded.outputs["evaluation"])
-    passed, predictions = evaluated.outputs["Output"], evaluated.outputs["predictions"]
-
-    with dsl.If(passed == True, name="gate passed"):  # noqa: E712, a comparison that kfp writes down
-        archived = archive_model(model=model, predictions=predictions, **values.of(archive_model))
-        platform.configure_task(archived, "Archive model", "8Gi")
-        release = archived.outputs["release"]
-
-        validated = validate_archive(release=release, predictions=predictions, **values.of(validate_archive))
-        platform.configure_task(validated, "Validate archive", "4Gi")
-        platform.deploy(values, validated, release=release, predictions=predictions)
+            validated = validate_archive(release=release, predictions=predictions, **values.of(validate_archive))
+            platform.configure_task(validated, "Validate archive", "4Gi")
+            platform.deploy(validated, release=release, predictions=predictions)
 
 
 def make_pipeline(
     add: Callable[[Values], None], name: str, constants: dict[str, Any], display_name: str, does: str
 ) -> Any:
-    """Returns a pipeline, as kfp makes it.
-
-    Args:
-        add: Adds its steps.
-        name: Its key in PIPELINES.
-        constants: Values that the steps take besides the pipeline's parameters.
-        display_name: The pipeline's name in the dashboard.
-        does: What it does, a sentence.
-    """
+    """Returns one of PIPELINES, as kfp makes it; `constants` are what its steps take besides its parameters."""
     parameters = pipeline_parameters(name)
 
     def pipeline(*values: Any) -> None:

@@ -1,6 +1,5 @@
 """The pipeline on Kubeflow, and on this machine: steps are pods with a volume, and KServe serves the release."""
 
-from functools import partial
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -21,26 +20,25 @@ DEADLINES = {"train-model": 7 * DAY}
 class Kubeflow:
     """What is Kubeflow's own; see `graph.Platform`."""
 
-    def prepare(self, values: Values) -> None:
-        """Takes note of the values; nothing comes before the shared steps."""
+    def __init__(self, values: Values) -> None:
         self.values = values
 
-    def finish(self, values: Values) -> dsl.ExitHandler:
+    def finish(self) -> dsl.ExitHandler:
         """Adds the notice at the run's end, and returns the group of steps at whose end it comes."""
-        task = notify(**values.of(notify))
+        task = notify(**self.values.of(notify))
         self.configure_task(task, "Notify", "512Mi")
         return dsl.ExitHandler(task, name="run")
 
-    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def train_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training step; a pod that was evicted goes on from its last checkpoint."""
-        task = train_model(**artifacts, **values.of(train_model)).set_retry(num_retries=2)
+        task = train_model(**artifacts, **self.values.of(train_model)).set_retry(num_retries=2)
         # The processes of several GPUs share more memory than the 64 MB that a container has for it.
         kubernetes.empty_dir_mount(task, SHARED_MEMORY, "/dev/shm", medium="Memory")  # noqa: S108
         return self.configure_training(task, "Train model")
 
-    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def evaluate_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation step."""
-        return self.configure_training(evaluate_model(**artifacts, **values.of(evaluate_model)), "Evaluate model")
+        return self.configure_training(evaluate_model(**artifacts, **self.values.of(evaluate_model)), "Evaluate model")
 
     def configure_training(self, task: dsl.PipelineTask, display_name: str) -> dsl.PipelineTask:
         """Gives a task the training's resources; a limit of 0 GPUs is met by every node."""
@@ -71,14 +69,14 @@ class Kubeflow:
                 secret = self.values[parameter]
                 kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
 
-    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+    def deploy(self, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the step that makes the release an InferenceService, asks it and gives it the traffic, with `deploy`."""
-        task = deploy_model(**artifacts, **values.of(deploy_model)).after(validated)
+        task = deploy_model(**artifacts, **self.values.of(deploy_model)).after(validated)
         self.configure_task(task, "Deploy model", "2Gi")
 
 
 nlp_pipeline = make_pipeline(
-    partial(add_pipeline, Kubeflow()),
+    lambda values: add_pipeline(Kubeflow(values), values),
     "kubeflow",
     {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER},
     display_name="NLP pipeline: text to endpoint",

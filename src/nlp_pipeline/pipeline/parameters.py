@@ -4,7 +4,8 @@ import difflib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from copy import copy
+from dataclasses import MISSING, dataclass, fields, make_dataclass
 from typing import Any, get_origin
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
@@ -102,35 +103,19 @@ class PodSettings(Settings):
 
 def some_of(kind: type[Settings], *names: str) -> type[Settings]:
     """Returns settings that have only some of the parameters of others."""
-    chosen: list[Any] = [
-        (
-            item.name,
-            item.type,
-            field(default=item.default, default_factory=item.default_factory, metadata=item.metadata),
-        )
-        for item in fields(kind)
-        if item.name in names
-    ]
+    chosen: list[Any] = [(item.name, item.type, copy(item)) for item in fields(kind) if item.name in names]
     return make_dataclass(kind.__name__, chosen, bases=(Settings,), frozen=True, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline on a platform.
+    """A pipeline on a platform."""
 
-    Attributes:
-        name: Its name in Kubeflow.
-        platform: "kubeflow" or "vertex".
-        file: Its compiled file.
-        graph: Where kfp's pipeline is: a module of `nlp_pipeline.pipeline`, and its name there.
-        settings: What it can be told, in the order of its signature.
-    """
-
-    name: str
-    platform: str
-    file: str
-    graph: tuple[str, str]
-    settings: tuple[type[Any], ...]
+    name: str  # in Kubeflow
+    platform: str  # "kubeflow" or "vertex"
+    file: str  # the compiled one
+    graph: tuple[str, str]  # where kfp's pipeline is: a module of `nlp_pipeline.pipeline`, and its name there
+    settings: tuple[type[Any], ...]  # in the order of its signature
 
 
 SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
@@ -217,14 +202,9 @@ def pipeline_parameters(pipeline: str = "kubeflow") -> dict[str, Parameter]:
 
 
 def parse_settings(settings: list[str], pipeline: str = "kubeflow") -> dict[str, Any]:
-    """Returns what `--set` was given, in the parameters' types.
+    """Returns what `--set NAME=VALUE` was given, in the types of the parameters of one of PIPELINES.
 
-    Args:
-        settings: `NAME=VALUE` each; of a name that stands twice the last counts.
-        pipeline: One of PIPELINES.
-
-    Raises:
-        UsageError: There is no "=", no such parameter, or the value is not of its type.
+    Of a name that stands twice the last counts. A UsageError names what is no parameter, or not of its type.
     """
     parameters = pipeline_parameters(pipeline)
     values: dict[str, Any] = {}
@@ -264,11 +244,7 @@ def check_run(values: dict[str, Any], pipeline: str, paths: str, example: str) -
 
 
 def refuse_passwords(values: dict[str, Any]) -> None:
-    """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
-
-    Raises:
-        UsageError: One does; the message does not show it.
-    """
+    """Raises UsageError, without showing it, where an address among the parameters holds a password."""
     for name, value in values.items():
         addresses = split_addresses(value) if isinstance(value, str) else []
         if any("@" in address.partition("://")[2].partition("/")[0] for address in addresses):
@@ -279,13 +255,7 @@ def refuse_passwords(values: dict[str, Any]) -> None:
 
 
 def check_ranges(values: dict[str, Any], pipeline: str = "kubeflow") -> None:
-    """Makes sure that parameters are in their ranges, the others having their defaults.
-
-    A step would find out too, but maybe an hour later.
-
-    Raises:
-        UsageError: One is not in its range.
-    """
+    """Raises UsageError where a parameter is not in its range; a step would find out too, but maybe an hour later."""
     for name, value in values.items():
         if "{{" in str(value):
             raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")

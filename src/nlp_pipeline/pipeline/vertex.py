@@ -6,7 +6,6 @@ wrote: what they are given are constants, and outputs of the steps `prepare_vert
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from google_cloud_pipeline_components.preview.custom_job import create_custom_training_job_from_component
@@ -32,25 +31,25 @@ evaluate_model_job = create_custom_training_job_from_component(evaluate_model, e
 class Vertex:
     """What is Vertex AI's own; see `graph.Platform`."""
 
-    def prepare(self, values: Values) -> None:
-        """Adds the step that checks what goes into requests to Vertex AI."""
+    def __init__(self, values: Values) -> None:
+        self.values = values
         task = prepare_vertex(**values.of(prepare_vertex))
         self.configure_task(task, "Check parameters", "512Mi")
         # What Google's components are given: the texts are those that were checked.
-        self.checked = Values({**values.values, **task.outputs})
+        self.checked = Values({**values, **task.outputs})
         self.place = {"project": task.outputs["project"], "location": task.outputs["location"]}
 
-    def finish(self, values: Values) -> AbstractContextManager[Any]:
+    def finish(self) -> AbstractContextManager[Any]:
         """Returns nothing: Vertex AI sends notices of its own."""
         return nullcontext()
 
-    def train_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def train_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the training as a custom job."""
-        return self._run_job(train_model_job, "Train model", **artifacts, **values.of(train_model))
+        return self._run_job(train_model_job, "Train model", **artifacts, **self.values.of(train_model))
 
-    def evaluate_model(self, values: Values, **artifacts: Any) -> dsl.PipelineTask:
+    def evaluate_model(self, **artifacts: Any) -> dsl.PipelineTask:
         """Adds the evaluation as a custom job."""
-        return self._run_job(evaluate_model_job, "Evaluate model", **artifacts, **values.of(evaluate_model))
+        return self._run_job(evaluate_model_job, "Evaluate model", **artifacts, **self.values.of(evaluate_model))
 
     def configure_task(self, task: dsl.PipelineTask, display_name: str, memory: str) -> None:
         """Gives a task its name in the console, and its resources; Vertex AI finds a machine that has them."""
@@ -58,9 +57,9 @@ class Vertex:
         task.set_caching_options(False).set_display_name(display_name)
         task.set_memory_limit(memory)
 
-    def deploy(self, values: Values, validated: dsl.PipelineTask, **artifacts: Any) -> None:
+    def deploy(self, validated: dsl.PipelineTask, **artifacts: Any) -> None:
         """Adds the steps that make the release a version of a model, deploy it to an endpoint, and ask it."""
-        with dsl.If(values["deploy"] == True, name="deploy"):  # noqa: E712, a comparison that kfp writes down
+        with dsl.If(self.values["deploy"] == True, name="deploy"):  # noqa: E712, a comparison that kfp writes down
             inputs = self.checked.of(plan_vertex_deployment)
             planned = plan_vertex_deployment(release=artifacts["release"], **inputs).after(validated)
             self.configure_task(planned, "Plan deployment", "2Gi")
@@ -78,7 +77,7 @@ class Vertex:
                 **served,
             )
             served |= {"predictions": artifacts["predictions"], "former_traffic": planned.outputs["former_traffic"]}
-            checked = check_vertex_endpoint(**(values.of(check_vertex_endpoint) | served)).after(deployed)
+            checked = check_vertex_endpoint(**(self.values.of(check_vertex_endpoint) | served)).after(deployed)
             self.configure_task(checked, "Check endpoint", "2Gi")
 
     def _run(self, component: Any, title: str, **inputs: Any) -> dsl.PipelineTask:
@@ -123,7 +122,7 @@ class Vertex:
 
 
 nlp_pipeline_vertex = make_pipeline(
-    partial(add_pipeline, Vertex()),
+    lambda values: add_pipeline(Vertex(values), values),
     "vertex",
     # There is no volume: Cloud Storage keeps every step's artifacts, the release among them.
     # Nor are there former releases to compare with.
