@@ -364,10 +364,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever reads the results has read enough, as `head` does; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PipelineError.exit_code
-    except StoppedWaitingError as error:
-        message, code, facts = f"interrupted; {error}", INTERRUPTED, error.facts
-    except KeyboardInterrupt:
-        message, code = f"interrupted{what_is_left(flags)}", INTERRUPTED
+    except KeyboardInterrupt as error:
+        message, code, facts = "interrupted", INTERRUPTED, getattr(error, "facts", {})
+        message += f"; {error}" if isinstance(error, StoppedWaitingError) else what_is_left(flags)
     except Exception as error:  # noqa: BLE001, also a mistake of ours, or something that no one has thought of
         if isinstance(error, PipelineError):
             message, code, facts = f"error: {error}", error.exit_code, error.facts

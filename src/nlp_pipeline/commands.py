@@ -190,16 +190,19 @@ def submit(arguments: argparse.Namespace) -> None:
     if arguments.dry_run or not arguments.wait:
         return print_result(result, arguments.json)
     print(result["url"], file=sys.stderr)
-    arguments.wait = result["run_id"]
-    wait(arguments)
+    follow_run(arguments, result["run_id"])
 
 
 def wait(arguments: argparse.Namespace) -> None:
     """`--wait RUN_ID`."""
-    result = on_platform(arguments, "wait", arguments.wait, arguments.timeout)
-    print_result(
-        result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}, arguments.json
-    )
+    follow_run(arguments, arguments.wait)
+
+
+def follow_run(arguments: argparse.Namespace, run_id: str) -> None:
+    """Follows a run until it ends, and prints how."""
+    result = on_platform(arguments, "wait", run_id, arguments.timeout)
+    shown = result if arguments.json else {key: result[key] for key in ("state", "url", "seconds")}
+    print_result(shown, arguments.json)
 
 
 def retry(arguments: argparse.Namespace) -> None:
@@ -207,8 +210,7 @@ def retry(arguments: argparse.Namespace) -> None:
     result = on_platform(arguments, "retry", arguments.retry, arguments.dry_run)
     if arguments.dry_run or not arguments.wait:
         return print_result(result, arguments.json)
-    arguments.wait = arguments.retry
-    wait(arguments)
+    follow_run(arguments, arguments.retry)
 
 
 def upload(arguments: argparse.Namespace) -> None:

@@ -190,22 +190,25 @@ def check_place(settings: DeploySettings, namespace: str) -> None:
             )
 
 
-def missing_access(namespace: str) -> str:
-    """Returns, in words, what this account may not do in a namespace of what deploying needs; empty where it may."""
-    ask, missing = api("AuthorizationV1Api").create_self_subject_access_review, []
-    for (group, resource), verbs in ACCESS.items():
-        for verb in verbs:
-            attributes = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
-            answer = call("asking what is allowed", ask, {"spec": {"resourceAttributes": attributes}}, expected=(403,))
-            # Where even asking is forbidden, the calls themselves will say.
-            if answer != 403 and not answer.status.allowed:
-                missing.append(f"{verb} {resource}")
-    return f"namespace {namespace}: may not {', '.join(missing)}" if missing else ""
+def may(**attributes: str) -> bool:
+    """Says whether this account may do something, by namespace, verb, resource, and its group or subresource.
+
+    Where even asking is forbidden, it is taken to be allowed: the calls themselves will say.
+    """
+    ask = api("AuthorizationV1Api").create_self_subject_access_review
+    answer = call("asking what is allowed", ask, {"spec": {"resourceAttributes": attributes}}, expected=(403,))
+    return bool(answer == 403 or answer.status.allowed)
 
 
 def check_access(namespace: str) -> None:
     """Raises a UsageError where access is missing, with the command that allows it to this account."""
-    if missing := missing_access(namespace):
+    asked = [(verb, resource, group) for (group, resource), verbs in ACCESS.items() for verb in verbs]
+    missing = [
+        f"{verb} {resource}"
+        for verb, resource, group in asked
+        if not may(namespace=namespace, verb=verb, resource=resource, group=group)
+    ]
+    if missing:
         ask = api("AuthenticationV1Api").create_self_subject_review
         # Kubernetes before 1.28 does not know the question, and it may be forbidden.
         review = call("asking who asks", ask, {}, expected=(403, 404))
@@ -213,7 +216,7 @@ def check_access(namespace: str) -> None:
         account = user.removeprefix("system:serviceaccount:").replace(":", "/")
         # A person's account tells nothing of the steps', which is Kubeflow's own by default.
         remedy = apply_manifests(namespace, f" --steps-account {account}" if "/" in account else "")
-        raise UsageError(f"{missing}; to allow it: {remedy}")
+        raise UsageError(f"namespace {namespace}: may not {', '.join(missing)}; to allow it: {remedy}")
 
 
 def apply_manifests(namespace: str, more: str = "") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nlp_pipeline.deploy.cluster import POD_NAMESPACE, check_access, delete_service, one_line, read_service
-from nlp_pipeline.deploy.deployment import connect, deploy_release, prepare
+from nlp_pipeline.deploy.deployment import connect, deploy_and_follow, deploy_release, prepare
 from nlp_pipeline.deploy.endpoint import ANY_TEXT, Rows, address_of
 from nlp_pipeline.deploy.inference_service import (
     NOTES,
@@ -29,11 +29,10 @@ from nlp_pipeline.deploy.inference_service import (
     Json,
     make,
 )
-from nlp_pipeline.deploy.registry import follow, note_states
+from nlp_pipeline.deploy.registry import note_states
 from nlp_pipeline.deploy.service_proxy import ServiceProxy, check_proxy
 from nlp_pipeline.deploy.settings import DeploySettings, Target
 from nlp_pipeline.deploy.transaction import Outcome, check
-from nlp_pipeline.deploy.transaction import deploy as deploy_service
 from nlp_pipeline.deploy.upload import StoredRelease
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.release import Release, verify
@@ -80,26 +79,16 @@ def rollback(values: dict[str, Any], dry_run: bool) -> Json:
     with redirect_stdout(sys.stderr):
         live, target = _find_live(values, to_change=True)
         desired = _choose_former(live).restore(live.name, live.namespace)
-        target = replace(
-            target,
-            labels=json.loads(desired.note("labels") or "[]"),
-            settings=replace(target.settings, canary_percent=0),
-        )
+        registry = target.settings.model_registry or live.annotations.get(REGISTRY_URL, "")
+        settings = replace(target.settings, canary_percent=0, model_registry=registry)
+        target = replace(target, labels=json.loads(desired.note("labels") or "[]"), settings=settings)
         if dry_run:
             return _difference(desired, target)
         # What was not made by this project may speak another protocol: it is not asked.
         rows = ANY_TEXT if desired.release else {}
         if rows:
             target = _reach(live, target)
-        address = target.settings.model_registry or live.annotations.get(REGISTRY_URL)
-
-        def go_back() -> Outcome:
-            outcome = deploy_service(desired, target, rows)
-            if address:
-                follow(address, outcome.service, desired if outcome.reason else None)
-            return outcome
-
-        return _report(go_back)
+        return _report(lambda: deploy_and_follow(desired, target, rows))
 
 
 def undeploy(values: dict[str, Any], dry_run: bool) -> Json:

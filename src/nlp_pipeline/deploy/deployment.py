@@ -69,6 +69,14 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
     if target.registered:
         desired = service_for(release, folder, target)
     print(f"release {release.digest} at {target.uri_of(release)}", flush=True)
+    outcome = deploy_and_follow(desired, target, rows)
+    if not outcome.reason:
+        print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
+    return outcome
+
+
+def deploy_and_follow(desired: InferenceService, target: Target, rows: Rows) -> Outcome:
+    """Does what `transaction.deploy` does, and tells a model registry."""
     outcome = deploy(desired, target, rows)
     # What served before may be in a registry though this release is not.
     former = outcome.service.formers[0].annotations if outcome.service and outcome.service.formers else {}
@@ -77,8 +85,6 @@ def deploy_release(release: Release, folder: Path | None, target: Target, rows: 
             registry().follow(address, outcome.service, desired if outcome.reason else None)
         except UsageError as error:
             print(f"note: {address} does not know what serves now: {error}", flush=True)
-    if not outcome.reason:
-        print(f"{outcome.outcome}: {outcome.endpoint['url']}", flush=True)
     return outcome
 
 

@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from nlp_pipeline.deploy.cluster import api, call
+from nlp_pipeline.deploy.cluster import api, may
 from nlp_pipeline.errors import UsageError
 
 MISSING_RIGHT = "through the API server, which needs the right to create services/proxy in namespace"
@@ -12,10 +12,7 @@ MISSING_RIGHT = "through the API server, which needs the right to create service
 
 def check_proxy(namespace: str) -> None:
     """Raises a UsageError where it is known that this account may not ask a namespace's Services so."""
-    attributes = {"namespace": namespace, "resource": "services", "subresource": "proxy", "verb": "create"}
-    review = api("AuthorizationV1Api").create_self_subject_access_review
-    answer = call("asking what is allowed", review, {"spec": {"resourceAttributes": attributes}}, expected=(403,))
-    if answer != 403 and not answer.status.allowed:
+    if not may(namespace=namespace, verb="create", resource="services", subresource="proxy"):
         raise UsageError(f"endpoints are asked {MISSING_RIGHT} {namespace}: get it, or set gateway")
 
 
