@@ -30,11 +30,6 @@ def parameters_of(pipeline: str) -> str:
     return parameter_table(pipeline_parameters(pipeline).values())
 
 
-def help_text() -> str:
-    """Returns what `--help` prints, as a Markdown code block."""
-    return f"```text\n{make_parser().format_help().rstrip()}\n```"
-
-
 def performance(summarised: bool = False) -> str:
     """Returns what benchmarks/results.json says, as Markdown with its chart; or a summary in a sentence."""
     from benchmarks.table import summary, table  # which lie beside src/, in the working folder of whoever runs this
@@ -54,7 +49,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "parameters": lambda: parameter_table(pipeline_parameters().values()),
     "vertex parameters": lambda: parameter_table(own_parameters("vertex")),
     **{f"{name} parameters": partial(parameters_of, name) for name in OTHERS},
-    "help": help_text,
+    "help": lambda: f"```text\n{make_parser().format_help().rstrip()}\n```",
     "performance": performance,
     "speed": lambda: performance(summarised=True),
     "seeds": seeds,

@@ -10,11 +10,7 @@ from nlp_pipeline.errors import UsageError
 
 
 def import_installed(module: str, parameter: str) -> Any:
-    """Returns a module of the package that embedding does not follow; it is needed where a parameter is set.
-
-    Raises:
-        UsageError: The package is not installed.
-    """
+    """Returns a module of the package that embedding does not follow; it is needed where a parameter is set."""
     try:
         return importlib.import_module(f"nlp_pipeline.{module}")
     except ModuleNotFoundError:

@@ -34,17 +34,8 @@ STEPS = ("load_data", "train_model", "evaluate_model", "archive_model", "validat
 def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -> dict[str, Any]:
     """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
 
-    Args:
-        values: The parameters that the user set.
-        texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
-        debug: Whether to show the steps' tracebacks.
-
-    Returns:
-        What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets`, `data`, `training`, `metrics`,
-        `validation`, `predictions`, `seconds` (by step, and `total`) and more.
-
-    Raises:
-        PipelineError: A step failed, or the gate was not passed.
+    Without texts it is asked for the demo's, or for rows of one's own evaluation data; `debug` shows the steps'
+    tracebacks. Returns what `--json` prints.
     """
     began = time.monotonic()
     check_packages()

@@ -125,15 +125,7 @@ def read_file(path: Path) -> dict[str, str]:
 
 
 def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, dict[str, str]]:
-    """Returns the settings, and where each of them came from.
-
-    Args:
-        flags: What flags set, by the settings' names.
-        file: A file of NAME=VALUE lines; None for `.env` in the working folder, which need not be there.
-
-    Raises:
-        UsageError: The file can't be read, or a value is wrong.
-    """
+    """Returns the settings, from flags and a file (None for `.env`, if it is there), and where each came from."""
     if file is not None and not file.is_file():
         raise UsageError(f"--config {file}: there is no such file")
     path = file or Path(".env")
