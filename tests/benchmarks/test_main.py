@@ -56,13 +56,6 @@ def test_only_some_the_quick_way_with_their_files_kept(topics: list[tuple[bool, 
     assert json.loads(output.read_text(encoding="utf-8"))["quick"] is True
 
 
-def test_an_unknown_topic_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        bench.main(["--only", "peers,speed"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_what_is_measured_by_default() -> None:
     parser = bench.make_parser()
     assert bench.chosen_topics(parser.parse_args([])) == bench.TOPICS

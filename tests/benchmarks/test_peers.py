@@ -14,7 +14,7 @@ from benchmarks import limit
 from benchmarks.measure import OURS
 from benchmarks.model import MAX_LENGTH, truncate
 from benchmarks.peers import figures_of, targets_of, write_requests
-from benchmarks.peers.environments import PINS, is_made, main, make_environment, python_of
+from benchmarks.peers.environments import PINS, python_of
 from benchmarks.peers.servers import FORMER, contenders
 from benchmarks.servers import Running, command_server
 
@@ -46,6 +46,7 @@ def wait_until_stopped(process: psutil.Process) -> None:
 def test_a_server_stands_still_but_while_it_is_asked(tmp_path: Path) -> None:
     server = command_server(lambda port: [sys.executable, "-c", SERVER, str(port)])
     requests = write_requests(tmp_path, "texts", ["a", "bb", "ccc"])
+    assert json.loads(write_requests(tmp_path, "pairs", ["a", "b", "c"], 2).read_text(encoding="utf-8")) == [["a", "b"]]
     with Running(server, tmp_path / "server") as running:
         process = psutil.Process(running.process.pid)
         wait_until_stopped(process)
@@ -86,28 +87,11 @@ def test_a_peer_without_its_environment_says_what_makes_it(tmp_path: Path, monke
         contenders(quick=True)["huggingfaceserver"]()
 
 
-@pytest.mark.slow
-def test_an_environment_is_made_from_its_pins_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pins = tmp_path / "peer.txt"
-    monkeypatch.setenv("PEERS", str(tmp_path / "made"))
-    monkeypatch.setattr("benchmarks.peers.environments.PINS", {"peer": pins})
-    pins.write_text(f"nothing @ file://{tmp_path}/nothing.whl\n", encoding="utf-8")
-    with pytest.raises(RuntimeError, match=r"pip failed: .*nothing"):
-        make_environment("peer")
-    assert not is_made("peer")
-    pins.write_text("# no packages\n", encoding="utf-8")
-    assert main() == 0
-    assert python_of("peer").is_file()
-    monkeypatch.setattr("benchmarks.peers.environments.make_environment", lambda peer: pytest.fail("made twice"))
-    assert main() == 0
-
-
-@pytest.mark.parametrize("peer", sorted(PINS))
-def test_every_package_is_pinned(peer: str) -> None:
-    lines = PINS[peer].read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.!-]+", line)] == []
-    assert "torch==2.13.0" in pins
+def test_every_package_is_pinned() -> None:
+    for path in PINS.values():
+        pins = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.!-]+", line)] == []
+        assert "torch==2.13.0" in pins
 
 
 def test_goals_are_against_the_former_pipeline_and_the_best_peer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +145,3 @@ def test_products_alone_are_computed_and_timed() -> None:
     assert [output.shape for output in outputs] == [(8, 32), (8, 32), (1, 4)]
     assert all(output.dtype == np.int32 for output in outputs)
     assert limit.rate([limit.onnxruntime_products(products)] * 2, 0.1) > 0
-
-
-def test_requests_hold_as_many_texts_as_asked_for(tmp_path: Path) -> None:
-    path = write_requests(tmp_path, "texts", ["a", "b", "c", "d", "e"], 2)
-    assert json.loads(path.read_text(encoding="utf-8")) == [["a", "b"], ["c", "d"]]

@@ -102,10 +102,6 @@ def test_the_chart_has_a_bar_where_a_ratio_may_be_told() -> None:
     assert "prefers-color-scheme: dark" in chart(results())
 
 
-def test_a_chart_of_nothing_is_a_picture() -> None:
-    ElementTree.fromstring(chart(results(serving=[])))
-
-
 def test_results_name_the_machine_but_not_which(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     write(results(), path)

@@ -4,42 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from benchmarks import seeds
-from tests.conftest import make_rows
 
 TINY = "sentences, 2 classes"
-
-
-@pytest.fixture
-def folder(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as `prepare` writes it, with a tiny encoder and few rows."""
-    import transformers
-
-    monkeypatch.setattr(seeds, "ROWS", 120)
-    monkeypatch.setattr(seeds, "EVALUATION_ROWS", 30)
-    monkeypatch.setattr(seeds, "TRAINING", {"learning_rate": 2e-3})
-    monkeypatch.setattr(seeds, "EPOCHS", 4)
-    monkeypatch.setattr(seeds, "BATCH_SIZE", 8)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
-    rows = make_rows(200)
-    names = sorted({label for _, label in rows})
-    table = {
-        "input_ids": [tokenizer(text)["input_ids"] for text, _ in rows],
-        "labels": [names.index(label) for _, label in rows],
-    }
-    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / f"{TINY}.parquet")
-    (tmp_path / "encoder").symlink_to(encoder)
-    return tmp_path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [seeds.BASELINE, "batches of like length"])
-def test_a_way_of_training_learns(folder: Path, way: str) -> None:
-    assert seeds.train(folder, TINY, way, seed=1) > 70
 
 
 def test_like_lengths_come_together_and_each_row_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

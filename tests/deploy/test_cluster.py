@@ -31,7 +31,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         yield one
 
 
-@pytest.mark.parametrize(("failures", "status"), [(1, 429), (2, 500), (4, 503)])
+@pytest.mark.parametrize(("failures", "status"), [(1, 429), (4, 503)])
 def test_what_may_pass_is_tried_again(cluster: Cluster, clock: Clock, failures: int, status: int) -> None:
     cluster.failures, cluster.failure_status = failures, status
     assert read_service("tiny", "team") is None
@@ -50,8 +50,6 @@ def test_what_does_not_pass_is_one_line(cluster: Cluster, clock: Clock) -> None:
     ("status", "body", "kind", "line"),
     [
         (400, '{"message": "no\\n such  field"}', UsageError, "asking: 400: no such field"),
-        (401, '{"message": "Unauthorized"}', UsageError, "asking: 401: Unauthorized"),
-        (403, '{"message": "x is forbidden"}', UsageError, "asking: 403: x is forbidden"),
         (404, "404 page not found\n", PipelineError, "asking: 404: 404 page not found"),
         (410, "", PipelineError, "asking: 410: Gone"),
         (422, "[]", UsageError, r"asking: 422: \[\]"),
@@ -69,7 +67,7 @@ def test_errors_by_their_status(status: int, body: str, kind: type[Exception], l
     assert call("asking", ask, expected=(status,)) == status
 
 
-@pytest.mark.parametrize("content", [None, "", "apiVersion: v1\nkind: Config\n", "{", "\x00"])
+@pytest.mark.parametrize("content", [None, "apiVersion: v1\nkind: Config\n", "{"])
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     if content is not None:
@@ -119,7 +117,6 @@ ONNX, OURS, STOCK = "nlp-pipeline-onnx", "nlp-pipeline-torchserve", "kserve-torc
         ({}, STOCK),
         ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver"),
         ({"runtime_name": "mine"}, "mine"),
-        ({"runtime_name": STOCK}, STOCK),
     ],
 )
 def test_the_runtime(cluster: Cluster, changed: Json, name: str) -> None:
@@ -172,9 +169,8 @@ def test_why_a_model_can_not_be_loaded(model: Json, says: str) -> None:
     assert not (blocked and load_failure(InferenceService(body)))
 
 
-@pytest.mark.parametrize("reason", ["ReconcileFailed", "FailedCreate"])
-def test_that_there_can_be_no_pods(reason: str) -> None:
-    message = 'Deployment "x" is invalid:\n no more than 63'
+def test_that_there_can_be_no_pods() -> None:
+    reason, message = "ReconcileFailed", 'Deployment "x" is invalid:\n no more than 63'
     condition = {"type": "PredictorReady", "status": "False", "reason": reason, "message": message}
     body = {**make("tiny", "team", {}, {}, {}).body, "status": {"conditions": [condition]}}
     assert load_failure(InferenceService(body)) == f'{reason}: Deployment "x" is invalid: no more than 63'
@@ -189,8 +185,6 @@ def test_that_there_can_be_no_pods(reason: str) -> None:
         ({"reason": "CrashLoopBackOff", "restarts": 3, "last": "it\n said"}, "CrashLoopBackOff: it said", 0),
         ({"reason": "ImagePullBackOff"}, "ImagePullBackOff: in short", 8),
         ({"reason": "ErrImagePull", "prefix": "init_"}, "ErrImagePull: in short", 8),
-        ({"reason": "InvalidImageName"}, "InvalidImageName: in short", 0),
-        ({"reason": "CreateContainerConfigError"}, "CreateContainerConfigError: in short", 8),
     ],
 )
 def test_why_a_pod_can_not_run(state: Json, says: str, patience: int) -> None:

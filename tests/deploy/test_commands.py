@@ -83,20 +83,18 @@ def test_a_deployment_that_fails_is_rolled_back(site: Site) -> None:
 
 
 @pytest.mark.parametrize("site", ["Standard"], indirect=True)
-@pytest.mark.parametrize("has_canary", [False, True])
-def test_a_cluster_without_knative(site: Site, has_canary: bool) -> None:
-    site.cluster.has_canary = has_canary
+def test_a_cluster_without_knative(site: Site) -> None:
+    site.cluster.has_canary = True
     first, second = site.release("a"), site.release("b")
     shown = site.deploy(first, "--json").json
     assert (shown["url"], shown["deployment_mode"]) == (f"http://{HOSTS['Standard']}", "Standard")
     # What the archive answered, where it was validated, lies by the release.
     served = site.rows(site.volume / "tiny" / "runs" / "run-1" / "served.parquet")
     result = site.deploy(second)
-    assert result.code == 0 and "agreement 1" in result.err and ("without traffic" in result.err) == has_canary
+    assert result.code == 0 and "agreement 1" in result.err and "without traffic" in result.err
     assert "can't be seen from here" in result.err and served.is_file()
     assert site.deploy(second, "--dry-run --json").json["difference"] == ""
     assert (site.rollback().code, site.serving()) == (0, first.name)
-    assert any("canary" in body["spec"] for _, dry, body in site.cluster.sent if not dry) == has_canary
     assert site.predict("superb").out == "4\t0.7500\tsuperb\n" and site.undeploy().code == 0
 
 
@@ -310,51 +308,36 @@ def no_right(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "code", "says"),
+    ("command", "prepare", "code", "says"),
     [
-        (no_kubeconfig, 2, "no cluster: this is no pod, and there is no kubeconfig of use ("),
-        (no_namespace, 2, "the kubeconfig's context names no namespace: set namespace"),
-        (no_server, 1, "looking for KServe: the cluster can't be reached: "),
-        (no_kserve, 2, "KServe is not installed in this cluster"),
-        (no_account, 2, "looking for KServe: 401: Unauthorized"),
-        (no_right, 2, "namespace team: may not get inferenceservices, create inferenceservices, delete inferenceser"),
+        ("deploy", no_kubeconfig, 2, "no cluster: this is no pod, and there is no kubeconfig of use ("),
+        ("undeploy", no_namespace, 2, "the kubeconfig's context names no namespace: set namespace"),
+        ("deploy", no_server, 1, "looking for KServe: the cluster can't be reached: "),
+        ("predict", no_kserve, 2, "KServe is not installed in this cluster"),
+        ("deploy", no_account, 2, "looking for KServe: 401: Unauthorized"),
+        ("undeploy", no_right, 2, "namespace team: may not get inferenceservices, create inferenceservices, delete in"),
+        ("predict", no_right, 2, "reading InferenceService team/tiny: 403: "),
     ],
 )
-@pytest.mark.parametrize("command", ["deploy", "undeploy", "predict"])
 def test_refused(site: Site, command: str, prepare: Callable[[Site], None], code: int, says: str) -> None:
     prepare(site)
     arguments: tuple[Any, ...] = (site.release("a"),) if command == "deploy" else ("x",) if command == "predict" else ()
     result: Result = getattr(site, command)(*arguments)
     assert (result.code, result.out, site.written()) == (code, "", [])
-    if (command, prepare) == ("predict", no_right):
-        says = "reading InferenceService team/tiny: 403: "
-    elif prepare is no_right:
-        assert "--steps-account team/default-editor | kubectl apply" in result.error
     assert result.error.startswith(says)
+    assert "may not" not in says or "--steps-account team/default-editor | kubectl apply" in result.error
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("--set min_replicas=3 --set max_replicas=2", "min_replicas is 3, above max_replicas, 2"),
-        ("--set model_name=other", "--set model_name=other contradicts --release"),
-        ("--set gateway=x", "gateway is 'x': it must be http://host:port"),
-        ("--set deployment_mode=Fast", "deployment_mode is 'Fast'"),
-        ("--set scale_target=2", "scale_target=2 needs a scale_metric"),
         ("--set model_store=s3://me:hunter2@models", "model_store holds a user or a password"),
     ],
 )
 def test_wrong_parameters(site: Site, line: str, says: str) -> None:
     result = site.deploy(site.release("a"), f"{line} --json")
     assert result.code == 2 and says in result.json["error"] and "hunter2" not in result.err and site.cluster.sent == []
-
-
-def test_hostile_secrets(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_TOKEN", "S3CRET\n")
-    settings.cache_clear()
-    result = site.predict("x")
-    assert result.error.startswith("NLP_PIPELINE_ENDPOINT_TOKEN has a blank, a line break or")
-    assert "S3CRET" not in result.err
 
 
 def test_that_kserve_is_missing_is_one_line(

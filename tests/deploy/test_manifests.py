@@ -177,13 +177,11 @@ def test_steps_of_another_namespace_have_their_own_claim_and_secret(capsys: pyte
     ]
 
 
-@pytest.mark.parametrize(
-    "account", ["a/b/c", "Team/a", "n" * 64 + "/a", "team/" + "a" * 254], ids=["slashes", "case", "64", "254"]
-)
-def test_accounts_that_kubernetes_would_refuse(account: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accounts_that_kubernetes_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
     """A namespace's name has at most 63 characters, an account's 253."""
-    assert main(["--manifests", "--set", "namespace=team", "--steps-account", account]) == 2
-    assert "is no service account" in capsys.readouterr().err
+    for account in ("a/b/c", "Team/a", "n" * 64 + "/a", "team/" + "a" * 254):
+        assert main(["--manifests", "--set", "namespace=team", "--steps-account", account]) == 2
+        assert "is no service account" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -209,7 +207,6 @@ def test_without_a_namespace_kubectl_decides(capsys: pytest.CaptureFixture[str])
     ("setting", "name", "image", "protocols"),
     [
         ("serving_runtime=auto", "nlp-pipeline-onnx", "nlp-pipeline-server", ["v1", "v2", "grpc-v2"]),
-        ("serving_runtime=onnx", "nlp-pipeline-onnx", "nlp-pipeline-server", ["v1", "v2", "grpc-v2"]),
         ("serving_runtime=torchserve", "nlp-pipeline-torchserve", "nlp-pipeline-torchserve", ["v1"]),
     ],
 )
@@ -246,7 +243,6 @@ def test_the_runtime_is_as_safe_as_kserves_and_taken_by_name_only(
     ("line", "images"),
     [
         ("--server-image a/s:1", ["a/s:1"]),
-        ("--runtime-image a/t:1", ["a/t:1"]),
         ("--server-image a/s:1 --runtime-image a/t:1", ["a/s:1", "a/t:1"]),
         ("--server-image a/s:1 --runtime-image a/t:1 --set serving_runtime=torchserve", ["a/t:1"]),
     ],

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -46,43 +45,29 @@ def release(tmp_path: Path) -> Path:
     return make_release(tmp_path / "release")
 
 
-@pytest.mark.parametrize(
-    ("model_store", "uri"),
-    [
-        ("", "pvc://claim"),
-        ("s3://bucket", "s3://bucket"),
-        ("s3://my.bucket-1/a//", "s3://my.bucket-1/a"),
-        ("s3://bucket/a/b_c.d=1/", "s3://bucket/a/b_c.d=1"),
-    ],
-)
-def test_where_kserve_reads_a_release(model_store: str, uri: str) -> None:
-    settings = DeploySettings(model_store=model_store, volume_claim="claim")
-    target = Target(settings=settings, run=Run(model_name="tiny", run_id="run", volume_path=""))
-    assert target.uri_of(Release(model_name="tiny", digest=DIGEST)) == f"{uri}/tiny/releases/{DIGEST}"
+def test_where_kserve_reads_a_release() -> None:
+    for model_store, uri in {"": "pvc://claim", "s3://bucket/a/b_c.d=1//": "s3://bucket/a/b_c.d=1"}.items():
+        settings = DeploySettings(model_store=model_store, volume_claim="claim")
+        target = Target(settings=settings, run=Run(model_name="tiny", run_id="run", volume_path=""))
+        assert target.uri_of(Release(model_name="tiny", digest=DIGEST)) == f"{uri}/tiny/releases/{DIGEST}"
 
 
 @pytest.mark.parametrize(
-    "model_store",
-    [
-        "bucket/models", "S3://bucket", "gs://bucket", " s3://bucket", "s3://", "s3:///models", "s3://ab", "s3://Bucket",
-        "s3://my_bucket", "s3://bucket:9000/models", "s3://bucket\n", "s3://bucket/..", "s3://bucket/a/../b",
-        "s3://bucket//b", "s3://bucket/a b", "s3://bucket/\u00e4", "s3://bucket/a?b=c", "s3://me:hunter2@bucket/a",
-    ],
+    "name",
+    ["", "/models", "ab", "Bucket", "my_bucket", "bucket:9000/models", "bucket\n", "bucket/a/../b", "bucket//b",
+     "bucket/a b", "bucket/\u00e4", "bucket/a?b=c", "me:hunter2@bucket/a"],
 )  # fmt: skip
-def test_no_model_store(model_store: str) -> None:
+def test_no_model_store(name: str) -> None:
     with pytest.raises(UsageError, match=r"^model_store is [^\n]*: it must be s3://bucket/folder, or"):
-        DeploySettings(model_store=model_store)
+        DeploySettings(model_store=f"s3://{name}")
 
 
-@pytest.mark.parametrize("variables", [[], ["AWS_ACCESS_KEY_ID"]])
-def test_no_credentials(release: Path, monkeypatch: pytest.MonkeyPatch, variables: list[str]) -> None:
+def test_no_credentials(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_environment(monkeypatch)
-    for name in variables:
-        monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(UsageError) as caught:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter2")
+    with pytest.raises(UsageError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; steps") as caught:
         upload(release, verify(release), f"s3://bucket/tiny/releases/{DIGEST}")
-    message = one_line(caught, UsageError, "hunter2")
-    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; steps" in message
+    one_line(caught, UsageError, "hunter2")
 
 
 class Store:
@@ -163,9 +148,7 @@ SHA256 = hashlib.sha256(CONTENTS[CONFIG]).hexdigest()
     ("name", "content", "metadata"),
     [
         (CONFIG, None, {}),
-        (CONFIG, b"x" * len(CONTENTS[CONFIG]), {}),
         (CONFIG, CONTENTS[CONFIG][:-1], {"sha256": SHA256}),
-        ("release.json", b"{", {}),
         ("release.json", json.dumps({"digest": DIGEST, "model_name": "tiny", "files": {LARGE: "0" * 64}}).encode(), {}),
     ],
 )
@@ -181,26 +164,3 @@ def test_only_what_is_spoilt_there_is_sent_again(
     store.upload()
     assert store.sent == [name] and store.is_whole()
     assert f": sending {int(name == CONFIG)} of 4 files\n" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_two_send_the_same_at_once(store: Store, tmp_path: Path) -> None:
-    folders = [store.release, make_release(tmp_path / "again", run_id="another")]
-    barrier, failed = threading.Barrier(4), list[BaseException]()
-
-    def send(folder: Path) -> None:
-        barrier.wait()
-        try:
-            store.upload(folder)
-        except BaseException as error:  # noqa: BLE001, the test tells it
-            failed.append(error)
-
-    threads = [threading.Thread(target=send, args=(folder,)) for folder in folders * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    contents = store.objects()
-    assert failed == [] and contents.pop("release.json") in [(one / "release.json").read_bytes() for one in folders]
-    store.upload()
-    assert contents == CONTENTS and store.sent == []

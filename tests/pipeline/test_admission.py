@@ -6,25 +6,17 @@ import pytest
 
 from nlp_pipeline.cli import main
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.pipeline.compiling import check_image, compile_pipeline
+from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.parameters import check_ranges
 
 KEY = {"key": "pool", "operator": "Exists"}
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"node_selector": {"pool": "", "kubernetes.io/os": "linux", "a" * 63: "b" * 63}},
-        {"node_selector": {f"{'a' * 250}.io/{'b' * 63}": "V1_x.y"}},
-        {"tolerations": [KEY, {"operator": "Exists"}, {"key": "a/b", "operator": "Equal", "value": "x"}]},
-        {"tolerations": [{**KEY, "effect": "NoExecute", "tolerationSeconds": 300}]},
-        {"train_memory": "2Gi"},
-    ],
-    ids=str,
-)
-def test_what_kubernetes_takes_passes(values: dict[str, Any]) -> None:
-    check_ranges(values)
+def test_what_kubernetes_takes_passes() -> None:
+    check_ranges({"node_selector": {"pool": "", "a" * 63: "b" * 63, f"{'a' * 250}.io/{'b' * 63}": "V1_x.y"}})
+    equal = {"key": "a/b", "operator": "Equal", "value": "x"}
+    seconds = {**KEY, "effect": "NoExecute", "tolerationSeconds": 300}
+    check_ranges({"tolerations": [KEY, {"operator": "Exists"}, equal, seconds], "train_memory": "2Gi"})
 
 
 @pytest.mark.parametrize(
@@ -32,12 +24,8 @@ def test_what_kubernetes_takes_passes(values: dict[str, Any]) -> None:
     [
         # Labels: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
         ({"node_selector": {"a" * 64: "x"}}, "node_selector has the key 'aaa"),
-        ({"node_selector": {f"{'a' * 254}/b": "x"}}, "node_selector has the key 'aaa"),
         ({"node_selector": {"a/b/c": "x"}}, "node_selector has the key 'a/b/c'"),
-        ({"node_selector": {"Team.io/": "x"}}, "node_selector has the key 'Team.io/'"),
-        ({"node_selector": {"": "x"}}, "node_selector has the key ''"),
         ({"node_selector": {"pool": "v" * 64}}, "node_selector has pool='vvv"),
-        ({"node_selector": {"pool": "a b"}}, "node_selector has pool='a b'"),
         # Tolerations: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/
         ({"tolerations": [{"key": "a", "operator": "exists"}]}, "operator must be Exists or Equal"),
         ({"tolerations": [{"operator": "Equal", "value": "x"}]}, "without a key, operator must be Exists"),
@@ -50,7 +38,6 @@ def test_what_kubernetes_takes_passes(values: dict[str, Any]) -> None:
         ({"tolerations": [{**KEY, "value": 1}]}, "must be texts"),
         # A pod's volumes have different names; those of KFP 2.17 stand in its argocompiler/container.go.
         ({"volume_claim": "kfp-launcher"}, "volume_claim is 'kfp-launcher', as KFP names a volume of its own"),
-        ({"environment_config": "dot-cache-scratch"}, "environment_config is 'dot-cache-scratch', as KFP names"),
         ({"volume_claim": "shm"}, "volume_claim is 'shm', as KFP names"),
         ({"volume_claim": "team", "environment_config": "team"}, "are both 'team'"),
         # A container's request is at most its limit.
@@ -64,18 +51,9 @@ def test_what_kubernetes_would_refuse_in_a_pod(values: dict[str, Any], message: 
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_an_images_name_has_255_characters_and_its_tag_128() -> None:
-    name = "registry:5000/" + "a" * (255 - 14)
-    check_image(f"{name}:{'t' * 128}")
-    for image in (f"{name}a", f"image:{'t' * 129}"):
-        with pytest.raises(UsageError, match="is no name of an image"):
-            check_image(image)
-
-
-@pytest.mark.parametrize("user", [-1, 2**31])
-def test_a_users_number_has_31_bits(user: int) -> None:
-    with pytest.raises(UsageError, match=f"--run-as-user {user}: Kubernetes takes 0 to 2147483647"):
-        compile_pipeline(run_as_user=user)
+def test_a_users_number_has_31_bits() -> None:
+    with pytest.raises(UsageError, match="--run-as-user 2147483648: Kubernetes takes 0 to 2147483647"):
+        compile_pipeline(run_as_user=2**31)
 
 
 @pytest.mark.parametrize(

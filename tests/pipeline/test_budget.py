@@ -265,7 +265,7 @@ def test_a_thousand_classes_are_not_in_the_artifacts_metadata(tmp_path: Path, en
     folder = tmp_path / ("f" * (150 - len(str(tmp_path))))
     (folder / "volume").mkdir(parents=True)
     labels = [f"class {number:04} has a name of 40 characters...." for number in range(1000)]
-    rows = [(text, labels[at % len(labels)]) for at, (text, _) in enumerate(make_rows(4000))]
+    rows = [(text, labels[at % len(labels)]) for at, (text, _) in enumerate(make_rows(2000))]
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
     values = {one.name: one.default for one in pipeline_parameters("kubeflow").values()} | {

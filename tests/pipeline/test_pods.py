@@ -90,3 +90,4 @@ def test_what_a_cluster_wants_reaches_every_step_by_a_parameter(name: str) -> No
         (item,) = executor[field] if isinstance(executor[field], list) else [executor[field]]
         assert item[key]["componentInputParameter"] == name
         assert name != "environment_config" or item["optional"]
+        assert name != "volume_claim" or item["mountPath"] == "/mnt/nlp-pipeline"
