@@ -28,7 +28,7 @@ def test_storage_is_known_by_the_base_models_size(tmp_path: Path) -> None:
     assert "is not on this machine: for each weight 5 bytes to 8 bytes for the release" in costs(tmp_path)["storage"]
     (tmp_path / "model.safetensors").write_bytes(bytes(40_000_000))
     said = costs(tmp_path, base_model=str(tmp_path))["storage"]
-    assert "50 MB to 80 MB for the release, 40 MB for the run's copy of the model, at most 360 MB for checkpo" in said
+    assert "50.0 MB to 80.0 MB for the release, 40.0 MB for the run's copy of the model, at most 360.0 MB" in said
 
 
 def test_the_time_is_by_a_recorded_rate_and_says_of_what(tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from google.cloud import aiplatform_v1, aiplatform_v1beta1
-from google.protobuf import json_format
+from google.cloud import aiplatform_v1beta1
 from google_cloud_pipeline_components.container.preview.custom_job import remote_runner as job_runner
 from google_cloud_pipeline_components.container.v1.gcp_launcher.utils import json_util
-from google_cloud_pipeline_components.container.v1.model.upload_model import remote_runner as upload_runner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +16,7 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.pipeline.compiling import compile_pipeline
 from nlp_pipeline.pipeline.vertex_components import prepare_vertex
 from tests.fakes.vertex.backend import Backend
-from tests.fakes.vertex.cloud import PLACE, PROJECT, REGION
+from tests.fakes.vertex.cloud import PROJECT, REGION
 
 Json = dict[str, Any]
 GOOD: Json = {
@@ -85,11 +83,6 @@ def job_of(command: list[str]) -> Any:
     return aiplatform_v1beta1.CustomJob(json_util.recursive_remove_empty(json.loads(payload, strict=False)))
 
 
-def message(kind: Any, fields: Json) -> Any:
-    """Returns JSON as the API's message; a field that it does not have is an error."""
-    return kind(json_format.ParseDict(fields, kind.pb(kind())))
-
-
 def train(values: Json, **inputs: Any) -> Json:
     """Returns the inputs of the training step."""
     checked = prepared(values)
@@ -108,8 +101,14 @@ def train(values: Json, **inputs: Any) -> Json:
     }
 
 
-def check_job(backend: Backend, values: Json) -> None:
-    """Makes sure that the training job is what the parameters say."""
+def inputs_of(pool: Any) -> Json:
+    """Returns the inputs that a custom job's container finds in its command line."""
+    result: Json = json.loads(argument(list(pool.container_spec.args), "--executor_input"))["inputs"]
+    return result
+
+
+@pytest.mark.parametrize("values", [GOOD, GOOD | {"train_accelerator": "", "train_gpus": 0, "job_service_account": ""}])
+def test_the_training_job_is_what_the_parameters_say(backend: Backend, values: Json) -> None:
     command, _ = backend.command("comp-train-model", train(values))
     job = job_of(command)
     (pool,) = job.job_spec.worker_pool_specs
@@ -120,82 +119,6 @@ def check_job(backend: Backend, values: Json) -> None:
     assert job.job_spec.service_account == values["job_service_account"]
     assert (argument(command, "--project"), argument(command, "--location")) == (values["project"], values["location"])
     assert inputs_of(pool)["parameterValues"]["base_model"] == values["base_model"]
-
-
-def inputs_of(pool: Any) -> Json:
-    """Returns the inputs that a custom job's container finds in its command line."""
-    result: Json = json.loads(argument(list(pool.container_spec.args), "--executor_input"))["inputs"]
-    return result
-
-
-def check_upload(backend: Backend, values: Json) -> None:
-    """Makes sure that the uploaded model is what the parameters say."""
-    checked = prepared(values)
-    container = {"imageUri": checked["serving_image"], "ports": [{"containerPort": 8080}], "healthRoute": "/ping"}
-    inputs = {
-        "display_name": checked["model_name"],
-        "labels": {"nlp-pipeline-release": "0123456789abcdef"},
-        "project": checked["project"],
-        "location": checked["location"],
-        "unmanaged_container_model": artifact("release", containerSpec=container),
-    }
-    for name, parent in (("comp-model-upload", ""), ("comp-model-upload-2", f"{PLACE}/models/7")):
-        more = {"parent_model": artifact("parent", resourceName=parent)} if parent else {}
-        command, _ = backend.command(name, {**inputs, **more})
-        assert ("--parent_model_name" in command) is bool(parent)
-        assert not parent or argument(command, "--parent_model_name") == parent
-        model = upload_runner.append_unmanaged_model_artifact_into_payload(
-            argument(command, "--executor_input"), json.loads(argument(command, "--payload"), strict=False)
-        )
-        result = message(aiplatform_v1.UploadModelRequest, {"model": json_util.recursive_remove_empty(model)}).model
-        assert result.display_name == values["model_name"] and dict(result.labels) == inputs["labels"]
-        assert result.container_spec.image_uri == values["serving_image"]
-        assert result.artifact_uri == "gs://films/release"
-
-
-def check_endpoint(backend: Backend, values: Json) -> None:
-    """Makes sure that the endpoint, and what is deployed to it, are what the parameters say."""
-    checked = prepared(values)
-    place = {"project": checked["project"], "location": checked["location"]}
-    command, _ = backend.command("comp-endpoint-create", {"display_name": checked["model_name"], **place})
-    made = json_util.recursive_remove_empty(json.loads(argument(command, "--payload"), strict=False))
-    assert message(aiplatform_v1.Endpoint, made).display_name == values["model_name"]
-    inputs = {
-        "model": artifact("model", resourceName=f"{PLACE}/models/7@2"),
-        "endpoint": artifact("endpoint", resourceName=f"{PLACE}/endpoints/5"),
-        "traffic_split": {"0": "10", "3": "90"},
-        "dedicated_resources_machine_type": checked["serving_machine_type"],
-        "dedicated_resources_accelerator_type": checked["serving_accelerator"],
-        "dedicated_resources_accelerator_count": values["serving_gpus"],
-        "dedicated_resources_min_replica_count": values["min_replicas"],
-        "dedicated_resources_max_replica_count": values["max_replicas"],
-        "service_account": checked["serving_service_account"],
-    }
-    command, _ = backend.command("comp-model-deploy", inputs)
-    asked = message(
-        aiplatform_v1.DeployModelRequest,
-        json_util.recursive_remove_empty(json.loads(argument(command, "--payload"), strict=False)),
-    )
-    assert asked.endpoint == f"{PLACE}/endpoints/5" and dict(asked.traffic_split) == {"0": 10, "3": 90}
-    deployed = asked.deployed_model
-    assert deployed.model == f"{PLACE}/models/7@2" and deployed.service_account == values["serving_service_account"]
-    resources, machine = deployed.dedicated_resources, deployed.dedicated_resources.machine_spec
-    assert machine.machine_type == values["serving_machine_type"]
-    assert machine.accelerator_type.name == (values["serving_accelerator"] or "ACCELERATOR_TYPE_UNSPECIFIED")
-    assert machine.accelerator_count == values["serving_gpus"]
-    assert (resources.min_replica_count, resources.max_replica_count) == (1, 3)
-    assert not deployed.automatic_resources and not deployed.explanation_spec
-
-
-def test_with_accelerators(backend: Backend) -> None:
-    for check in (check_job, check_upload, check_endpoint):
-        check(backend, GOOD)
-
-
-def test_without_accelerators_and_accounts(backend: Backend) -> None:
-    empty = {name: "" for name in TEXTS if name.endswith(("_accelerator", "_account")) or name == "endpoint"}
-    for check in (check_job, check_upload, check_endpoint):
-        check(backend, {**GOOD, **empty, "train_gpus": 0, "serving_gpus": 0})
 
 
 @settings(deadline=None)
@@ -214,9 +137,8 @@ def test_a_hostile_text_is_refused_in_one_line_or_has_no_sign_that_means_somethi
 def test_what_a_step_is_told_reaches_its_custom_job_as_it_is(backend: Backend, text: str) -> None:
     """Labels and the like come from a user's data, by the artifacts' metadata."""
     data = artifact("train", source=text, label_names=[text])
-    (pool,) = job_of(
-        backend.command("comp-train-model", train(GOOD, train=data, base_model=text))[0]
-    ).job_spec.worker_pool_specs
+    command, _ = backend.command("comp-train-model", train(GOOD, train=data, base_model=text))
+    (pool,) = job_of(command).job_spec.worker_pool_specs
     result = inputs_of(pool)
     assert result["artifacts"]["train"]["artifacts"] == [data]
     assert result["parameterValues"]["base_model"] == text

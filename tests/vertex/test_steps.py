@@ -1,10 +1,8 @@
 """The steps that only Vertex AI has, against a stand-in for its API over HTTP."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from tests.fakes.vertex.cloud import PLACE, PROJECT, REGION, Cloud, google_cloud
 from tests.fakes.vertex.rest import RefusedError
 from tests.fakes.vertex.serving import good
 
-ROOT = Path(__file__).parents[2]
 NAME, MODEL, ENDPOINT = "reviews", f"{PLACE}/models/7", f"{PLACE}/endpoints/5"
 ROWS = [(f"{number} {'good' if number % 3 else 'bad'} film", "good" if number % 3 else "bad") for number in range(30)]
 
@@ -331,13 +328,10 @@ def test_an_endpoint_with_its_own_address_is_asked_there(cloud: Cloud, tmp_path:
     assert not any(item.endswith(":predict") for item in cloud.changes)
 
 
-# The checking step as KFP runs it
-
-
-def run_check(tmp_path: Path) -> Any:
-    """Runs the checking step, and returns what it reports."""
+def test_the_step_reports_what_it_found(cloud: Cloud, tmp_path: Path) -> None:
+    deploy(cloud, {"a": ("1", 90)}, 10)
     predictions = write_parquet(tmp_path / "predictions", ROWS, predicted=[label for _, label in ROWS])
-    deployment = dsl.Metrics(uri=str(tmp_path / "deployment"))
+    result = dsl.Metrics(uri=str(tmp_path / "deployment"))
     check_vertex_endpoint.python_func(
         model=VertexModel.create("model", "https://x", f"{MODEL}@9"),
         endpoint=VertexEndpoint.create("endpoint", "https://x", ENDPOINT),
@@ -347,41 +341,20 @@ def run_check(tmp_path: Path) -> Any:
         endpoint_timeout=300,
         min_agreement=0.97,
         max_accuracy_drop=0.01,
-        deployment=deployment,
+        deployment=result,
     )
-    return deployment
-
-
-def test_the_step_reports_what_it_found(cloud: Cloud, tmp_path: Path) -> None:
-    deploy(cloud, {"a": ("1", 90)}, 10)
-    result = run_check(tmp_path)
     assert result.metadata["endpoint"] == ENDPOINT and result.metadata["version"] == f"{MODEL}@9"
     assert result.metadata["deployed_model"] == "new" and result.metadata["rows"] == 12
     assert json.loads(Path(result.path).read_text()) == result.metadata
 
 
-CANCELLED = """
-import sys
-from pathlib import Path
-from tests.vertex.test_steps import run_check
-run_check(Path(sys.argv[1]))
-"""
-
-
 def test_a_run_that_is_cancelled_while_the_version_is_asked(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.serving.versions = {"9": broken}
-    deploy(cloud, {"a": ("1", 90)}, 10)
-    command = [sys.executable, "-c", CANCELLED, str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        while not any(item.endswith(":predict") for item in cloud.changes):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=300)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 1
-    assert "rolled back: the run was cancelled; the new version has been undeployed, and the former one" in said
+    def cancel(instances: list[Any]) -> list[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return broken(instances)
+
+    cloud.serving.versions = {"9": cancel}
+    said = "^rolled back: the run was cancelled; the new version has been undeployed, and the former one has all"
+    with pytest.raises(RolledBackError, match=said):
+        deploy_and_check(cloud, tmp_path, {"a": ("1", 100)})
     assert traffic(cloud) == {"a": 100} and deployed(cloud) == ["a"]

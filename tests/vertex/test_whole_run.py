@@ -76,8 +76,10 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
         check_first_version(cloud, jobs)
         check_artifacts(backend)
 
-        # The same release again: a second version, which answers wrongly, and so is taken away again.
+        # The same release again, on a GPU: a second version, which answers wrongly, and so is taken away again.
+        changed = {"serving_accelerator": "NVIDIA_L4", "serving_gpus": 1}
         inputs = backend.done["condition-2"][0]
+        inputs = {name: changed.get(name.rpartition("-")[2], value) for name, value in inputs.items()}
         backend.done.clear()
         with pytest.raises(
             FailedError, match=r"rolled back: .*; the new version has been undeployed, and the former one"
@@ -130,4 +132,4 @@ def check_second_version(cloud: Cloud) -> None:
     (deployed,) = endpoint.deployed_models
     assert deployed.model_version_id == "1" and dict(endpoint.traffic_split) == {deployed.id: 100}
     asked = [item for item in cloud.requests if item.path.endswith(":deployModel")]
-    assert b'"traffic_split": {"0": "10", "3' in asked[-1].body
+    assert b'"traffic_split": {"0": "10", "3' in asked[-1].body and b'"NVIDIA_L4"' in asked[-1].body

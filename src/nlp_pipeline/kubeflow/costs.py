@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
+from rich.filesize import decimal
 
 from nlp_pipeline.kubeflow.nodes import describe
 from nlp_pipeline.kubeflow.runs import ALL_STEPS
@@ -61,7 +62,7 @@ def describe_most(values: dict[str, Any]) -> str:
 def describe_storage(base_model: str) -> str:
     """Returns what a run leaves on the volume, by the size of a base model that lies on this machine."""
     weights = sum(file.stat().st_size for file in Path(base_model).glob("*.safetensors")) / MODEL
-    sizes = [in_bytes(weights * size) if weights else f"{size} bytes" for size in (*RELEASE, MODEL, CHECKPOINTS)]
+    sizes = [decimal(int(weights * size) if weights else size) for size in (*RELEASE, MODEL, CHECKPOINTS)]
     where = "on the volume" if weights else f"not known, as {base_model} is not on this machine: for each weight"
     return (
         f"{where} {sizes[0]} to {sizes[1]} for the release, {sizes[2]} for the run's copy of the model, at most "
@@ -112,11 +113,6 @@ def rows_of(values: dict[str, Any]) -> tuple[float, str]:
     if most:
         return most * epochs, f"at most max_train_rows={most}, {epochs:g} epochs"
     return 1000 * epochs, f"each 1,000 rows, {epochs:g} epochs"
-
-
-def in_bytes(size: float) -> str:
-    """Returns a size in MB or GB."""
-    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def in_time(seconds: float) -> str:
