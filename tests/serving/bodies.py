@@ -1,15 +1,21 @@
-"""What may be sent to a served model: bodies right and wrong, in any encoding and of any content type."""
+"""What may be sent to a served model, in any encoding and of any content type, and what every server makes of it."""
 
 import functools
 import gzip
 import json
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from hypothesis import strategies as st
 
 from nlp_pipeline.serving.model import SIZE
+from tests.conftest import make_rows
+from tests.serving.conftest import load_handler
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -24,11 +30,12 @@ TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
 INSTANCE = TEXT | st.fixed_dictionaries({}, optional={"data": TEXT, "text": TEXT | st.none()})
 INSTANCES = st.lists(INSTANCE, max_size=4) | st.lists(INSTANCE | JSON, max_size=4)
 
-# The kinds of text that json.dumps makes in, and what makes no JSON of it.
+# What writes JSON as bytes, and what makes no JSON of it.
 ENCODINGS: list[Callable[[str], bytes]] = [
     str.encode,
     lambda text: text.encode("utf-8-sig"),
     lambda text: text.encode("utf-16"),
+    lambda text: text.encode("utf-16-le"),
     lambda text: text.encode("utf-32-be"),
     lambda text: f"\r\n {text}\t\n".encode(),
     lambda text: gzip.compress(text.encode(), mtime=0),
@@ -44,26 +51,16 @@ SPOILERS: list[Callable[[str], bytes]] = [
 FORM = "application/x-www-form-urlencoded"
 packed = functools.partial(gzip.compress, mtime=0)
 BODY = b'{"instances": ["superb"]}'
-# Bodies with their headers that are answered with "4", and bodies with their content types that get a 400.
+# Bodies with their headers that are answered with "4", and bodies with their content types that get a 400: besides
+# those that `sent` draws.
 WELL_FORMED: list[tuple[bytes, dict[str, str]]] = [
-    (BODY, {"Content-Type": "application/json; charset=utf-8"}),
-    (BODY, {"Content-Type": "text/plain"}),
-    (BODY, {"Content-Type": "application/octet-stream"}),
     (BODY, {}),
-    (BODY + b"\r\n", {"Content-Type": "application/json"}),
-    (b"\xef\xbb\xbf" + BODY, {"Content-Type": "application/json"}),
-    (b"\xef\xbb\xbf" + BODY, {"Content-Type": "text/plain"}),
+    (BODY, {"Content-Type": "application/octet-stream"}),
     (packed(BODY), {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
     (packed(BODY), {"Content-Type": "text/plain", "content-encoding": "gzip"}),
-    (packed(BODY), {}),
 ]
 MALFORMED = [
-    (b'{"instances": [', "application/json"),
-    (b'{"instances": [1]}', "application/json"),
-    (b'"superb"', "application/json"),
-    (b"\xff\xfe", "application/json"),
     (b"", "application/json"),
-    (b"superb", "text/plain"),
     (BODY, FORM),
     (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--', "multipart/form-data; boundary=x"),
 ]
@@ -79,6 +76,11 @@ def right_status(body: Any, limit: int) -> int:
         return 413
     texts = [each.get("data", each.get("text")) if isinstance(each, dict) else each for each in instances]
     return 200 if all(isinstance(text, str) for text in texts) else 400
+
+
+# Texts that all servers are asked for.
+ASKED = [text for text, _ in make_rows(60, seed=31)]
+ASKED += ["", "  ", "unknown Wörter 文本 🙂", "superb " * 300, "\ud800 awful"]
 
 
 @st.composite
@@ -116,3 +118,49 @@ def handed_over(body: bytes, content_type: str) -> dict[str, Any]:
     except ValueError:
         pass
     return {"body": bytearray(body)}
+
+
+def labels(response: httpx.Response) -> list[str]:
+    """Returns the labels of an answer by v1."""
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json"), response.text
+    return [prediction["label"] for prediction in response.json()["predictions"]]
+
+
+def require_as_offline(answers: list[dict[str, Any]], release: Path) -> None:
+    """Makes sure that a server's answers to ASKED are those of the release's archive in this process."""
+    offline = load_handler(release).classify([text.encode("utf-8", "replace").decode() for text in ASKED])
+    assert [item["label"] for item in answers] == [item["label"] for item in offline]
+    assert [item["score"] for item in answers] == pytest.approx([item["score"] for item in offline], abs=1e-3)
+
+
+def require_bodies_read(address: str, *more: tuple[bytes, dict[str, str]]) -> None:
+    """Makes sure that a body is read however it is sent, and that a malformed one gets a sentence."""
+    for body, headers in (*WELL_FORMED, *more):
+        assert labels(httpx.post(address, content=body, headers=headers, trust_env=False)) == ["4"]
+    for body, content_type in MALFORMED:
+        response = httpx.post(address, content=body, headers={"Content-Type": content_type}, trust_env=False)
+        assert (response.status_code, response.headers["Content-Type"]) == (400, "application/json")
+        assert " " in response.json()["error"]
+
+
+def require_status(address: str, body: bytes, content_type: str, status: int) -> None:
+    """Makes sure that a request gets its own status, and JSON."""
+    response = httpx.post(address, content=body, headers={"Content-Type": content_type}, trust_env=False, timeout=60)
+    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/json")
+    assert response.json().keys() == ({"predictions"} if status == 200 else {"error"})
+
+
+def require_large_refused(address: str, *more: Any) -> httpx.Response:
+    """Makes sure that requests too large, by texts, unpacked or in bytes, harm none beside them; returns the last's."""
+    many, bomb = json.dumps({"instances": ["ok"] * 130_000}).encode(), packed(b" " * 9_000_000 + BODY)
+    contents = [many, bomb, b" " * 7_000_000 + BODY, *more]
+    with ThreadPoolExecutor(16) as pool:
+        answers = pool.map(
+            lambda content: httpx.post(address, content=content, trust_env=False, timeout=60), [*contents, *[BODY] * 20]
+        )
+        refused, small = [next(answers) for _ in contents], list(answers)
+    assert {response.status_code for response in refused} == {413}
+    assert all(labels(response) == ["4"] for response in small)
+    assert refused[0].json()["error"] == "130000 texts, and a request may hold 256: send it in parts"
+    assert refused[1].json()["error"] == "more than 6553500 bytes, unpacked: send it in parts"
+    return refused[2]

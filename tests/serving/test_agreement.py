@@ -46,10 +46,8 @@ def test_intervals_are_those_of_the_books() -> None:
 @pytest.mark.parametrize(
     ("wrong", "rows", "max_accuracy_drop", "problem"),
     [
-        (1, 100, 0.01, ""),
         (8, 100, 0.01, ""),  # by chance
         (9, 100, 1.0, "9 of 100 answers differ from the offline model's; by min_agreement=0.97 and chance 8 may: "),
-        (26, 500, 0.03, ""),
         (
             26,
             500,
@@ -57,7 +55,6 @@ def test_intervals_are_those_of_the_books() -> None:
             "the served model's accuracy is 0.9480, 0.0520 below the offline one's, and not by chance; "
             "max_accuracy_drop is 0.01: ",
         ),
-        (27, 500, 1.0, "27 of 500 answers differ from the offline model's; by min_agreement=0.97 and chance 26 may: "),
     ],
 )
 def test_limits(wrong: int, rows: int, max_accuracy_drop: float, problem: str) -> None:
@@ -80,9 +77,7 @@ def test_a_better_served_model_has_no_drop() -> None:
     require_agreement(compared, AgreementLimits(min_agreement=0.5, max_accuracy_drop=0.0))
 
 
-@pytest.mark.parametrize(
-    ("rows", "share", "most"), [(1, 0.97, 1), (6, 0.97, 1), (30, 0.97, 3), (100, 0.97, 8), (2000, 0.97, 82), (30, 1, 1)]
-)
+@pytest.mark.parametrize(("rows", "share", "most"), [(1, 0.97, 1), (30, 0.97, 3), (2000, 0.97, 82), (30, 1, 1)])
 def test_few_rows_of_a_deployed_model(rows: int, share: float, most: int) -> None:
     limits = AgreementLimits(min_agreement=share)
     for differing in range(most + 1):

@@ -70,20 +70,24 @@ def test_fp32_scores_are_those_of_the_offline_model(handlers: Handlers, rows: Ro
     assert labels(found) == [("0", "4")[at] for at in offline.argmax(axis=1)]
 
 
+packed = functools.partial(gzip.compress, mtime=0)
+BODY = '{"instances": ["superb", "awful é"]}'
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
         (None, 'no list "instances"'),
-        (["a text"], 'no list "instances"'),
         ("a text", "no JSON"),
         ({"instances": "a text"}, 'no list "instances"'),
         (instances("a", {"data": "b"}, 3), f"instance 2 {NO_TEXT}"),
-        (instances(None), f"instance 0 {NO_TEXT}"),
         (instances({"data": ["a text"], "text": "a text"}), f"instance 0 {NO_TEXT}"),
-        (b'{"instances": [', "no JSON"),
-        (bytearray(), "no JSON"),
         (b"[" * 100_000, "no JSON"),
         (b'{"instances": [' + b"1" * 10_000 + b"]}", "no JSON"),
+        (bytearray(), "(Expecting value: line 1 column 1 (char 0))"),
+        (BODY.encode("latin-1"), "byte 0xe9"),
+        (packed(BODY.encode())[:-9], "(its gzip is cut off)"),
+        (packed(BODY.encode())[:10] + b"\xff" * 9, "while decompressing"),
     ],
     ids=lambda body: repr(body)[:30],
 )
@@ -95,66 +99,16 @@ def test_a_malformed_request_gets_its_own_400(handlers: Handlers, body: Any, pro
     assert answers[1]["error"].endswith(SEND) or NO_TEXT in problem
 
 
-@pytest.mark.parametrize("form", [{'{"instances": ["superb"]}': bytearray()}, {"a": "superb"}, {}])
-def test_a_form_is_told_the_content_type(handlers: Handlers, form: dict[str, Any]) -> None:
-    # The first is what curl -d sends where no content type is given, as TorchServe hands it over.
-    context = make_context(1)
-    [found] = handlers["int8"].handle([form], context)
-    assert context.get_response_status(0)[0] == 400
-    assert "came as a form" in found["error"] and found["error"].endswith(SEND)
-
-
-packed = functools.partial(gzip.compress, mtime=0)
-BODY = '{"instances": ["superb", "awful é"]}'
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        BODY,
-        f"\r\n{BODY}\n",
-        "\ufeff" + BODY,
-        BODY.encode("utf-8-sig"),
-        bytearray(BODY.encode("utf-16")),
-        BODY.encode("utf-16-le"),
-        BODY.encode("utf-32"),
-        bytearray(packed(BODY.encode())),
-        packed(BODY.encode("utf-8-sig") + b"\n"),
-    ],
-    ids=lambda body: repr(body)[:20],
-)
-def test_a_body_is_read_however_it_is_written(handlers: Handlers, body: Any) -> None:
-    [found], [status] = answer(handlers["int8"], body)
-    assert (status, labels(found)) == (200, ["4", "0"])
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (b"", "(Expecting value: line 1 column 1 (char 0))"),
-        (BODY.encode("latin-1"), "byte 0xe9"),
-        (BODY + BODY, "(Extra data: "),
-        (BODY[:-1], "(Expecting ',' delimiter: "),
-        (packed(b"superb"), "(Expecting value: "),
-        (packed(BODY.encode())[:-9], "(its gzip is cut off)"),
-        (packed(BODY.encode())[:10] + b"\xff" * 9, "while decompressing"),
-        (b"\x28\xb5\x2f\xfd\x04\x58", "byte 0xb5"),  # zstd
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_why_a_body_is_no_json_is_said(handlers: Handlers, body: Any, reason: str) -> None:
-    [found], [status] = answer(handlers["int8"], body)
-    assert status == 400
-    assert reason in found["error"] and found["error"].endswith(SEND)
+def test_a_body_is_read_however_it_is_written(handlers: Handlers) -> None:
+    for body in ("\ufeff" + BODY, bytearray(BODY.encode("utf-16-le")), packed(BODY.encode("utf-8-sig") + b"\n")):
+        [found], [status] = answer(handlers["int8"], body)
+        assert (status, labels(found)) == (200, ["4", "0"])
 
 
 @pytest.mark.parametrize(
     ("body", "limit"),
     [
         (instances(*["superb"] * 5), "5 texts, and a request may hold 4"),
-        (instances(*range(100)), "100 texts, and a request may hold 4"),
-        (json.dumps(instances(*[{"data": ""}] * 6)), "6 texts, and a request may hold 4"),
-        (packed(json.dumps(instances(*["a"] * 7)).encode()), "7 texts, and a request may hold 4"),
         (packed(b" " * 10_000_000 + BODY.encode()), "more than 6553500 bytes"),
         (packed(b"[" * 6_553_501)[:-8], "more than 6553500 bytes"),
     ],
@@ -170,8 +124,7 @@ def test_a_request_that_is_too_large_is_refused_by_itself(
     assert limit in answers[1]["error"] and answers[1]["error"].endswith("send it in parts")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("chunk", [1, 32])
+@pytest.mark.parametrize(("precision", "chunk"), [("int8", 1), ("fp32", 32)])
 def test_a_text_that_the_model_cannot_take_fails_its_own_request(
     model: Path, monkeypatch: pytest.MonkeyPatch, precision: str, chunk: int
 ) -> None:
@@ -203,9 +156,10 @@ def test_what_is_not_the_requests_fault_is_a_500_of_its_own(
     assert "RuntimeError: no luck today" in caplog.text
 
 
-def test_every_answer_is_said_to_be_json(handlers: Handlers) -> None:
-    context = make_context(4)
-    handlers["int8"].handle([{"body": BODY}, {"body": b""}, {}, {"body": instances(*range(300))}], context)
+def test_every_answer_is_said_to_be_json_and_a_form_is_told_the_content_type(handlers: Handlers) -> None:
+    context, form = make_context(4), {'{"instances": ["superb"]}': bytearray()}  # what curl -d sends by default
+    answers = handlers["int8"].handle([{"body": BODY}, {}, form, {"body": instances(*range(300))}], context)
+    assert all("came as a form" in found["error"] and found["error"].endswith(SEND) for found in answers[1:3])
     assert [context.get_response_status(at)[0] for at in range(4)] == [200, 400, 400, 413]
     assert [context.get_response_content_type(at) for at in range(4)] == ["application/json"] * 4
 
@@ -215,7 +169,7 @@ def handlers_by_cpus(model: Path) -> dict[tuple[str, int], TextClassificationHan
     """Handlers that have loaded the archives on machines with so many CPUs, by precision and CPUs."""
     handlers = {}
     for precision in PRECISIONS:
-        for cpus in (1, 2, 3):
+        for cpus in (1, 3):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(model_module, "usable_cpus", lambda cpus=cpus: cpus)
                 handlers[precision, cpus] = load_handler(made_release(model, precision))
@@ -241,7 +195,7 @@ def test_company_and_order_change_no_bit_of_an_answer(
     data: st.DataObject,
 ) -> None:
     known: dict[str, Any] = {}
-    for cpus in (1, 2, 3):
+    for cpus in (1, 3):
         handler = handlers_by_cpus[precision, cpus]
         for text in {text for request in requests for text in request}:
             [[alone], _] = answer(handler, instances(text))
@@ -280,7 +234,6 @@ def test_texts_that_share_calls_on_a_gpu_are_answered_each_for_itself(
     ("precision", "available", "reason"),
     [
         ("int8", [CPU], "this onnxruntime knows no GPU"),
-        ("fp32", ["AzureExecutionProvider", CPU], "this onnxruntime knows no GPU"),
         ("int8", [CUDA, CPU], "int8 is for CPUs; a GPU takes fp32"),
         # This machine's onnxruntime knows no GPU: it takes the CPU, as one does that finds no driver.
         ("fp32", [CUDA, CPU], "the GPU can't be used: see ONNX Runtime's lines above"),
@@ -336,7 +289,7 @@ def test_it_warms_up_when_it_loads(model: Path) -> None:
     assert min(lengths) < MAX_LENGTH == max(lengths)
 
 
-@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("", 4)])
+@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4)])
 def test_threads_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: quota)

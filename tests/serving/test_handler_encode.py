@@ -1,4 +1,4 @@
-"""A long text's tokens: those of the whole text, though the handler looks at its beginning first."""
+"""A long text's tokens: those of the whole text, though its beginning is looked at first."""
 
 import functools
 import types
@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from nlp_pipeline.serving.model import CHARACTERS, TextClassifier
+from nlp_pipeline.serving.model import CHARACTERS, Encoder
 
 CORPUS = [
     "the film was superb and the plot was awful, isn't it?  We've seen 12345 films in 2024.",
@@ -87,14 +87,10 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def make_handler(name: str, max_length: int) -> TextClassifier:
-    """Returns a classifier that can encode texts, and has no model."""
-    handler = TextClassifier()
-    handler.tokenizer = Tokenizer.from_str(TOKENIZERS[name]().to_str())
-    handler.max_length = max_length
-    handler.tokenizer.enable_truncation(max_length)
-    handler.tokenizer.no_padding()
-    return handler
+def make_encoder(name: str, max_length: int) -> Encoder:
+    encoder = Encoder()
+    encoder.prepare(TOKENIZERS[name]().to_str(), max_length, "cut")
+    return encoder
 
 
 WORDS = ["the", "film", "isn't", "12345", "a,b.c", "电影很好看", "naïve", "вот", "İΣς"]
@@ -126,8 +122,8 @@ def long_texts(draw: st.DrawFn) -> str:
 @example(text=" " + "x" * 1000, max_length=4)
 @settings(max_examples=80, deadline=None)
 def test_a_long_texts_tokens_are_those_of_the_whole(name: str, text: str, max_length: int) -> None:
-    handler = make_handler(name, max_length)
-    found, whole = handler.encode(text), handler.tokenizer.encode(text)
+    encoder = make_encoder(name, max_length)
+    found, whole = encoder.encode(text), encoder.tokenizer.encode(text)
     assert (found.ids, found.type_ids) == (whole.ids, whole.type_ids)
     assert len(found.ids) <= max_length
 
@@ -135,17 +131,17 @@ def test_a_long_texts_tokens_are_those_of_the_whole(name: str, text: str, max_le
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_of_a_long_text_only_the_beginning_is_looked_at(name: str) -> None:
     """But where all of a text is one word to the tokenizer: then the whole is looked at."""
-    handler: Any = make_handler(name, 32)
+    encoder: Any = make_encoder(name, 32)
     lengths: list[int] = []
 
     def encode(text: str) -> Any:
         lengths.append(len(text))
         return tokenizer.encode(text)
 
-    tokenizer, handler.tokenizer = handler.tokenizer, types.SimpleNamespace(encode=encode)
-    handler.encode("the film was very long and " * 1000)
+    tokenizer, encoder.tokenizer = encoder.tokenizer, types.SimpleNamespace(encode=encode)
+    encoder.encode("the film was very long and " * 1000)
     assert 32 < lengths[0] <= CHARACTERS * 32
     assert lengths[1:] == ([27_000] if name == "pieces_of_sentences" else [])
     lengths.clear()
-    handler.encode("the film")
+    encoder.encode("the film")
     assert lengths == [8]

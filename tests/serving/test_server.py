@@ -29,16 +29,13 @@ from kserve.protocol.rest.server import RESTServer
 from nlp_pipeline.docs import ROOT
 from nlp_pipeline.serving.agreement import label_of
 from nlp_pipeline.serving.client import ask, replay
-from nlp_pipeline.serving.local_server import served
-from nlp_pipeline.serving.model import SEND
 from nlp_pipeline.serving.torchserve import free_ports
 from tests.conftest import make_rows_of_several
-from tests.serving.bodies import BODY, MALFORMED, WELL_FORMED, packed, sent
+from tests.serving import bodies
+from tests.serving.bodies import ASKED, BODY, labels, sent
 from tests.serving.conftest import MAX_LENGTH, before_it_loads, changed_release, load_handler, made_release
 
 pytestmark = pytest.mark.slow
-
-ODD = ["", "  ", "unknown Wörter 文本 🙂", "superb " * 300, "\ud800 awful"]
 
 
 class Server:
@@ -87,11 +84,6 @@ def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield server
 
 
-def labels(response: httpx.Response) -> list[str]:
-    assert response.status_code == 200, response.text
-    return [prediction["label"] for prediction in response.json()["predictions"]]
-
-
 def post(server: Server, **options: Any) -> httpx.Response:
     return httpx.post(server.address, trust_env=False, timeout=60, **options)
 
@@ -122,62 +114,25 @@ async def by_grpc(server: Server, texts: list[str]) -> list[dict[str, Any]]:
     return [{"label": a.decode(), "score": b} for a, b in zip(label, score, strict=True)]
 
 
-def test_all_servers_and_protocols_say_what_the_offline_model_says(release: Path, tmp_path: Path, rows: Any) -> None:
-    texts = [text for text, _ in rows(60, seed=31)] + ODD
-    offline = load_handler(release).classify([text.encode("utf-8", "replace").decode() for text in texts])
-    answers = {}
-    with served(release, runtime="torchserve") as torchserve, httpx.Client(trust_env=False, timeout=60) as client:
-        answers["torchserve"] = ask(client, torchserve.address, texts, [])
-    with running(release, tmp_path / "log") as server, httpx.Client(trust_env=False, timeout=60) as client:
-        answers["v1"] = ask(client, server.address, texts, [])
-        answers["v2"] = outputs(infer(server, *texts))
-        answers["grpc"] = asyncio.run(by_grpc(server, texts))
-    for found in answers.values():
-        assert [item["label"] for item in found] == [item["label"] for item in offline]
-        assert [item["score"] for item in found] == pytest.approx([item["score"] for item in offline], abs=1e-3)
+def test_all_protocols_say_what_the_offline_model_says(server: Server, release: Path) -> None:
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        bodies.require_as_offline(ask(client, server.address, ASKED, []), release)
+    bodies.require_as_offline(outputs(infer(server, *ASKED)), release)
+    bodies.require_as_offline(asyncio.run(by_grpc(server, ASKED)), release)
 
 
-@pytest.mark.parametrize(("body", "content_type"), MALFORMED)
-def test_a_malformed_request_gets_a_sentence(server: Server, body: bytes, content_type: str) -> None:
-    response = post(server, content=body, headers={"Content-Type": content_type})
-    assert (response.status_code, response.headers["Content-Type"]) == (400, "application/json")
-    assert " " in response.json()["error"]
-    assert labels(post(server, content=BODY)) == ["4"]
-
-
-@pytest.mark.parametrize(("body", "headers"), WELL_FORMED)
-def test_a_body_is_read_however_it_is_sent(server: Server, body: bytes, headers: dict[str, str]) -> None:
-    response = post(server, content=body, headers=headers)
-    assert labels(response) == ["4"]
-    assert response.headers["Content-Type"] == "application/json"
+def test_a_body_is_read_however_it_is_sent(server: Server) -> None:
+    bodies.require_bodies_read(server.address)
 
 
 @given(request=sent(limit=256))
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_sent_gets_its_own_status_in_json(server: Server, request: tuple[bytes, str, int]) -> None:
-    body, content_type, status = request
-    response = post(server, content=body, headers={"Content-Type": content_type})
-    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/json")
-    assert response.json().keys() == ({"predictions"} if status == 200 else {"error"})
+    bodies.require_status(server.address, *request)
 
 
 def test_requests_that_are_too_large_harm_none_beside_them(server: Server) -> None:
-    many = {"content": json.dumps({"instances": ["ok"] * 130_000}).encode()}
-    bomb = {"content": packed(b" " * 9_000_000 + BODY)}
-    large = {"content": b" " * 7_000_000 + BODY}
-    streamed = {"content": iter([b" " * 7_000_000, BODY])}  # its length is not said
-    with ThreadPoolExecutor(16) as pool:
-        bodies: list[Any] = [many, bomb, large, streamed, *[{"content": BODY}] * 12]
-        responses = list(pool.map(lambda body: post(server, **body), bodies))
-    assert [response.status_code for response in responses] == [413] * 4 + [200] * 12
-    assert responses[0].json()["error"] == "130000 texts, and a request may hold 256: send it in parts"
-    assert responses[1].json()["error"] == "more than 6553500 bytes, unpacked: send it in parts"
-
-
-def test_sentences_are_those_of_the_handler(server: Server) -> None:
-    assert post(server, json={}).json() == {"error": f'the body has no list "instances"; {SEND}'}
-    found = post(server, json={"instances": ["a", 1]}).json()
-    assert found == {"error": 'instance 1 is neither a text nor an object with a text as "data" or "text"'}
+    bodies.require_large_refused(server.address, iter([b" " * 7_000_000, BODY]))  # whose length is not said
 
 
 def test_v2_tells_of_the_model_and_refuses_what_is_none_of_it(server: Server) -> None:
@@ -247,21 +202,10 @@ def test_several_labels_a_text(model_of_several: Path, tmp_path: Path) -> None:
         assert told["outputs"] == [{"name": "labels", "datatype": "BYTES", "shape": [-1]}]
 
 
-def test_a_release_that_cannot_be_served_is_one_line(release: Path, tmp_path: Path) -> None:
-    broken = changed_release(release, tmp_path / "broken", {"model.onnx": lambda _: b"no model"})
-    for folder in (tmp_path, broken):
-        server = Server(folder, tmp_path / "log")
-        assert server.process.wait(timeout=120) == 1
-        assert server.log.read_text().splitlines()[-1].startswith(f"error: {folder}")
-
-
-def test_an_older_release_is_served(release: Path, tmp_path: Path, rows: Any) -> None:
-    """Its handler is not asked."""
-    change = before_it_loads("raise ValueError")
-    older = changed_release(release, tmp_path / "older", {"archived_model.py": None, "handler.py": change})
-    texts, expected = zip(*rows(10, seed=3), strict=True)
-    with running(older, tmp_path / "log") as server:
-        assert replay(server.address, list(texts), clients=4)[0] == list(expected)
+def test_what_is_no_release_is_one_line(tmp_path: Path) -> None:
+    server = Server(tmp_path, tmp_path / "log")
+    assert server.process.wait(timeout=120) == 1
+    assert server.log.read_text().splitlines()[-1].startswith(f"error: {tmp_path}")
 
 
 def test_kserve_times_requests_by_the_middleware_that_the_server_leaves_out() -> None:
@@ -272,14 +216,26 @@ def test_kserve_times_requests_by_the_middleware_that_the_server_leaves_out() ->
     assert [item.cls for item in app.user_middleware] == [middleware]
 
 
-def test_it_starts_quickly_in_little_memory(release: Path, tmp_path: Path) -> None:
-    """By what it computes, as a busy machine's clock says little of it."""
-    with running(release, tmp_path / "log") as server:
-        assert labels(post(server, content=BODY)) == ["4"]
+def test_it_starts_quickly_in_little_memory_and_writes_nothing(release: Path, tmp_path: Path, rows: Any) -> None:
+    """An older release too, whose handler is not asked. By what it computes, as a busy machine's clock says little.
+
+    So the root file system of its container may be read-only. ONNX Runtime would keep notes of its use at home.
+    """
+    change = before_it_loads("raise ValueError")
+    older = changed_release(release, tmp_path / "older", {"archived_model.py": None, "handler.py": change})
+    before = {path: path.stat().st_mtime_ns for path in older.rglob("*")}
+    home = tmp_path / "home"
+    home.mkdir()
+    texts, expected = zip(*rows(10, seed=3), strict=True)
+    with running(older, tmp_path / "log", HOME=str(home), TMPDIR=str(home)) as server:
+        assert replay(server.address, list(texts), clients=4)[0] == list(expected)
         process = psutil.Process(server.process.pid)
         times, memory = process.cpu_times(), process.memory_info().rss
+        opened = {item.path for item in process.open_files() if item.mode != "r"}
     assert times.user + times.system < 6
     assert memory < 350e6
+    assert opened <= {str(tmp_path / "log")} and list(home.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in older.rglob("*")} == before
 
 
 def test_no_accepted_request_is_lost_when_it_is_asked_to_end(release: Path, tmp_path: Path, rows: Any) -> None:
@@ -354,16 +310,3 @@ def test_in_flight_by_grpc_is_answered_too(release: Path, tmp_path: Path) -> Non
         answers = asyncio.run(ask_and_end())
         assert [answer["label"] for answer in answers] == ["4"] * 256
         assert server.process.wait(timeout=120) == 0
-
-
-def test_it_writes_nothing(release: Path, tmp_path: Path) -> None:
-    """So the root file system of its container may be read-only. ONNX Runtime would keep notes of its use at home."""
-    before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
-    home = tmp_path / "home"
-    home.mkdir()
-    with running(release, tmp_path / "log", HOME=str(home), TMPDIR=str(home)) as server:
-        assert labels(post(server, content=BODY)) == ["4"]
-        opened = {item.path for item in psutil.Process(server.process.pid).open_files() if item.mode != "r"}
-    assert opened <= {str(tmp_path / "log")}
-    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == before
-    assert list(home.iterdir()) == []
