@@ -17,7 +17,7 @@ import pyarrow.parquet
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.installed import import_installed
 from nlp_pipeline.release import verify
-from nlp_pipeline.serving.archived import load_archived, read_settings
+from nlp_pipeline.serving.archived import load_archived
 from nlp_pipeline.serving.model import TextClassifier, valid_unicode
 from nlp_pipeline.steps.batch_predict.destination import Bucket, Folder, open_destination
 from nlp_pipeline.steps.batch_predict.settings import BatchSettings
@@ -28,8 +28,6 @@ from nlp_pipeline.volume import file_sha256
 
 # Files that readers of a folder of Parquet pass over, as their names begin so.
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
-RESULTS = ("label", "score", "reason", "release")
-RESULTS_OF_SEVERAL = ("labels", "scores", "reason", "release")
 # Where there is a GPU of NVIDIA. Torch, which would tell, takes seconds to import.
 GPU = Path("/dev/nvidiactl")
 NO_TEXT, NO_CELLS = "no text", "cells too many or too few"
@@ -37,24 +35,14 @@ NO_TEXT, NO_CELLS = "no text", "cells too many or too few"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done; a run goes on only where its plan is the same.
+    """What is to be done; a run goes on only where its plan is the same."""
 
-    Attributes:
-        release: The digest of the release.
-        model_name: Its model.
-        rows: How many rows there are,
-        files: in these files; of each its `address`, its `name`, as it may be shown, its `sha256` and its `rows`.
-        text_column: The column of texts.
-        columns: The columns of the results, those of the input first, with their types.
-        shard_rows: Rows of a shard.
-    """
-
-    release: str
+    release: str  # its digest
     model_name: str
     rows: int
-    files: list[dict[str, Any]]
+    files: list[dict[str, Any]]  # of each its `address`, its `name`, as it may be shown, its `sha256` and its `rows`
     text_column: str
-    columns: dict[str, str]
+    columns: dict[str, str]  # of the results, those of the input first, with their types
     shard_rows: int
 
     def shards(self, to: str) -> dict[str, tuple[int, int]]:
@@ -71,43 +59,33 @@ class Plan:
         return {f"part-{number:05}{ending}": part for number, part in enumerate(parts)}
 
 
-def result_fields(several: bool) -> list[pyarrow.Field]:
-    """Returns the columns that are added to those of the input; `several` for a model of several labels a text."""
-    text = pyarrow.string()
-    if several:
-        kinds = [pyarrow.list_(text), pyarrow.list_(pyarrow.float64()), text, text]
-        return [pyarrow.field(name, kind) for name, kind in zip(RESULTS_OF_SEVERAL, kinds, strict=True)]
-    kinds = [text, pyarrow.float64(), text, text]
-    return [pyarrow.field(name, kind) for name, kind in zip(RESULTS, kinds, strict=True)]
-
-
 def output_schema(schema: pyarrow.Schema, several: bool) -> pyarrow.Schema:
-    """Returns the columns of the results; one of the input that has the name of a result gets the prefix `input_`."""
-    results = result_fields(several)
-    taken = {field.name for field in results}
-    kept = [field.with_name(f"input_{field.name}") if field.name in taken else field for field in schema]
+    """Returns the columns of the results; `several` for a model of several labels a text.
+
+    One of the input that has the name of a result gets the prefix `input_`.
+    """
+    text, number = pyarrow.string(), pyarrow.float64()
+    results = {"label": text, "score": number}
+    if several:
+        results = {"labels": pyarrow.list_(text), "scores": pyarrow.list_(number)}
+    results |= {"reason": text, "release": text}
+    kept = [field.with_name(f"input_{field.name}") if field.name in results else field for field in schema]
     names = [field.name for field in kept]
     if len({*names}) < len(names):
         raise UsageError(
             f"the columns {names} have a name twice, with the prefix of those that results have: rename one"
         )
-    return pyarrow.schema([*kept, *results])
+    return pyarrow.schema([*kept, *results.items()])
 
 
 def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan:
-    """Writes a plan to the destination, and returns it.
+    """Writes a plan to the destination, and returns it; a UsageError where that holds something else.
 
-    Args:
-        settings: What is to be done.
-        text_column: The column of texts.
-        folder: The release's.
-
-    Raises:
-        UsageError: The rows can't be read, the release is not whole, or the destination holds something else.
+    `folder` is the release's, which must be whole; all rows are read, to count them.
     """
     release = verify(folder)
     destination = open_destination(settings.to)
-    several = "thresholds" in read_settings(folder, release.model_name)
+    several = "thresholds" in release.parameters
     files: list[dict[str, Any]] = []
     columns = None
     for address in list_sources(settings.data):
@@ -131,23 +109,22 @@ def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan
         shard_rows=settings.shard_rows,
     )
     former = read_plan(destination)
-    if former is None and (names := destination.names()):
-        raise UsageError(f"{settings.to} is not empty, and holds no results: it has {min(names)}; name another folder")
     if former is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            write_json(destination, PLAN, asdict(plan), temporary)
-    elif different := [item.name for item in fields(Plan) if getattr(former, item.name) != getattr(plan, item.name)]:
-        values = [
-            [file["name"] for file in known.files]
-            if different[0] in ("rows", "files")
-            else getattr(known, different[0])
-            for known in (former, plan)
-        ]
-        what = "data" if different[0] in ("rows", "files") else different[0]
-        raise UsageError(
-            f"{settings.to} holds results of another {what}, {str(values[0])[:200]}, not {str(values[1])[:200]}: name "
-            "another folder, or remove it"
-        )
+        if names := destination.names():
+            raise UsageError(
+                f"{settings.to} is not empty, and holds no results: it has {min(names)}; name another folder"
+            )
+        write_json(destination, PLAN, asdict(plan))
+        return plan
+    for item in fields(Plan):
+        what, before, now = item.name, getattr(former, item.name), getattr(plan, item.name)
+        if before != now:
+            if what in ("rows", "files"):
+                what, (before, now) = "data", ([file["name"] for file in known.files] for known in (former, plan))
+            raise UsageError(
+                f"{settings.to} holds results of another {what}, {str(before)[:200]}, not {str(now)[:200]}: name "
+                "another folder, or remove it"
+            )
     return plan
 
 
@@ -157,23 +134,16 @@ def read_plan(destination: Folder | Bucket) -> Plan | None:
     return Plan(**json.loads(content)) if content else None
 
 
-def write_json(destination: Folder | Bucket, name: str, value: Any, temporary: str) -> None:
+def write_json(destination: Folder | Bucket, name: str, value: Any) -> None:
     """Writes a value as a file of JSON."""
-    file = Path(temporary, name)
-    file.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    destination.write(file, name)
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, name)
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        destination.write(file, name)
 
 
 def predict_shards(plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 1) -> None:
-    """Classifies the shards that are not there yet; of several pods, each has a part of them.
-
-    Args:
-        plan: What is to be done.
-        to: The destination.
-        folder: The release's.
-        pod: The number of this pod, from 0
-        pods: of so many.
-    """
+    """Classifies the shards that are not there yet; of several pods, each, by its number from 0, has a part of them."""
     destination, shards = open_destination(to), plan.shards(to)
     mine = {name for number, name in enumerate(shards) if number % pods == pod}
     missing = mine - destination.names()
@@ -260,8 +230,7 @@ def finish(plan: Plan, to: str) -> dict[str, Any]:
         reasons.update(filter(None, found))
         shards.append({"name": name, "rows": rows, "sha256": hashlib.sha256(content).hexdigest()})
     manifest = {**asdict(plan), "without_label": dict(reasons), "shards": shards}
-    with tempfile.TemporaryDirectory() as temporary:
-        write_json(destination, MANIFEST, manifest, temporary)
+    write_json(destination, MANIFEST, manifest)
     destination.clean()
     return manifest
 
@@ -271,9 +240,8 @@ def read_reasons(name: str, content: bytes) -> list[str | None]:
     if name.endswith(".csv"):
         with io.StringIO(content.decode("utf-8"), newline="") as file:
             return [row["reason"] for row in csv.DictReader(file)]
-    reasons: list[str | None] = pyarrow.parquet.read_table(io.BytesIO(content), columns=["reason"])[
-        "reason"
-    ].to_pylist()
+    table = pyarrow.parquet.read_table(io.BytesIO(content), columns=["reason"])
+    reasons: list[str | None] = table["reason"].to_pylist()
     return reasons
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nlp_pipeline.parameters import POSITIVE, REQUIRED, Settings, matches, parameter
+from nlp_pipeline.steps.load_data.settings import DATA
 
 # As many as the budget of a workflow holds: tests/pipeline/test_batch.py computes them.
 MOST_PODS = 11
@@ -15,7 +16,7 @@ class BatchSettings(Settings):
     data: str = parameter(
         REQUIRED,
         "Rows to classify, with or without labels: a path or URL, a folder, a pattern, or a JSON list of them.",
-        (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+        DATA,
     )
     to: str = parameter(
         REQUIRED,

@@ -27,8 +27,7 @@ INT64 = range(-(2**63), 2**63)
 
 def count_rows(source: Source, text_column: str) -> int:
     """Returns how many rows a file has; all of it is read. A UsageError where it can't be, or a text is none."""
-    columns = [text_column] * (2 if source.form == "parquet" else 1)  # whose reader takes two
-    return sum(clean_rows(source, columns, check_text))
+    return sum(clean_rows(source, [text_column], check_text))
 
 
 def check_text(line: int, cells: Sequence[Any]) -> int:

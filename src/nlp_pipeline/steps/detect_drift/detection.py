@@ -19,14 +19,7 @@ from nlp_pipeline.serving.agreement import label_of
 from nlp_pipeline.serving.archived import load_archived
 from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources
 from nlp_pipeline.steps.load_data.rows import Source, read_rows
-from nlp_pipeline.steps.training_data import (
-    LENGTHS,
-    PROFILE,
-    SAMPLE,
-    STABLE,
-    is_less_known,
-    stability_index,
-)
+from nlp_pipeline.steps.training_data import LENGTHS, PROFILE, SAMPLE, STABLE, is_less_known, stability_index
 
 FIGURES = ("what", "formerly", "now", "index", "by_chance", "verdict")
 TOO_FEW = "too few to tell"
@@ -34,36 +27,21 @@ TOO_FEW = "too few to tell"
 
 @dataclass
 class Texts:
-    """What was read of texts.
+    """What was read of texts."""
 
-    Attributes:
-        source: Their file's name.
-        lengths: How many characters each has.
-        labels: How often each label occurs.
-        sample: Some of them, chosen by chance, to ask a model for.
-        missing: How many rows have no text.
-        unlabelled: Why they have no labels; empty where they have some.
-    """
-
-    source: str
-    lengths: list[int] = field(default_factory=list)
+    source: str  # their file's name
+    lengths: list[int] = field(default_factory=list)  # in characters
     labels: Counter[str] = field(default_factory=Counter)
-    sample: list[str] = field(default_factory=list)
-    missing: int = 0
-    unlabelled: str = ""
+    sample: list[str] = field(default_factory=list)  # chosen by chance, to ask a model for
+    missing: int = 0  # rows without a text
+    unlabelled: str = ""  # why they have no labels; empty where they have some
 
 
 def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: str, threshold: float) -> dict[str, Any]:
-    """Compares texts with those that the release in a folder was trained on.
+    """Compares texts with those that the release in a folder was trained on; says whether they have `moved`, and how.
 
-    The columns are those of texts and of labels, between which, where a text has several, a separator stands.
-
-    Returns:
-        Whether they have `moved`; the `figures`, each as FIGURES; the `release`, its `model_name` and `digest`, the
-        `source`, its `rows`, how many are `missing` a text, and why they are `unlabelled`, empty where they are not.
-
-    Raises:
-        UsageError: The texts can't be read, or are too few to tell; or the release has no profile.
+    The columns are those of texts and of labels, between which, where a text has several, a separator stands. A
+    UsageError says that the texts can't be read, or are too few to tell, or that the release has no profile.
     """
     release = verify(folder)
     path = folder / "huggingface" / PROFILE
@@ -71,7 +49,8 @@ def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: s
         raise UsageError(f"{folder} has no {PROFILE} of its training data, as it is an older release: train it anew")
     former = json.loads(path.read_bytes())
     texts = read_texts(data, columns, separator, "thresholds" in release.parameters)
-    lengths = compare_counts("lengths", former["lengths"], count_lengths(texts.lengths), threshold)
+    spans = numpy.histogram(texts.lengths, LENGTHS)[0].tolist()
+    lengths = compare_counts("lengths", former["lengths"], spans, threshold)
     if lengths["verdict"] == TOO_FEW:
         raise UsageError(
             f"{texts.source!r} has {len(texts.lengths)} texts, too few to tell: the index of so few is up to "
@@ -142,18 +121,11 @@ def collect_texts(sources: list[Source], columns: tuple[str, str], separator: st
     return texts
 
 
-def count_lengths(lengths: list[int]) -> list[int]:
-    """Returns how many texts are in each span of lengths."""
-    counts: list[int] = numpy.histogram(lengths, LENGTHS)[0].tolist()
-    return counts
-
-
 def compare_counts(what: str, former: Any, later: Any, threshold: float) -> dict[str, Any]:
-    """Compares two histograms, each as counts by name, or of the spans of lengths.
+    """Compares two histograms, each as counts by name, or of the spans of lengths, and returns FIGURES.
 
-    Returns:
-        As FIGURES: the population stability index, which is up to `by_chance` 19 times of 20 where nothing has moved;
-        the verdict; and what share has moved most, `formerly` and `now`.
+    The population stability index is up to `by_chance` 19 times of 20 where nothing has moved; `formerly` and `now` is
+    the share that has moved most.
     """
     if isinstance(former, list):
         former, later = (dict(zip(span_names(), counts, strict=True)) for counts in (former, later))

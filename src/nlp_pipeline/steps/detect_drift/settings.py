@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nlp_pipeline.parameters import REQUIRED, Settings, matches, parameter
+from nlp_pipeline.steps.load_data.settings import DATA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,7 @@ class DriftSettings(Settings):
     data: str = parameter(
         REQUIRED,
         "Texts to compare with those that a release was trained on, with or without labels: as train_data.",
-        (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+        DATA,
     )
     threshold: float = parameter(
         0.25,

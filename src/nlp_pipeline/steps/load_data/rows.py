@@ -272,7 +272,7 @@ def _read_json(source: Source, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
-    """Reads a Parquet file, a batch in memory at a time."""
+    """Reads a Parquet file, a batch in memory at a time; the last column may be a ClassLabel of Hugging Face's."""
     with source.open() as opened:
         # It is read from its end: a packed one, which is rare, must be unpacked first.
         content = opened if isinstance(opened, io.BufferedReader) else io.BytesIO(opened.read())
@@ -281,26 +281,23 @@ def _read_parquet(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             file = pyarrow.parquet.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
             find_columns(file.schema_arrow.names, columns)
             label_of: dict[Any, str | None] = {}
-            with contextlib.suppress(
-                AttributeError, TypeError, KeyError, ValueError
-            ):  # no ClassLabel of Hugging Face's `datasets`
-                feature = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][columns[1]]
+            with contextlib.suppress(AttributeError, TypeError, KeyError, ValueError):  # it is none
+                feature = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][columns[-1]]
                 names = feature.get("feature", feature)["names"]
                 label_of = {None: None, -1: None, **dict(enumerate(names)), **dict(zip(names, names, strict=True))}
             number = 0
             for batch in file.iter_batches(512, columns=columns):
-                for text, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
+                for *texts, label in zip(*(batch[column].to_pylist() for column in columns), strict=True):
                     number += 1
                     try:
                         if label_of:
                             label = [label_of[at] for at in label] if isinstance(label, list) else label_of[label]
                     except KeyError as error:
                         raise ValueError(f"has in line {number} the label {error}, not of its ClassLabel") from None
-                    yield number, (text, label)
+                    yield number, (*texts, label)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"is a broken Parquet file ({' '.join(str(error).split())[:200]}): write it anew"
-            ) from None
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"is a broken Parquet file ({reason}): write it anew") from None
 
 
 READERS = {"csv": _read_delimited, "tsv": _read_delimited, "jsonl": _read_json, "parquet": _read_parquet}

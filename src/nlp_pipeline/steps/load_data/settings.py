@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.parameters import REQUIRED, SHARE, Range, Settings, one_of, parameter
 
+DATA: Range = (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file")
 NOT_EMPTY: Range = (lambda value: value != "", "the name of a column")
 
 
@@ -17,7 +18,7 @@ class LoadSettings(Settings):
     train_data: str = parameter(
         REQUIRED,
         "Rows to train on: path or URL (http, s3, gs, hf) of CSV, TSV, JSONL or Parquet; a folder; a pattern; a list.",
-        (lambda value: value.strip() != "", "the path or URL of a CSV, TSV, JSONL or Parquet file"),
+        DATA,
     )
     evaluation_data: str = parameter(
         "", "The same for rows to evaluate on; empty to split a share off the training data."
