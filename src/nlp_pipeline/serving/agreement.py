@@ -46,9 +46,8 @@ def agreement_of(answers: list[Any], others: list[Any]) -> float:
     That is the Jaccard index: of many labels, few answers would be the same altogether in another number format.
     """
     pairs = [({*labels_of(first)}, {*labels_of(second)}) for first, second in zip(answers, others, strict=True)]
-    return sum(len(first & second) / len(first | second) if first | second else 1 for first, second in pairs) / len(
-        pairs
-    )
+    shares = [len(first & second) / len(first | second) if first | second else 1 for first, second in pairs]
+    return sum(shares) / len(shares)
 
 
 def compare_answers(served: list[Any], offline: list[Any], truth: list[Any]) -> dict[str, float]:
@@ -105,10 +104,7 @@ def require_agreement(compared: dict[str, float], limits: AgreementLimits) -> No
 
 
 def require_sameness(
-    compared: dict[str, float],
-    limits: AgreementLimits,
-    others: str = "those before it was deployed",
-    advice: str = "",
+    compared: dict[str, float], limits: AgreementLimits, others: str = "those before it was deployed", advice: str = ""
 ) -> None:
     """Raises a PipelineError where a model answers otherwise than it did elsewhere, and not by chance.
 

@@ -30,8 +30,8 @@ def read_prediction(prediction: Any, labels: list[str]) -> dict[str, Any]:
     """Returns the `label` and the `score` of a prediction, or its `labels`; an error of Python's where it has none.
 
     It is the archive's `{"label": ..., "score": ...}`, or `{"labels": [...]}` with a list of such; or of KServe's
-    Hugging Face server probabilities by class ids,
-    `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score (None). Where there are no labels, ids stay.
+    Hugging Face server probabilities by class ids, `{"0": 0.1, "1": 0.9}`, or a class id alone, which has no score
+    (None). Where there are no labels, ids stay.
     """
     if isinstance(prediction, int):
         number, score = prediction, None
@@ -78,10 +78,9 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
 
 
 def replay(url: str, texts: list[str], clients: int) -> tuple[list[Any], list[float], float]:
-    """Asks a server on this machine for texts, one a request, so many at once; for what may go wrong, see `ask`.
+    """Asks a server on this machine for texts, one a request, so many at once.
 
-    Returns:
-        The labels in the texts' order; each request's seconds; the seconds of all of them together.
+    Returns the labels in the texts' order; each request's seconds; the seconds of all of them together.
     """
 
     def timed_label(text: str) -> tuple[Any, float]:

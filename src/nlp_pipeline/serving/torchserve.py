@@ -134,7 +134,6 @@ class TorchServe(ServerProcess):
     title = "TorchServe"
 
     def __init__(self, release: Path, model_name: str, folder: Path, port: int = 0) -> None:
-        environment = server_environment(folder)
         ports = free_ports(5)
         ports[0] = port or ports[0]
         config = folder / "config.properties"
@@ -144,7 +143,7 @@ class TorchServe(ServerProcess):
         self.management_port = ports[1]
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
         command += ["--ts-config", str(config), "--model-store", str(release / "model-store")]
-        self.start(command, folder, environment)
+        self.start(command, folder, server_environment(folder))
 
     def is_ready(self) -> bool:
         """Tells whether all of the model's workers are ready."""

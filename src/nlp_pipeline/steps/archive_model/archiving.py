@@ -14,12 +14,7 @@ from nlp_pipeline.serving.agreement import spread_rows
 from nlp_pipeline.steps.archive_model.card import write_card
 from nlp_pipeline.steps.archive_model.export import export_model
 from nlp_pipeline.steps.archive_model.packing import build_release, pack_model
-from nlp_pipeline.steps.archive_model.precision import (
-    ask_archive,
-    choose_precision,
-    compare,
-    write_report,
-)
+from nlp_pipeline.steps.archive_model.precision import ask_archive, choose_precision, compare, write_report
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.steps.training_data import PROFILE, TEXTS
 from nlp_pipeline.volume import Run

@@ -24,10 +24,7 @@ HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4p
 
 
 def ask_archive(folder: Path, texts: list[str]) -> tuple[list[Any], float]:
-    """Returns the labels that an archive's handler gives, as TorchServe would ask it, and how many a second.
-
-    It is asked in the folder that is to be packed.
-    """
+    """Returns the labels that an archive's handler gives in the folder that is to be packed, and how many a second."""
     from nlp_pipeline.serving.handler import TextClassificationHandler
 
     handler = TextClassificationHandler()
@@ -40,10 +37,7 @@ def ask_archive(folder: Path, texts: list[str]) -> tuple[list[Any], float]:
 
 
 def compare(labels: list[Any], rows: dict[str, list[Any]], others: list[Any]) -> dict[str, Any]:
-    """Holds an archive's labels of labelled rows, and of other texts, against the offline model's.
-
-    Agreement is that of all, accuracy that of the labelled ones; both with what chance leaves open.
-    """
+    """Holds an archive's labels against the offline model's: accuracy is that of rows, agreement of `others` too."""
     count = len(rows["text"])
     compared: dict[str, Any] = compare_answers(labels[:count], rows["predicted"], rows["label"])
     agreement = agreement_of(labels, rows["predicted"] + others)

@@ -5,9 +5,8 @@ from typing import Any
 
 from nlp_pipeline.steps.archive_model.export import muted
 
-LARGE = (
-    1000  # rows of a table: smaller ones, such as that of the positions, would save little and cost most of the error
-)
+# Rows of a table: smaller ones, such as that of the positions, would save little and cost most of the error.
+LARGE = 1000
 
 
 def quantise(source: Path, target: Path, *, by_token: bool) -> None:

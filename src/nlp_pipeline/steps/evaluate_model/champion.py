@@ -58,14 +58,7 @@ def compare_with(
 ) -> dict[str, Any]:
     """Compares a new model with a release, on the rows that the release has not been trained on, of labels it knows.
 
-    Args:
-        folder: The release.
-        model: The new model's folder.
-        texts: The evaluation rows'.
-        truth: Their labels, as `classes` encodes them.
-        probabilities: The new model's, of shape (rows, classes).
-        classes: Its labels.
-        metric: What decides, as `ChampionSettings` has it.
+    `truth` has the rows' labels, as the new model's `classes` encode them; `probabilities` are the new model's.
 
     Returns:
         The `digest`; how many `rows` were compared, and left out as `seen` or `unknown`; the labels that are `new` or
@@ -73,9 +66,9 @@ def compare_with(
         differ that the two were trained on; `problem`, a sentence where the two can't be compared, else empty; the
         champion's `answers`, by name, None for rows that are left out.
     """
-    nothing = {"rows": 0, "seen": 0, "unknown": 0, "new": [], "gone": [], "data": {}, "figures": {}, "problem": ""}
-    nothing["answers"] = [None] * len(probabilities)
-    result = {"digest": folder.name, "metric": metric.partition(":")[0], **nothing}
+    result: dict[str, Any] = {"digest": folder.name, "metric": metric.partition(":")[0], "figures": {}, "problem": ""}
+    result |= {"rows": 0, "seen": 0, "unknown": 0, "new": [], "gone": [], "data": {}}
+    result["answers"] = [None] * len(probabilities)
     try:
         release = verify(folder)
         former = folder / "huggingface"

@@ -37,9 +37,8 @@ def evaluate(
     the two are compared, labels as the data has them; its schema's metadata has as `metrics` the JSON of those metrics
     that are numbers, and `champion`.
 
-    Returns:
-        The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
-        empty where it is too large to show.
+    Returns the metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which
+    is empty where it is too large to show.
     """
     import transformers
 
@@ -89,7 +88,6 @@ def write_predictions(path: str, rows: str, columns: dict[str, list[Any]], metad
 
 
 def _show(value: Any) -> Any:
-    """Returns a list of labels as the report shows it, any other value as it is."""
     return (", ".join(value) or "-") if isinstance(value, list) else value
 
 

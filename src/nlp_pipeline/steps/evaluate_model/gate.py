@@ -64,15 +64,11 @@ def describe(champion: dict[str, Any], min_gain: float) -> str:
     if champion["gone"]:
         return f"the model does not know {champion['gone']}, which {name}, answers"
     difference, low, high = champion["figures"][champion["metric"]]["difference"]
-    words = {"better": "better than", "equal": "as good as", "worse": "worse than"}
+    outcome = verdict(champion, min_gain)
+    words = {"better": "better than", "equal": "as good as", "worse": "worse than"}[outcome]
     if min_gain:
-        gain = f"by {min_gain:g}"
-        words = {
-            "better": f"better {gain} than",
-            "equal": f"perhaps better {gain} than",
-            "worse": f"not better {gain} than",
-        }
+        words = {"better": "", "equal": "perhaps ", "worse": "not "}[outcome] + f"better by {min_gain:g} than"
     return (
-        f"{words[verdict(champion, min_gain)]} {name}: {champion['metric']} {difference:+.4f}, in 95 % "
-        f"from {low:+.4f} to {high:+.4f}, on {champion['rows']} rows"
+        f"{words} {name}: {champion['metric']} {difference:+.4f}, in 95 % from {low:+.4f} to {high:+.4f}, "
+        f"on {champion['rows']} rows"
     )

@@ -224,7 +224,6 @@ def name_parts(path: Path, groups: int) -> list[Path]:
 
 
 def _describe(database: Any, parts: list[Path], counts: dict[str, int]) -> Dataset:
-    """Describes what was written to files."""
     rows = database.read_parquet(list(map(str, parts)))
     groups, labels = _count(rows)
     if len(labels) > MOST_CLASSES:

@@ -66,15 +66,21 @@ def _local_path(address: str) -> Path | None:
 
 def fetch_source(address: str, target: Path) -> Source:
     """Makes a file available locally, a download at `target`; its name has no user, password and query."""
-    scheme, is_url, rest = address.partition("://")
+    scheme, _, rest = address.partition("://")
     scheme = scheme.lower()
-    if scheme == "gs":
-        advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
-        return _readable(Source(BUCKETS / rest, address), advice)
     if path := _local_path(address):
-        return _readable(Source(path, str(path) if is_url else address))
+        source = Source(path, str(path) if scheme == "file" else address)
+        try:
+            with path.open("rb"):
+                return source
+        except OSError as error:
+            advice = "give a CSV, TSV, JSONL or Parquet file"
+            if scheme == "gs":
+                advice = f"only Vertex AI has buckets, at {BUCKETS}; may the run's service account read it?"
+            raise UsageError(f"{source.name!r} can't be read ({error.strerror}): {advice}") from None
     if scheme == "hf":
-        source: Source = import_installed(*HUB).download(address, Source(target, address))
+        source = Source(target, address)
+        import_installed(*HUB).download(address, source)
         return source
     if scheme in ("http", "https"):
         return download_http(address, Source(target, without_secrets(address)))
@@ -91,15 +97,6 @@ def fetch_source(address: str, target: Path) -> Source:
 def _check_bucket(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", name):
         raise UsageError("the bucket's name is wrong: write s3://bucket/key, and set AWS_ACCESS_KEY_ID to sign in")
-
-
-def _readable(source: Source, advice: str = "give a CSV, TSV, JSONL or Parquet file") -> Source:
-    """Returns a source that it has made sure can be opened."""
-    try:
-        with source.path.open("rb"):
-            return source
-    except OSError as error:
-        raise UsageError(f"{source.name!r} can't be read ({error.strerror}): {advice}") from None
 
 
 def without_secrets(url: str) -> str:

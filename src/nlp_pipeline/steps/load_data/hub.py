@@ -38,12 +38,12 @@ def list_files(address: str) -> list[str]:
     return [f"hf://datasets/{name}@{commit}/{file}" for file in files if fnmatchcase(file, pattern)]
 
 
-def download(address: str, source: Source) -> Source:
+def download(address: str, source: Source) -> None:
     """Downloads a file of a data set, and makes sure that it came whole."""
     name, revision, path = _parse(address)
     url = f"{endpoint()}/datasets/{name}/resolve/{quote(revision, safe='')}/{quote(path)}"
     try:
-        return download_http(url, source, _headers())
+        download_http(url, source, _headers())
     except UsageError as error:
         raise UsageError(f"{error} {_advice(name)}") from None
 

@@ -28,11 +28,8 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     """Writes rows to train on and to evaluate on, and a summary; copies of them go to the run's folder.
 
     `train` and `evaluation` become Parquet with the columns `text` and `label`, of strings or, where a text has several
-    labels, of lists of them; `summary` Markdown.
-
-    Returns:
-        Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and what `Reader`
-        counts where they have a source of their own.
+    labels, of lists of them; `summary` Markdown. Of both what is returned has `rows`, `source` and `source_sha256`, and
+    what `Reader` counts where they have a source of their own.
     """
     run.prepare_folder()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +63,6 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
 
 
 def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -> None:
-    """Makes sure that there are classes to tell apart, and that all that is evaluated was trained."""
     trained = listed(label_order(train))
     if len(train) < 2:
         raise UsageError(f"{name!r} has too few classes ({trained}): a classifier needs two or more")
@@ -80,10 +76,7 @@ def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -
 
 
 def summarise(datasets: list[Dataset], names: list[str], notes: list[str]) -> str:
-    """Renders as Markdown what was loaded to train on and to evaluate on: rows, what was dropped, classes, lengths.
-
-    `notes` say what was done in reading them, and what may be wrong.
-    """
+    """Renders what was loaded as Markdown; `notes` say what was done in reading it, and what may be wrong."""
     counts = [
         (meaning, *(f"{data.counts[key]:,}" if key in data.counts else "" for data in datasets))
         for key, meaning in COUNTS.items()

@@ -59,18 +59,15 @@ def tokenise(
         rows = rows.filter(lambda _, number: number not in left_out, input_columns=["label"], with_indices=True)
     if 0 < settings.max_train_rows < len(rows):
         rows = rows.select(random.Random(seed).sample(range(len(rows)), settings.max_train_rows))  # noqa: S311
-    ids = {label: number for number, label in enumerate(labels)}
-    is_list = not isinstance(rows.features["label"], datasets.Value)
-
-    def targets(column: list[Any]) -> Any:
-        if is_list:  # in the type that the loss of several labels wants
-            return Classes(labels).encode(column).astype(numpy.float32).tolist()
-        return [ids[label] for label in column]
+    classes, is_list = Classes(labels), not isinstance(rows.features["label"], datasets.Value)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         parts = read_parts(tokenizer, batch["text"], settings.max_length, settings.long_texts)
         ids = [ids for text in parts for ids in text]
-        labels = [label for label, text in zip(targets(batch["label"]), parts, strict=True) for _ in text]
+        encoded = classes.encode(batch["label"])
+        # Of several labels in the type that their loss wants.
+        targets = (encoded.astype(numpy.float32) if is_list else encoded.argmax(axis=1)).tolist()
+        labels = [target for target, text in zip(targets, parts, strict=True) for _ in text]
         return {"input_ids": ids, "length": numpy.array(list(map(len, ids)), numpy.int32), "labels": labels}
 
     return rows.map(encode, batched=True, remove_columns=["text", "label"])
