@@ -51,7 +51,6 @@ def test_a_path_and_a_file_url(tmp_path: Path) -> None:
     ("address", "says"),
     [
         ("{}/none.csv", r"can't be read \(No such file or directory\): give a CSV, TSV, JSONL or Parquet file"),
-        ("file://{}/none.csv", r"can't be read \(No such file or directory\)"),
         ("{}/folder.csv", r"can't be read \(Is a directory\)"),
         ("file://none.csv", r"'none.csv' can't be read \(No such file or directory\)"),
         ("gs://bucket/none.csv", r"can't be read \(No such file or directory\): only Vertex AI has buckets, at /gcs"),
@@ -65,14 +64,14 @@ def test_a_path_to_no_file(tmp_path: Path, address: str, says: str) -> None:
     assert address.removeprefix("file://") in one_line(caught, UsageError)
 
 
-@pytest.mark.parametrize("address", ["ftp://me:hunter2@host/x.csv", "htps://me:hunter2@host/x.csv", "://hunter2"])
+@pytest.mark.parametrize("address", ["htps://me:hunter2@host/x.csv", "://hunter2"])
 def test_an_unknown_scheme(tmp_path: Path, address: str) -> None:
     message = refusal(address, tmp_path / "x", UsageError, "hunter2")
     assert f"{address.partition('://')[0]!r}://: use a path, file://, http(s)://, s3://, gs:// or hf://" in message
 
 
 def test_folders_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that is a file is itself, whatever its name; a file that is named twice is read once."""
+    """A path that is a file is itself, whatever its name; one that is named twice is read once. gs:// is mounted."""
     monkeypatch.setattr(fetch, "BUCKETS", tmp_path)
     for name in ("a/2.csv", "a/1.csv.gz", "a/b/3.JSONL", "a/README.md", "a/_log/4.parquet", "a/.5.csv", "a/6, *.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -93,19 +92,12 @@ def test_folders_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("none.csv", ["none.csv"]),
     ):
         assert list_sources(data) == files
+    source = fetch_source("gs://a/2.csv", tmp_path / "unused")
+    assert (source.path, source.name) == (tmp_path / "a" / "2.csv", "gs://a/2.csv")
     for data in (f"{tmp_path}/empty", f"{tmp_path}/*.csv"):
         with pytest.raises(UsageError, match=r"has no CSV, TSV, JSONL or Parquet file: is it right\?$") as caught:
             list_sources(data)
         assert repr(data) in one_line(caught, UsageError)
-
-
-def test_a_file_in_cloud_storage_is_read_through_its_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "BUCKETS", tmp_path)
-    path = tmp_path / "bucket" / "folder" / "x.csv"
-    path.parent.mkdir(parents=True)
-    path.touch()
-    source = fetch_source("gs://bucket/folder/x.csv", tmp_path / "unused")
-    assert (source.path, source.name) == (path, "gs://bucket/folder/x.csv")
 
 
 @pytest.mark.parametrize("address", ["x", "{}", "http://host/data?file=x.csv&token=hunter2", "s3://bucket/folder/"])
@@ -116,7 +108,6 @@ def test_a_name_that_tells_no_form_shows_before_the_download(tmp_path: Path, add
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://host/a/x.csv", "https://host/a/x.csv"),
         ("http://me:hunter2@host:80/x%20y.csv?sig=hunter2#hunter2", "http://host/x%20y.csv"),
         ("http://hunter2@[::1]:8000/x.csv", "http://[::1]:8000/x.csv"),
         ("http://host/a@b/x.csv?a=b@c/hunter2", "http://host/a@b/x.csv"),
@@ -128,9 +119,8 @@ def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    ["", "/x.csv", "me:hunter2/x@host/x.csv", "me:hunter2?x@host/x.csv", "me:hunter2#@host/x.csv", "[::1/x.csv",
-     "host/a\nb.csv", "host:port/x.csv"],
-)  # fmt: skip
+    ["/x.csv", "me:hunter2/x@host/x.csv", "me:hunter2?x@host/x.csv", "[::1/x.csv", "host/a\nb.csv"],
+)
 def test_a_url_that_cannot_be_read(tmp_path: Path, rest: str) -> None:
     assert "has no host, or can't be read" in refusal(f"http://{rest}", tmp_path / "x", UsageError, "hunter2")
 
@@ -175,7 +165,7 @@ def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, serve: Serve) ->
     [
         (Response(status=503), "/x.csv could not be downloaded (it answered 503)", PipelineError, 5),
         (cut(), "could not be downloaded (peer closed connection", PipelineError, 5),
-        *[(Response(status=status), f"/x.csv answered {status} ", UsageError, 1) for status in (403, 404, 204, 304)],
+        *[(Response(status=status), f"/x.csv answered {status} ", UsageError, 1) for status in (404, 204)],
     ],
 )
 def test_what_fails_for_good(
@@ -212,14 +202,7 @@ def test_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Connection refused" in message and ": is AWS_ENDPOINT_URL right" in message
 
 
-@pytest.fixture
-def endpoint(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a server that plays an object store, for anonymous access."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", httpserver.url_for(""))
-    return httpserver.url_for("")
-
-
-@pytest.mark.parametrize("address", ["s3://", "s3:///x.csv", "s3://me:hunter2@bucket/x.csv", "s3://a/x.csv"])
+@pytest.mark.parametrize("address", ["s3:///x.csv", "s3://me:hunter2@bucket/x.csv"])
 def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
     assert "write s3://bucket/key" in refusal(address, tmp_path / "x", UsageError, "hunter2")
     with pytest.raises(UsageError) as caught:
@@ -227,11 +210,13 @@ def test_s3_a_wrong_bucket(tmp_path: Path, address: str) -> None:
     assert "write s3://bucket/key" in one_line(caught, UsageError, "hunter2")
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
-def test_what_is_declared_packed_is_kept_as_it_is_sent(tmp_path: Path, serve: Serve, endpoint: str, name: str) -> None:
+def test_what_is_declared_packed_is_kept_as_it_is_sent(
+    tmp_path: Path, serve: Serve, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", httpserver.url_for(""))  # which plays an object store
     packed = Response(gzip.compress(CONTENT), headers={"Content-Encoding": "gzip"})
-    url, _ = serve(f"/bucket/{name}", packed, packed)
-    for address in (url, f"s3://bucket/{name}"):
+    url, _ = serve("/bucket/x.csv", packed, packed)
+    for address in (url, "s3://bucket/x.csv"):
         with fetch_source(address, tmp_path / "x").open() as file:
             assert file.read() == CONTENT
 

@@ -77,20 +77,18 @@ def test_every_form_plain_and_packed(tmp_path: Path, form: str) -> None:
             assert pairs(read(tmp_path, packed, f"x.{form}.{packing}")) == ROWS
 
 
-@pytest.mark.parametrize("name", ["", "csv", "x", "x.gz", "x.json", "x.zip", "x.csv.gz.gz", "x.csv\n", "x.csv/y"])
+@pytest.mark.parametrize("name", ["csv", "x.json", "x.zip", "x.csv.gz.gz", "x.csv\n"])
 def test_a_name_that_tells_no_form(name: str) -> None:
     with pytest.raises(UsageError, match="its name must end in") as caught:
         Source(Path("x"), name)
     assert repr(name) in one_line(caught, UsageError)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
-def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
-    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
-    content = mark + encode(ROWS, form).decode().encode(encoding)
-    assert pairs(read(tmp_path, content, f"x.{form}")) == ROWS
-    assert pairs(read(tmp_path, gzip.compress(content), f"x.{form}.gz")) == ROWS
+def test_byte_order_marks(tmp_path: Path, form: str) -> None:
+    for encoding, mark in (("utf-8-sig", b""), ("utf-16", b""), ("utf-16-be", codecs.BOM_UTF16_BE)):
+        content = mark + encode(ROWS, form).decode().encode(encoding)
+        assert pairs(read(tmp_path, content, f"x.{form}")) == ROWS
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -106,23 +104,17 @@ def test_rows_with_cells_too_few_or_too_many(tmp_path: Path) -> None:
     assert read(tmp_path, content) == [(2, "a", "1"), (3, None, None), (4, None, None), (5, None, None)]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [("a", "a"), (" a\n", " a\n"), (1, "1"), (1.5, "1.5"), (True, "True"), ("\u3000", None), (None, None),
-     (math.nan, None), ("\0", "\0"), ("a\ud800b \ud83d\ude00", "a\ufffdb \U0001f600")],
-)  # fmt: skip
-def test_texts(tmp_path: Path, value: Any, text: str | None) -> None:
-    assert read(tmp_path, json.dumps({"text": value, "label": 1}), "x.jsonl") == [(1, text, "1")]
-
-
-@pytest.mark.parametrize(
-    ("value", "label"),
-    [("a", "a"), (" a b ", "a b"), (1, "1"), (1.0, "1"), (-0.0, "0"), (True, "true"), (False, "false"), (" ", None),
-     (None, None), (math.nan, None), (10**20, "1" + "0" * 20), ("\udfff", "\ufffd")],
-)  # fmt: skip
-def test_labels(tmp_path: Path, value: Any, label: str | None) -> None:
-    lines = "\n".join(json.dumps({"text": "a", "label": one}) for one in (1, value, True))
-    assert read(tmp_path, lines, "x.jsonl") == [(1, "a", "1"), (2, "a", label), (3, "a", "true")]
+def test_values_of_json(tmp_path: Path) -> None:
+    texts = {
+        "a": "a", " a\n": " a\n", 1: "1", 1.5: "1.5", "\u3000": None, None: None, math.nan: None, "\0": "\0",
+        "a\ud800b \ud83d\ude00": "a\ufffdb \U0001f600",
+    }  # fmt: skip
+    lines = "\n".join(json.dumps({"text": value, "label": "x"}) for value in texts)
+    assert [text for _, text, _ in read(tmp_path, lines, "x.jsonl")] == list(texts.values())
+    labels = [("a", "a"), (" a b ", "a b"), (1, "1"), (-0.0, "0"), (True, "true"), (1.0, "1"), (False, "false"),
+              (" ", None), (None, None), (math.nan, None), (10**20, "1" + "0" * 20), ("\udfff", "\ufffd")]  # fmt: skip
+    lines = "\n".join(json.dumps({"text": "a", "label": value}) for value, _ in labels)
+    assert [label for _, _, label in read(tmp_path, lines, "x.jsonl")] == [label for _, label in labels]
 
 
 def test_a_missing_key_is_a_missing_cell(tmp_path: Path) -> None:
@@ -130,30 +122,18 @@ def test_a_missing_key_is_a_missing_cell(tmp_path: Path) -> None:
     assert read(tmp_path, lines, "x.jsonl") == [(1, None, "1"), (2, "a", None), (3, None, None)]
 
 
-@pytest.mark.parametrize(
-    ("text", "label"), [(["a"], 1), ({}, 1), ("a", [[1]]), ("a", {"b": 1}), ("a", 0.5), ("a", math.inf)]
-)
+@pytest.mark.parametrize(("text", "label"), [(["a"], 1), ("a", [[1]]), ("a", {"b": 1}), ("a", 0.5), ("a", math.inf)])
 def test_cells_of_a_wrong_type(tmp_path: Path, text: Any, label: Any) -> None:
     row = json.dumps({"text": text, "label": label})
     message = problem(tmp_path, '{"text": "a", "label": 1}\n' + row, "x.jsonl")
     assert f"has in line 2 the text {text!r} and the label {label!r}: a text must be" in message
 
 
-def test_parquet_types(tmp_path: Path) -> None:
-    content = parquet(
-        text=pyarrow.array(["a", None, "a", "b"]).dictionary_encode(),
-        label=pyarrow.array([1.0, 2.0, math.nan, None]),
-        other=[[1], [2], [3], [4]],
-    )
-    assert read(tmp_path, content, "x.parquet") == [(1, "a", "1"), (2, None, "2"), (3, "a", None), (4, "b", None)]
-    assert "has in line 1 the text b'a'" in problem(tmp_path, parquet(text=[b"a"], label=[1]), "x.parquet")
-
-
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
-@pytest.mark.parametrize(("columns", "missing"), [(("review", "label"), "review"), (("text", "Label"), "Label")])
-def test_a_missing_column(tmp_path: Path, form: str, columns: tuple[str, str], missing: str) -> None:
-    message = problem(tmp_path, encode(ROWS, form), f"x.{form}", columns=columns)
-    assert f"has no column '{missing}'; its columns are 'text', 'label': set text_column and" in message
+def test_a_missing_column(tmp_path: Path, form: str) -> None:
+    for columns in (("review", "label"), ("text", "review")):
+        message = problem(tmp_path, encode(ROWS, form), f"x.{form}", columns=columns)
+        assert "has no column 'review'; its columns are 'text', 'label': set text_column and" in message
 
 
 def test_columns_of_a_header(tmp_path: Path) -> None:
@@ -167,28 +147,20 @@ def test_columns_of_a_header(tmp_path: Path) -> None:
     ("content", "name", "says"),
     [
         ("", "x.csv", "is empty"),
-        ("", "x.parquet", "is empty"),
-        ("\ufeff", "x.csv", "has no column 'text'; its columns are none"),
         ("\n\r\n,\n", "x.csv", "has no column 'text'; its columns are none"),
         (gzip.compress(b"", mtime=0), "x.csv.gz", "is empty"),
-        ("text,label\na,1\n", "x.parquet", "is a broken Parquet file"),
         (gzip.compress(b"text,label\na,1\n", mtime=0), "x.parquet.gz", "is a broken Parquet file"),
-        (gzip.compress(gzip.compress(b"text,label\na,1\n", mtime=0), mtime=0), "x.csv.gz", "is not utf-8 (byte 0x8b"),
-        ('{"text": "a", "label": 1}', "x.csv", "has no column 'text'; its columns are '{\"text\": \"a'"),
         (parquet(text=["a"], label=["b"]), "x.csv", "is not utf-8"),
-        ("text:label\na:1\n", "x.csv", "its columns are 'text:label'"),
+        ("text:label\na:1\n", "x.csv", "has no column 'text'; its columns are 'text:label'"),
         ("text,label\na,1\n", "x.jsonl", "has in line 1 no JSON"),
         ('[{"text": "a", "label": 1}]', "x.jsonl", "has in line 1 a JSON list"),
-        ('{"text": "a", "label": 1}\n3\n', "x.jsonl", "has in line 2 a JSON int"),
         ('{"text": "a", "label": 1}\n{"text":', "x.jsonl", "has in line 2 no JSON"),
         ('{"a": ' + "[" * 100_000, "x.jsonl", "has in line 1 no JSON"),
         ('{"text": "a", "label": ' + "1" * 5000 + "}", "x.jsonl", "has in line 1 no JSON"),
         ('text,label\na,1\n"b,0\nc,1\n', "x.csv", "has a row at line 3 that can't be read"),
         (b"text,label\na,1\n\xe4,0\n", "x.csv", "is not utf-8 (byte 0xe4, in line 3)"),
-        (b'{"text": "\xff", "label": 1}', "x.jsonl", "is not utf-8 (byte 0xff, in line 1)"),
         (codecs.BOM_UTF16_LE + b"t\0e\0x\0t", "x.csv", "is not utf-16-le (byte 0x74, "),
         (b"text,label\na,\xf0\x9f", "x.csv", "is not utf-8 (byte 0xf0"),
-        (b"PAR1" + b"\0" * 100, "x.parquet", "is a broken Parquet file"),
         (parquet(text=pyarrow.array([b"\xff"]).view(pyarrow.string()), label=["1"]), "x.parquet", "is a broken Parq"),
     ],
 )
@@ -201,8 +173,7 @@ def test_a_quote_left_open_does_not_fill_the_memory(tmp_path: Path) -> None:
     assert "has a row at line 3 that can't be read (field larger than" in problem(tmp_path, content)
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-@pytest.mark.parametrize("packing", ["gz", "zst", "zip"])
+@pytest.mark.parametrize(("form", "packing"), [("csv", "gz"), ("parquet", "gz"), ("csv", "zst"), ("parquet", "zip")])
 def test_a_broken_packed_file(tmp_path: Path, form: str, packing: str) -> None:
     rows = [(f"{number * 7919:x} text {number}", "1") for number in range(20_000)]
     packed = pack(encode(rows, form), packing)

@@ -1,6 +1,5 @@
 """Rows with several labels: how they are written, what is refused, and a split that keeps each label in both parts."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +8,28 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nlp_pipeline.errors import UsageError
-from nlp_pipeline.steps.load_data.load import load_datasets
-from nlp_pipeline.steps.load_data.settings import LoadSettings
-from nlp_pipeline.volume import Run
-from tests.messages import one_line
+from tests.steps.load_data.test_load import Loaded, Pairs, refused, write
 
 ROWS = [("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", ["x"]), ("e", ["y", "x", "y"]), ("f", ["z"]), ("g", ["z"])]
 
 
-def load(folder: Path, train: Path, **parameters: Any) -> tuple[list[tuple[str, Any]], str, Any]:
-    """Runs the step; returns all rows, sorted, the summary, and what is noted of the training rows."""
-    outputs = [folder / name for name in ("train.out", "evaluation.out", "summary.out")]
-    settings = LoadSettings(train_data=str(train), **{"max_bad_share": 0.0} | parameters)
-    facts, _ = load_datasets(settings, Run(model_name="m", run_id="r", volume_path=""), *map(str, outputs))
-    tables = [pyarrow.parquet.read_table(path) for path in outputs[:2]]
-    assert {str(table.schema.field("label").type) for table in tables} == {"list<element: string>"}
-    rows = [(row["text"], row["label"]) for table in tables for row in table.to_pylist()]
-    return sorted(rows), outputs[2].read_text(), facts
-
-
-def write(path: Path, rows: list[tuple[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
-    return path
+def load(folder: Path, train: str | Path, **parameters: Any) -> tuple[Pairs, Loaded]:
+    """Runs the step; returns all rows, sorted, and what else it left."""
+    loaded = Loaded(folder, train_data=str(train), **parameters)
+    rows = sorted(loaded.train_rows + loaded.evaluation_rows)
+    assert all(isinstance(labels, list) for _, labels in rows)
+    return rows, loaded
 
 
 EXPECTED = [(text, sorted({*labels})) for text, labels in ROWS]
 
 
 def test_lists_of_json_and_parquet(tmp_path: Path) -> None:
-    rows, summary, facts = load(tmp_path, write(tmp_path / "rows.jsonl", ROWS))
+    rows, loaded = load(tmp_path, write(tmp_path / "rows.jsonl", ROWS))
     assert rows == EXPECTED
-    assert "- 1.14 labels a text at the mean; 1 rows have none" in summary
-    assert facts["rows"] == 5  # one text of x and one of z is evaluated; of y alone, and of none, there is just one
+    assert "- 1.14 labels a text at the mean; 1 rows have none" in loaded.summary
+    # One text of x and one of z is evaluated; of y alone, and of none, there is just one.
+    assert loaded.train["rows"] == 5
     texts, labels = zip(*ROWS, strict=True)
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "rows.parquet")
     assert load(tmp_path, tmp_path / "rows.parquet")[0] == EXPECTED
@@ -60,14 +48,13 @@ def test_lists_of_hugging_faces_class_labels(tmp_path: Path) -> None:
 def test_a_separator(tmp_path: Path) -> None:
     cells = [(text, "|".join(labels) or "|") for text, labels in ROWS]
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text}, {cell} \n" for text, cell in cells))
-    rows, _, _ = load(tmp_path, tmp_path / "rows.csv", label_separator="|")
-    assert rows == EXPECTED
+    assert load(tmp_path, tmp_path / "rows.csv", label_separator="|")[0] == EXPECTED
     mixed = write(tmp_path / "rows.jsonl", [("a", "x| y"), ("b", ["x|y"]), ("c", 3), ("d", "y"), ("e", "y")])
     assert load(tmp_path, mixed, label_separator="|")[0][:3] == [("a", ["x", "y"]), ("b", ["x|y"]), ("c", ["3"])]
     # An empty cell is a label that is missing.
     (tmp_path / "rows.csv").write_text("text,label\na,x\nb,\nc,x|y\nd,y\n")
-    _, _, facts = load(tmp_path, tmp_path / "rows.csv", label_separator="|", max_bad_share=0.5)
-    assert facts["bad"] == 1
+    _, loaded = load(tmp_path, tmp_path / "rows.csv", label_separator="|", max_bad_share=0.5)
+    assert loaded.train["bad"] == 1
 
 
 @pytest.mark.parametrize(
@@ -79,16 +66,13 @@ def test_a_separator(tmp_path: Path) -> None:
     ids=["another separator", "no labels"],
 )
 def test_what_is_hardly_meant(tmp_path: Path, rows: Any, separator: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        load(tmp_path, write(tmp_path / "rows.jsonl", rows), label_separator=separator)
-    assert one_line(caught, UsageError).endswith(f"rows.jsonl' has {message}")
+    data = write(tmp_path / "rows.jsonl", rows)
+    assert refused(tmp_path, train_data=data, label_separator=separator).endswith(f"rows.jsonl' has {message}")
 
 
 @pytest.mark.parametrize(("first", "second"), [(["x"], "y"), ("x", ["y"])])
 def test_some_lists_and_some_not(tmp_path: Path, first: Any, second: Any) -> None:
-    with pytest.raises(UsageError) as caught:
-        load(tmp_path, write(tmp_path / "rows.jsonl", [("a", first), ("b", second)]))
-    message = one_line(caught, UsageError)
+    message = refused(tmp_path, train_data=write(tmp_path / "rows.jsonl", [("a", first), ("b", second)]))
     assert "rows.jsonl' has in line 2 the label " in message
     assert message.endswith("make all of them lists, or set label_separator")
 
@@ -96,17 +80,15 @@ def test_some_lists_and_some_not(tmp_path: Path, first: Any, second: Any) -> Non
 def test_labels_that_look_alike_are_merged(tmp_path: Path) -> None:
     rows = [("a", ["Spam", "nan"]), ("b", ["spam", "x"]), ("c", ["nan"]), ("d", ["x"]), ("e", ["SPAM"])]
     path = write(tmp_path / "rows.jsonl", [*rows, ("f", ["x"])])
-    merged, _, facts = load(tmp_path, path, doubtful_values="merge", max_bad_share=0.5)
+    merged, loaded = load(tmp_path, path, doubtful_values="merge", max_bad_share=0.5)
     assert merged == [("a", ["Spam"]), ("b", ["Spam", "x"]), ("d", ["x"]), ("e", ["Spam"]), ("f", ["x"])]
-    assert facts["bad"] == 1
-    _, summary, _ = load(tmp_path, path)
-    assert "Warning: labels look alike: 'SPAM' (1), 'Spam' (1), 'spam' (1)" in summary
+    assert loaded.train["bad"] == 1
+    assert "Warning: labels look alike: 'SPAM' (1), 'Spam' (1), 'spam' (1)" in load(tmp_path, path)[1].summary
 
 
-def evaluated(folder: Path, rows: list[tuple[str, Any]], share: float, seed: int) -> list[tuple[str, Any]]:
+def evaluated(folder: Path, rows: list[tuple[str, Any]], share: float, seed: int) -> Pairs:
     """Returns the rows that are split off to evaluate on."""
-    load(folder, write(folder / "rows.jsonl", rows), evaluation_share=share, seed=seed)
-    return [(row["text"], row["label"]) for row in pyarrow.parquet.read_table(folder / "evaluation.out").to_pylist()]
+    return load(folder, write(folder / "rows.jsonl", rows), evaluation_share=share, seed=seed)[1].evaluation_rows
 
 
 def test_the_split_keeps_each_label_in_both_parts(tmp_path: Path) -> None:

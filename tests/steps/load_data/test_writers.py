@@ -20,33 +20,23 @@ Rows = list[tuple[str, str]]
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
+def frame(rows: Rows) -> pandas.DataFrame:
+    return pandas.DataFrame(rows, columns=["text", "label"])
+
+
 def with_csv(rows: Rows, path: Path, delimiter: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([("text", "label"), *rows])
 
 
-def with_pandas_csv(rows: Rows, path: Path, **options: str) -> None:
+def with_pandas_csv(rows: Rows, path: Path, encoding: str = "utf-8") -> None:
     # It leaves a lone carriage return without quotes, as it is in its own line end no part.
-    pandas.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False, lineterminator="\r\n", **options)
+    frame(rows).to_csv(path, index=False, lineterminator="\r\n", encoding=encoding)
 
 
-def with_pandas_json(rows: Rows, path: Path) -> None:
-    pandas.DataFrame(rows, columns=["text", "label"]).to_json(path, orient="records", lines=True)
-
-
-def with_pandas_parquet(rows: Rows, path: Path) -> None:
-    pandas.DataFrame(rows, columns=["text", "label"]).to_parquet(path)
-
-
-def with_pyarrow(rows: Rows, path: Path) -> None:
+def with_pyarrow_parquet(rows: Rows, path: Path) -> None:
     texts, labels = (pyarrow.array(column, pyarrow.large_string()) for column in zip(*rows, strict=True))
-    table = pyarrow.table({"label": labels.dictionary_encode(), "text": texts})
-    if path.suffix == ".csv":
-        pyarrow.csv.write_csv(
-            table.cast(pyarrow.schema([("label", pyarrow.string()), ("text", pyarrow.string())])), path
-        )
-    else:
-        pyarrow.parquet.write_table(table, path)
+    pyarrow.parquet.write_table(pyarrow.table({"label": labels.dictionary_encode(), "text": texts}), path)
 
 
 def with_datasets(rows: Rows, path: Path) -> None:
@@ -56,28 +46,18 @@ def with_datasets(rows: Rows, path: Path) -> None:
     datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
 
 
-def with_datasets_json(rows: Rows, path: Path) -> None:
-    columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
-    with path.open("wb") as file:
-        datasets.Dataset.from_dict(columns).to_json(file)
-
-
 WRITERS: dict[str, tuple[str, Callable[[Rows, Path], None]]] = {
     "csv": ("x.csv", lambda rows, path: with_csv(rows, path, ",")),
     "tsv": ("x.tsv", lambda rows, path: with_csv(rows, path, "\t")),
     "semicolons": ("x.csv", lambda rows, path: with_csv(rows, path, ";")),
     "pandas": ("x.csv", with_pandas_csv),
-    "pandas tsv": ("x.tsv", lambda rows, path: with_pandas_csv(rows, path, sep="\t")),
-    "pandas gzip": ("x.csv.gz", with_pandas_csv),
-    "pandas zip": ("x.csv.zip", with_pandas_csv),
-    "pandas utf-16": ("x.csv", lambda rows, path: with_pandas_csv(rows, path, encoding="utf-16")),
-    "pandas json": ("x.jsonl", with_pandas_json),
-    "pandas json, zip": ("x.jsonl.zip", with_pandas_json),
-    "pandas parquet": ("x.parquet", with_pandas_parquet),
-    "pyarrow": ("x.csv", with_pyarrow),
-    "pyarrow parquet": ("x.parquet", with_pyarrow),
+    "pandas utf-16": ("x.csv", lambda rows, path: with_pandas_csv(rows, path, "utf-16")),
+    "pandas json": ("x.jsonl", lambda rows, path: frame(rows).to_json(path, orient="records", lines=True)),
+    "pandas parquet": ("x.parquet", lambda rows, path: frame(rows).to_parquet(path)),
+    "pyarrow": ("x.csv", lambda rows, path: pyarrow.csv.write_csv(pyarrow.Table.from_pandas(frame(rows)), path)),
+    "pyarrow parquet": ("x.parquet", with_pyarrow_parquet),
     "datasets": ("x.parquet", with_datasets),
-    "datasets json": ("x.jsonl", with_datasets_json),
+    "datasets json": ("x.jsonl", lambda rows, path: datasets.Dataset.from_pandas(frame(rows)).to_json(path)),
 }
 
 
