@@ -1,6 +1,7 @@
 """Texts of more tokens than a model reads at once: what it reads of them, trained, evaluated and where it serves."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from nlp_pipeline.steps.train_model.rows import tokenise
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 from tests.conftest import FILLER, TRAINING, make_rows, without_a_trial, write_parquet
-from tests.serving.conftest import MAX_LENGTH, archived, load_handler
+from tests.serving import conftest
+from tests.serving.conftest import MAX_LENGTH, archived, exported, load_handler
 
 LENGTH = 10  # of which 8 are a text's own
 MODES = ["cut", "head_tail", "windows"]
@@ -66,34 +68,41 @@ def test_training_reads_what_servers_read(encoder: Path, tmp_path: Path, mode: s
     assert len(rows["labels"]) == len(served) and (mode == "windows") == (len(served) > len(TEXTS))
 
 
-@pytest.mark.parametrize("mode", ["head_tail", "windows"])
-def test_a_model_of_long_texts(encoder: Path, tmp_path: Path, mode: str) -> None:
-    rows = [(LONG + text, label) for text, label in make_rows(300)] if mode == "head_tail" else make_rows(300)
+def test_a_model_is_trained_on_beginnings_and_ends(encoder: Path, tmp_path: Path) -> None:
+    rows = [(LONG + text, label) for text, label in make_rows(300)]
     settings = TrainSettings(
-        base_model=str(encoder), **TRAINING | {"max_length": MAX_LENGTH, "long_texts": mode, "epochs": 6.0}
+        base_model=str(encoder), **TRAINING | {"max_length": MAX_LENGTH, "long_texts": "head_tail", "epochs": 6.0}
     )
     run = Run(model_name="tiny", run_id="run", volume_path=str(tmp_path))
     model = tmp_path / "model"
     with without_a_trial():
         fine_tune(write_parquet(tmp_path / "rows.parquet", rows), model, settings, 1, run)
-    assert json.loads((model / "config.json").read_text())["long_texts"] == mode
-    assert json.loads((model / "training.json").read_text())["rows"] == 300  # not windows
+    for name in ("config", "training"):
+        assert json.loads((model / f"{name}.json").read_text())["long_texts"] == "head_tail"
+    texts, labels = zip(*make_rows(60, seed=5), strict=True)
+    probabilities = predict(model, [LONG + text for text in texts], MAX_LENGTH)
+    assert [("0", "4")[at] for at in probabilities.argmax(axis=1)] == list(labels)
 
-    asked = [(LONG + text, label) for text, label in make_rows(60, seed=5)]
-    texts = [text for text, _ in asked]
-    probabilities = predict(model, texts, MAX_LENGTH)
+
+def test_a_model_of_windows_is_archived_and_asked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = exported(model)  # the weights are the same
+    monkeypatch.setattr(conftest, "exported", lambda _: content)
+    windows = shutil.copytree(model, tmp_path / "model")
+    for name in ("config", "training"):
+        values = json.loads((model / f"{name}.json").read_text())
+        (windows / f"{name}.json").write_text(json.dumps(values | {"long_texts": "windows"}))
+    rows = [(LONG + text, label) for text, label in make_rows(60, seed=5)]
+    texts = [text for text, _ in rows]
+    probabilities = predict(windows, texts, MAX_LENGTH)
     # Each alone gives what all together give, whatever their windows are computed with.
-    alone = numpy.concatenate([predict(model, [text], MAX_LENGTH) for text in texts[:5]])
+    alone = numpy.concatenate([predict(windows, [text], MAX_LENGTH) for text in texts[:5]])
     assert probabilities[:5] == pytest.approx(alone, abs=1e-5)
-    if mode == "head_tail":
-        assert [("0", "4")[at] for at in probabilities.argmax(axis=1)] == [label for _, label in asked]
 
     predicted = [("0", "4")[at] for at in probabilities.argmax(axis=1)]
-    made: dict[str, Any] = archived(model, tmp_path / "archived", "fp32", predicted=predicted, rows=asked)
+    made: dict[str, Any] = archived(windows, tmp_path / "archived", "fp32", predicted=predicted, rows=rows)
     release = Path(made["release"])
-    assert verify(release).parameters["long_texts"] == mode
-    config = (release / "config" / "config.properties").read_text()
-    assert f'"responseTimeout":{600 * (WINDOWS if mode == "windows" else 1)}' in config
+    assert verify(release).parameters["long_texts"] == "windows"
+    assert f'"responseTimeout":{600 * WINDOWS}' in (release / "config" / "config.properties").read_text()
     handler = load_handler(release)
     assert handler.probabilities(texts[:7], handler.single) == pytest.approx(probabilities[:7], abs=1e-4)
     assert [answer["label"] for answer in handler.classify(texts)] == predicted

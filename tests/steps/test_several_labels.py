@@ -3,22 +3,23 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
 
 from nlp_pipeline.labels import count_labels
 from nlp_pipeline.release import verify
-from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement, spread_rows
+from nlp_pipeline.serving.agreement import AgreementLimits, compare_answers, label_of, require_agreement
+from nlp_pipeline.steps.classes import Classes
 from nlp_pipeline.steps.evaluate_model import comparison
-from nlp_pipeline.steps.evaluate_model.evaluation import evaluate
 from nlp_pipeline.steps.evaluate_model.gate import passes_gate
-from nlp_pipeline.steps.evaluate_model.settings import ChampionSettings, ComparisonLimits, GateSettings
+from nlp_pipeline.steps.evaluate_model.prediction import predict
+from nlp_pipeline.steps.evaluate_model.settings import ComparisonLimits, GateSettings
 from nlp_pipeline.steps.train_model.rows import HELD_OUT, hold_out
 from nlp_pipeline.volume import Run
 from tests.conftest import make_rows, make_rows_of_several, write_parquet
-from tests.serving.conftest import archived, load_handler, made_release
+from tests.serving.conftest import load_handler, made_release
+from tests.steps.evaluate_model.test_champion import run_step
 
 ROWS = make_rows_of_several(120, seed=5)
 
@@ -26,21 +27,6 @@ ROWS = make_rows_of_several(120, seed=5)
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "RESAMPLES", 300)
-
-
-def evaluate_rows(model: Path, folder: Path, rows: Any = ROWS, **settings: str) -> dict[str, Any]:
-    """Evaluates a model, and returns its metrics."""
-    evaluate(
-        str(model),
-        str(write_parquet(folder / "rows.parquet", rows)),
-        32,
-        ChampionSettings(**settings),
-        "",
-        Run(model_name="tiny", run_id="run", volume_path=str(folder)),
-        *(str(folder / name) for name in ("metrics", "predictions", "report")),
-    )
-    metrics: dict[str, Any] = json.loads((folder / "metrics").read_text())
-    return metrics
 
 
 def test_training_holds_rows_out_for_the_thresholds(model_of_several: Path, tmp_path: Path) -> None:
@@ -59,7 +45,7 @@ def test_training_holds_rows_out_for_the_thresholds(model_of_several: Path, tmp_
 
 
 def test_metrics_report_and_gate(model_of_several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = evaluate_rows(model_of_several, tmp_path)
+    metrics, _ = run_step(model_of_several, tmp_path, ROWS)
     assert metrics["micro_f1"] > 0.9 and metrics["macro_f1"] > 0.9 and metrics["confusion"] == []
     assert metrics["majority_micro_f1"] < 0.6 and metrics["accuracy"] > 0.8 > metrics["majority_accuracy"]
     table = pyarrow.parquet.read_table(tmp_path / "predictions")
@@ -80,32 +66,29 @@ def test_beside_the_champion(model_of_several: Path, model: Path, tmp_path: Path
     for former, digest in ((model_of_several, "a" * 16), (model, "b" * 16)):
         release = made_release(former, "fp32")
         shutil.copytree(release, tmp_path / "tiny" / "releases" / digest)
-    champion = evaluate_rows(model_of_several, tmp_path, champion="a" * 16, metric="micro_f1")["champion"]
+    metrics, predictions = run_step(model_of_several, tmp_path, ROWS, champion="a" * 16, metric="micro_f1")
+    champion = metrics["champion"]
     assert (champion["rows"], champion["problem"], champion["new"], champion["gone"]) == (len(ROWS), "", [], [])
     for name in ("accuracy", "macro_f1", "micro_f1", "log_loss"):
         assert champion["figures"][name]["difference"] == pytest.approx([0, 0, 0])
-    table = pyarrow.parquet.read_table(tmp_path / "predictions")
-    assert table["champion"].to_pylist() == table["predicted"].to_pylist()
-    champion = evaluate_rows(model_of_several, tmp_path, champion="b" * 16)["champion"]
-    assert champion["problem"] == "of the two models, one gives a text one label and the other several"
-    champion = evaluate_rows(model, tmp_path, make_rows(20), champion="a" * 16)["champion"]
-    assert champion["problem"] == "of the two models, one gives a text one label and the other several"
+    assert predictions["champion"] == predictions["predicted"]
+    for asked, rows, digest in ((model_of_several, ROWS, "b" * 16), (model, make_rows(20), "a" * 16)):
+        metrics, _ = run_step(asked, tmp_path, rows, champion=digest)
+        problem = metrics["champion"]["problem"]
+        assert problem == "of the two models, one gives a text one label and the other several"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_archive_answers_as_the_model_does(model_of_several: Path, tmp_path: Path, precision: str) -> None:
-    evaluate_rows(model_of_several, tmp_path)
-    rows = spread_rows(tmp_path / "predictions", 0)
-    folder = tmp_path / "archived"
-    made = archived(model_of_several, folder, precision, predicted=rows["predicted"], rows=ROWS)
-    release = verify(Path(made["release"]))
-    thresholds = json.loads((model_of_several / "config.json").read_text())["thresholds"]
-    assert release.labels == ["0", "2", "4"] and release.parameters["thresholds"] == thresholds
-    answers = load_handler(Path(made["release"])).classify(rows["text"])
-    compared = compare_answers(list(map(label_of, answers)), rows["predicted"], rows["label"])
+def test_the_archive_answers_as_the_model_does(model_of_several: Path, precision: str) -> None:
+    release = made_release(model_of_several, precision)
+    record, classes = verify(release), Classes.of(model_of_several)
+    assert (record.labels, record.parameters["thresholds"]) == (["0", "2", "4"], classes.thresholds)
+    texts, labels = map(list, zip(*ROWS, strict=True))
+    predicted = classes.name(classes.choose(predict(model_of_several, texts, 32)))
+    answers = load_handler(release).classify(texts)
+    compared = compare_answers(list(map(label_of, answers)), predicted, labels)
     assert compared["agreement"] == 1 if precision == "fp32" else compared["agreement"] > 0.9
     require_agreement(compared, AgreementLimits())
     for answer in answers:
-        assert [item["score"] for item in answer["labels"]] == sorted(
-            (item["score"] for item in answer["labels"]), reverse=True
-        )
+        scores = [item["score"] for item in answer["labels"]]
+        assert scores == sorted(scores, reverse=True)

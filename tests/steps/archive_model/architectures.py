@@ -14,13 +14,9 @@ def configurations() -> dict[str, Any]:
     special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, **sizes}
     return {
         "bert": t.BertConfig(**sizes),
-        "bert, hidden states": t.BertConfig(output_hidden_states=True, **sizes),
         "distilbert": t.DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, **common),
         "roberta": t.RobertaConfig(max_position_embeddings=80, **one),
-        "albert": t.AlbertConfig(embedding_size=16, **sizes),
-        "electra": t.ElectraConfig(embedding_size=16, **one),
-        "mpnet": t.MPNetConfig(max_position_embeddings=80, **one),
-        "deberta-v2": t.DebertaV2Config(relative_attention=True, pos_att_type=["p2c", "c2p"], **sizes),
+        "deberta-v2": t.DebertaV2Config(relative_attention=True, pos_att_type=["p2c", "c2p"], **one),
         "modernbert": t.ModernBertConfig(classifier_pooling="cls", **special),
         "modernbert, mean": t.ModernBertConfig(classifier_pooling="mean", **special),
     }

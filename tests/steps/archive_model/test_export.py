@@ -20,9 +20,7 @@ from nlp_pipeline.steps.archive_model.export import export_model, keep_first_tok
 from nlp_pipeline.steps.archive_model.packing import pack_model
 from nlp_pipeline.steps.evaluate_model.prediction import predict
 from tests.serving.conftest import made_release, make_context
-from tests.steps.archive_model.architectures import configurations, make_classifier
-
-READS_MORE = {"bert, hidden states", "modernbert, mean"}  # than the first token
+from tests.steps.archive_model.architectures import make_classifier
 
 
 def random_batch(rng: np.random.Generator, texts: int, tokens: int) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def random_batch(rng: np.random.Generator, texts: int, tokens: int) -> dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", configurations())
+@pytest.mark.parametrize("name", ["distilbert", "roberta", "deberta-v2", "modernbert", "modernbert, mean"])
 def test_architectures_give_the_same_in_onnx(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -54,7 +52,7 @@ def test_architectures_give_the_same_in_onnx(
 
     monkeypatch.setattr(export, "keep_first_token", save_whole_too)
     export_model(folder, first)
-    assert (first.read_bytes() == whole.read_bytes()) == (name in READS_MORE)
+    assert (first.read_bytes() == whole.read_bytes()) == (name == "modernbert, mean")  # which reads more than the first
 
     handler = TextClassificationHandler()
     sessions = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (whole, first)]
@@ -102,16 +100,9 @@ BY_TOKEN = {
     "product": "{o} = MatMul({a}, weights)",
     "bias": "{o} = Add(bias, {a})",
     "number": "{o} = Div({a}, number)",
-    "sum": "{o} = Add({a}, {b})",
-    "gate": "{o} = Mul({a}, {b})",
-    "difference": "{o} = Sub({a}, {b})",
-    "gelu": "{o} = Gelu({a})",
-    "erf": "{o} = Erf({a})",
-    "relu": "{o} = Relu({a})",
-    "tanh": "{o} = Tanh({a})",
-    "sigmoid": "{o} = Sigmoid({a})",
+    **{name: f"{{o}} = {name}({{a}}, {{b}})" for name in ("Add", "Mul", "Sub")},
+    **{name: f"{{o}} = {name}({{a}})" for name in ("Gelu", "Erf", "Relu", "Tanh", "Sigmoid")},
     "norm": "{o} = LayerNormalization<axis = -1>({a}, bias, bias)",
-    "norm, axis 2": "{o} = LayerNormalization<axis = 2>({a}, bias, bias)",
 }
 ACROSS_TOKENS = {
     "sum so far": "{o} = CumSum({a}, one)",
@@ -130,8 +121,8 @@ OF_FOUR_TOKENS = {
 }
 ENDS = {
     "first": "f = Gather<axis = 1>(y, zero) logits = MatMul(f, head)",
-    "first, kept": "k = Gather<axis = 1>(y, zeros) f = Squeeze(k, ones) logits = MatMul(f, head)",
-    "first, and a mean of another": "f = Gather<axis = 1>(y, zero) m = ReduceMean<keepdims = 0>({b}, ones) "
+    "kept": "k = Gather<axis = 1>(y, zeros) f = Squeeze(k, ones) logits = MatMul(f, head)",
+    "mean beside": "f = Gather<axis = 1>(y, zero) m = ReduceMean<keepdims = 0>({b}, ones) "
     "s = Add(f, m) logits = MatMul(s, head)",
 }
 OTHER_ENDS = {
@@ -189,8 +180,10 @@ def require_the_same(model: onnx.ModelProto, tokens: int | str) -> onnx.ModelPro
     return rewritten if changed else None
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("step", STEPS)
+CASES = [*((step, "first") for step in STEPS), ("Add", "kept"), ("Add", "mean beside")]
+
+
+@pytest.mark.parametrize(("step", "end"), CASES)
 def test_the_steps_before_the_first_token(step: str, end: str) -> None:
     tokens = 4 if step in OF_FOUR_TOKENS else "T"
     steps = ["t0 = MatMul(x, weights) t1 = CumSum(t0, one)", STEPS[step].format(a="t0", b="t1", o="y")]

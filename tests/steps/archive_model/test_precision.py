@@ -53,16 +53,13 @@ FULL, GOOD, BAD = measured(100), measured(200), measured(250, 0.94)
     ("trial", "good"),
     [
         (GOOD, True),
-        (measured(200, 0.978), True),
         (measured(200, 0.975), False),  # of many texts, it must be shown
-        (measured(200, 0.975, texts=4000), False),
         (measured(200, 0.976, texts=4000), True),
         (measured(200, 0.94, texts=100), True),  # of few, the opposite must not be shown
         (measured(200, 0.93, texts=100), False),
         (measured(200, lost=9, won=5), True),  # 0.8 points, by chance
         (measured(200, lost=20, won=5), False),
-        (measured(200, lost=60, won=20, rows=5000), True),  # 0.8 points of many rows: at least 0.45
-        (measured(200, lost=65, won=20, rows=5000), False),
+        (measured(200, lost=65, won=20, rows=5000), False),  # 0.9 points of many rows
     ],
 )
 def test_a_format_holds_by_what_chance_leaves_open(trial: dict[str, Any], good: bool) -> None:
@@ -80,7 +77,6 @@ def test_a_format_holds_by_what_chance_leaves_open(trial: dict[str, Any], good: 
         ("auto", 1, {}, "fp32", 1, "a GPU serves, and int8 is for CPUs"),
         ("fp32", 0, {}, "fp32", 1, "precision=fp32 was asked for"),
         ("int8", 1, {"int8": GOOD}, "int8", 2, "precision=int8 was asked for; int8 holds: it agrees on 100.00 "),
-        ("int8", 0, {"int8": BAD, "int8-by-token": GOOD}, "int8-by-token", 3, "precision=int8 was asked for; int8 "),
         # Asked for, it is taken however it does: validate_archive tells of that, not this step.
         ("int8", 0, {"int8": BAD, "int8-by-token": BAD}, "int8-by-token", 3, "precision=int8 was asked for; int8 "),
     ],

@@ -36,8 +36,8 @@ def test_answers_are_those_of_the_archive(
 
 
 def test_of_several_labels_the_thresholds_of_the_archive_count(model_of_several: Path) -> None:
-    release = made_release(model_of_several, "fp32", "several")
-    classifier = load_archived(release, "several")
+    release = made_release(model_of_several, "fp32")
+    classifier = load_archived(release, "tiny")
     texts = [text for text, _ in make_rows_of_several(100, seed=5)]
     expected = classifier.classify(texts)
     use_torch(classifier, TorchSession(release / "huggingface", "cpu", torch.float32))

@@ -71,24 +71,21 @@ def test_several_files_are_taken_together(model: Path, tmp_path: Path, capsys: p
     ids=["labels", "lengths", "words"],
 )
 def test_what_has_moved_is_told(
-    rows: list[tuple[str, str]],
-    moved: set[str],
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    rows: list[tuple[str, str]], moved: set[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_csv(tmp_path / "new.csv", rows)
     result = drift(capsys, made_release(model, "int8"), data, code=3)
     assert {name for name, verdict in verdicts(result).items() if verdict == "moved"} >= moved
-    assert main(["--drift", "--data", str(data), "--release", str(made_release(model, "int8"))]) == 3
-    out = capsys.readouterr().out
-    assert out.splitlines()[0].split() == ["what", "formerly", "now", "index", "by_chance", "verdict"]
-    assert "\nmoved: " in out and f"{len(rows)} texts of {data}, release" in out
 
 
 def test_without_labels_the_predictions_tell(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_csv(tmp_path / "new.csv", [(f"{text}; x", label) for text, label in only_positive()], "review")
-    result = drift(capsys, made_release(model, "int8"), data, "--set", "text_column=review", code=3)
+    arguments = ("--set", "text_column=review")
+    result = drift(capsys, made_release(model, "int8"), data, *arguments, code=3)
+    assert main(["--drift", "--data", str(data), "--release", str(made_release(model, "int8")), *arguments]) == 3
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["what", "formerly", "now", "index", "by_chance", "verdict"]
+    assert "\nmoved: " in out and f"400 texts of {data}, release" in out
     assert verdicts(result)["predictions"] == "moved" and "labels" not in verdicts(result)
     assert "has no column 'label'" in result["unlabelled"] and (result["rows"], result["missing"]) == (400, 0)
 
@@ -120,10 +117,9 @@ def test_the_threshold_is_a_parameter(model: Path, tmp_path: Path, capsys: pytes
     [
         (SAME, "words,label", "has no column 'text'; its columns are 'words', 'label'"),
         (SAME[:20], "text,label", "has 20 texts, too few to tell: the index of so few is up to 0."),
-        ([], "text,label", "has 0 texts, too few to tell"),
         (None, "", "new.csv' can't be read (No such file or directory): give a CSV, TSV, JSONL or Parquet file"),
     ],
-    ids=["no text column", "few rows", "no rows", "no file"],
+    ids=["no text column", "few rows", "no file"],
 )
 def test_what_can_not_be_compared_is_one_line(
     rows: Any, header: str, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,7 +144,7 @@ def test_a_release_without_a_profile(model: Path, tmp_path: Path, capsys: pytest
     assert message == f"{older} has no profile.json of its training data, as it is an older release: train it anew"
 
 
-@pytest.mark.parametrize("spans", [2, 10, 50])
+@pytest.mark.parametrize("spans", [2, 50])
 def test_what_an_index_is_by_chance(spans: int) -> None:
     generator, shares = numpy.random.default_rng(0), numpy.ones(spans) / spans
     drawn = (generator.multinomial((5000, 1000), shares).tolist() for _ in range(1000))

@@ -64,7 +64,7 @@ def test_pairs_tell_more_than_two_models_apart() -> None:
 
 
 def test_models_that_are_alike_pass_as_not_worse_and_not_as_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "RESAMPLES", 500)
+    monkeypatch.setattr(comparison, "RESAMPLES", 300)
     verdicts = []
     for draw in range(100):
         truth = numpy.random.default_rng(draw).integers(2, size=300)

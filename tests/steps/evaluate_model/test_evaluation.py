@@ -28,21 +28,22 @@ def test_predictions_are_in_order_whatever_the_lengths(model: Path, monkeypatch:
     assert predict(model, [], max_length=32).shape == (0, 2)
 
 
-def evaluate_rows(model: Path, folder: Path, rows: list[tuple[str, str]], volume: str) -> tuple[Any, Any, Any]:
+def evaluate_rows(model: Path, folder: Path, rows: Any, volume: bool = True, **settings: str) -> tuple[Any, Any, Any]:
+    """Runs the step; `metrics`, `predictions` and `report` lie in the folder then, which is the volume too."""
     return evaluate(
         str(model),
         str(write_parquet(folder / "rows.parquet", rows)),
         32,
-        ChampionSettings(),
+        ChampionSettings(**settings),
         "",
-        Run(model_name="tiny", run_id="run", volume_path=volume),
+        Run(model_name="tiny", run_id="run", volume_path=str(folder) if volume else ""),
         *(str(folder / name) for name in ("metrics", "predictions", "report")),
     )
 
 
 def test_the_step_writes_metrics_predictions_and_report(model: Path, tmp_path: Path) -> None:
     rows = [*make_rows(40, seed=5), ("<b>dreadful</b> & boring \x00", "4")]
-    figures, labels, matrix = evaluate_rows(model, tmp_path, rows, str(tmp_path))
+    figures, labels, matrix = evaluate_rows(model, tmp_path, rows)
     written = json.loads((tmp_path / "metrics").read_text())
     # The words tell the label, and the last row has the wrong one.
     assert written["accuracy"] == figures["accuracy"] == pytest.approx(40 / 41)
@@ -74,7 +75,7 @@ def test_a_matrix_of_many_classes_stays_out_of_the_metadata(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "MOST_CLASSES", 1)
-    figures, _, matrix = evaluate_rows(model, tmp_path, make_rows(10), "")
+    figures, _, matrix = evaluate_rows(model, tmp_path, make_rows(10), volume=False)
     assert matrix == []
     assert json.loads((tmp_path / "metrics").read_text())["confusion"] != []
     assert figures["report"] == str(tmp_path / "report")

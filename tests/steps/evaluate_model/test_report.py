@@ -116,16 +116,8 @@ CHAMPION = {
 EVERY = [[3] * len(HOSTILE) for _ in HOSTILE]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        render(TWO),
-        render(EVERY, HOSTILE, HOSTILE[0], reason=HOSTILE[0], champion=CHAMPION),
-        render(many(14)),
-        render(many(40)),
-    ],
-)
-def test_page_stands_alone(page: str) -> None:
+def test_page_stands_alone() -> None:
+    page = render(EVERY, HOSTILE, HOSTILE[0], reason=HOSTILE[0], champion=CHAMPION)
     parsed = Page(page)
     assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "object", "base", "form"}
     for _, attributes in parsed.tags:
@@ -166,16 +158,13 @@ def test_headline_figures_stand_beside_their_baselines() -> None:
     assert "on 2,000 rows of 2 classes" in parsed.text
 
 
-@pytest.mark.parametrize(("key", "value"), [("accuracy", 0.6), ("macro_f1", 0.2), ("log_loss", 0.7)])
-def test_a_figure_no_better_than_its_baseline_is_told(key: str, value: float) -> None:
-    changes: dict[str, Any] = {key: value}
-    assert render(TWO, **changes).count("no better") == 1
+def test_a_figure_no_better_than_its_baseline_is_told() -> None:
+    assert render(TWO, accuracy=0.6).count("no better") == render(TWO, log_loss=0.7).count("no better") == 1
 
 
-@pytest.mark.parametrize("classes", [2, 30])
-def test_confusion_matrix_has_counts_and_shares_of_the_true_class(classes: int) -> None:
-    matrix = Page(render(many(classes))).rows[5:]
-    assert matrix[0] == ["", *(f"class-{at}" for at in range(classes))]
+def test_confusion_matrix_has_counts_and_shares_of_the_true_class() -> None:
+    matrix = Page(render(many(30))).rows[5:]
+    assert matrix[0] == ["", *(f"class-{at}" for at in range(30))]
     assert matrix[1][:2] == ["class-0", "3100%"]
     assert matrix[2][:3] == ["class-1", "3191%", "39%"]
     assert not any(matrix[1][2:])
@@ -192,25 +181,15 @@ def test_many_classes_get_the_most_confused_pairs_and_the_weakest_classes(classe
     assert len(page) < 50_000
 
 
-def test_calibration_points_lie_where_their_values_are() -> None:
-    first, second = Page(render(TWO)).all("circle")[:2]
-    places = [float(one[key] or 0) for one in (first, second) for key in ("cx", "cy")]
+def test_points_lie_where_their_values_are() -> None:
+    page = Page(render(TWO, loss_curve=[[100, 0.799], [200, 0.4], [399, 0.2]]))
+    first, second = page.all("circle")[:2]
+    places = [float(circle[key] or 0) for circle in (first, second) for key in ("cx", "cy")]
     assert places == pytest.approx([400 * 0.7, 240 - 240 * 0.6, 400 * 0.9, 240 - 240 * 0.95])
     assert float(first["r"] or 0) < float(second["r"] or 0)
-
-
-@pytest.mark.parametrize(
-    ("curve", "points"),
-    [
-        ([[100, 0.799], [200, 0.4], [399, 0.2]], [(100, 0.3), (200, 120), (399, 180)]),
-        ([[9, 0.0]], [(360, 240)]),
-    ],
-)
-def test_loss_curve(curve: list[list[float]], points: list[tuple[float, float]]) -> None:
-    page = render(TWO, loss_curve=curve)
-    lines = [one["points"] or "" for one in Page(page).all("polyline")][1:]
-    drawn = [tuple(float(value) for value in point.split(",")) for line in lines for point in line.split()]
-    assert drawn == [pytest.approx(point) for point in points]
+    drawn = [float(value) for value in (page.all("polyline")[1]["points"] or "").replace(",", " ").split()]
+    assert drawn == pytest.approx([100, 0.3, 200, 120, 399, 180])
+    assert "360.0000,240.0000" in render(TWO, loss_curve=[[9, 0.0]])
 
 
 def test_mistakes_are_at_most_twenty_the_surest_first() -> None:
@@ -228,12 +207,7 @@ def test_how_it_was_trained() -> None:
 
 def test_a_comparison_with_the_champion() -> None:
     page = Page(render(TWO, champion=CHAMPION))
-    assert [
-        "Accuracy",
-        "0.7500 (0.7000 to 0.8000)",
-        "0.7500 (0.7000 to 0.8000)",
-        "0.0000 (-0.1000 to 0.1000)",
-    ] in page.rows
+    assert ["Accuracy", *["0.7500 (0.7000 to 0.8000)"] * 2, "0.0000 (-0.1000 to 0.1000)"] in page.rows
     # The release always says class-1: right on 20 rows of class-0, the model on 30.
     assert ["class-0", "50", "0.6000", "0.0000"] in page.rows
     assert "As good as the champion, release 0123456789abcdef: accuracy +0.0000" in page.text
@@ -241,11 +215,8 @@ def test_a_comparison_with_the_champion() -> None:
     assert "data, the labels moved: population stability index 0.30" in page.text
     assert "Rows that the model has right, and the release wrong: 30" in page.text
     assert "Rows that the release has right, and the model wrong: 1" in page.text
-    failed = CHAMPION | {"figures": {}, "problem": "it can't be loaded: config.json is missing"}
-    assert (
-        "No comparison with the champion, release 0123456789abcdef: it can't be"
-        in Page(render(TWO, champion=failed)).text
-    )
+    failed = render(TWO, champion=CHAMPION | {"figures": {}, "problem": "it is gone"})
+    assert "No comparison with the champion, release 0123456789abcdef: it is gone" in Page(failed).text
 
 
 def test_a_comparison_on_many_classes_shows_some_of_them_and_no_matrices() -> None:

@@ -1,10 +1,7 @@
 """Encoders that can be fine-tuned, and those that can't."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +36,18 @@ def test_what_is_trained_has_labels_float32_and_no_dropout_in_attention(
 
 
 @pytest.mark.parametrize(
-    ("lacks", "base_model", "max_length", "message"),
+    ("base_model", "max_length", "message"),
     [
-        ("", "./nowhere", 32, "'./nowhere' can't be loaded ("),
-        ("", "some/model", 32, "without the hub, give a folder with config.json, model.safetensors"),
-        ("", "copy", 65, "max_length is 65: 'copy' reads at most 64 tokens"),
-        ("model.safetensors", "copy", 32, "'copy' can't be loaded"),
-        # Transformers makes one up, for which every word is unknown.
-        ("tokenizer*", "copy", 32, "'copy' has no fast tokenizer: put its tokenizer.json beside config.json"),
+        ("some/model", 32, "'some/model' can't be loaded ("),
+        ("some/model", 32, "without the hub, give a folder with config.json, model.safetensors and tokenizer.json"),
+        ("copy", 65, "max_length is 65: 'copy' reads at most 64 tokens"),
     ],
 )
 def test_a_model_that_can_not_be_used_is_named(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    lacks: str, base_model: str, max_length: int, message: str,
-) -> None:  # fmt: skip
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_model: str, max_length: int, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(encoder, "copy", ignore=shutil.ignore_patterns(lacks))
-    torch.save({}, "copy/pytorch_model.bin")
+    Path("copy").symlink_to(encoder)
     with pytest.raises(UsageError) as raised:
         load_base_model(base_model, ["0", "1"], max_length)
     assert message in str(raised.value) and "\n" not in str(raised.value)
@@ -95,20 +87,20 @@ SAME, NEW = "is the base model's, by the labels' names", "is new"
 TOKENS = transformers.AutoModelForTokenClassification
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "modernbert"])
 @pytest.mark.parametrize(
-    ("former", "config", "message", "sure_of"),
+    ("architecture", "former", "config", "message", "sure_of"),
     [
-        (["no", "yes"], {}, SAME, "yes"),
-        (["yes", "no"], {}, SAME, "no"),
-        (["yes", "no"], {"problem_type": "single_label_classification"}, SAME, "no"),
-        (["LABEL_0", "LABEL_1"], {}, NEW, None),
-        (["No", "Yes"], {}, NEW, None),
-        (["no", "yes"], {"problem_type": "multi_label_classification"}, NEW, None),
-        (["no", "yes"], {"problem_type": "regression"}, NEW, None),
-        (["score"], {"problem_type": "regression"}, NEW, None),
-        (["no", "perhaps", "yes"], {}, NEW, None),
-        (["no", "yes"], {"kind": TOKENS}, NEW, None),
+        ("bert", ["no", "yes"], {}, SAME, "yes"),
+        ("bert", ["yes", "no"], {"problem_type": "single_label_classification"}, SAME, "no"),
+        ("distilbert", ["yes", "no"], {}, SAME, "no"),
+        ("roberta", ["yes", "no"], {}, SAME, "no"),
+        ("modernbert", ["yes", "no"], {}, SAME, "no"),
+        ("modernbert", ["No", "Yes"], {}, NEW, None),
+        ("bert", ["No", "Yes"], {}, NEW, None),
+        ("bert", ["no", "yes"], {"problem_type": "multi_label_classification"}, NEW, None),
+        ("roberta", ["score"], {"problem_type": "regression"}, NEW, None),
+        ("distilbert", ["no", "perhaps", "yes"], {}, NEW, None),
+        ("bert", ["no", "yes"], {"kind": TOKENS}, NEW, None),
     ],
 )
 def test_a_head_is_taken_over_by_its_labels_names_or_made_anew(
@@ -126,8 +118,9 @@ def test_a_head_is_taken_over_by_its_labels_names_or_made_anew(
     assert model.config.id2label == {0: "no", 1: "yes"}
 
 
-@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification", None])
-@pytest.mark.parametrize("former", [["score"], ["a", "b"], ["yes", "no"]])
+@pytest.mark.parametrize(
+    ("problem_type", "former"), [("regression", ["score"]), ("multi_label_classification", ["yes", "no"])]
+)
 def test_the_loss_is_that_of_single_labels(
     encoder: Path, tmp_path: Path, problem_type: str | None, former: list[str]
 ) -> None:
@@ -140,7 +133,7 @@ def test_the_loss_is_that_of_single_labels(
 
 @pytest.mark.parametrize(
     ("architecture", "longest"),
-    [("bert", 512), ("roberta", 79), ("mpnet", 78), ("distilbert", 512), ("xlnet", None)],
+    [("bert", 512), ("roberta", 79), ("xlnet", None)],
 )
 def test_the_longest_text_is_what_the_positions_allow(
     encoder: Path, tmp_path: Path, architecture: str, longest: int | None
@@ -185,6 +178,16 @@ def cut_file(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
+def take_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def take_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
 def take_pad_token(folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = None
@@ -198,10 +201,11 @@ def take_pad_token(folder: Path) -> None:
         (cut_embedding, "has no bert.embeddings.word_embeddings.weight of the size that config.json says"),
         (lambda folder: set_config(folder, num_hidden_layers=3), "has no bert.encoder.layer.2."),
         (cut_file, "can't be loaded"),
+        (take_weights, "can't be loaded"),
+        # Transformers makes one up, for which every word is unknown.
+        (take_tokenizer, "has no fast tokenizer: put its tokenizer.json beside config.json"),
         (take_pad_token, "has no pad token: set its tokenizer's pad_token"),
-        (lambda folder: set_config(folder, model_type="vit"), "can't be loaded"),
         (lambda folder: set_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.C"}), "can't be loaded"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be loaded"),
         (lambda folder: transformers.CanineTokenizer().save_pretrained(folder), "fast tokenizer"),
     ],
 )
@@ -217,19 +221,14 @@ def test_a_model_that_does_not_hold_together_is_refused(
     assert message in str(raised.value) and "\n" not in str(raised.value) and str(folder) in str(raised.value)
 
 
-@pytest.mark.parametrize("configured", [None, 1])
-def test_the_tokenizer_says_what_is_padded_with(encoder: Path, tmp_path: Path, configured: int | None) -> None:
+def test_texts_are_cut_and_padded_where_and_with_what_servers_do(encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "base")
-    set_config(folder, pad_token_id=configured)
-    assert load_base_model(str(folder), ["0", "1"], 32)[0].config.pad_token_id == 0
-
-
-def test_texts_are_cut_and_padded_where_servers_do(encoder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(encoder, tmp_path / "base")
+    set_config(folder, pad_token_id=1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, truncation_side="left", padding_side="left")
     tokenizer.save_pretrained(folder)
-    tokenizer = load_base_model(str(folder), ["0", "1"], 32)[1]
+    model, tokenizer = load_base_model(str(folder), ["0", "1"], 32)
     assert (tokenizer.truncation_side, tokenizer.padding_side) == ("right", "right")
+    assert model.config.pad_token_id == 0
 
 
 @pytest.mark.slow
@@ -247,20 +246,6 @@ def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_
         require_servable(base_model, model, tokenizer, 32)
     message = str(raised.value)
     assert f"is a {architecture}, which can't be exported to ONNX" in message and message.isprintable()
-
-
-@pytest.mark.slow
-def test_an_unreachable_hub_says_how_to_pass_a_folder(tmp_path: Path) -> None:
-    # A port of localhost that refuses: the hub's client would try again for 50 seconds before it gives up.
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
-    call = (
-        "import time; time.sleep = lambda seconds: None\n"
-        f"from {load_base_model.__module__} import *; load_base_model('some/model', ['0', '1'], 32)"
-    )
-    done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("nlp_pipeline.errors.UsageError: base_model 'some/model' can't be loaded")
-    assert "give a folder" in last
 
 
 def test_a_changed_folder_is_another_model(encoder: Path, tmp_path: Path) -> None:
