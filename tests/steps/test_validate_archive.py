@@ -77,13 +77,7 @@ def test_in_a_pod_a_sound_release_becomes_the_latest(
     log, made = run_step(
         "validate_archive",
         tmp_path,
-        {
-            "validation_rows": 20,
-            "min_agreement": 0.97,
-            "max_accuracy_drop": 0.01,
-            "model_name": "tiny",
-            "run_id": "run",
-        },
+        {**vars(AgreementLimits()), "validation_rows": 20, "model_name": "tiny", "run_id": "run"},
         {"release": (release, {"digest": release.name}), "predictions": (predictions, {})},
         ["validation"],
     )

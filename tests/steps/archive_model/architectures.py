@@ -18,7 +18,7 @@ def configurations() -> dict[str, Any]:
         "roberta": t.RobertaConfig(max_position_embeddings=80, **one),
         "deberta-v2": t.DebertaV2Config(relative_attention=True, pos_att_type=["p2c", "c2p"], **one),
         "modernbert": t.ModernBertConfig(classifier_pooling="cls", **special),
-        "modernbert, mean": t.ModernBertConfig(classifier_pooling="mean", **special),
+        "modernbert, mean": t.ModernBertConfig(classifier_pooling="mean", **special | {"num_hidden_layers": 1}),
     }
 
 

@@ -14,6 +14,7 @@ from nlp_pipeline.serving import model as model_module
 from nlp_pipeline.serving.handler import TextClassificationHandler
 from nlp_pipeline.serving.model import TEXTS
 from nlp_pipeline.steps.archive_model.packing import HANDLER_REQUIREMENTS, build_mar, pack_model, server_config
+from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
 from nlp_pipeline.volume import VARIABLE
 from tests.serving.conftest import MAX_LENGTH, exported, made_release, make_context
 from tests.steps.programs import run_step
@@ -84,7 +85,7 @@ def test_the_servers_settings() -> None:
     assert snapshot["minWorkers"] == snapshot["maxWorkers"] == 2
 
 
-@pytest.mark.parametrize("name", ["mar", "handler", "a" * 63])
+@pytest.mark.parametrize("name", ["handler", "a" * 63])
 def test_any_name_and_any_folder_can_be_packed(tmp_path: Path, name: str) -> None:
     packed = tmp_path / "a, b [c] *é"
     packed.mkdir()
@@ -123,18 +124,11 @@ def test_in_a_pod_the_same_model_gives_the_same_bytes(
         "archive_model",
         tmp_path,
         {
-            "precision": "int8",
-            "max_quantisation_drop": 0.005,
-            "max_length": MAX_LENGTH,
-            "min_agreement": 0.97,
-            "serving_gpus": 0,
-            "model_name": "tiny",
-            "run_id": "another-run",
+            **vars(ArchiveSettings(precision="int8")),
+            **{"max_length": MAX_LENGTH, "min_agreement": 0.97, "serving_gpus": 0},
+            **{"model_name": "tiny", "run_id": "another-run"},
         },
-        {
-            "model": (model, {}),
-            "predictions": (inputs / "predictions.parquet", {}),
-        },
+        {"model": (model, {}), "predictions": (inputs / "predictions.parquet", {})},
         ["release", "report"],
     )
     [release] = (tmp_path / "volume" / "tiny" / "releases").iterdir()

@@ -232,20 +232,15 @@ def test_texts_are_cut_and_padded_where_and_with_what_servers_do(encoder: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["longformer", "gpt2", "t5"])
-def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_path: Path, architecture: str) -> None:
-    sizes = {
-        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
-        "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
-    }.get(architecture, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2})
-    config = transformers.AutoConfig.for_model(architecture, vocab_size=64, pad_token_id=0, **sizes)
+def test_what_can_not_be_served_is_known_before_the_training(encoder: Path, tmp_path: Path) -> None:
+    config = transformers.T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     base_model = save_base(tmp_path, encoder, model)
     model, tokenizer = load_base_model(base_model, ["0", "1"], 32)
     with pytest.raises(UsageError) as raised:
         require_servable(base_model, model, tokenizer, 32)
     message = str(raised.value)
-    assert f"is a {architecture}, which can't be exported to ONNX" in message and message.isprintable()
+    assert "is a t5, which can't be exported to ONNX" in message and message.isprintable()
 
 
 def test_a_changed_folder_is_another_model(encoder: Path, tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 import contextlib
 import json
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,19 +26,10 @@ from tests.conftest import TRAINING, make_rows, without_a_trial, write_parquet
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tests.conftest import without_a_trial
-from tests.steps.train_model.test_fine_tune import run_step
-with without_a_trial():
-    run_step(Path(sys.argv[1]), base_model=sys.argv[2], epochs=10.0)
-"""
 
-
-def run_step(folder: Path, seed: int = 1, run_id: str = "run", **settings: Any) -> dict[str, Any]:
+def run_step(folder: Path, seed: int = 1, **settings: Any) -> dict[str, Any]:
     """Runs the step on a folder's train.parquet; returns what its file of facts holds."""
-    run = Run(model_name="tiny", run_id=run_id, volume_path=str(folder))
+    run = Run(model_name="tiny", run_id="run", volume_path=str(folder))
     chosen = TrainSettings(**{**TRAINING, **settings})
     fine_tune(folder / "train.parquet", folder / "model", chosen, seed, run)
     written: dict[str, Any] = json.loads((folder / "model" / "training.json").read_text())
@@ -119,30 +107,6 @@ def test_caps_hold_and_the_same_seed_gives_the_same_weights(folder: Path, encode
     assert weights[0] == weights[1] != weights[2]
     result = run_step(folder, base_model=str(encoder), max_train_rows=32, epochs=2.0)
     assert (result["rows"], result["steps"]) == (32, 4)
-
-
-def test_a_killed_step_resumes_from_its_checkpoint(folder: Path, encoder: Path, capfd: Any) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(encoder)])
-    try:
-        while not any((folder / "tiny" / "checkpoints").glob("*/checkpoint-*/complete")):
-            assert process.poll() is None, "the step ended before it could be killed"
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    assert not (folder / "model").exists()
-
-    # What the kill may have left: a checkpoint that is newer, but not complete.
-    (checkpoints,) = (folder / "tiny" / "checkpoints").iterdir()
-    (checkpoints / "checkpoint-74").mkdir()
-
-    result = run_step(folder, run_id="second", base_model=str(encoder), epochs=10.0)
-    assert result["steps"] == 75
-    assert result["resumed_from_step"] in range(7, 75, 7)
-    assert f"going on from step {result['resumed_from_step']} of 75" in capfd.readouterr().out
-    steps = [at for at, _ in result["loss_curve"]]
-    assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 75
-    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
 
 
 def test_a_step_that_failed_after_its_last_checkpoint_has_nothing_left_to_train(folder: Path, encoder: Path) -> None:

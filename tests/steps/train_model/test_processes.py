@@ -1,6 +1,7 @@
 """Several processes that train one model, as several GPUs do: here two of them on the CPU, which gloo connects."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,16 +37,6 @@ fine_tune_in_processes(2, *arguments(Path(sys.argv[1]), Path(sys.argv[2]), batch
 """
 
 
-def start(folder: Path, encoder: Path, batch_size: int = 16) -> subprocess.Popen[str]:
-    """Starts a training by two processes."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(encoder), str(batch_size)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def arguments(folder: Path, encoder: Path, batch_size: int = 16) -> list[Any]:
     """Returns the arguments of `fine_tune`, whose outputs lie in a folder then."""
     rows = write_parquet(folder / "train.parquet", make_rows(ROWS))
@@ -64,63 +55,31 @@ def accuracy(folder: Path) -> float:
     return float(numpy.mean([label == "04"[at] for (_, label), at in zip(rows, probabilities.argmax(1), strict=True)]))
 
 
-@pytest.fixture(scope="module")
-def steady_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def steady_encoder(encoder: Path, tmp_path: Path) -> Path:
     """An encoder without dropout, whose loss depends on nothing but rows and weights."""
-    folder = shutil.copytree(encoder, tmp_path_factory.mktemp("steady") / "encoder")
+    folder = shutil.copytree(encoder, tmp_path / "encoder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.0}))
     return folder
 
 
-@pytest.fixture(scope="module")
-def alone(steady_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training by one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    with without_a_trial():
-        fine_tune(*arguments(folder, steady_encoder))
-    assert written(folder)["processes"] == 1
-    return folder
+def stop_one(folder: Path, encoder: Path, step: int) -> None:
+    """Trains by one process, which is stopped after a step."""
 
-
-def check_alike(folder: Path, alone: Path) -> None:
-    """Holds a training's loss curve and its model against those of one process without a break."""
-    curves = [numpy.array(written(place)["loss_curve"]) for place in (folder, alone)]
-    assert curves[0][:, 0].tolist() == curves[1][:, 0].tolist() and curves[0][-1, 0] == STEPS
-    numpy.testing.assert_allclose(curves[0][:, 1], curves[1][:, 1], atol=0.03)
-    assert abs(accuracy(folder) - accuracy(alone)) <= 0.005
-    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
-
-
-def test_two_go_on_where_one_was_stopped_and_train_as_it_does(
-    steady_encoder: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step > 20:
+        if state.global_step > step:
             raise OSError("stopped")
 
-    rows, _, settings, seed, run = arguments(tmp_path, steady_encoder)
-    with without_a_trial(), monkeypatch.context() as patched, pytest.raises(OSError, match="stopped"):
-        patched.setattr(Progress, "on_log", stop)
-        fine_tune(rows, tmp_path / "model", settings, seed, run)
-    monkeypatch.setenv(PROCESSES, "2")
-    monkeypatch.setenv(VOLUME, str(tmp_path))
-    others = {"seed": seed, "model_name": "tiny", "run_id": "run", "train_nodes": 1, "train_runtime": ""}
-    parameters = vars(settings) | others
-    log, made = run_step(
-        "train_model", tmp_path, parameters, {"train": (rows, {})}, ["model", "training"], is_installed=True
-    )
-    facts = written(tmp_path)
-    assert (facts["processes"], made["training"]["processes"]) == (2, 2)
-    assert f"going on from step {facts['resumed_from_step']} of {STEPS}\n" in log and facts["resumed_from_step"] > 0
-    assert log.count(f"step {STEPS}/{STEPS}") == log.count("training on cpu") == 1  # the first of them prints
-    check_alike(tmp_path, alone)
+    with without_a_trial(), pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="stopped"):
+        patch.setattr(Progress, "on_log", stop)
+        fine_tune(*arguments(folder, encoder))
 
 
-def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
-    steady_encoder: Path, alone: Path, tmp_path: Path
-) -> None:
-    process = start(tmp_path, steady_encoder, batch_size=17)  # which two can't share: they take 16
+def kill_one_of_two(folder: Path, encoder: Path) -> int:
+    """Trains by two processes, of which one is killed after a checkpoint, and returns its step; a line says why."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(encoder), "17"]  # rows a batch: two take 16
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         lines: list[str] = []
         for line in process.stdout or ():
@@ -130,6 +89,7 @@ def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
         children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())]
         assert len(children) == 2, "".join(lines)
         assert "batch_size is 16: 2 processes can't share 17\n" in lines
+        assert any(line.startswith("going on from step ") for line in lines)
         children[1].kill()
         log = process.communicate()[0]
     finally:
@@ -138,11 +98,46 @@ def test_where_one_of_two_is_killed_a_line_says_so_and_one_goes_on(
     (said,) = [line for line in log.splitlines() if "PipelineError: " in line]
     assert said.endswith(f"process 1 of 2 failed: Signal 9 (SIGKILL) received by PID {children[1].pid}")
     assert process.returncode == 1 and log.count("Traceback") == 1
-    assert not any(child.is_running() for child in children) and not (tmp_path / "model").exists()
+    assert not any(child.is_running() for child in children) and not (folder / "model").exists()
+    return int(lines[-1].split()[-1])
+
+
+def test_it_goes_on_in_as_many_processes_as_there_are_and_ends_as_one_does(
+    steady_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By one that is stopped, by two of which one is killed, by one again, and in a pod by two."""
+    alone, folder = tmp_path / "alone", tmp_path / "broken"
+    alone.mkdir()
+    folder.mkdir()
     with without_a_trial():
-        fine_tune(*arguments(tmp_path, steady_encoder))
-    assert written(tmp_path)["resumed_from_step"] > 0 and written(tmp_path)["processes"] == 1
-    check_alike(tmp_path, alone)
+        fine_tune(*arguments(alone, steady_encoder))
+    assert written(alone)["processes"] == 1
+    stop_one(folder, steady_encoder, step=20)
+    saved = kill_one_of_two(folder, steady_encoder)
+    capsys.readouterr()
+    stop_one(folder, steady_encoder, step=60)
+    (step,) = re.findall(rf"going on from step (\d+) of {STEPS}\n", capsys.readouterr().out)
+    assert int(step) >= saved
+
+    monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setenv(VOLUME, str(folder))
+    rows, _, settings, seed, _ = arguments(folder, steady_encoder)
+    others = {"seed": seed, "model_name": "tiny", "run_id": "run", "train_nodes": 1, "train_runtime": ""}
+    parameters = vars(settings) | others
+    log, made = run_step(
+        "train_model", folder, parameters, {"train": (rows, {})}, ["model", "training"], is_installed=True
+    )
+    facts = written(folder)
+    assert (facts["processes"], made["training"]["processes"]) == (2, 2)
+    assert f"going on from step {facts['resumed_from_step']} of {STEPS}\n" in log
+    assert facts["resumed_from_step"] >= saved
+    assert log.count(f"step {STEPS}/{STEPS}") == log.count("training on cpu") == 1  # the first of them prints
+
+    curves = [numpy.array(written(place)["loss_curve"]) for place in (folder, alone)]
+    assert curves[0][:, 0].tolist() == curves[1][:, 0].tolist() and curves[0][-1, 0] == STEPS
+    numpy.testing.assert_allclose(curves[0][:, 1], curves[1][:, 1], atol=0.03)
+    assert abs(accuracy(folder) - accuracy(alone)) <= 0.005
+    assert list((folder / "tiny" / "checkpoints").iterdir()) == []
 
 
 def test_an_error_of_one_of_them_is_one_line(
