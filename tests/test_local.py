@@ -18,8 +18,7 @@ RESULT: dict[str, Any] = {
     "validation": {"agreement": 0.99, "p50_ms": 6.1, "requests_per_second": 180.0},
     "predictions": [{"label": "[/neg]", "score": 0.9, "text": "see [/url] and [red]x[/red]\n" + "y" * 100}],
     "seconds": dict.fromkeys(
-        ("load_data", "train_model", "evaluate_model", "archive_model", "validate_archive", "serve", "total"),
-        1.0,
+        ("load_data", "train_model", "evaluate_model", "archive_model", "validate_archive", "serve", "total"), 1.0
     ),
     "report": "/v/m/runs/1/report.html",
     "release": "/my volume/m/releases/abc",

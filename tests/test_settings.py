@@ -86,15 +86,10 @@ def test_what_is_no_file_of_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
-    [(200, json.dumps({"predictions": [{"label": "a", "score": 1}]})), (200, "junk"), (401, "no")],
+    ("status", "body"), [(200, json.dumps({"predictions": [{"label": "a", "score": 1}]})), (200, "junk"), (401, "no")]
 )
 def test_secrets_are_sent_and_never_shown(
-    status: int,
-    body: str,
-    httpserver: HTTPServer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    status: int, body: str, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in {"TOKEN": TOKEN, "COOKIE": COOKIE, "HOST": "tiny.team.example.com"}.items():
         monkeypatch.setenv(f"NLP_PIPELINE_ENDPOINT_{name}", value)

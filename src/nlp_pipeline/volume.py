@@ -39,9 +39,7 @@ class Run(Settings):
     """
 
     model_name: str = parameter(
-        "text-classifier",
-        "Name of model, archive and endpoint: lower case, digits, hyphens.",
-        MODEL_NAME,
+        "text-classifier", "Name of model, archive and endpoint: lower case, digits, hyphens.", MODEL_NAME
     )
     run_id: str
     volume_path: str = field(default_factory=find_volume)

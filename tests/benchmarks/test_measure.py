@@ -61,12 +61,7 @@ def test_a_record_holds_all_that_was_found() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "targets"),
-    [
-        ({"theirs": [1.0]}, {}),
-        ({"ours": []}, {}),
-        ({"ours": [float("nan")]}, {}),
-        ({"ours": [1.0]}, {"theirs": 2.0}),
-    ],
+    [({"theirs": [1.0]}, {}), ({"ours": []}, {}), ({"ours": [float("nan")]}, {}), ({"ours": [1.0]}, {"theirs": 2.0})],
 )
 def test_a_senseless_figure_is_refused(samples: dict[str, list[float]], targets: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"'speed' has no samples of '(ours|theirs)', or some that are no numbers"):

@@ -147,11 +147,7 @@ class Scene:
         return Target(
             settings=DeploySettings(**{**defaults, **settings}),
             run=Run(model_name=changed.get("model_name", NAME), run_id=changed.get("run_id", "run"), volume_path=""),
-            **{
-                "labels": LABELS,
-                "transport": ServiceProxy(),
-                **found_out,
-            },
+            **{"labels": LABELS, "transport": ServiceProxy(), **found_out},
         )
 
     def desired(self, letter: str, **changed: Any) -> tuple[InferenceService, Target]:

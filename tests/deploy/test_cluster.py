@@ -113,11 +113,7 @@ ONNX, OURS, STOCK = "nlp-pipeline-onnx", "nlp-pipeline-torchserve", "kserve-torc
 
 @pytest.mark.parametrize(
     ("changed", "name"),
-    [
-        ({}, STOCK),
-        ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver"),
-        ({"runtime_name": "mine"}, "mine"),
-    ],
+    [({}, STOCK), ({"serving_runtime": "huggingface"}, "kserve-huggingfaceserver"), ({"runtime_name": "mine"}, "mine")],
 )
 def test_the_runtime(cluster: Cluster, changed: Json, name: str) -> None:
     cluster.add({"kind": "ServingRuntime", "metadata": {"name": "mine"}, "spec": {}})

@@ -182,12 +182,7 @@ def test_what_is_the_same(field: str, value: Any, same: bool) -> None:
 
 @pytest.mark.parametrize(
     ("annotated", "status", "standard"),
-    [
-        ("", "", False),
-        ("Standard", "", True),
-        ("", "RawDeployment", True),
-        ("Standard", "Knative", False),
-    ],
+    [("", "", False), ("Standard", "", True), ("", "RawDeployment", True), ("Standard", "Knative", False)],
 )
 def test_the_deployment_mode(annotated: str, status: str, standard: bool) -> None:
     service = make("x", "y", {}, {"serving.kserve.io/deploymentMode": annotated} if annotated else {}, {})

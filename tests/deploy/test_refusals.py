@@ -45,11 +45,7 @@ def too_many_annotations(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("changed", "prepare", "says"),
     [
-        (
-            {},
-            no_runtime,
-            rf"namespace team has no ServingRuntime kserve-torchserve, .*: {MANIFESTS} .* makes .*",
-        ),
+        ({}, no_runtime, rf"namespace team has no ServingRuntime kserve-torchserve, .*: {MANIFESTS} .* makes .*"),
         ({"volume_claim": "other"}, None, rf"volume_claim=other: .*: {MANIFESTS} \| kubectl apply -f -"),
         ({"service_account": "other"}, None, r"service_account=other: namespace team has no such ServiceAccount: .*"),
         (

@@ -92,11 +92,7 @@ def test_what_is_deployed_is_registered_and_its_object_says_so(
 ) -> None:
     digest = digest_in(volume)
     assert step(scene, volume, model_registry=registry.url)[0]["outcome"] == "deployed"
-    assert marks(scene.live["metadata"]) == {
-        "registered-model-id": "1",
-        "model-version-id": "1",
-        "url": registry.url,
-    }
+    assert marks(scene.live["metadata"]) == {"registered-model-id": "1", "model-version-id": "1", "url": registry.url}
     [artifact] = registry.collections["artifacts"]
     assert artifact["uri"] == f"pvc://data/tiny/releases/{digest}"
     assert (registry.versions[digest]["state"], registry.properties(digest)["team/tiny"]) == ("LIVE", "live")

@@ -30,7 +30,7 @@ def pods(**options: Any) -> dict[str, Json]:
     for name, task in tasks.items():
         label = pipeline["components"][task["componentRef"]["name"]].get("executorLabel")
         if label:
-            spec = workflow.pod_spec(task, values)
+            spec = workflow.pod_spec(task)
             spec["securityContext"] = POD
             own = workflow.kubernetes[label].get("securityContext", {})
             spec["containers"][0]["securityContext"] = CONTAINER | own

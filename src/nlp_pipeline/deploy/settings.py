@@ -80,9 +80,7 @@ class DeploySettings(Settings):
     node_selector: dict[str, str] = parameter({}, "Labels of the nodes for steps and serving pods.", LABELS)
     tolerations: list[dict[str, str]] = parameter([], "Taints that they tolerate, as a pod has them.", TOLERATIONS)
     deployment_mode: str = parameter(
-        "",
-        "Knative, Standard, or empty for the cluster's default.",
-        one_of("Knative", "Standard", ""),
+        "", "Knative, Standard, or empty for the cluster's default.", one_of("Knative", "Standard", "")
     )
     min_replicas: int = parameter(1, "Least number of serving pods; 0 (Knative) for none while no one asks.", COUNT)
     max_replicas: int = parameter(1, "Greatest number of serving pods; 0 for no limit on Knative.", COUNT)
@@ -106,9 +104,7 @@ class DeploySettings(Settings):
     )
     deploy_timeout: int = parameter(900, "Seconds within which a release must be ready.", POSITIVE)
     first_failure: str = parameter(
-        "stop",
-        "If a first deployment fails: stop (keep the object without pods) or delete.",
-        one_of("stop", "delete"),
+        "stop", "If a first deployment fails: stop (keep the object without pods) or delete.", one_of("stop", "delete")
     )
     gateway: str = parameter(
         "",

@@ -21,8 +21,8 @@ import random
 import re
 import string
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from graphlib import TopologicalSorter
 from typing import Any
 
 from nlp_pipeline.parameters import ANYTHING
@@ -102,12 +102,7 @@ class Budget:
 
 
 def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
-    """Returns what a run of a compiled file takes, by default with texts as long as the budget provides for.
-
-    Args:
-        ir: The file's text: two documents for Kubeflow, one for Vertex AI.
-        values: The run's parameters.
-    """
+    """Returns what a run of a compiled file takes, by default with texts as long as the budget provides for."""
     pipeline, *platform = load_ir(ir)
     programs = {step_name(container): str(container["command"][-1]) for container in step_containers(pipeline)}
     code = {step: len(program) for step, program in programs.items()}
@@ -172,7 +167,7 @@ class Workflow:
         executors = pipeline["deploymentSpec"]["executors"]
         self.containers = {label: executor["container"] for label, executor in executors.items()}
         self.kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        self.nodes: dict[str, Any] = {}
+        self.values, self.nodes = dict(values), dict[str, Any]()
         self.growth: dict[str, int] = {}
         self.size = self.template = 0
         runtime = encode({"parameterValues": values})
@@ -180,7 +175,7 @@ class Workflow:
 
         self.add_nodes(NAME, "DAG", {})
         self.add_dag_driver(f"{NAME}(0).root", {"component": encode(pipeline["root"]), "runtime-config": runtime})
-        self.add_dag(f"{NAME}(0).root", "root", values)
+        self.add_dag(f"{NAME}(0).root", "root")
 
     def spec_size(self, runtime: str) -> int:
         """Returns the bytes of the spec.
@@ -196,22 +191,25 @@ class Workflow:
         size = sum(count * (len(encode(encode(task))) + TASK_FRAME) for count, task in zip(times, tasks, strict=True))
         return SHARED_TEMPLATES + len(encode(runtime)) + len(encode(arguments)) + size
 
-    def add_dag(self, name: str, component: str, values: dict[str, Any]) -> None:
-        """Adds the node of a DAG, and all that it runs with its input parameters."""
+    def add_dag(self, name: str, component: str) -> None:
+        """Adds the node of a DAG, and all that it runs."""
         self.add_nodes(name, "DAG", {"parent-dag-id": "1", "condition": "true"})
-        for task_name, task in in_order(tasks_of(self.components[component])):
+        tasks = tasks_of(self.components[component])
+        order = TopologicalSorter({key: task.get("dependentTasks", []) for key, task in tasks.items()})
+        for task_name in order.static_order():
+            task = tasks[task_name]
             inner, child = f"{name}(0).{task_name}", task["componentRef"]["name"]
             if "parameterIterator" in task:
-                self.add_loop(inner, task_name, task, values)
+                self.add_loop(inner, task_name, task)
             elif "dag" in self.components[child]:
                 driven = {"component": encode(self.components[child]), "task": encode(task), "task-name": task_name}
                 self.add_dag_driver(inner, driven)
-                self.add_dag(inner, child, inputs_of(task, values))
+                self.add_dag(inner, child)
             else:
-                self.add_step(inner, task_name, task, values)
+                self.add_step(inner, task_name, task)
                 self.growth[task_name] = self.frame + self.size
 
-    def add_loop(self, name: str, task_name: str, task: dict[str, Any], values: dict[str, Any]) -> None:
+    def add_loop(self, name: str, task_name: str, task: dict[str, Any]) -> None:
         """Adds a loop: its driver, and in a group for each iteration a DAG, with a driver and the DAG that it runs.
 
         See compiler/dag.go, iteratorTask and iterationItemTask. As many iterations are reckoned with as may run at
@@ -219,7 +217,7 @@ class Workflow:
         """
         child, count = task["componentRef"]["name"], task["iteratorPolicy"]["parallelismLimit"]
         driven = {"component": encode(self.components[child]), "task": encode(task), "task-name": task_name}
-        item = {task["parameterIterator"]["itemInput"]: f"{count}/{count}"}
+        self.values[task["parameterIterator"]["itemInput"]] = f"{count}/{count}"
         self.add_nodes(name, "DAG", {"parent-dag-id": "1"})
         self.add_dag_driver(f"{name}(0).iteration", driven)
         self.add_nodes(f"{name}(0).iteration-iterations", "TaskGroup", {})
@@ -227,7 +225,7 @@ class Workflow:
             inner = f"{name}(0).iteration-iterations({number}:{number})"
             self.add_nodes(inner, "DAG", {"parent-dag-id": "1", "iteration-index": str(number)})
             self.add_dag_driver(f"{inner}(0).iteration-item", {**driven, "iteration-index": str(number)})
-            self.add_dag(f"{inner}(0).iteration-item", child, inputs_of(task, values) | item)
+            self.add_dag(f"{inner}(0).iteration-item", child)
 
     def add_dag_driver(self, name: str, inputs: dict[str, str]) -> None:
         """Adds the node that starts a DAG (compiler/dag.go, addDAGDriverTemplate)."""
@@ -235,14 +233,14 @@ class Workflow:
         outputs = {"execution-id": "1", "iteration-count": "0", "condition": "true"}
         self.add_nodes(f"{name}-driver", "Pod", {**defaults, "driver-type": "ROOT_DAG", **inputs}, outputs)
 
-    def add_step(self, name: str, task_name: str, task: dict[str, Any], values: dict[str, Any]) -> None:
+    def add_step(self, name: str, task_name: str, task: dict[str, Any]) -> None:
         """Adds the nodes of a step: a driver, which makes the patch for its pod, and a DAG of one node, the pod.
 
         See compiler/container.go, addContainerDriverTemplate and addContainerExecutorTemplate.
         """
         component = self.components[task["componentRef"]["name"]]
         label = component["executorLabel"]
-        patch = encode(self.pod_spec(task, values))
+        patch = encode(self.pod_spec(task))
         driven = {
             "component": encode(component),
             "task": encode(task),
@@ -257,12 +255,22 @@ class Workflow:
         self.add_nodes(name, "DAG", {"pod-spec-patch": patch, "cached-decision": "false"})
         self.add_nodes(f"{name}(0).executor", "Pod", {"pod-spec-patch": patch}, {})
 
-    def pod_spec(self, task: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    def value_of(self, source: dict[str, Any]) -> Any:
+        """Returns the value of an input (driver/resolve.go); those of DAGs have the names of the pipeline's."""
+        if "componentInputParameter" in source:
+            return self.values.get(source["componentInputParameter"], True)
+        if "runtimeValue" in source:
+            constant = source["runtimeValue"]["constant"]
+            return RUN_ID if constant == "{{$.pipeline_job_uuid}}" else constant
+        return True  # another step's output: the gate's
+
+    def pod_spec(self, task: dict[str, Any]) -> dict[str, Any]:
         """Returns the patch for a step's pod (driver/driver.go, initPodSpecPatch; driver/k8s.go)."""
         component = self.components[task["componentRef"]["name"]]
         container = self.containers[component["executorLabel"]]
         kubernetes = self.kubernetes.get(component["executorLabel"], {})
-        inputs, outputs = inputs_of(task, values), component.get("outputDefinitions", {})
+        parameters, outputs = task.get("inputs", {}).get("parameters", {}), component.get("outputDefinitions", {})
+        inputs = {key: self.value_of(source) for key, source in parameters.items()}
         executor_input = {
             "inputs": {
                 "parameterValues": inputs,
@@ -280,8 +288,8 @@ class Workflow:
         messages = ["--executor_input", encode_message(executor_input), "--component_spec", encode_message(component)]
         placeholder = r"{{\$.inputs.parameters\['(.*?)'\]}}"
         resources = re.sub(placeholder, lambda found: str(inputs[found[1]]), encode(container.get("resources", {})))
-        configs = [value_of(item["configMapNameParameter"], values) for item in kubernetes.get("configMapAsVolume", [])]
-        claims = [value_of(mount["pvcNameParameter"], values) for mount in kubernetes.get("pvcMount", [])]
+        configs = [self.value_of(item["configMapNameParameter"]) for item in kubernetes.get("configMapAsVolume", [])]
+        claims = [self.value_of(mount["pvcNameParameter"]) for mount in kubernetes.get("pvcMount", [])]
         main = {
             "name": "main",
             "image": container["image"],
@@ -291,7 +299,7 @@ class Workflow:
             "env": [
                 {"name": key["envVar"], "valueFrom": {"secretKeyRef": {"name": name, "key": key["secretKey"]}}}
                 for secret in kubernetes.get("secretAsEnv", [])
-                for name in [value_of(secret["secretNameParameter"], values)]
+                for name in [self.value_of(secret["secretNameParameter"])]
                 for key in secret["keyToEnv"]
             ],
             "volumeMounts": [{"name": name, "mountPath": "/mnt/nlp-pipeline"} for name in [*claims, *configs]],
@@ -346,29 +354,6 @@ class Workflow:
 def tasks_of(component: dict[str, Any]) -> dict[str, Any]:
     """Returns the tasks of a component, if it is a DAG."""
     return dict(component.get("dag", {}).get("tasks", {}))
-
-
-def in_order(tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields tasks by their names, each after those that it depends on."""
-    waiting = dict(tasks)
-    while waiting:
-        name = next(key for key, task in waiting.items() if waiting.keys().isdisjoint(task.get("dependentTasks", [])))
-        yield name, waiting.pop(name)
-
-
-def inputs_of(task: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a task's input parameters, in a DAG that has the values (driver/resolve.go)."""
-    return {key: value_of(source, values) for key, source in task.get("inputs", {}).get("parameters", {}).items()}
-
-
-def value_of(source: dict[str, Any], values: dict[str, Any]) -> Any:
-    """Returns the value of an input, in a DAG that has the values."""
-    if "componentInputParameter" in source:
-        return values[source["componentInputParameter"]]
-    if "runtimeValue" in source:
-        constant = source["runtimeValue"]["constant"]
-        return RUN_ID if constant == "{{$.pipeline_job_uuid}}" else constant
-    return True  # another step's output: the gate's
 
 
 def artifact(name: str, metadata: int = 0) -> dict[str, Any]:

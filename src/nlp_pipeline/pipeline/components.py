@@ -29,11 +29,7 @@ from nlp_pipeline.volume import Run
 
 @component(packages.LOAD_DATA)
 def load_data(
-    run: Run,
-    settings: LoadSettings,
-    train: Output[Dataset],
-    evaluation: Output[Dataset],
-    summary: Output[Markdown],
+    run: Run, settings: LoadSettings, train: Output[Dataset], evaluation: Output[Dataset], summary: Output[Markdown]
 ) -> None:
     """Loads labelled text, checks it, splits it and hands it on as Parquet."""
     from nlp_pipeline.steps.load_data.load import load_datasets

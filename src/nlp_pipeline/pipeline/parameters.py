@@ -29,13 +29,7 @@ READERS: dict[type, Callable[[str], Any]] = {
     dict: json.loads,
     list: json.loads,
 }
-KINDS = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    dict: "an object of JSON",
-    list: "a list of JSON",
-}
+KINDS = {int: "an integer", float: "a number", bool: "true or false", dict: "an object of JSON", list: "a list of JSON"}
 SECRET = matches(DNS_NAME, "the name of a Secret, which need not exist")
 
 
@@ -70,9 +64,7 @@ class KubeflowSettings(Settings):
         "torch-distributed", "Kubeflow Trainer's training runtime, for several nodes.", matches(DNS_NAME, "a name")
     )
     s3_secret: str = parameter(
-        "nlp-pipeline-s3",
-        "Secret with the S3 credentials and endpoint; need not exist without S3.",
-        SECRET,
+        "nlp-pipeline-s3", "Secret with the S3 credentials and endpoint; need not exist without S3.", SECRET
     )
     environment_config: str = parameter(
         "nlp-pipeline-environment",
@@ -80,9 +72,7 @@ class KubeflowSettings(Settings):
         matches(LABEL, "the name of a ConfigMap without dots, which need not exist"),
     )
     hub_secret: str = parameter(
-        "nlp-pipeline-hub",
-        "Secret whose HF_TOKEN opens private models and data of the hub; need not exist.",
-        SECRET,
+        "nlp-pipeline-hub", "Secret whose HF_TOKEN opens private models and data of the hub; need not exist.", SECRET
     )
     notify_secret: str = parameter(
         "nlp-pipeline-notify",
