@@ -15,7 +15,7 @@ import yaml
 from nlp_pipeline import __version__, packages
 from nlp_pipeline.deploy.manifests import IMAGES
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.embedding import REQUIREMENTS, step_containers, step_name
+from nlp_pipeline.pipeline.embedding import requirements_of, step_containers, step_name
 from nlp_pipeline.pipeline.parameters import PIPELINES
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_the_steps_image_holds_what_the_pods_would_install() -> None:
         for pipeline in PIPELINES
         for one in step_containers(next(yaml.safe_load_all(compile_pipeline(pipeline=pipeline))))
     ]
-    pods = {pin for one in containers for pin in REQUIREMENTS[step_name(one)]}
+    pods = {pin for one in containers for pin in requirements_of(step_name(one))}
     assert {*pods, *packages.INSTALLED} == {*printed, packages.KFP}
     assert {one.get("image") or one["image_uri"] for one in containers} == {packages.BASE_IMAGE}
     assert ("ARG", f"PYTHON_IMAGE={packages.BASE_IMAGE}") in stage("")

@@ -11,7 +11,7 @@ from nlp_pipeline.errors import UsageError
 from nlp_pipeline.local import check_packages
 
 ROOT = Path(__file__).parents[1]
-PINS = sorted({pin for value in vars(packages).values() if isinstance(value, list) for pin in value if "==" in pin})
+PINS = sorted({packages.KFP, *packages.IMAGES["steps"]})
 
 
 @pytest.mark.parametrize("pin", PINS)
@@ -39,6 +39,6 @@ def test_a_local_run_needs_nothing_of_a_clusters(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(importlib.metadata, "version", without)
     check_packages()
-    monkeypatch.setattr(packages, "ARCHIVE_MODEL", ["kserve==0.21.0"])
+    monkeypatch.setitem(packages.STEPS, "archive_model", ["kserve==0.21.0"])
     with pytest.raises(UsageError, match="kserve is not installed: pip install"):
         check_packages()

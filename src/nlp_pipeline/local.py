@@ -75,7 +75,7 @@ def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -
 def check_packages() -> None:
     """Raises UsageError where a step's package, as its pod would install it, is missing; other versions get a note."""
     # Only in a pod is the cluster asked what serves.
-    for pin in sorted({pin for step in STEPS for pin in getattr(packages, step.upper())} - {packages.KUBERNETES}):
+    for pin in sorted({pin for step in STEPS for pin in packages.STEPS[step]} - {packages.KUBERNETES}):
         name, _, pinned = pin.partition("==")
         try:
             installed = importlib.metadata.version(name)

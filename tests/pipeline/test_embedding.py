@@ -8,10 +8,9 @@ from pathlib import Path
 
 import nlp_pipeline.pipeline.components
 import nlp_pipeline.pipeline.vertex_components  # registers its components
-from nlp_pipeline import __version__, packages
+from nlp_pipeline import __version__
 from nlp_pipeline.pipeline.embedding import (
     FILES,
-    REQUIREMENTS,
     carrying_command,
     image_command,
     needed_files,
@@ -61,11 +60,6 @@ def names_of(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {alias.asname or alias.name for alias in node.names}
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-
-
-def test_steps_install_exactly_their_pins() -> None:
-    for name, pins in REQUIREMENTS.items():
-        assert pins == [*getattr(packages, name.upper()), *packages.EVERY_STEP]
 
 
 def test_what_is_packed_can_be_unpacked() -> None:

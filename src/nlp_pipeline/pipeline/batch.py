@@ -3,7 +3,6 @@
 from kfp import dsl
 from kfp.dsl import Metrics, Output
 
-from nlp_pipeline import packages
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.kubeflow import Kubeflow
@@ -12,7 +11,7 @@ from nlp_pipeline.steps.batch_predict.settings import MOST_PODS, BatchSettings
 from nlp_pipeline.volume import Run
 
 
-@component(packages.BATCH_PREDICT)
+@component
 def plan_batch(run: Run, settings: BatchSettings, text_column: str) -> list:  # type: ignore[type-arg]  # as kfp has it
     """Reads the rows and writes down what is to be done; says what each pod is given."""
     from nlp_pipeline.steps.batch_predict.step import plan
@@ -20,7 +19,7 @@ def plan_batch(run: Run, settings: BatchSettings, text_column: str) -> list:  # 
     return plan(settings, text_column, run)
 
 
-@component(packages.BATCH_PREDICT)
+@component
 def predict_batch(run: Run, to: str, share: str) -> None:
     """Classifies the shards of a pod."""
     from nlp_pipeline.steps.batch_predict.step import predict
@@ -28,7 +27,7 @@ def predict_batch(run: Run, to: str, share: str) -> None:
     predict(to, share, run)
 
 
-@component(packages.BATCH_PREDICT)
+@component
 def finish_batch(run: Run, to: str, results: Output[Metrics]) -> None:
     """Makes sure that all rows are there, and writes the manifest."""
     from nlp_pipeline.steps.batch_predict.step import complete

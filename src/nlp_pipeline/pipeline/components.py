@@ -16,7 +16,6 @@ from kfp.dsl import (
     PipelineTaskFinalStatus,
 )
 
-from nlp_pipeline import packages
 from nlp_pipeline.deploy.settings import DeploySettings
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.serving.agreement import AgreementLimits
@@ -27,7 +26,7 @@ from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
 
 
-@component(packages.LOAD_DATA)
+@component
 def load_data(
     run: Run, settings: LoadSettings, train: Output[Dataset], evaluation: Output[Dataset], summary: Output[Markdown]
 ) -> None:
@@ -39,7 +38,7 @@ def load_data(
     evaluation.metadata.update(figures[1])
 
 
-@component(packages.TRAIN_MODEL)
+@component
 def train_model(
     train: Input[Dataset],
     run: Run,
@@ -69,7 +68,7 @@ def train_model(
     training.metadata.update(facts)
 
 
-@component(packages.EVALUATE_MODEL)
+@component
 def evaluate_model(
     model: Input[Model],
     evaluation: Input[Dataset],
@@ -96,7 +95,7 @@ def evaluate_model(
     return passes_gate(metrics.path, run, floor, limits)
 
 
-@component(packages.ARCHIVE_MODEL)
+@component
 def archive_model(
     model: Input[Model],
     predictions: Input[Dataset],
@@ -127,7 +126,7 @@ def archive_model(
     release.metadata.update(facts)
 
 
-@component(packages.VALIDATE_ARCHIVE)
+@component
 def validate_archive(
     release: Input[Model],
     predictions: Input[Dataset],
@@ -153,7 +152,7 @@ def validate_archive(
     validation.metadata.update(facts)
 
 
-@component(packages.DEPLOY_MODEL)
+@component
 def deploy_model(
     release: Input[Model],
     predictions: Input[Dataset],
@@ -186,7 +185,7 @@ def deploy_model(
     outcome.raise_failure()
 
 
-@component(packages.NOTIFY)
+@component
 def notify(model_name: str, run_id: str, status: PipelineTaskFinalStatus) -> None:
     """Says how the run ended, to webhooks and as an Event."""
     from nlp_pipeline.steps.notify import notify

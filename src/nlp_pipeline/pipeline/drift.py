@@ -3,7 +3,6 @@
 from kfp import dsl, kubernetes
 from kfp.dsl import Markdown, Metrics, Output
 
-from nlp_pipeline import packages
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.pipeline.graph import Values, make_pipeline
 from nlp_pipeline.pipeline.kubeflow import Kubeflow
@@ -14,7 +13,7 @@ from nlp_pipeline.volume import Run
 ACCESS = "access-ml-pipeline"
 
 
-@component(packages.DETECT_DRIFT)
+@component
 def detect_drift(
     settings: DriftSettings,
     text_column: str,

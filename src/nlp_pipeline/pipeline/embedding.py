@@ -45,33 +45,27 @@ if found != "{__version__}":
              "compile with --image and one that fits")
 from nlp_pipeline.pipeline.startup import start
 """
-# What travels with each component, by its function's name: texts by their paths; and what it needs, as pip has it.
+# What travels with each component, by its function's name: texts by their paths.
 FILES: dict[str, dict[str, str]] = {}
-REQUIREMENTS: dict[str, list[str]] = {}
 
 
-def component(packages_to_install: list[str]) -> Callable[[Callable[..., Any]], Any]:
+def component(function: Callable[..., Any]) -> Any:
     """Makes a function a component whose step's modules travel with it; used as a decorator.
 
     The function's parameters are artifacts, values that kfp knows, and classes of settings, which are taken apart. Its
     body imports the step and calls it. Its docstring does not travel: KFP would store it many times over.
     """
-
-    def make(function: Callable[..., Any]) -> Any:
-        flat = flatten(function)
-        # kfp takes the name and the source from the function; a docstring it would store many times over.
-        flat.__name__, flat.__doc__ = function.__name__, None
-        flat.__wrapped__ = function  # type: ignore[attr-defined]
-        made = dsl.component(flat, base_image=packages.BASE_IMAGE)
-        container = made.component_spec.implementation.container
-        # kfp's own command ends with its program: imports, and the function's source.
-        name, program = function.__name__, component_source(function, container.command[-1])
-        FILES[name] = {f"{name}.py": program, **needed_files(program)}
-        REQUIREMENTS[name] = [*packages_to_install, *packages.EVERY_STEP]
-        container.command = carrying_command(name)
-        return made
-
-    return make
+    flat = flatten(function)
+    # kfp takes the name and the source from the function; a docstring it would store many times over.
+    flat.__name__, flat.__doc__ = function.__name__, None
+    flat.__wrapped__ = function  # type: ignore[attr-defined]
+    made = dsl.component(flat, base_image=packages.BASE_IMAGE)
+    container = made.component_spec.implementation.container
+    # kfp's own command ends with its program: imports, and the function's source.
+    name, program = function.__name__, component_source(function, container.command[-1])
+    FILES[name] = {f"{name}.py": program, **needed_files(program)}
+    container.command = carrying_command(name)
+    return made
 
 
 def component_source(function: Callable[..., Any], source: str) -> str:
@@ -122,7 +116,12 @@ code = base64.b85decode("{text}".translate(str.maketrans("{SIGNS[1]}", "{SIGNS[0
 
 def carrying_command(name: str) -> list[str]:
     """Returns the command of a step that carries its code."""
-    return ["python3", "-c", carry(pack(startup_source(), FILES[name], {name: REQUIREMENTS[name]}))]
+    return ["python3", "-c", carry(pack(startup_source(), FILES[name], {name: requirements_of(name)}))]
+
+
+def requirements_of(name: str) -> list[str]:
+    """Returns what a step needs, as pip has it."""
+    return [*packages.STEPS[name], *packages.EVERY_STEP]
 
 
 def image_command(name: str) -> list[str]:

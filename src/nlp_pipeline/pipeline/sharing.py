@@ -12,10 +12,10 @@ from typing import Any
 
 from nlp_pipeline.pipeline.embedding import (
     FILES,
-    REQUIREMENTS,
     RUN,
     carry,
     pack,
+    requirements_of,
     startup_source,
     step_containers,
     step_name,
@@ -49,7 +49,7 @@ def share_code(pipeline: dict[str, Any]) -> None:
     """Lets the first step of a pipeline, the first document of an IR, carry the code of all."""
     containers = {step_name(container): container for container in step_containers(pipeline)}
     files = {path: text for name in containers for path, text in FILES[name].items()}
-    archive = pack(PUT + startup_source(), files, {name: REQUIREMENTS[name] for name in containers})
+    archive = pack(PUT + startup_source(), files, {name: requirements_of(name) for name in containers})
     path = f"{VOLUME_PATH}/.code/{hashlib.sha256(archive).hexdigest()[:32]}"
     programs = {True: carry(archive, f"path = '{path}'\n"), False: TAKE.replace("PATH", path)}
     first, component = "", pipeline["root"]

@@ -5,13 +5,12 @@ from typing import NamedTuple
 from google_cloud_pipeline_components.types.artifact_types import VertexEndpoint, VertexModel
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
-from nlp_pipeline import packages
 from nlp_pipeline.pipeline.embedding import component
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.vertex.settings import VertexSettings
 
 
-@component(packages.PREPARE_VERTEX)
+@component
 def prepare_vertex(model_name: str, base_model: str, deploy: bool, settings: VertexSettings) -> NamedTuple(  # type: ignore[valid-type]
     "Prepared", [(name, str) for name in ("model_name", *VertexSettings.texts())]
 ):
@@ -24,7 +23,7 @@ def prepare_vertex(model_name: str, base_model: str, deploy: bool, settings: Ver
     return (model_name, *texts.values())
 
 
-@component(packages.PLAN_VERTEX_DEPLOYMENT)
+@component
 def plan_vertex_deployment(
     release: Input[Model], project: str, location: str, model_name: str, endpoint: str, canary_percent: int
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -43,7 +42,7 @@ def plan_vertex_deployment(
     return tuple(plan.values())
 
 
-@component(packages.CHECK_VERTEX_ENDPOINT)
+@component
 def check_vertex_endpoint(
     model: Input[VertexModel],
     endpoint: Input[VertexEndpoint],
