@@ -28,15 +28,14 @@ def version_name(ir: str, pipeline: str = NAME) -> str:
 
 def compiled_path(pipeline: str) -> Path:
     """Returns where the compiled file of one of PIPELINES lies, relative to the repository."""
-    return Path("compiled") / PIPELINES[pipeline].file
+    return Path("compiled", f"{PIPELINES[pipeline].graph}.yaml")
 
 
 def load_pipeline(pipeline: str) -> Any:
     """Returns one of PIPELINES, as kfp made it; raises UsageError where what it needs is not installed."""
     if pipeline == "vertex":
         check_vertex_installed()
-    module, name = PIPELINES[pipeline].graph
-    return getattr(importlib.import_module(f"nlp_pipeline.pipeline.{module}"), name)
+    return getattr(importlib.import_module(f"nlp_pipeline.pipeline.{pipeline}"), PIPELINES[pipeline].graph)
 
 
 def check_vertex_installed() -> None:

@@ -103,50 +103,28 @@ class Pipeline:
 
     name: str  # in Kubeflow
     platform: str  # "kubeflow" or "vertex"
-    file: str  # the compiled one
-    graph: tuple[str, str]  # where kfp's pipeline is: a module of `nlp_pipeline.pipeline`, and its name there
+    graph: str  # what kfp's pipeline is called, and, with ".yaml", its compiled file
     settings: tuple[type[Any], ...]  # in the order of its signature
 
 
 SHARED = (LoadSettings, Run, TrainSettings, GateSettings, ArchiveSettings, AgreementLimits, GraphSettings)
-# The pipeline that trains, by its platform, and the others, all on Kubeflow, by what `--pipeline` calls them.
+TRAINING = (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings)
+POD = (
+    some_of(KubeflowSettings, "s3_secret", "environment_config"),
+    some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
+)
+COLUMNS = some_of(LoadSettings, "text_column", "label_column", "label_separator")
+# The pipeline that trains, by its platform, and the others, all on Kubeflow, by what `--pipeline` calls them: the names
+# of their modules, too.
 PIPELINES = {
-    "kubeflow": Pipeline(
-        NAME,
-        "kubeflow",
-        "nlp_pipeline.yaml",
-        ("kubeflow", "nlp_pipeline"),
-        (*SHARED, ChampionSettings, ComparisonLimits, KubeflowSettings, DeploySettings),
-    ),
-    "vertex": Pipeline(
-        NAME, "vertex", "nlp_pipeline_vertex.yaml", ("vertex", "nlp_pipeline_vertex"), (*SHARED, VertexSettings)
-    ),
-    "drift": Pipeline(
-        f"{NAME}-drift",
-        "kubeflow",
-        "nlp_pipeline_drift.yaml",
-        ("drift", "nlp_pipeline_drift"),
-        (
-            DriftSettings,
-            some_of(LoadSettings, "text_column", "label_column", "label_separator"),
-            Run,
-            some_of(KubeflowSettings, "s3_secret", "environment_config"),
-            some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
-        ),
-    ),
+    "kubeflow": Pipeline(NAME, "kubeflow", "nlp_pipeline", TRAINING),
+    "vertex": Pipeline(NAME, "vertex", "nlp_pipeline_vertex", (*SHARED, VertexSettings)),
+    "drift": Pipeline(f"{NAME}-drift", "kubeflow", "nlp_pipeline_drift", (DriftSettings, COLUMNS, Run, *POD)),
     "batch": Pipeline(
         f"{NAME}-batch",
         "kubeflow",
-        "nlp_pipeline_batch.yaml",
-        ("batch", "nlp_pipeline_batch"),
-        (
-            BatchSettings,
-            some_of(LoadSettings, "text_column"),
-            Run,
-            PodSettings,
-            some_of(KubeflowSettings, "s3_secret", "environment_config"),
-            some_of(DeploySettings, "volume_claim", "node_selector", "tolerations"),
-        ),
+        "nlp_pipeline_batch",
+        (BatchSettings, some_of(LoadSettings, "text_column"), Run, PodSettings, *POD),
     ),
 }
 TRAIN = "train"
