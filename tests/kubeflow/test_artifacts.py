@@ -84,7 +84,6 @@ class Scene:
 
 
 def make_run(k: Kubeflow, **options: Any) -> str:
-    """Makes a run, and returns its id."""
     connection = connected(k, **options)
     run = start_run(connection, upload_version(connection, SMALL), get_experiment(connection, "films"), {})
     return str(run.run_id)

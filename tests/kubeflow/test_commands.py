@@ -60,7 +60,6 @@ def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def facts_of(out: str) -> dict[str, str]:
-    """Returns the facts of which there is a line each."""
     return dict(line.split(maxsplit=1) for line in out.splitlines())
 
 

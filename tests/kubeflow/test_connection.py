@@ -23,7 +23,6 @@ from tests.kubeflow.users import BY_PASSWORD, TOKEN, connected, list_experiments
 
 @contextlib.contextmanager
 def answering(answer: Any) -> Iterator[Host]:
-    """Starts a server that answers so."""
     host = Host(answer)
     host.start()
     try:
@@ -34,7 +33,6 @@ def answering(answer: Any) -> Iterator[Host]:
 
 @pytest.fixture
 def one_user(alone: Kubeflow) -> Connection:
-    """A connection to KFP on its own."""
     connection = connected(alone)
     alone.visits.clear()
     return connection

@@ -31,12 +31,10 @@ schemaVersion: 2.1.0
 
 
 def run_of(k: Kubeflow, values: dict[str, Any] = VALUES, **options: Any) -> dict[str, Any]:
-    """Submits a run."""
     return submit(settings_of(k).model_copy(update=options), values, dry_run=False)
 
 
 def counts(k: Kubeflow) -> dict[str, int]:
-    """Returns how many there are of each."""
     experiments = [item for item in k.api.experiments if item["display_name"] != "Default"]
     return dict(zip(POSTS, map(len, (k.api.pipelines, k.api.versions, experiments, k.api.runs)), strict=True))
 

@@ -26,7 +26,6 @@ from tests.kubeflow.users import TOKEN, VALUES, settings_of
 
 
 def started(k: Kubeflow, fate: Fate, **options: Any) -> tuple[Settings, str]:
-    """Starts a run with this fate; returns settings for it, and its id."""
     k.api.fate = fate
     settings = settings_of(k, **options)
     return settings, submit(settings, VALUES, dry_run=False)["run_id"]
@@ -171,7 +170,6 @@ def test_a_live_table_on_a_terminal(k: Kubeflow) -> None:
 
 
 def make_runs(settings: Settings, count: int) -> list[str]:
-    """Makes runs of a small pipeline, and returns their ids."""
     connection = connect(settings)
     version: Version = upload_version(connection, SMALL)
     experiment = get_experiment(connection, "films")

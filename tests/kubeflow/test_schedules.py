@@ -22,13 +22,11 @@ Schedule = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def settings(alone: Kubeflow) -> Settings:
-    """Settings for KFP on its own."""
     return settings_of(alone)
 
 
 @pytest.fixture
 def nightly(settings: Settings) -> Schedule:
-    """Schedules the pipeline as "nightly"."""
     return lambda cron=NIGHTLY, **options: scheduled(settings, cron, **options)
 
 
@@ -45,7 +43,6 @@ def scheduled(settings: Settings, cron: str, **options: Any) -> dict[str, Any]:
 
 
 def stored(k: Kubeflow, name: str = "nightly") -> list[dict[str, Any]]:
-    """Returns the recurring runs of a name, oldest first."""
     return [item for item in k.api.recurring_runs if item["display_name"] == name]
 
 

@@ -50,7 +50,6 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @contextlib.contextmanager
 def failing(failure: str, ca: Authority) -> Iterator[Kubeflow]:
-    """Starts a Kubeflow with which this goes wrong."""
     if failure in ("other page", "unknown sign-in"):
         with kubeflow("no kubeflow" if failure == "other page" else "unknown") as k:
             yield k

@@ -21,7 +21,6 @@ SECRETS = [name for name, field in Settings.model_fields.items() if "Secret" in 
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, tuple[Any, str]]:
-    """Returns value and origin of each setting, as --print-config shows them."""
     assert main(["--print-config", "--json", *argv]) == 0
     return {row["setting"]: (row["value"], row["from"]) for row in json.loads(capsys.readouterr().out)}
 

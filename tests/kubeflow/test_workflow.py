@@ -65,7 +65,6 @@ def held_up(k: Kubeflow, capsys: pytest.CaptureFixture[str], fate: Fate, seconds
 
 
 def failure(settings: Settings, run_id: str) -> str:
-    """Returns what is said of a run that fails."""
     with pytest.raises(PipelineError) as caught:
         wait(settings, run_id, 60)
     assert caught.value.exit_code == 1

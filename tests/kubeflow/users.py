@@ -31,7 +31,6 @@ def settings_of(k: Kubeflow, **options: Any) -> Settings:
 
 
 def connected(k: Kubeflow, **options: Any) -> Connection:
-    """Connects to a Kubeflow."""
     return Connection(settings_of(k, **options))
 
 

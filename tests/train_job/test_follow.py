@@ -43,7 +43,6 @@ class Scene:
         (self.run.folder / "training.json").write_text(json.dumps(facts))
 
     def step(self, *script: Callable[[], None]) -> Json:
-        """Runs the step, and returns its facts."""
         lines = iter(script)
         self.clock.before_wait = lambda: next(lines)()
         settings = TrainSettings(base_model="encoder")

@@ -39,12 +39,10 @@ def run_id(cloud: Cloud, run: Run) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Returns the files in a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def downloaded(run: Run, *argv: str) -> dict[str, Any]:
-    """Downloads, and returns what is told."""
     code, out, err = run("--download", *argv, "--json")
     assert code == 0, err
     reported: dict[str, Any] = json.loads(out)

@@ -30,7 +30,6 @@ def well(cloud: Cloud) -> None:
 
 
 def examined(run: Run, *argv: str) -> dict[str, Json]:
-    """Returns the doctor's checks by name."""
     code, out, err = run("--doctor", *TRAIN, "--set", f"serving_image={IMAGE}", *argv, "--json")
     checks: dict[str, Json] = {item["name"]: item for item in json.loads(out)}
     missing = [name for name, item in checks.items() if item["required"] and item["ok"] is False]

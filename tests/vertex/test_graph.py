@@ -40,7 +40,6 @@ def groups(ir: Json) -> dict[str, Json]:
 
 
 def tasks(ir: Json) -> dict[str, Json]:
-    """Returns all tasks by name."""
     return {name: task for group in groups(ir).values() for name, task in group.items()}
 
 

@@ -60,18 +60,15 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 
 def prepared(values: Json) -> Json:
-    """Returns the outputs of the step that checks parameters."""
     result = prepare_vertex.python_func(**values)
     return dict(zip(prepare_vertex.component_spec.outputs, result, strict=True))
 
 
 def artifact(name: str, **metadata: Any) -> Json:
-    """Returns an artifact as a step's input has it."""
     return {"name": name, "uri": f"gs://films/{name}", "metadata": metadata}
 
 
 def argument(command: list[str], flag: str) -> str:
-    """Returns what stands behind a flag in a command line."""
     return command[command.index(flag) + 1]
 
 
@@ -84,7 +81,6 @@ def job_of(command: list[str]) -> Any:
 
 
 def train(values: Json, **inputs: Any) -> Json:
-    """Returns the inputs of the training step."""
     checked = prepared(values)
     return {
         "train": artifact("train", rows=3),

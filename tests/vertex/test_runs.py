@@ -19,12 +19,10 @@ POST_JOB = "POST .*/pipelineJobs"
 
 
 def facts_of(out: str) -> dict[str, str]:
-    """Returns the facts of which there is a line each."""
     return dict(line.split(maxsplit=1) for line in out.splitlines())
 
 
 def submitted(run: Run, *argv: str) -> str:
-    """Starts a run, and returns its id."""
     code, out, err = run("--submit", *TRAIN, *argv, "--json")
     assert code == 0, err
     return str(json.loads(out)["run_id"])

@@ -26,7 +26,6 @@ def in_days(days: float) -> str:
 
 
 def scheduled(run: Run, cron: str = NIGHTLY, *argv: str, name: str = "nightly") -> dict[str, Any]:
-    """Schedules the pipeline, and returns what is printed."""
     code, out, err = run("--schedule", cron, "--schedule-name", name, *TRAIN, *argv, "--json")
     assert code == 0, err
     result: dict[str, Any] = json.loads(out)
@@ -34,17 +33,14 @@ def scheduled(run: Run, cron: str = NIGHTLY, *argv: str, name: str = "nightly") 
 
 
 def stored(cloud: Cloud, name: str = "nightly") -> list[Any]:
-    """Returns the schedules of a name, oldest first."""
     return [item for item in cloud.pipelines.schedules.values() if item.display_name == name]
 
 
 def ids(cloud: Cloud) -> list[str]:
-    """Returns the ids of the schedules named "nightly", oldest first."""
     return [item.name.rpartition("/")[2] for item in stored(cloud)]
 
 
 def changes(cloud: Cloud, since: int = 0) -> list[str]:
-    """Returns the methods of requests that change something."""
     return [item.split()[0] for item in cloud.changes[since:]]
 
 

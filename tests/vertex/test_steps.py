@@ -29,12 +29,10 @@ ROWS = [(f"{number} {'good' if number % 3 else 'bad'} film", "good" if number % 
 
 
 def wrong(instances: list[Any]) -> list[Any]:
-    """Answers every text with the same label."""
     return [{"label": "good", "score": 0.6} for _ in instances]
 
 
 def broken(instances: list[Any]) -> list[Any]:
-    """Answers no text."""
     raise RefusedError(503, "The model server is not ready.")
 
 
@@ -53,7 +51,6 @@ def timed_out_when(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool
 
 
 def plan(cloud: Cloud, endpoint: str = "", canary_percent: int = 10) -> dict[str, Any]:
-    """Runs the planning step."""
     return plan_deployment("gs://films/release", "0123456789abcdef", PROJECT, REGION, NAME, endpoint, canary_percent)
 
 
@@ -67,7 +64,6 @@ def deploy(cloud: Cloud, former: dict[str, tuple[str, int]], new_share: int) -> 
 def check(
     cloud: Cloud, tmp_path: Path, former: dict[str, int], version: str = "9", rows: Sequence[tuple[str, Any]] = ROWS
 ) -> dict[str, Any]:
-    """Runs the checking step on what is deployed."""
     predictions = write_parquet(tmp_path / "predictions", rows, predicted=[label for _, label in rows])
     return check_endpoint(ENDPOINT, f"{MODEL}@{version}", former, str(predictions), 0, 60, AgreementLimits())
 
@@ -81,12 +77,10 @@ def deploy_and_check(cloud: Cloud, tmp_path: Path, former: dict[str, tuple[str, 
 
 
 def traffic(cloud: Cloud) -> dict[str, int]:
-    """Returns the endpoint's traffic."""
     return dict(cloud.serving.endpoints[ENDPOINT].traffic_split)
 
 
 def deployed(cloud: Cloud) -> list[str]:
-    """Returns the ids of the deployed models."""
     return [item.id for item in cloud.serving.endpoints[ENDPOINT].deployed_models]
 
 

@@ -28,7 +28,6 @@ def deployed(cloud: Cloud, *others: tuple[str, int], shares: tuple[int, ...] = (
 
 
 def undeployed(run: Run, *argv: str) -> dict[str, Any]:
-    """Undeploys, and returns what is printed."""
     code, out, err = run(*UNDEPLOY, *argv, "--json")
     assert code == 0, err
     result: dict[str, Any] = json.loads(out)

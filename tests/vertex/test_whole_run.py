@@ -28,7 +28,6 @@ NEXT = ["plan-vertex-deployment", "importer", "importer-2", "model-upload-2", "i
 
 
 def steps(backend: Backend) -> list[str]:
-    """Returns the steps that ran, without the groups."""
     return [name for name in backend.done if not name.startswith("condition-")]
 
 
@@ -90,7 +89,6 @@ def test_from_rows_to_a_checked_endpoint_and_the_next_version(
 
 
 def check_first_version(cloud: Cloud, jobs: list[Any]) -> None:
-    """Makes sure that the jobs, the model and the endpoint are as the parameters say."""
     assert [job.display_name for job in jobs] == ["train-model", "evaluate-model"]
     for job in jobs:
         machine = job.job_spec.worker_pool_specs[0].machine_spec

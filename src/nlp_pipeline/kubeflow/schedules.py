@@ -5,8 +5,6 @@ ones of its name are removed: what fails in between leaves two, never none, and 
 """
 
 import contextlib
-import hashlib
-import json
 import re
 import uuid
 from datetime import UTC, datetime
@@ -54,8 +52,7 @@ class Schedules(schedules.Schedules):
             experiment_id = pipelines.get_experiment(connection, self.settings.experiment)
         when = [timing.cron.expression, timing.start, timing.end, timing.catch_up, timing.max_concurrency]
         account, experiment = self.settings.service_account, self.settings.experiment
-        asked = json.dumps([version_name(ir), experiment, account, values, when], sort_keys=True, default=str)
-        digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        digest = schedules.digest(version_name(ir), experiment, account, values, when)
         # Where its start is past, Kubeflow makes up for what was missed: all with catch-up, otherwise the last of it.
         start = timing.start if timing.catch_up and former is None else timing.later_start
         cron = kfp_server_api.V2beta1CronSchedule(cron=timing.cron.expression, start_time=start, end_time=timing.end)

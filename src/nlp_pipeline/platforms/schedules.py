@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -272,6 +274,11 @@ class Schedules(ABC):
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
         raise UsageError(f"there is no schedule {name!r}; {hint if names else 'there are none at all'}")
+
+
+def digest(*asked: Any) -> str:
+    """Returns what a schedule carries of what was asked for, to know the same again."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def read_time(text: str | None, flag: str) -> datetime | None:

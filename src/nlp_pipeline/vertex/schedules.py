@@ -5,8 +5,6 @@ nor can what is completed be begun anew) is replaced: a new one is made before t
 hold a digest of what was asked for, as the API may say that in other words.
 """
 
-import hashlib
-import json
 import re
 import uuid
 from dataclasses import replace
@@ -81,7 +79,7 @@ class Schedules(schedules.Schedules):
         config = run.runtime_config
         asked = [run.labels[VERSION], run.labels[EXPERIMENT], dict(config.parameter_values)]
         asked += [config.gcs_output_directory, run.service_account, timing.start, timing.end]
-        run.labels[CONTENT] = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        run.labels[CONTENT] = schedules.digest(*asked)
         return aiplatform_v1.Schedule(
             display_name=timing.name,
             cron=f"TZ={timing.cron.zone} {timing.cron.expression.partition(' ')[2]}",

@@ -66,7 +66,6 @@ class Api:
             self._add("experiments", {"display_name": "Default", "storage_state": "AVAILABLE"}, "")
 
     def _all(self, kind: str) -> list[Json]:
-        """Returns all of a collection, oldest first, as the API tells them."""
         with self._lock:
             return [public(record) for record in self.records[kind].values()]
 
@@ -81,7 +80,6 @@ class Api:
         return pod_of(self.records["runs"][run_id], task)
 
     def workflow_of(self, run_id: str) -> Json:
-        """Returns a run's Workflow."""
         return workflow_of(self.records["runs"][run_id])
 
     def fire(self, recurring_run_id: str) -> Json:
@@ -128,7 +126,6 @@ class Api:
         return public(make(body, user) if make else self._create(kind, body, user))
 
     def _do(self, method: str, kind: str, key: str, action: str, user: str, orphan: bool) -> Json:
-        """Reads, deletes or changes one record."""
         record = self._find(kind, key, user)
         if method == "DELETE":
             del self.records[kind][key]
@@ -167,7 +164,6 @@ class Api:
         return _page(kind, [item for item in result if not experiment or item["experiment_id"] == experiment], query)
 
     def _create(self, kind: str, body: Json, user: str) -> Json:
-        """Makes an experiment or a pipeline."""
         namespace = body.get("namespace", "") if self.multi_user else ""
         self._check(user, namespace)
         self._check_free(kind, body["display_name"], _namespace=namespace)

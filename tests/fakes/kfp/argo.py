@@ -53,7 +53,6 @@ class Fate:
 
 
 def advance(run: Json, now: str) -> None:
-    """Lets a run go on by one step."""
     fate: Fate = run["_fate"]
     if run["state"] not in GOING or run.get("_killed"):
         return
@@ -94,7 +93,6 @@ def _template(run: Json, task: str) -> str:
 
 
 def workflow_of(run: Json) -> Json:
-    """Returns a run's Workflow, as Kubernetes has it."""
     phases = {"PENDING": "", "SUCCEEDED": "Succeeded", "FAILED": "Failed", "CANCELED": "Failed"}
     status: Json = {"phase": phases.get(run["state"], "Running"), "nodes": run.get("_nodes", {})}
     if run["_reads"] > run["_fate"].outgrown:

@@ -50,12 +50,10 @@ class Faults:
         self._faults.append(_Fault(on, times, after, None))
 
     def hold(self, on: str = API) -> Hold:
-        """Keeps the next request waiting until it is released."""
         self._holds.append(Hold(on))
         return self._holds[-1]
 
     def clear(self) -> None:
-        """Takes back what was to come, and lets go on what waits."""
         with self._lock:
             holds, self._holds, self._faults = self._holds, [], []
         for hold in holds:
@@ -63,7 +61,6 @@ class Faults:
 
     @property
     def left(self) -> int:
-        """How many requests are yet to go wrong."""
         return sum(fault.times for fault in self._faults)
 
     def around(self, name: str, make: Callable[[], Response | None]) -> Response | None:

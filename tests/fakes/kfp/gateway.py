@@ -27,7 +27,6 @@ class Sessions:
         self.tokens = tokens
 
     def open(self, user: str, length: int) -> str:
-        """Opens a session, and returns what the client is to keep."""
         key = secrets.token_hex(length // 2)
         self.users[key] = user
         return key
@@ -41,7 +40,6 @@ class Sessions:
         return self.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer ").strip(), "")
 
     def expire(self) -> None:
-        """Ends all sessions."""
         self.users.clear()
 
 

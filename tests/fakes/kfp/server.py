@@ -37,12 +37,10 @@ class Kubeflow:
 
     @property
     def url(self) -> str:
-        """The address that people open."""
         return self.host.url
 
     @property
     def passwords_sent(self) -> int:
-        """How often a password was sent."""
         return sum(visit.startswith("POST /dex/auth/") for visit in self.visits)
 
     def stop(self) -> None:

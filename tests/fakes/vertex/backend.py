@@ -56,11 +56,9 @@ class Context:
         self._given, self._defaults = executor_input, defaults
 
     def render(self, text: str) -> str:
-        """Returns a text with values in the place of its placeholders."""
         return PLACEHOLDER.sub(lambda match: self._value(match["path"]), text)
 
     def arguments(self, args: list[str]) -> list[str]:
-        """Returns a command line with values in the place of placeholders."""
         return [text for arg in args for text in self._argument(arg)]
 
     def _argument(self, arg: str) -> list[str]:
@@ -116,7 +114,6 @@ class Backend:
         self._run_group(root["dag"], self._with_defaults(root, parameters))
 
     def run_component(self, name: str, inputs: Values, task: str = "") -> Values:
-        """Runs a step or a group, and returns its outputs."""
         component = self.ir["components"][name]
         options = self._with_defaults(component, inputs)
         if "dag" in component:

@@ -174,7 +174,6 @@ class Pipelines:
         return job
 
     def get_job(self, request: Request, name: str) -> Json:
-        """Reads a job, which goes on by that."""
         job = self._find(self.jobs, f"pipelineJobs/{name}")
         job.read()
         return as_json(job.job)
@@ -234,7 +233,6 @@ class Pipelines:
         return self._switch(name, Schedule.State.PAUSED, Schedule.State.ACTIVE)
 
     def fire(self, schedule: Any, at: datetime | None = None) -> Any:
-        """Has a schedule make a run, and returns it."""
         job = copy.deepcopy(schedule.create_pipeline_job_request.pipeline_job)
         job.schedule_name = schedule.name
         made = self.make_job(job, f"nlp-pipeline-{len(self.jobs) + 1:014}")

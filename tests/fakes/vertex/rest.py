@@ -21,8 +21,6 @@ FILTER = re.compile(r'(?P<field>[a-z_]+)(?:=(?:"(?P<quoted>[^"]*)"|(?P<plain>\S+
 
 
 class RefusedError(Exception):
-    """A request is answered with an error."""
-
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
@@ -32,7 +30,6 @@ class RefusedError(Exception):
 
 
 def answer(body: Any, status: int = 200) -> Response:
-    """Returns an answer in JSON."""
     return Response(status, json.dumps(body), [("Content-Type", "application/json; charset=UTF-8")])
 
 
@@ -42,7 +39,6 @@ def plain(message: Any) -> Any:
 
 
 def as_json(message: Any) -> Json:
-    """Returns a message, of proto-plus or of protobuf, as JSON has it."""
     result: Json = json_format.MessageToDict(plain(message))
     return result
 
@@ -56,7 +52,6 @@ def parse(kind: Any, fields: Any) -> Any:
 
 
 def read(kind: Any, request: Request) -> Any:
-    """Reads a request's content as a message."""
     return parse(kind, json.loads(request.body))
 
 

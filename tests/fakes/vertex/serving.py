@@ -38,7 +38,6 @@ class Serving:
         self._random = random.Random(0)
 
     def add_model(self, number: str, name: str, versions: int) -> str:
-        """Adds a model, and returns its name."""
         full = f"{self._place}/models/{number}"
         self.models[full] = [
             aiplatform_v1.Model(name=full, display_name=name, version_id=str(at + 1), create_time=self._clock())
@@ -58,12 +57,10 @@ class Serving:
         return endpoint
 
     def list_models(self, request: Request) -> Json:
-        """Lists models, each by its last version."""
         result = [versions[-1] for versions in self.models.values()]
         return list_of(aiplatform_v1.ListModelsRequest, request, result, "models", ("display_name",), 100)
 
     def upload(self, request: Request) -> Json:
-        """Makes a model, or a version of one."""
         asked = read(aiplatform_v1.UploadModelRequest, request)
         model, full = asked.model, asked.parent_model or f"{self._place}/models/{1000 + len(self.models)}"
         if asked.parent_model and full not in self.models:
@@ -163,7 +160,6 @@ class Serving:
         return self._operations.begin(endpoint.name, f"undeploy {gone}", remove)
 
     def predict(self, request: Request, name: str) -> Json:
-        """Answers a request for predictions, by one of the versions that have traffic."""
         endpoint, asked = self._find(name), read(aiplatform_v1.PredictRequest, request)
         split = dict(endpoint.traffic_split)
         (chosen,) = self._random.choices(list(split), list(split.values()))
@@ -173,7 +169,6 @@ class Serving:
         return {"predictions": predictions, "deployedModelId": chosen, "model": deployed.model}
 
     def create_job(self, request: Request) -> Json:
-        """Makes a custom job, and begins to run it."""
         job = read(aiplatform_v1beta1.CustomJob, request)
         for pool in job.job_spec.worker_pool_specs:
             if bool(pool.machine_spec.accelerator_type) != bool(pool.machine_spec.accelerator_count):
