@@ -14,18 +14,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a client sent.
-
-    Attributes:
-        method: GET, POST ...
-        target: The path with its query, as sent.
-        headers: By names in lower case.
-        body: The content.
-    """
+    """What a client sent."""
 
     method: str
-    target: str
-    headers: dict[str, str]
+    target: str  # the path with its query, as sent
+    headers: dict[str, str]  # by names in lower case
     body: bytes = b""
 
     @property
@@ -110,16 +103,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Host:
-    """A server on a port of this machine, that may go away and come back.
-
-    Args:
-        answering: Answers a request; None drops the connection.
-        tls: What to serve over TLS with.
-
-    Attributes:
-        url: The address, as in `https://127.0.0.1:40000`.
-        broken: What `answering` raised; clients got a 500.
-    """
+    """A server on a port of this machine, that may go away and come back; an answer of None drops the connection."""
 
     def __init__(self, answering: Answering, tls: ssl.SSLContext | None = None) -> None:
         self._answering, self._tls = answering, tls
@@ -127,7 +111,7 @@ class Host:
         self._thread: threading.Thread | None = None
         self._port = 0
         self._reserved: socket.socket | None = None
-        self.broken: list[Exception] = []
+        self.broken: list[Exception] = []  # what answering raised; clients got a 500
 
     @property
     def url(self) -> str:

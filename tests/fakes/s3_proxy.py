@@ -13,25 +13,15 @@ HOP = {"connection", "transfer-encoding", "content-length", "date", "server"}
 
 @dataclass
 class S3Proxy:
-    """The proxy.
-
-    Attributes:
-        url: Its address.
-        gets: Path and Range of each request for an object.
-        cuts: After how many bytes of their bodies the next transfers of objects break off.
-        before: Is called before each request for an object is handed on.
-        headers: More headers of the answers.
-        flips: Whether the first byte of objects is another one.
-        renames: What stands for what else in listings.
-    """
+    """The proxy, and what it alters."""
 
     url: str = ""
-    gets: list[tuple[str, str]] = field(default_factory=list)
-    cuts: list[int] = field(default_factory=list)
-    before: Callable[[], None] = lambda: None
-    headers: dict[str, str] = field(default_factory=dict)
-    flips: bool = False
-    renames: dict[bytes, bytes] = field(default_factory=dict)
+    gets: list[tuple[str, str]] = field(default_factory=list)  # path and Range of each request for an object
+    cuts: list[int] = field(default_factory=list)  # after how many bytes the next transfers of objects break off
+    before: Callable[[], None] = lambda: None  # called before each request for an object is handed on
+    headers: dict[str, str] = field(default_factory=dict)  # more of the answers
+    flips: bool = False  # whether the first byte of objects is another one
+    renames: dict[bytes, bytes] = field(default_factory=dict)  # what stands for what else in listings
 
 
 class Handler(BaseHTTPRequestHandler):

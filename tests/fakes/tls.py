@@ -14,14 +14,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """An authority that no one knows, and the servers that it vouches for.
-
-    Args:
-        folder: Where its files go.
-
-    Attributes:
-        path: Its certificate, `ca.pem`, for clients that are to trust it.
-    """
+    """An authority that no one knows, and the servers that it vouches for; `path` is its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._made = folder, 0
@@ -38,12 +31,7 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self, *hosts: str, expired: bool = False) -> ssl.SSLContext:
-        """Returns what a server presents itself with.
-
-        Args:
-            hosts: The names and addresses that the certificate is for; this machine's if there are none.
-            expired: Whether it has expired yesterday.
-        """
+        """Returns what a server presents itself with, for hosts by name or address, by default this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
         until = datetime.datetime.now(datetime.UTC) + (-DAY if expired else DAY)
         names = [_general_name(host) for host in hosts or ("127.0.0.1", "localhost")]

@@ -109,9 +109,6 @@ def refused(function: Callable[[], Any], kind: type[PipelineError] = UsageError)
     return line
 
 
-# What is there
-
-
 def test_all_of_it_once(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     scene.put(FILES)
     size = sum(map(len, FILES.values()))
@@ -178,9 +175,6 @@ def test_where_each_namespace_has_its_own(scene: Scene) -> None:
         assert scene.download(token="ann")["source"] == f"s3://mlpipeline/{prefix}"
 
 
-# Interrupted
-
-
 def test_a_broken_transfer_goes_on_where_it_ended(scene: Scene) -> None:
     scene.put({KEY: BIG})
     scene.proxy.cuts = [MIB, MIB // 2]
@@ -212,9 +206,6 @@ def test_killed_before_a_whole_part_was_renamed(scene: Scene) -> None:
     assert scene.asked
     scene.download()
     assert scene.asked == [] and scene.files() == {MODEL: BIG}
-
-
-# Altered, or wrong
 
 
 def test_altered_while_it_is_fetched(scene: Scene) -> None:
@@ -252,9 +243,6 @@ def test_what_was_uploaded_in_parts(scene: Scene, tmp_path: Path) -> None:
     assert scene.download()["fetched_files"] == 0
 
 
-# Names
-
-
 def planned(*names: str) -> list[str]:
     items = plan_files("run/", [SimpleNamespace(object_name=f"run/{name}", size=1, etag='"1f"') for name in names])
     return sorted(item.path for item in items)
@@ -283,9 +271,6 @@ def test_roots_that_are_none() -> None:
     for root in ("minio://", "gs://bucket/x?secret=y"):
         line = refused(partial(parse_root, root))
         assert line.endswith(": only minio:// and s3:// can be downloaded from") and "secret" not in line
-
-
-# Refusals
 
 
 @pytest.mark.parametrize(

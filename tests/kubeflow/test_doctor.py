@@ -67,9 +67,6 @@ def examined(k: Kubeflow | None, values: dict[str, Any] | None = None, /, **chan
     return {check.name: check for check in checks}
 
 
-# As a whole
-
-
 def test_all_is_well(team: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     findings = examined(team)
     assert {name: check.ok for name, check in findings.items()} == dict.fromkeys(NAMES, True)
@@ -95,9 +92,6 @@ def test_one_user_without_a_cluster_of_ones_own(alone: Kubeflow) -> None:
         examined(alone, {"epochs": -1.0})
 
 
-# Sign-in, namespace
-
-
 def test_sign_ins_that_fail_and_one_without_verification(ca: Authority) -> None:
     with kubeflow("dex", tokens={TOKEN: "team"}, tls=ca) as server:
         findings = examined(server)
@@ -119,9 +113,6 @@ def test_namespaces_that_are_none_or_of_others(team: Kubeflow) -> None:
     assert findings["namespace"].ok is False and findings["version"].ok
 
 
-# The experiment
-
-
 def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
     assert examined(team)["namespace"].detail == "team may be used; experiment nlp-pipeline would be made"
     experiment = team.api._add("experiments", {"display_name": "nlp-pipeline"}, "team")
@@ -129,9 +120,6 @@ def test_an_experiment_that_is_there_or_would_be_made(team: Kubeflow) -> None:
     experiment["storage_state"] = "ARCHIVED"
     finding = examined(team)["namespace"]
     assert (finding.ok, finding.detail) == (False, "experiment nlp-pipeline is archived, and takes no runs")
-
-
-# Version
 
 
 @pytest.mark.parametrize(
@@ -147,9 +135,6 @@ def test_versions(team: Kubeflow, health: dict[str, Any], ok: bool | None, says:
     team.api.health = {"multi_user": True, **health}
     finding = examined(team)["version"]
     assert finding.ok is ok and says in finding.detail and finding.required
-
-
-# The cluster
 
 
 def test_no_kubeconfig_and_a_cluster_that_is_away(team: Kubeflow, tmp_path: Path) -> None:
@@ -293,9 +278,6 @@ def test_what_serving_pods_need(team: Kubeflow, cluster: Cluster) -> None:
     assert examined(team, values)["serving pods"].ok is None
 
 
-# Several nodes
-
-
 def test_what_several_nodes_need(team: Kubeflow, cluster: Cluster) -> None:
     values = {"train_nodes": 2}
     assert not {"training runtime", "right to train"} & examined(team).keys()
@@ -314,9 +296,6 @@ def test_what_several_nodes_need(team: Kubeflow, cluster: Cluster) -> None:
     finding = examined(team, values)["right to train"]
     assert finding.ok is False and " may not create trainjobs in team" in finding.detail
     assert " --set train_nodes=2 --steps-account team/default-editor |" in finding.remedy
-
-
-# Nodes
 
 
 @pytest.mark.parametrize(
@@ -355,9 +334,6 @@ def test_nodes_that_may_not_be_listed(team: Kubeflow, cluster: Cluster) -> None:
     cluster.deny("list", "nodes")
     finding = examined(team)["nodes"]
     assert finding.ok is None and finding.detail.startswith("listing the nodes: 403")
-
-
-# Image
 
 
 def test_where_no_gpu_is_asked_for_cuda_is_warned_of(team: Kubeflow, cluster: Cluster) -> None:

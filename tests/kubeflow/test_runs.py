@@ -166,9 +166,6 @@ def test_a_live_table_on_a_terminal(k: Kubeflow) -> None:
     assert "validate_archive" in last and "deploy_model" in last and last.count("succeeded") == 8
 
 
-# The list
-
-
 def make_runs(settings: Settings, count: int) -> list[str]:
     connection = connect(settings)
     version: Version = upload_version(connection, SMALL)

@@ -71,9 +71,6 @@ def failure(settings: Settings, run_id: str) -> str:
     return str(caught.value)
 
 
-# What holds a step up
-
-
 @pytest.mark.parametrize(
     ("task", "message", "line"),
     [
@@ -156,9 +153,6 @@ def test_a_lost_pod_that_is_started_again(
     assert capsys.readouterr().err.splitlines()[-1] == "deploy_model is held up: pod deleted"
 
 
-# How a run ends
-
-
 def test_a_step_fails_with_what_argo_says(k: Kubeflow, cluster: Cluster) -> None:
     message = "main: OOMKilled (exit code 137)"
     settings, run_id = started(k, Fate(failing="train-model", error=message))
@@ -232,9 +226,6 @@ def test_a_cluster_that_can_not_be_reached(k: Kubeflow, tmp_path: Path, capsys: 
     assert not any("Retrying" in line for line in lines)
 
 
-# A Workflow that Argo has compressed
-
-
 def test_steps_are_read_from_the_workflow_where_the_api_reports_none(
     k: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,9 +250,6 @@ def test_silence_is_broken_once_until_something_changes(
     assert "kubectl -n team get pods -l pipeline/runid=" in hints[0]
 
 
-# Others' pipelines
-
-
 @pytest.mark.parametrize("has_cluster", [False, True])
 def test_runs_of_other_pipelines(
     has_cluster: bool, k: Kubeflow, cluster: Cluster, capsys: pytest.CaptureFixture[str]
@@ -282,9 +270,6 @@ def test_runs_of_other_pipelines(
     k.api.fate = Fate(failing="add-up")
     run_id = start_run(connection, version, experiment, {}).run_id
     assert failure(settings, run_id).startswith("add_up failed: ")
-
-
-# Retries
 
 
 def test_a_canceled_run_that_goes_on_and_fails_is_not_called_canceled(k: Kubeflow) -> None:

@@ -54,9 +54,6 @@ def container(ir: Json, step: str) -> Json:
     return executor
 
 
-# The document
-
-
 def test_nothing_of_kubernetes_is_in_it(ir: Json) -> None:
     json_format.ParseDict(ir, pipeline_spec_pb2.PipelineSpec())
     assert sorted(ir) == ["components", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion"]
@@ -80,9 +77,6 @@ def test_each_step_has_a_name_is_not_tried_again_and_not_taken_from_the_cache(ir
             assert "retryPolicy" not in task and task["taskInfo"]["name"] not in (name, ""), name
 
 
-# Containers
-
-
 @pytest.mark.parametrize("step", [*SHARED, *JOBS, *OWN])
 def test_each_step_carries_its_own_code(ir: Json, step: str) -> None:
     result = container(ir, step)
@@ -90,9 +84,6 @@ def test_each_step_carries_its_own_code(ir: Json, step: str) -> None:
     assert "{{$" not in result["command"][-1]
     assert result.get("image", result.get("image_uri")) == packages.BASE_IMAGE
     assert result.get("env", []) == (FOR_GPUS if step in JOBS else [])
-
-
-# Artifacts and parameters
 
 
 def origins(ir: Json, group: str, source: Json) -> set[str]:

@@ -55,9 +55,6 @@ def by_hand(cloud: Cloud, run: Run, **changed: Any) -> Any:
     return made
 
 
-# When it runs
-
-
 @pytest.mark.parametrize(
     ("line", "expression", "zone", "became"),
     [
@@ -89,9 +86,6 @@ def test_when_it_comes() -> None:
     berlin = read_cron("TZ=Europe/Berlin 0 0 2 * * *")
     assert next_times(berlin, 1, SUMMER) == [datetime(2026, 7, 2, 0, tzinfo=UTC)]
     assert next_times(berlin, 1, datetime(2026, 12, 1, tzinfo=UTC)) == [datetime(2026, 12, 1, 1, tzinfo=UTC)]
-
-
-# Scheduling
 
 
 def test_one_is_made(cloud: Cloud, run: Run) -> None:

@@ -84,9 +84,6 @@ def deployed(cloud: Cloud) -> list[str]:
     return [item.id for item in cloud.serving.endpoints[ENDPOINT].deployed_models]
 
 
-# Traffic
-
-
 @given(
     split=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 100)),
     total=st.integers(0, 100),
@@ -98,9 +95,6 @@ def test_traffic_is_scaled_in_whole_numbers_that_add_up(split: dict[str, int], t
         assert abs(scaled.get(id, 0) - share * total / former) < 1
     if former == total:
         assert scaled == split
-
-
-# The plan
 
 
 def test_a_first_version_gets_a_new_model_a_new_endpoint_and_all_of_the_traffic(cloud: Cloud) -> None:
@@ -185,9 +179,6 @@ def test_what_cannot_be_planned_is_said_in_one_line(
 def test_a_release_that_is_not_in_cloud_storage() -> None:
     with pytest.raises(PipelineError, match="the release lies at '/somewhere/release'"):
         plan_deployment("/somewhere/release", "0", PROJECT, REGION, NAME, "", 10)
-
-
-# The check
 
 
 def test_a_first_version_that_is_good_stays(cloud: Cloud, tmp_path: Path) -> None:

@@ -41,26 +41,17 @@ class Refused(Exception):  # noqa: N818
 
 
 class Api:
-    """The server, and what tests may ask it unseen.
-
-    Attributes:
-        multi_user: Whether namespaces matter at all: each user has one.
-        health: What it says of itself.
-        fate: What becomes of runs that are made from now on.
-        started: Called with the record of each run that is made, where a test runs its steps.
-        cluster: Where the runs' Workflows are kept; None where no test asks for them.
-        requests: Method, path and user of all requests that came this far.
-        records: All records of each collection by id, oldest first; what begins with an underscore is not told.
-    """
+    """The server, and what tests may ask it unseen; where there are several users, each has a namespace."""
 
     def __init__(self, namespaces: dict[str, str]) -> None:
         self._namespaces, self.multi_user = namespaces, bool(namespaces)
         self._lock, self._count = threading.RLock(), itertools.count()
-        self._now, self.fate = datetime.datetime(2026, 1, 1), Fate()
-        self.cluster: Any = None
-        self.started: Callable[[Json], object] = lambda record: None
+        self._now, self.fate = datetime.datetime(2026, 1, 1), Fate()  # of runs that are made from now on
+        self.cluster: Any = None  # where the runs' Workflows are kept
+        self.started: Callable[[Json], object] = lambda record: None  # called with each run that is made
         self.health: Json = {"tag_name": "2.17.0", "multi_user": self.multi_user, "pipeline_store": "database"}
-        self.requests: list[tuple[str, str, str]] = []
+        self.requests: list[tuple[str, str, str]] = []  # method, path and user
+        # All of each collection by id, oldest first; what begins with an underscore is the stand-in's own.
         self.records: dict[str, dict[str, Json]] = {kind: {} for kind in IDS}
         if not self.multi_user:
             self._add("experiments", {"display_name": "Default", "storage_state": "AVAILABLE"}, "")

@@ -27,27 +27,16 @@ ON_EXIT = "exit-handler-1.onExit"
 
 @dataclasses.dataclass(frozen=True)
 class Fate:
-    """What becomes of a run; time passes only when it is read by its id.
+    """What becomes of a run; time passes only when it is read by its id, and each read ends a task."""
 
-    Attributes:
-        ends: Its last state, SUCCEEDED, FAILED or CANCELED; None if it never ends.
-        pending: How many reads it stays PENDING for; after that, each read ends a task.
-        at_once: Whether the first read ends them all.
-        failing: The name of the task that fails, and the run with it.
-        skipped: Names of the conditions that aren't fulfilled.
-        cached: Names of the tasks that are answered from the cache: their executor is SKIPPED.
-        outgrown: After how many reads Argo compresses the nodes.
-        waiting: What Argo says of pods that wait, by their tasks or drivers, as in "train-model-driver".
-        error: What Argo says of the pod that fails.
-    """
-
-    ends: str | None = "SUCCEEDED"
-    pending: int = 0
-    at_once: bool = False
-    failing: str = ""
-    skipped: tuple[str, ...] = ()
-    cached: tuple[str, ...] = ()
-    outgrown: int = 10**6
+    ends: str | None = "SUCCEEDED"  # its last state, or FAILED or CANCELED; None if it never ends
+    pending: int = 0  # how many reads it stays PENDING for
+    at_once: bool = False  # whether the first read ends all tasks
+    failing: str = ""  # the task that fails, and the run with it
+    skipped: tuple[str, ...] = ()  # conditions that aren't fulfilled
+    cached: tuple[str, ...] = ()  # tasks that are answered from the cache: their executor is SKIPPED
+    outgrown: int = 10**6  # after how many reads Argo compresses the nodes
+    # What Argo says of pods that wait, by their tasks or drivers, as in "train-model-driver"; and of one that fails.
     waiting: dict[str, str] = dataclasses.field(default_factory=dict)
     error: str = "main: Error (exit code 1)"
 

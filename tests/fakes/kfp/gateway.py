@@ -45,22 +45,13 @@ class Sessions:
 
 @dataclasses.dataclass
 class Dex:
-    """The identity provider, at `/dex`.
+    """The identity provider, at `/dex`; where there are several connectors, a page offers them."""
 
-    Attributes:
-        users: Passwords by e-mail address; by the part before the "@" for LDAP.
-        connectors: Ways to sign in: local, ldap, and github, which takes no password; a page offers them where there
-            are several.
-        approval: Whether users are asked to grant access.
-        invalid_status: With what a wrong password is answered; 200 before Dex 2.25.
-        callback: Where a user is sent with a code.
-    """
-
-    users: dict[str, str]
-    connectors: tuple[str, ...] = ("local",)
-    approval: bool = False
-    invalid_status: int = 401
-    callback: str = ""
+    users: dict[str, str]  # passwords by e-mail address; by the part before the "@" for LDAP
+    connectors: tuple[str, ...] = ("local",)  # or ldap, or github, which takes no password
+    approval: bool = False  # whether users are asked to grant access
+    invalid_status: int = 401  # with what a wrong password is answered; 200 before Dex 2.25
+    callback: str = ""  # where a user is sent with a code
     _requests: dict[str, str] = dataclasses.field(default_factory=dict)
     _users: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -118,13 +109,8 @@ class Dex:
 class OAuth2Proxy:
     """oauth2-proxy in front of Dex: Kubeflow since 1.9.
 
-    Attributes:
-        upstream: What is behind.
-        sessions: Who is signed in.
-        dex: Where users sign in.
-        secure: Whether cookies are for TLS alone.
-        redirects: Whether someone unknown is sent to `/oauth2/start`. Otherwise, as Kubeflow sets it by now, they get a
-            page with a button that leads there, and on API paths a 401 whatever they accept.
+    Someone unknown gets, as Kubeflow sets it by now, a page with a button that leads to `/oauth2/start`, and on API
+    paths a 401 whatever they accept; or is redirected there. Secure cookies are for TLS alone.
     """
 
     upstream: Upstream

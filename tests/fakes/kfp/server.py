@@ -14,26 +14,15 @@ SignIn = Literal["none", "dex", "authservice", "unknown", "no kubeflow"]
 
 
 class Kubeflow:
-    """A Kubeflow, or what is taken for one.
+    """A Kubeflow, or what is taken for one: what is stored, what goes wrong on the way, who is signed in, and how."""
 
-    Attributes:
-        api: What is stored (`api.runs`, `api.versions` ...), what becomes of runs (`api.fate`).
-        faults: What goes wrong on the way.
-        sessions: Who is signed in; `sessions.expire()`.
-        dex: Users and ways to sign in.
-        gateway: What answers requests first.
-        visits: Method and path of all requests, also those that a gateway answered.
-        logs: What a pod has printed, by its namespace and name, for the user interface to show.
-        host: The HTTP server.
-    """
-
-    gateway: Any
+    gateway: Any  # what answers requests first
     host: Host
 
     def __init__(self, namespaces: dict[str, str], dex: Dex, tokens: dict[str, str]) -> None:
         self.api, self.faults, self.sessions, self.dex = Api(namespaces), Faults(), Sessions(tokens), dex
-        self.visits: list[str] = []
-        self.logs: dict[tuple[str, str], str] = {}
+        self.visits: list[str] = []  # method and path of all requests, also those that a gateway answered
+        self.logs: dict[tuple[str, str], str] = {}  # what a pod has printed, by its namespace and name
 
     @property
     def url(self) -> str:
@@ -95,11 +84,11 @@ def kubeflow(
         users: Passwords by e-mail address.
         namespaces: The namespace of each user. There are several users if there are namespaces or tokens.
         tokens: For each token of a service account the namespace whose `default-editor` it is.
-        tls: The authority that vouches for the server; plain HTTP without.
-        hosts: The names that its certificate is for, instead of this machine's.
-        expired: Whether its certificate has expired.
-        dex: More for `Dex`: connectors, approval, invalid_status.
-        gateway: More for `OAuth2Proxy`: redirects.
+        tls: The authority that vouches for the server; plain HTTP without. Its certificate is for `hosts`.
+        hosts: This machine unless others are named.
+        expired: Whether the certificate has expired.
+        dex: More for `Dex`.
+        gateway: More for `OAuth2Proxy`.
     """
     accounts = {token: f"system:serviceaccount:{home}:default-editor" for token, home in (tokens or {}).items()}
     homes = {**(namespaces or {}), **{account: account.split(":")[2] for account in accounts.values()}}

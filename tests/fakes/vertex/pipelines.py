@@ -26,25 +26,15 @@ KINDS = {"STRING": "string_value", "NUMBER_INTEGER": "number_value", "NUMBER_DOU
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of a job; time passes only when it is read by its name.
+    """What becomes of a job; time passes only when it is read by its name, and each read ends a task."""
 
-    Attributes:
-        ends: Its last state, SUCCEEDED, FAILED or CANCELLED; None if it never ends.
-        pending: How many reads it stays PENDING for; after that, each read ends a task.
-        failing: The name of the task that fails, and the job with it.
-        reason: Why.
-        not_triggered: Names of the conditions that aren't fulfilled.
-        cached: Names of the tasks that are answered from the cache.
-        display_names: Whether tasks are called by their display names.
-    """
-
-    ends: str | None = "SUCCEEDED"
-    pending: int = 0
-    failing: str = ""
+    ends: str | None = "SUCCEEDED"  # its last state, or FAILED or CANCELLED; None if it never ends
+    pending: int = 0  # how many reads it stays PENDING for
+    failing: str = ""  # the task that fails, and the job with it
     reason: str = "The replica workerpool0-0 exited with a non-zero status of 1."
-    not_triggered: tuple[str, ...] = ()
-    cached: tuple[str, ...] = ()
-    display_names: bool = False
+    not_triggered: tuple[str, ...] = ()  # conditions that aren't fulfilled
+    cached: tuple[str, ...] = ()  # tasks that are answered from the cache
+    display_names: bool = False  # whether tasks are called by their display names
 
 
 def check_job(job: Any) -> None:
