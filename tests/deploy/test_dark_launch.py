@@ -147,14 +147,6 @@ def test_a_canary_of_someone_else_stays_while_ours_is_asked(dark: Scene) -> None
     assert dark.live["spec"]["canary"] == [theirs]
 
 
-def test_without_the_right_to_ask_through_the_api_server(dark: Scene) -> None:
-    dark.deploy("a")
-    dark.cluster.deny("create", "services/proxy")
-    outcome = dark.deploy("b")
-    assert outcome.outcome == "rolled back" and dark.is_settled("a")
-    assert outcome.reason.startswith(f"{BESIDE}.team is asked through the API server, which needs the right to create")
-
-
 def test_from_a_pod_its_service_is_asked() -> None:
     canary = [{"trafficPercent": 0, "predictor": {"name": "next"}}]
     body = {"metadata": {"name": NAME, "namespace": "team"}, "spec": {"predictor": {}, "canary": canary}}

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from nlp_pipeline.errors import UsageError
 from tests.deploy.scene import NAME, STOP, Scene, predict, predict_wrongly
 from tests.fakes.kubernetes.emulator import Fate
 
@@ -58,11 +57,9 @@ def test_no_one_gets_an_answer_of_a_release_before_it_was_found_good(knative: Sc
 
 
 @pytest.mark.parametrize("scene", ["Standard"], indirect=True)
-@pytest.mark.parametrize("status", [503, 404])
-def test_ready_and_not_reachable_for_a_while(scene: Scene, status: int) -> None:
-    fate = Fate(backend=predict, unready_answers=4, unready_status=status)
-    assert scene.deploy("a", fate).outcome == "deployed"
-    assert [answer for _, _, answer in scene.cluster.answered if answer != 200] == [status] * 4
+def test_ready_and_not_reachable_for_a_while(scene: Scene) -> None:
+    assert scene.deploy("a", Fate(backend=predict, unready_answers=4, unready_status=404)).outcome == "deployed"
+    assert [answer for _, _, answer in scene.cluster.answered if answer != 200] == [404] * 4
 
 
 def test_neither_ready_nor_a_failure_of_the_one_before_is_believed(scene: Scene) -> None:
@@ -147,11 +144,3 @@ def test_a_manual_rollback_by_traffic_is_respected(knative: Scene) -> None:
         outcome = knative.fails("c", "wrong")
     assert outcome.outcome == "rolled back" and f"the former release {'a' * 16} " in outcome.reason
     assert knative.is_settled("a")
-
-
-def test_a_change_of_the_deployment_mode_is_refused_by_the_server(scene: Scene) -> None:
-    scene.deploy("a", deployment_mode=scene.mode)
-    other, sent = "Standard" if scene.mode == "Knative" else "Knative", len(scene.sent)
-    with pytest.raises(UsageError, match="deploymentMode cannot be changed from"):
-        scene.deploy("b", deployment_mode=other)
-    assert len(scene.sent) == sent and scene.service.release == "a" * 16 and not scene.service.is_unfinished
