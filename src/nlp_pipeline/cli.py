@@ -60,17 +60,12 @@ DEPLOYING = ("deploy", "rollback", "undeploy")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line.
-
-    Attributes:
-        run: What does a command, by its name; all commands, in order.
-        goes_with: The commands that an option means something for, by its name; any other option does for all.
-        platform_of: The only platform that an option means something on, by its name.
-    """
+    """An argument parser whose errors are one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.run: dict[str, commands.Command] = {}
+        self.run: dict[str, commands.Command] = {}  # what does a command, by its name; all commands, in order
+        # By an option's name, the commands that it means something for, and the only platform; any other does for all.
         self.goes_with: dict[str, tuple[str, ...]] = {}
         self.platform_of: dict[str, str] = {}
 

@@ -21,11 +21,6 @@ class Progress(io.TextIOBase):
     """Takes what kfp.local prints, which has no events: its own lines and those of the steps.
 
     Everything goes to a log file; of it, the user sees when a step starts and ends, and what the step itself says.
-
-    Attributes:
-        step: The step that runs; empty between steps.
-        seconds: How long each finished step took, by its name.
-        error_messages: The message of the last error that each step raised.
     """
 
     def __init__(self, log: Path, stream: TextIO, debug: bool = False) -> None:
@@ -33,9 +28,9 @@ class Progress(io.TextIOBase):
         self.console = Console(file=stream, highlight=False)
         self.log = log.open("w", encoding="utf-8", buffering=1)
         self.live: Live | None = None
-        self.step = ""
-        self.seconds: dict[str, float] = {}
-        self.error_messages: dict[str, str] = {}
+        self.step = ""  # the one that runs
+        self.seconds: dict[str, float] = {}  # how long each finished step took
+        self.error_messages: dict[str, str] = {}  # of the last error that each step raised
         self.started = 0.0
         self.partial_line = ""
         self.in_traceback = False

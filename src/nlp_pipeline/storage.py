@@ -69,14 +69,9 @@ def s3_client(
 ) -> Any:
     """Returns a `minio.Minio`; nothing is sent yet.
 
-    Args:
-        endpoint: The object store's address, `http://host:port` or `https://host`; None for `s3_endpoint`.
-        access_key: None to take credentials and region from the environment, by the names that AWS's own tools use.
-            Access is anonymous where there are none either.
-        secret_key: Belongs to `access_key`.
-        region: The bucket's; None to have the object store asked.
-        tls: Whose certificates are trusted; None for the public authorities', or those of the file `SSL_CERT_FILE`.
-        names: What errors call the settings of endpoint and region.
+    Without a key, credentials and region are the environment's, by the names that AWS's own tools use, or access is
+    anonymous. Without `tls` the public authorities are trusted, or those of the file `SSL_CERT_FILE`. `names` are what
+    errors call the settings of endpoint and region.
     """
     import certifi
     import minio

@@ -31,17 +31,12 @@ def find_volume() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Settings):
-    """A run of the pipeline.
-
-    Attributes:
-        run_id: KFP's id of it.
-        volume_path: Where the volume is mounted, or the folder in its place; empty where there is none.
-    """
+    """A run of the pipeline."""
 
     model_name: str = parameter(
         "text-classifier", "Name of model, archive and endpoint: lower case, digits, hyphens.", MODEL_NAME
     )
-    run_id: str
+    run_id: str  # KFP's
     volume_path: str = field(default_factory=find_volume)
 
     @property

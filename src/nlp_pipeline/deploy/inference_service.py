@@ -46,18 +46,13 @@ KEPT_FORMERS = 3
 
 @dataclass(frozen=True)
 class Former:
-    """An InferenceService as it was, to be put back.
-
-    Attributes:
-        ready: Whether it was ready.
-        serves: Whether it got traffic: on Knative, a revision before the newest one may have it.
-    """
+    """An InferenceService as it was, to be put back."""
 
     labels: dict[str, str]
     annotations: dict[str, str]
     spec: Json
     ready: bool
-    serves: bool
+    serves: bool  # whether it got traffic: on Knative, a revision before the newest one may have it
 
     def restore(self, name: str, namespace: str) -> "InferenceService":
         """Returns the object to send so that it is there again."""
@@ -68,16 +63,7 @@ class Former:
 
 
 class InferenceService:
-    """An InferenceService, live or to be sent, and what is read off it.
-
-    Attributes:
-        component: What the status says of its predictor; on Knative also the revisions and their traffic.
-        release: The digest of the release that it serves; empty where it was not made by us.
-        is_standard: Whether its deployment mode is Standard; KServe writes the mode down where it is not Knative.
-        is_ready: Whether KServe calls it ready, which on an update it also does while only the former pods are.
-        is_stopped: Whether it is there without pods.
-        canary: The predictor of the release that runs beside it to be asked; empty where there is none.
-    """
+    """An InferenceService, live or to be sent, and what is read off it."""
 
     def __init__(self, body: Json) -> None:
         self.body, metadata = body, body["metadata"]
@@ -86,14 +72,18 @@ class InferenceService:
         self.annotations: dict[str, str] = metadata.get("annotations") or {}
         self.predictor: Json = body["spec"].get("predictor", {})
         self.status: Json = body.get("status", {})
+        # What is said of the predictor; on Knative also the revisions and their traffic.
         self.component: Json = self.status.get("components", {}).get("predictor", {})
-        self.release = self.labels.get(f"{NOTES}release", "")
+        self.release = self.labels.get(f"{NOTES}release", "")  # its digest; empty where it was not made by us
+        # KServe writes the mode down where it is not Knative.
         mode = self.status.get("deploymentMode") or self.annotations.get(MODE, "")
         self.is_standard = mode in ("Standard", "RawDeployment")
         conditions = self.status.get("conditions") or []
+        # On an update, it is ready also while only the former pods are.
         self.is_ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-        self.is_stopped = self.annotations.get(STOP, "").lower() == "true"
+        self.is_stopped = self.annotations.get(STOP, "").lower() == "true"  # it is there without pods
         canaries = [item["predictor"] for item in body["spec"].get("canary", [])]
+        # What runs beside it to be asked.
         self.canary: Json = next((item for item in canaries if item["name"] == NEXT), {})
 
     def __str__(self) -> str:

@@ -132,27 +132,17 @@ class DeploySettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where and how a release is deployed: the settings, and what is found out for them.
-
-    Attributes:
-        run: Who deploys it, and the model's name.
-        namespace: Where it is served; empty before it is found out.
-        runtime: The name of the ServingRuntime; empty before it is found out.
-        labels: The model's labels in the order of their ids, for a server that answers with ids.
-        registered: Labels by which a model registry knows what is deployed.
-        headers: What signs requests to the endpoint in.
-        transport: How httpx reaches a Service of the cluster from outside of it; None in a pod.
-    """
+    """Where and how a release is deployed: the settings, and what is found out for them."""
 
     settings: DeploySettings
     limits: AgreementLimits = field(default_factory=AgreementLimits)
-    run: Run
-    namespace: str = ""
-    runtime: str = ""
-    labels: list[str] = field(default_factory=list)
-    registered: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-    transport: Any = None
+    run: Run  # who deploys it, and the model's name
+    namespace: str = ""  # where it is served; empty before it is found out, as is
+    runtime: str = ""  # the name of the ServingRuntime
+    labels: list[str] = field(default_factory=list)  # in the order of their ids, for a server that answers with ids
+    registered: dict[str, str] = field(default_factory=dict)  # labels by which a model registry knows what is deployed
+    headers: dict[str, str] = field(default_factory=dict)  # what signs requests to the endpoint in
+    transport: Any = None  # how httpx reaches a Service of the cluster from outside of it; None in a pod
 
     @property
     def name(self) -> str:

@@ -19,21 +19,13 @@ NOTHING = make("", "", {}, {}, {})
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a deployment.
+    """What came of a deployment."""
 
-    Attributes:
-        outcome: deployed, unchanged, rolled back, stopped, deleted or failed.
-        reason: Why it failed, and what was done about it; empty where it did not.
-        timed_out: Whether it failed as it was not ready in time.
-        service: The live object; None where there is none, or it can't be read.
-        figures: `seconds_to_ready`, and what `check_answers` returned.
-    """
-
-    outcome: str
-    reason: str = ""
-    timed_out: bool = False
-    service: InferenceService | None = None
-    figures: dict[str, float] = field(default_factory=dict)
+    outcome: str  # deployed, unchanged, rolled back, stopped, deleted or failed
+    reason: str = ""  # why it failed, and what was done about it; empty where it did not
+    timed_out: bool = False  # whether it failed as it was not ready in time
+    service: InferenceService | None = None  # the live object; None where there is none, or it can't be read
+    figures: dict[str, float] = field(default_factory=dict)  # `seconds_to_ready`, and what `check_answers` returned
 
     @property
     def endpoint(self) -> dict[str, str]:
