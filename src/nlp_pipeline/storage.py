@@ -118,11 +118,8 @@ def _read_variable(name: str) -> str | None:
 def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
     """Does something with an object, with retries, and makes one line of what fails for good.
 
-    `shown` is the object, as messages show it, and `task` what shall be done, as in "downloaded".
-
-    Raises:
-        UsageError: There is no such bucket or object.
-        PipelineError: The object store refuses, or no attempt succeeded.
+    `shown` is the object, as messages show it, and `task` what shall be done, as in "downloaded". That there is no such
+    bucket or object is a UsageError, all else a PipelineError.
     """
     import minio
     import urllib3

@@ -53,15 +53,10 @@ def _answer(request: Request, labels: list[str]) -> Response:
 
 
 class Clock:
-    """Waits are over at once, and deadlines come as if they had lasted.
-
-    Attributes:
-        waits: The seconds of each wait.
-        before_wait: Called before each wait, when not None.
-    """
+    """Waits are over at once, and deadlines come as if they had lasted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.waits: list[float] = []
+        self.waits: list[float] = []  # the seconds of each
         self.before_wait: Callable[[], None] | None = None
         monotonic = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: monotonic() + sum(self.waits))

@@ -43,27 +43,17 @@ SOURCE = '    found = look_for("label", among=rows, default=None)  \n' * 2000
 
 @dataclass
 class Step:
-    """A step, by the bytes of what is known of it.
+    """A step, by the bytes of what is known of it."""
 
-    Attributes:
-        component, task, container: What the compiled file says of it.
-        source: Its source in the file at first, and
-        program: in the one that ran.
-        patch: What its driver made of it all; 0 where that was not taken down.
-        shape: How many parameters its component has, and its task; artifacts it is given; artifacts it makes.
-        keys: How many keys of a Secret it gets; None for the step that has no volume either.
-        after: The step before it.
-    """
-
-    component: int
+    component: int  # what the compiled file says of it: these three
     task: int
     container: int
-    source: int
-    program: int
-    patch: int
-    shape: tuple[int, int, int, int]
-    keys: int | None = 0
-    after: str | None = None
+    source: int  # in the file at first, and
+    program: int  # in the one that ran
+    patch: int  # what its driver made of it all; 0 where that was not taken down
+    shape: tuple[int, int, int, int]  # parameters of its component, and of its task; artifacts given, and made
+    keys: int | None = 0  # how many of a Secret it gets; None for the step that has no volume either
+    after: str | None = None  # the step before it
 
 
 STEPS = {

@@ -76,11 +76,7 @@ class Budget:
         return next((step for step, size in self.growth.items() if size > UNCOMPRESSED), "")
 
     def excess(self, embedded: bool = False) -> str:
-        """Returns what is over the budget, as a list; empty where nothing is.
-
-        Args:
-            embedded: Whether the steps' code is in the file: then the size uncompressed is an aim, not a limit.
-        """
+        """Returns what is over the budget, as a list; where the code is embedded, not the size uncompressed, an aim."""
         sizes = {
             "template": (self.template, TEMPLATE),
             "uncompressed": (0 if embedded else self.uncompressed, UNCOMPRESSED),

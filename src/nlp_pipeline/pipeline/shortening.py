@@ -32,9 +32,7 @@ def shorten(text: str, shared: set[str]) -> str:
 def strip(text: str, types: bool = False) -> ast.Module:
     """Returns the syntax tree of a source, without f-strings and what is not needed to run it.
 
-    Args:
-        text: The source.
-        types: Whether to leave out types too, all but those of settings, and what is imported for them.
+    With `types`, they are left out too, all but those of settings, and what is imported for them.
     """
     tree: ast.Module = WithoutFStrings().visit(ast.parse(text))
     for node in ast.walk(tree):

@@ -53,46 +53,28 @@ class NoSuchPathError(Exception):
 
 @dataclass
 class Api:
-    """Answers as the API server of a cluster with KServe. Its callers hold the cluster's lock.
+    """Answers as the API server of a cluster with KServe. Its callers hold the cluster's lock."""
 
-    Attributes:
-        mode: The default deployment mode.
-        namespace: The one namespace that there is, in which the account that asks is at home.
-        fates: What becomes of pods, by the value of their label `nlp-pipeline/release`; "" where they have none. Looked
-            up when pods start.
-        default_fate: What becomes of pods that `fates` does not name.
-        lag: For how many ticks the controller does not notice a change, so that the status stays the former one.
-        conflicts: How many of the next PUTs answer 409 though the resourceVersion is right.
-        failures: How many of the next requests to the API server fail, with `failure_status`: 429, 500 or 503.
-        denied: What the account may not do: verbs and plurals of resources.
-        others: What other accounts may not do, by their names; of those that are not named, all may do all.
-        reviews_forbidden: Whether the account may not even ask who it is and what it may do.
-        kserve_installed: Whether the cluster knows `serving.kserve.io`.
-        trainer_installed: Whether it knows `trainer.kubeflow.org`.
-        has_canary: Whether its KServe is 0.20 or later, whose InferenceServices have `spec.canary`.
-        user: The account that asks.
-        start_nodes: What runs the nodes of a TrainJob here; without it tests put its pods and its status.
-        deleted_jobs: The names of the TrainJobs that were deleted.
-        sent: Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
-    """
-
-    mode: str
-    namespace: str
+    mode: str  # the default deployment mode
+    namespace: str  # the one that there is, in which the account that asks is at home
+    # What becomes of pods, by the value of their label `nlp-pipeline/release`, "" where they have none; and of others.
+    # It is looked up when pods start.
     fates: dict[str, Fate] = field(default_factory=dict)
     default_fate: Fate = field(default_factory=Fate)
-    lag: int = 1
-    conflicts: int = 0
-    failures: int = 0
-    failure_status: int = 503
-    denied: set[tuple[str, str]] = field(default_factory=set)
-    others: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
-    reviews_forbidden: bool = False
+    lag: int = 1  # for how many ticks the controller does not notice a change, so that the status stays the former one
+    conflicts: int = 0  # how many of the next PUTs answer 409 though the resourceVersion is right
+    failures: int = 0  # how many of the next requests to the API server fail, with
+    failure_status: int = 503  # 429, 500 or 503
+    denied: set[tuple[str, str]] = field(default_factory=set)  # what the account may not do: verbs and plurals
+    others: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # the same of other accounts, by their names
+    reviews_forbidden: bool = False  # whether the account may not even ask who it is and what it may do
     kserve_installed: bool = True
     trainer_installed: bool = False
-    has_canary: bool = False
-    user: str = "system:serviceaccount:team:default-editor"
+    has_canary: bool = False  # whether KServe is 0.20 or later, whose InferenceServices have `spec.canary`
+    user: str = "system:serviceaccount:team:default-editor"  # the account that asks
+    # Method, whether it was a dry run, and the object of each POST and PUT of KServe's, refused ones too.
     sent: list[tuple[str, bool, Json]] = field(default_factory=list)
-    start_nodes: Callable[[Json], Nodes] | None = None
+    start_nodes: Callable[[Json], Nodes] | None = None  # runs a TrainJob's here; without it tests put pods and status
     nodes: dict[str, Nodes] = field(default_factory=dict)
     deleted_jobs: list[str] = field(default_factory=list)
     objects: dict[tuple[str, str, str], Json] = field(default_factory=dict)

@@ -34,20 +34,13 @@ Mode = Literal["Knative", "Standard"]
 
 
 class Cluster(Api):
-    """A cluster: what tests set beforehand (see `Api`), and what they may ask afterwards.
-
-    Attributes:
-        url: Address of the API server.
-        gateway_url: Address of the ingress, which goes by the Host header.
-        answered: Host, release and status of each request that the ingress had a route for.
-        watchers: Called after each request to the API server.
-    """
+    """A cluster: what tests set beforehand (see `Api`), and what they may ask afterwards."""
 
     def __init__(self, mode: Mode, namespace: str) -> None:
         super().__init__(mode, namespace, user=f"system:serviceaccount:{namespace}:default-editor")
-        self.url = self.gateway_url = ""
-        self.answered: list[tuple[str, str, int]] = []
-        self.watchers: list[Callable[[], None]] = []
+        self.url = self.gateway_url = ""  # the API server's, and the ingress', which goes by the Host header
+        self.answered: list[tuple[str, str, int]] = []  # host, release and status of what the ingress had a route for
+        self.watchers: list[Callable[[], None]] = []  # called after each request to the API server
         self._lock = threading.RLock()
         self._credits: dict[tuple[str, ...], list[int]] = {}
         for kind, name in (

@@ -71,29 +71,17 @@ class Revision:
 
 @dataclass
 class World:
-    """What has been made of one InferenceService.
+    """What has been made of one InferenceService."""
 
-    Attributes:
-        service: The object as it is stored.
-        fate_of: What becomes of a release.
-        lag: For how many ticks its change is not noticed.
-        sets: The sets of pods: on Knative all there have been, on Standard those that have pods.
-        made: How many there have been.
-        latest_ready: On Knative the newest that got ready, if ever.
-        traffic: On Knative who gets it.
-        beside: On Standard what runs beside the predictor, by its name in `spec.canary`.
-        events: What has been told of its failures.
-    """
-
-    service: Json
-    fate_of: Callable[[str], Fate]
-    lag: int = 0
-    sets: list[Revision] = field(default_factory=list)
-    made: int = 0
-    latest_ready: Revision | None = None
-    traffic: list[Json] = field(default_factory=list)
-    beside: dict[str, Revision] = field(default_factory=dict)
-    events: dict[tuple[str, str], str] = field(default_factory=dict)
+    service: Json  # as it is stored
+    fate_of: Callable[[str], Fate]  # what becomes of a release
+    lag: int = 0  # for how many ticks its change is not noticed
+    sets: list[Revision] = field(default_factory=list)  # on Knative all there have been, on Standard those with pods
+    made: int = 0  # how many there have been
+    latest_ready: Revision | None = None  # on Knative the newest that got ready
+    traffic: list[Json] = field(default_factory=list)  # on Knative who gets it
+    beside: dict[str, Revision] = field(default_factory=dict)  # on Standard, by the name in `spec.canary`
+    events: dict[tuple[str, str], str] = field(default_factory=dict)  # what has been told of its failures
 
     @property
     def name(self) -> str:
