@@ -19,6 +19,7 @@ from benchmarks.servers import group_members
 from nlp_pipeline.serving.runtime import PORTS
 from nlp_pipeline.serving.torchserve import free_ports
 from tests.fakes.cloud_storage import TOKEN, CloudStorage
+from tests.serving.bodies import get
 from tests.serving.conftest import before_it_loads, changed_release
 
 COMMAND = [sys.executable, "-m", "nlp_pipeline.serving.runtime"]
@@ -126,7 +127,7 @@ def test_it_serves_what_is_mounted_and_ends_at_once(release: Path, tmp_path: Pat
         answer = client.post("/v1/models/tiny:predict", json={"instances": ["superb", "awful"]})
         assert [each["label"] for each in answer.json()["predictions"]] == ["4", "0"]
         metrics = f"http://127.0.0.1:{ports['PORT_METRICS']}/metrics"
-        assert httpx.get(metrics, trust_env=False).status_code == 200
+        assert get(metrics).status_code == 200
 
         # The process itself is the server, and only localhost may manage it.
         server = psutil.Process(pod.process.pid)

@@ -32,7 +32,7 @@ from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.torchserve import free_ports
 from tests.conftest import make_rows_of_several
 from tests.serving import bodies
-from tests.serving.bodies import ASKED, BODY, labels, sent
+from tests.serving.bodies import ASKED, BODY, get, labels, sent
 from tests.serving.conftest import MAX_LENGTH, before_it_loads, changed_release, load_handler, made_release
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ class Server:
         while True:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                if httpx.get(f"{self.url}/v2/models/tiny/ready", trust_env=False).status_code == 200:
+                if get(f"{self.url}/v2/models/tiny/ready").status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.05)
@@ -85,15 +85,14 @@ def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def post(server: Server, **options: Any) -> httpx.Response:
-    return httpx.post(server.address, trust_env=False, timeout=60, **options)
+    return bodies.post(server.address, **options)
 
 
 def infer(server: Server, *texts: Any, **changed: Any) -> httpx.Response:
     item = {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts)} | changed
     body = json.dumps({"inputs": [item]})  # half a surrogate pair, too
     headers = {"Content-Type": "application/json"}
-    url = f"{server.url}/v2/models/tiny/infer"
-    return httpx.post(url, content=body, headers=headers, trust_env=False, timeout=60)
+    return bodies.post(f"{server.url}/v2/models/tiny/infer", content=body, headers=headers)
 
 
 def outputs(response: httpx.Response) -> list[dict[str, Any]]:
@@ -137,7 +136,7 @@ def test_requests_that_are_too_large_harm_none_beside_them(server: Server) -> No
 
 def test_v2_tells_of_the_model_and_refuses_what_is_none_of_it(server: Server) -> None:
     tensor = {"datatype": "BYTES", "shape": [-1]}
-    metadata = httpx.get(f"{server.url}/v2/models/tiny", trust_env=False).json()
+    metadata = get(f"{server.url}/v2/models/tiny").json()
     assert metadata["inputs"] == [{"name": "text", **tensor}]
     assert metadata["outputs"] == [{"name": "label", **tensor}, {"name": "score", "datatype": "FP32", "shape": [-1]}]
     assert outputs(infer(server)) == []
@@ -150,12 +149,12 @@ def test_v2_tells_of_the_model_and_refuses_what_is_none_of_it(server: Server) ->
         assert response.status_code == 400 and reason in response.json()["error"], response.text
     response = infer(server, *["a"] * 257)
     assert (response.status_code, response.json()["error"][:9]) == (413, "257 texts")
-    assert httpx.get(f"{server.url}/v2/models/other", trust_env=False).status_code == 404
+    assert get(f"{server.url}/v2/models/other").status_code == 404
 
 
 def test_it_counts_what_it_does(server: Server) -> None:
     def counted() -> dict[str, float]:
-        lines = httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines()
+        lines = get(f"{server.url}/metrics").text.splitlines()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:4] == "nlp_")}
 
     post(server, json={"instances": ["warm"]})
@@ -198,7 +197,7 @@ def test_several_labels_a_text(model_of_several: Path, tmp_path: Path) -> None:
         (output,) = infer(server, *texts).json()["outputs"]
         assert (output["name"], output["datatype"], output["shape"]) == ("labels", "BYTES", [len(texts)])
         assert [{"labels": json.loads(item)} for item in output["data"]] == answers
-        told = httpx.get(f"{server.url}/v2/models/tiny", trust_env=False).json()
+        told = get(f"{server.url}/v2/models/tiny").json()
         assert told["outputs"] == [{"name": "labels", "datatype": "BYTES", "shape": [-1]}]
 
 

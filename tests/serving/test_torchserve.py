@@ -16,13 +16,12 @@ from hypothesis import given, settings
 
 from benchmarks.servers import group_members
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.serving import torchserve
 from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.endpoint import predict_at
 from nlp_pipeline.serving.local_server import served
 from nlp_pipeline.serving.torchserve import release_config
 from tests.serving import bodies
-from tests.serving.bodies import ASKED, BODY, FORM, labels, sent
+from tests.serving.bodies import ASKED, BODY, FORM, labels, post, sent
 from tests.serving.conftest import before_it_loads, changed_release, load_handler
 
 pytestmark = pytest.mark.slow
@@ -97,7 +96,7 @@ def test_what_torchserve_itself_answers(address: str) -> None:
         response = httpx.request(method, httpx.URL(address).copy_with(path=path), content=body, trust_env=False)
         assert (response.status_code, response.headers["Content-Type"]) == (status, "application/json")
         assert key in response.json() if key else response.content == b""
-    response = httpx.post(address, content=b"a=%zz", headers={"Content-Type": FORM}, trust_env=False)
+    response = post(address, content=b"a=%zz", headers={"Content-Type": FORM})
     assert response.status_code == 500 and "string: '%zz'" in response.json()["message"]
 
 
@@ -120,15 +119,12 @@ def test_150_requests_at_once_get_the_answers_they_would_get_alone(
         request.append(1)
     alone = dict(zip(texts, load_handler(release).classify(texts), strict=True))
 
-    def post(request: list[Any]) -> httpx.Response:
-        return httpx.post(server.address, json={"instances": request}, trust_env=False, timeout=60)
-
     with served(slow) as server, ThreadPoolExecutor(150) as pool:
-        responses = list(pool.map(post, requests))
+        responses = list(pool.map(lambda request: post(server.address, json={"instances": request}), requests))
         log = server.log.read_text()
         # Another server goes on meanwhile.
         assert server.address != address
-        assert labels(httpx.post(address, json={"instances": ["awful"]}, trust_env=False)) == ["0"]
+        assert labels(post(address, json={"instances": ["awful"]})) == ["0"]
     assert Counter(response.status_code for response in responses) == {200: 135, 400: 15}
     assert any(f"a batch of {size}" in log for size in range(2, 9)), "no requests were batched"
     for request, response in zip(requests, responses, strict=True):
@@ -161,16 +157,6 @@ def test_a_taken_port_is_one_line(release: Path) -> None:
         port = taken.getsockname()[1]
         reason = refusal(release, port)
     assert re.fullmatch(rf"UsageError: port {port} can't be used \(.*\): choose another with --port", reason)
-
-
-def test_a_port_taken_meanwhile_fails_fast(
-    release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = [taken.getsockname()[1], *torchserve.free_ports(4)]
-        monkeypatch.setattr(torchserve, "free_ports", lambda _: ports)
-        assert refusal(release).startswith("PipelineError: TorchServe ended with status ")
-    assert "Address already in use" in capsys.readouterr().err
 
 
 def test_only_what_places_the_server_is_changed(release: Path) -> None:

@@ -1,5 +1,6 @@
 """Boots our own server (`server.py`) on a release, on a port of localhost, and ends it again."""
 
+import http.client
 import importlib.util
 import os
 import signal
@@ -7,8 +8,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-import httpx
 
 from nlp_pipeline.serving.torchserve import ServerProcess, free_ports
 
@@ -33,10 +32,14 @@ class OnnxServer(ServerProcess):
 
     def is_ready(self) -> bool:
         """Tells whether it listens, which it does when the model has answered."""
-        ready = f"http://127.0.0.1:{self.port}/v2/models/{self.model_name}/ready"
-        with suppress(httpx.HTTPError):
-            return httpx.get(ready, timeout=5, trust_env=False).status_code == 200
-        return False
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", f"/v2/models/{self.model_name}/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def drain(self, seconds: float) -> None:
         """Lets it answer what it has, so many seconds at most, and end."""
