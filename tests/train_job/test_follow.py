@@ -14,7 +14,8 @@ from nlp_pipeline.deploy import cluster as calls
 from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.pipeline.components import train_model
 from nlp_pipeline.steps.train_model.settings import TrainSettings
-from nlp_pipeline.train_job.follow import PATIENCE, train_on_nodes
+from nlp_pipeline.train_job import follow
+from nlp_pipeline.train_job.follow import train_on_nodes
 from nlp_pipeline.volume import Run
 from tests.deploy.scene import Clock
 from tests.fakes.kubernetes.emulator import Cluster
@@ -94,14 +95,7 @@ def test_a_job_is_made_like_the_steps_own_pod_followed_and_deleted(
     assert facts == {"train_loss": 0.5}
     assert (scene.folder / "model" / "model.safetensors").exists() and not scene.is_there
     said = capsys.readouterr().out.replace(f"TrainJob team/{NAME}: ", "* ").splitlines()
-    assert said == [
-        "* created",
-        "* 0 of 2 nodes run",
-        "training on cuda",
-        "* 2 of 2 nodes run",
-        "step 1/2",
-        "step 2/2",
-    ]
+    assert said == ["* created", "* 0 of 2 nodes run", "training on cuda", "* 2 of 2 nodes run", "step 1/2", "step 2/2"]
     sent = next(body for method, _, body in scene.cluster.sent if method == "POST")
     trainer, (patch,) = sent["spec"]["trainer"], sent["spec"]["runtimePatches"]
     assert (trainer["image"], trainer["numNodes"]) == ("registry.example/steps:1", 2)
@@ -201,15 +195,18 @@ def test_a_worker_that_is_started_again(scene: Scene, capsys: pytest.CaptureFixt
     ]
 
 
-def test_a_job_that_no_node_has_room_for(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_no_node_has_room_for(
+    scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "PATIENCE", 120)
     states: list[Json] = [{}, {"unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]
     reason = (
         "pod train-run-node-0-1-abcde: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.: ask for "
         "less by train_cpu, train_memory or train_gpus, for fewer train_nodes, or add nodes"
     )
     with pytest.raises(PipelineError) as caught:
-        scene.step(scene.nodes(*states), *[look] * PATIENCE)
-    assert str(caught.value) == f"TrainJob team/{NAME} could not go on for {PATIENCE // 60} minutes: {reason}"
+        scene.step(scene.nodes(*states), *[look] * 120)
+    assert str(caught.value) == f"TrainJob team/{NAME} could not go on for 2 minutes: {reason}"
     assert f"1 of 2 nodes run; held up: {reason}" in capsys.readouterr().out and not scene.is_there
 
 

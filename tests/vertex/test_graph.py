@@ -133,7 +133,7 @@ def test_parameters_that_platforms_share_are_the_same(ir: Json) -> None:
     assert all(ours[name] == theirs[name] for name in shared)
     # Names that mean nearly the same; the others are one platform's own.
     assert sorted(set(ours) & set(theirs) - set(shared)) == [
-        *("canary_percent", "max_replicas", "min_replicas", "serving_gpus", "train_gpus"),
+        *("canary_percent", "max_replicas", "min_replicas", "serving_gpus", "train_gpus")
     ]
 
 

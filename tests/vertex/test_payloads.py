@@ -46,9 +46,7 @@ SIGNS = [
     *("{{$}}", "{{$.pipeline_job_uuid}}", "{{$.inputs.parameters['project']}}", "a" * 3000, " ", "../x", "a b"),
 ]
 HOSTILE = st.one_of(
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.text("azAZ09-._/:@", max_size=40),
-    st.sampled_from(SIGNS),
+    st.text(st.characters(exclude_categories=["Cs"])), st.text("azAZ09-._/:@", max_size=40), st.sampled_from(SIGNS)
 )
 
 

@@ -84,10 +84,7 @@ def deployed(cloud: Cloud) -> list[str]:
     return [item.id for item in cloud.serving.endpoints[ENDPOINT].deployed_models]
 
 
-@given(
-    split=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 100)),
-    total=st.integers(0, 100),
-)
+@given(split=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 100)), total=st.integers(0, 100))
 def test_traffic_is_scaled_in_whole_numbers_that_add_up(split: dict[str, int], total: int) -> None:
     scaled, former = scale_traffic(split, total), sum(split.values())
     assert sum(scaled.values()) == (total if split else 0) and set(scaled) <= set(split) and 0 not in scaled.values()
@@ -218,11 +215,7 @@ def test_a_good_version_gets_all_of_the_traffic_and_the_former_ones_are_undeploy
     ],
 )
 def test_a_version_that_is_not_good_is_undeployed_and_the_former_traffic_comes_back(
-    cloud: Cloud,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    version: Callable[[list[Any]], list[Any]],
-    says: str,
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: Callable[[list[Any]], list[Any]], says: str
 ) -> None:
     answered: list[Any] = []
 

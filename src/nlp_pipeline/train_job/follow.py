@@ -32,13 +32,7 @@ REMEDIES = {
 
 
 def train_on_nodes(
-    nodes: int,
-    runtime: str,
-    model: str,
-    settings: TrainSettings,
-    seed: int,
-    run: Run,
-    source: dict[str, Any],
+    nodes: int, runtime: str, model: str, settings: TrainSettings, seed: int, run: Run, source: dict[str, Any]
 ) -> dict[str, Any]:
     """Fine-tunes an encoder on several nodes, and returns the facts that `fine_tune` does.
 

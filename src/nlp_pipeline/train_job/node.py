@@ -48,15 +48,9 @@ def train(training: str) -> None:
     from nlp_pipeline.steps.train_model.processes import fine_tune_and_leave
 
     values = json.loads(training)
+    settings, run = TrainSettings(**values["settings"]), Run(**values["run"])
     with tempfile.TemporaryDirectory() as folder:
-        fine_tune_and_leave(
-            values["rows"],
-            Path(folder, "model"),
-            TrainSettings(**values["settings"]),
-            values["seed"],
-            Run(**values["run"]),
-            values["source"],
-        )
+        fine_tune_and_leave(values["rows"], Path(folder, "model"), settings, values["seed"], run, values["source"])
 
 
 if __name__ == "__main__":

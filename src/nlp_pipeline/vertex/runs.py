@@ -59,14 +59,12 @@ def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any
 def wait(settings: Settings, run_id: str, timeout: float | None) -> dict[str, Any]:
     """Follows a run until it ends; see `platforms.waiting.follow`."""
     connection = connect(settings)
-    return waiting.follow(
-        lambda: read_progress(get_run(connection, run_id, repeat=False)),
-        partial(end_of_log, connection),
-        run_id,
-        run_url(connection, run_id),
-        timeout,
-        "Vertex AI",
-    )
+
+    def read() -> Progress:
+        return read_progress(get_run(connection, run_id, repeat=False))
+
+    url = run_url(connection, run_id)
+    return waiting.follow(read, partial(end_of_log, connection), run_id, url, timeout, "Vertex AI")
 
 
 def retry(settings: Settings, run_id: str, dry_run: bool) -> dict[str, Any]:

@@ -18,8 +18,7 @@ ENDPOINT_ID = r"[0-9]+|[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 MACHINE = matches(r"[a-z][a-z0-9]*(-[a-z0-9]+)+", "a machine type, as in n1-standard-8")
 ACCELERATOR = matches(r"|[A-Z][A-Z0-9_]+", "an accelerator, as in NVIDIA_TESLA_T4, or empty")
 ACCOUNT = matches(
-    r"|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\.[a-z]+",
-    "an account, as in name@project.iam.gserviceaccount.com, or empty",
+    r"|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\.[a-z]+", "an account, as in name@project.iam.gserviceaccount.com, or empty"
 )
 # Besides what a name may hold, nothing that could be a variable, which Vertex AI would expand.
 BASE_MODEL = matches(r"[\w./-]+", "a Hugging Face hub id, or a folder such as /gcs/bucket/encoder")
