@@ -37,7 +37,7 @@ class Node(Pods):
     """The cluster's node: before a step deploys a release, there is a server that will answer for it."""
 
     def __init__(self, folder: Path, cluster: Cluster, stack: contextlib.ExitStack, variables: dict[str, str]) -> None:
-        pins = {step.replace("_", "-"): getattr(packages, step.upper()) for step in ALL_STEPS}
+        pins = {step.replace("_", "-"): packages.STEPS[step] for step in ALL_STEPS}
         super().__init__(folder, pins, variables)
         self.cluster, self.stack = cluster, stack
 
