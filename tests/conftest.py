@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,17 @@ import pytest
 from nlp_pipeline.pipeline import compiling
 from nlp_pipeline.steps.train_model.settings import TrainSettings
 from nlp_pipeline.volume import Run
+from tests.fakes.tls import Authority
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tiny models are trained many times faster without threads, which wait for each other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+# To read the certificates of the world takes each HTTP client 20 to 50 ms; one of no one's does.
+if "NLP_PIPELINE_TEST_CLUSTER" not in os.environ:
+    certificates = tempfile.TemporaryDirectory()
+    os.environ["SSL_CERT_FILE"] = str(Authority(Path(certificates.name)).path)
+    os.environ["SSL_CERT_DIR"] = certificates.name
 # A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -19,9 +19,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(autouse=True)
-def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What is waited is over at once, in this process; and no HTTP client reads the machine's certificates anew."""
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What is waited is over at once, in this process."""
     return Clock(monkeypatch)
 
 

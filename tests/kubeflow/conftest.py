@@ -14,7 +14,7 @@ from tests.fakes.tls import Authority
 from tests.kubeflow.users import team
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", "SSL_CERT_", *PROXIES, "AWS_", "KUBERNETES_")
+SAID = ("NLP_PIPELINE_", "KF_PIPELINES_", *PROXIES, "AWS_", "KUBERNETES_")
 
 
 @pytest.fixture(autouse=True)
