@@ -99,6 +99,7 @@ def test_what_passes_is_waited_for(
     command: tuple[str, ...], cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 900)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # as Google's library does between its own attempts
     cloud.pipelines.fate = Fate(not_triggered=("condition-5", "condition-8"))
     well = run(*command)[0]
     cloud.drop()
