@@ -303,7 +303,7 @@ def test_other_namespaces_are_left_alone() -> None:
         assert [item["recurring_run_id"] for item in k.api.recurring_runs] == [others["id"]]
         uploads = len(k.api.versions)
         intruder = settings_of(k, token="ann", namespace="other")
-        with pytest.raises(UsageError, match=r"^listing schedules: 403: "):
+        with pytest.raises(UsageError, match=r"^listing recurring runs: 403: "):
             scheduled(intruder, NIGHTLY, image="registry/x:1")
         assert len(k.api.versions) == uploads
 

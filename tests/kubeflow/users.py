@@ -36,8 +36,7 @@ def connected(k: Kubeflow, **options: Any) -> Connection:
 
 def list_experiments(connection: Connection) -> list[Any]:
     """Lists the experiments, as something to be signed in for."""
-    method = connection.experiments.experiment_service_list_experiments
-    return list(connection.list_all("listing experiments", method, "experiments", namespace=connection.namespace))
+    return list(connection.list_all("experiments", namespace=connection.namespace))
 
 
 def node(name: str, taints: list[dict[str, str]] | None = None, **more: str) -> dict[str, Any]:

@@ -138,13 +138,27 @@ class Connection:
         """Makes something by a method of one of the services, once; see `make_once`."""
         return make_once(doing, partial(self.call, doing, method, *values, repeat=False, **named), find, unique)
 
-    def list_all(self, doing: str, method: Call, field: str, **named: Any) -> Iterator[Any]:
-        """Yields all of something, page by page: what a list method of one of the services answers in a field."""
+    def list_all(self, kind: str, **query: Any) -> Iterator[Any]:
+        """Yields all of a kind, as "recurring_runs", page by page."""
+        owner = kind.removesuffix("_versions").removesuffix("s")
+        method = getattr(getattr(self, f"{owner}s"), f"{owner}_service_list_{kind}")
         token: str | None = ""
         while token is not None:
-            answer = self.call(doing, method, page_token=token, **{"page_size": 100, **named})
-            yield from getattr(answer, field) or []
+            doing = f"listing {kind.replace('_', ' ')}"
+            answer = self.call(doing, method, page_token=token, **{"page_size": 100, **query})
+            yield from getattr(answer, kind) or []
             token = answer.next_page_token or None
+
+    def find(self, kind: str, name: str, **query: Any) -> Any:
+        """Returns what is of a kind and has a display name; None where there is none."""
+        return next((item for item in self.list_all(kind, **query) if item.display_name == name), None)
+
+    def ensure(self, kind: str, body: Any) -> Any:
+        """Returns what is of a kind and has a body's display name in the namespace; made where there is none."""
+        owner, name, body.namespace = kind.removesuffix("s"), body.display_name, self.namespace or None
+        find = partial(self.find, kind, name, namespace=self.namespace)
+        method = getattr(getattr(self, kind), f"{owner}_service_create_{owner}")
+        return find() or self.create(f"making {owner} {name}", method, find, body, unique=True)
 
     def read_text(self, path: str, query: dict[str, str]) -> str:
         """Returns a text that Kubeflow's user interface has, as a pod's log; empty where it can't be had."""

@@ -14,7 +14,7 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.accounts import ONE_USER, steps_account
 from nlp_pipeline.kubeflow.connection import Connection
 from nlp_pipeline.kubeflow.nodes import check_nodes
-from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_experiment, find_need_of_image, pipeline_of
+from nlp_pipeline.kubeflow.pipelines import CPU_INDEX, CUDA, find_need_of_image, pipeline_of
 from nlp_pipeline.pipeline.parameters import check_ranges
 from nlp_pipeline.pipeline.pods import SECRETS
 from nlp_pipeline.platforms import doctor as platforms
@@ -102,7 +102,7 @@ class Doctor(platforms.Doctor):
             return Finding(False, "this Kubeflow has several users, and no namespace is set", remedy)
         name = self.settings.experiment
         try:
-            experiment = find_experiment(connection, name)
+            experiment = connection.find("experiments", name, namespace=namespace)
         except PipelineError as error:
             remedy = "ask the profile's owner to add you as a contributor" if ": 403:" in str(error) else ""
             return Finding(False, f"{namespace or 'Kubeflow'}: {error}", remedy)

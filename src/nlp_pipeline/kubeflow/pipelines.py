@@ -116,29 +116,15 @@ def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
     return {**ids, "version": version.name, "new_version": version.is_new}
 
 
-def _find(connection: Connection, kind: str, method: Any, name: str, **query: Any) -> Any:
-    """Returns what a list method answers of a kind, as "experiments", under a display name; None without one."""
-    listed = connection.list_all(f"listing {kind.replace('_', ' ')}", method, kind, **query)
-    return next((item for item in listed if item.display_name == name), None)
-
-
 def upload_version(connection: Connection, ir: str) -> Version:
     """Uploads a version of the pipeline, where this content is not there yet."""
     import kfp_server_api  # type: ignore[import-untyped]
 
     pipeline_name, name = describe_version(connection.settings, ir).values()
-    service = connection.pipelines
-    listing, scope = service.pipeline_service_list_pipelines, {"namespace": connection.namespace}
-    find = partial(_find, connection, "pipelines", listing, pipeline_name, **scope)
-    pipeline = find()
-    if pipeline is None:
-        # Not by an upload, which would call the first version like the pipeline.
-        names = {"display_name": pipeline_name, "name": pipeline_name}
-        body = kfp_server_api.V2beta1Pipeline(**names, namespace=connection.namespace or None)
-        method = service.pipeline_service_create_pipeline
-        pipeline = connection.create(f"making pipeline {pipeline_name}", method, find, body, unique=True)
-    listing, scope = service.pipeline_service_list_pipeline_versions, {"pipeline_id": pipeline.pipeline_id}
-    find = partial(_find, connection, "pipeline_versions", listing, name, **scope)
+    names = {"display_name": pipeline_name, "name": pipeline_name}
+    # Not by an upload, which would call the first version like the pipeline.
+    pipeline = connection.ensure("pipelines", kfp_server_api.V2beta1Pipeline(**names))
+    find = partial(connection.find, "pipeline_versions", name, pipeline_id=pipeline.pipeline_id)
     version = find()
     if is_new := version is None:
         names = {"name": name, "display_name": name, "pipelineid": pipeline.pipeline_id}
@@ -151,22 +137,11 @@ def upload_version(connection: Connection, ir: str) -> Version:
     return Version(name, is_new, reference)
 
 
-def find_experiment(connection: Connection, name: str) -> Any:
-    """Returns the experiment of a name in the user's namespace, an archived one too; None where there is none."""
-    method = connection.experiments.experiment_service_list_experiments
-    return _find(connection, "experiments", method, name, namespace=connection.namespace)
-
-
 def get_experiment(connection: Connection, name: str) -> str:
     """Returns the id of an experiment, which is made where there is none; raises UsageError where it is archived."""
     import kfp_server_api
 
-    experiment = find_experiment(connection, name)
-    if experiment is None:
-        body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=connection.namespace or None)
-        method = connection.experiments.experiment_service_create_experiment
-        find = partial(find_experiment, connection, name)
-        experiment = connection.create(f"making experiment {name}", method, find, body, unique=True)
+    experiment = connection.ensure("experiments", kfp_server_api.V2beta1Experiment(display_name=name))
     if experiment.storage_state == "ARCHIVED":
         raise UsageError(f"experiment {name!r} is archived: restore it in the dashboard, or give another --experiment")
     return str(experiment.experiment_id)
@@ -188,5 +163,5 @@ def start_run(connection: Connection, version: Version, experiment_id: str, valu
     of_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
     # The server takes the filter apart a second time.
     query = {"experiment_id": experiment_id, "namespace": connection.namespace, "filter": quote(json.dumps(of_name))}
-    find = partial(_find, connection, "runs", connection.runs.run_service_list_runs, name, **query)
+    find = partial(connection.find, "runs", name, **query)
     return connection.create("starting the run", connection.runs.run_service_create_run, find, body)

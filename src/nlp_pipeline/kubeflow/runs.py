@@ -30,15 +30,8 @@ def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any
     Their `seconds` are None while they are not over.
     """
     connection = connect(settings)
-    listed = connection.list_all(
-        "listing runs",
-        connection.runs.run_service_list_runs,
-        "runs",
-        namespace=connection.namespace,
-        sort_by="created_at desc",
-        filter=json.dumps({"predicates": [only or NOT_ARCHIVED]}),
-        page_size=min(count, PAGE),
-    )
+    query = {"sort_by": "created_at desc", "filter": json.dumps({"predicates": [only or NOT_ARCHIVED]})}
+    listed = connection.list_all("runs", namespace=connection.namespace, page_size=min(count, PAGE), **query)
     return [
         {
             "id": run.run_id,

@@ -38,8 +38,7 @@ class Schedules(schedules.Schedules):
 
     def list_schedules(self) -> list[Schedule]:
         connection = connect(self.settings)
-        method = connection.recurring_runs.recurring_run_service_list_recurring_runs
-        items = connection.list_all("listing schedules", method, "recurring_runs", namespace=connection.namespace)
+        items = connection.list_all("recurring_runs", namespace=connection.namespace)
         return [_read_schedule(item) for item in sorted(items, key=lambda item: item.created_at)]
 
     def build(self, timing: Timing, values: dict[str, Any], former: Any, dry_run: bool) -> Any:
