@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nlp_pipeline import demo, packages
 from nlp_pipeline.kubeflow.connection import connect
-from nlp_pipeline.kubeflow.pipelines import find_experiment
 from nlp_pipeline.kubeflow.runs import runs
 from nlp_pipeline.platforms.waiting import ENDED
 from nlp_pipeline.settings import load_settings
@@ -124,7 +123,7 @@ class RealSite(Site):
     def stop_runs(self) -> None:
         """Terminates the runs of this test's experiment that have not ended, and waits until they have."""
         connection = connect(self.settings)
-        experiment = find_experiment(connection, NAME)
+        experiment = connection.find("experiments", NAME, namespace=connection.namespace)
 
         def going() -> list[str]:
             known = runs(self.settings, 50) if experiment else []
