@@ -21,22 +21,14 @@ FINDS = {"registered_model": "registered_models", "model_version": "model_versio
 
 
 class ModelRegistry:
-    """The registry.
-
-    Attributes:
-        url: Its address.
-        collections: What it holds, by collection, in order.
-        writes: The methods and paths of requests that changed something.
-        tokens: The Authorization headers that it was sent.
-        refusals: What it answers next, in place of its own: statuses.
-    """
+    """The registry."""
 
     def __init__(self, api: str) -> None:
         self.prefix = f"/api/model_registry/{api}/"
         self.collections: dict[str, list[Json]] = {name: [] for name in CREATES}
-        self.writes: list[str] = []
-        self.tokens: set[str] = set()
-        self.refusals: list[int] = []
+        self.writes: list[str] = []  # methods and paths of requests that changed something
+        self.tokens: set[str] = set()  # the Authorization headers that it was sent
+        self.refusals: list[int] = []  # statuses that it answers next
         self.host = Host(self.answer)
 
     @property

@@ -85,11 +85,7 @@ def padded(value: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def measured_pipeline(plain: bool) -> list[dict[str, Any]]:
-    """Returns both documents of a pipeline as large as that of the run.
-
-    Args:
-        plain: Whether with sources, rather than packed programs.
-    """
+    """Returns both documents of a pipeline as large as that of the run, with packed programs or plain sources."""
     noise = random.Random(0)
     components: dict[str, Any] = {}
     tasks: dict[str, Any] = {}
@@ -227,13 +223,9 @@ def test_longer_parameters_and_more_code_make_a_larger_workflow() -> None:
 
 
 def run_step(component: Any, folder: Path, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Runs a step here, and returns the artifacts that it made, by name.
+    """Runs a step here, and returns the artifacts that it made in a folder, by name.
 
-    Args:
-        component: Its component.
-        folder: Where they shall lie.
-        values: Parameters, its own among them.
-        given: Artifacts, those that it is given among them.
+    Among the values and the artifacts that are given are its own.
     """
     own = component.component_spec
     known = {**values, **given}

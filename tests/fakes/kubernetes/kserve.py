@@ -21,27 +21,19 @@ NOT_COPIED = ("modelFormat", "kubectl.kubernetes.io/last-applied-configuration")
 
 @dataclass
 class Fate:
-    """What becomes of each new set of pods of a release.
+    """What becomes of each new set of pods of a release."""
 
-    Attributes:
-        ready_after: Ticks from its start until it is ready, or fails to load.
-        failure: ModelLoadFailed: the container crashes. InvalidSpec: the controller makes no pods of the object.
-            never ready: the pods run, and don't get ready. unpullable: there is no such image. unschedulable: no node
-            has room. forbidden: Pod Security admits no pod.
-        message: The server's or the controller's reason of the failure.
-        backend: What answers for it; without one the gateway answers 503.
-        unready_answers: How many requests the gateway refuses though the pods are ready.
-        unready_status: With which status: 503 or 404.
-    """
-
-    ready_after: int = 2
+    ready_after: int = 2  # ticks from its start until it is ready, or fails to load
+    # ModelLoadFailed: the container crashes. InvalidSpec: the controller makes no pods of the object. never ready: the
+    # pods run, and don't get ready. unpullable: there is no such image. unschedulable: no node has room. forbidden: Pod
+    # Security admits no pod.
     failure: (
         Literal["ModelLoadFailed", "InvalidSpec", "never ready", "unpullable", "unschedulable", "forbidden"] | None
     ) = None
-    message: str = "the model could not be loaded"
-    backend: Callable[[Request], Response] | None = None
-    unready_answers: int = 0
-    unready_status: int = 503
+    message: str = "the model could not be loaded"  # the server's or the controller's reason of the failure
+    backend: Callable[[Request], Response] | None = None  # what answers for it; without one the gateway answers 503
+    unready_answers: int = 0  # how many requests the gateway refuses though the pods are ready
+    unready_status: int = 503  # with which status: 503 or 404
 
 
 @dataclass(eq=False)
