@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import sys
-from dataclasses import fields
 
 from nlp_pipeline.commands import chosen_release, parameters_of
 from nlp_pipeline.errors import GateNotPassedError, UsageError
@@ -52,7 +51,7 @@ def batch(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{name}={values[name]} is for --pipeline batch; --batch takes --release DIR, and no pods")
     release = chosen_release(arguments)
     complete = {name: item.default for name, item in pipeline_parameters("batch").items()} | values
-    settings = BatchSettings(**{item.name: complete[item.name] for item in fields(BatchSettings)})
+    settings = BatchSettings.of(complete)
     with contextlib.redirect_stdout(sys.stderr):
         manifest = predict_all(settings, complete["text_column"], release)
     result = {"to": arguments.to, "without_label": 0, **manifest, "shards": len(manifest["shards"])}

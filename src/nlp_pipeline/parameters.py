@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from nlp_pipeline.errors import UsageError
 
@@ -62,6 +62,11 @@ class Settings:
             if not is_allowed(value):
                 raise UsageError(f"{item.name} is {value!r}: it must be {meaning}")
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Returns settings of those values that they have a field for."""
+        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+
     def during(self, step: str) -> contextlib.AbstractContextManager[None]:
         """Returns what surrounds a step that is called with the settings."""
         return contextlib.nullcontext()
@@ -86,12 +91,15 @@ def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
     types = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     settings = {name: types.pop(name) for name, kind in signature.parameters.items() if is_settings(kind.annotation)}
 
+    own = list(types)
+
     def call(**values: Any) -> Any:
+        arguments = {name: values[name] for name in own}
         with contextlib.ExitStack() as stack:
             for name, kind in settings.items():
-                values[name] = kind(**{item.name: values.pop(item.name) for item in inputs_of(kind)})
-                stack.enter_context(values[name].during(function.__name__))
-            return function(**values)
+                arguments[name] = kind.of(values)
+                stack.enter_context(arguments[name].during(function.__name__))
+            return function(**arguments)
 
     types = {item.name: item.type for kind in settings.values() for item in inputs_of(kind)} | types
     call.__annotations__ = types

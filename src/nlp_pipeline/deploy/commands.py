@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -201,12 +201,9 @@ def _find_rows(rows: Path | None, folder: Path | None, release: Release, count: 
 
 
 def _target(values: dict[str, Any]) -> Target:
-    def settings_of(kind: Any) -> Any:
-        return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
-
     return Target(
-        settings=settings_of(DeploySettings),
-        limits=settings_of(AgreementLimits),
+        settings=DeploySettings.of(values),
+        limits=AgreementLimits.of(values),
         run=Run(model_name=values["model_name"], run_id=f"by hand {digest_of(time.time())}", volume_path=""),
         headers=environment().sign_in_headers(),
         transport=None if POD_NAMESPACE.exists() else ServiceProxy(),

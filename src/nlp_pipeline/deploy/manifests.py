@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields
 from typing import Any
 
 from nlp_pipeline import __version__
@@ -49,7 +48,7 @@ def manifests(
     """
     import yaml
 
-    settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
+    settings = DeploySettings.of(values)
     secret = values["s3_secret"]
     namespace, deploys = settings.namespace, values["deploy"]
     reads_s3 = any("s3://" in (values[name] or "") for name in ("train_data", "evaluation_data"))

@@ -3,7 +3,6 @@
 import importlib.metadata
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -212,7 +211,7 @@ class Doctor(platforms.Doctor):
 
     @cached_property
     def _deploy_settings(self) -> DeploySettings:
-        return DeploySettings(**{item.name: self.values[item.name] for item in fields(DeploySettings)})
+        return DeploySettings.of(self.values)
 
     @property
     def _serving_namespace(self) -> str:

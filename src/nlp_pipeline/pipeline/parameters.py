@@ -10,7 +10,7 @@ from typing import Any, get_origin
 
 from nlp_pipeline.deploy.settings import CPU, DNS_NAME, LABEL, MEMORY, DeploySettings, check_host_name
 from nlp_pipeline.errors import UsageError
-from nlp_pipeline.parameters import POSITIVE, Settings, inputs_of, matches, parameter
+from nlp_pipeline.parameters import POSITIVE, Settings, matches, parameter
 from nlp_pipeline.pipeline.admission import check_pods
 from nlp_pipeline.serving.agreement import AgreementLimits
 from nlp_pipeline.steps.archive_model.settings import ArchiveSettings
@@ -231,9 +231,7 @@ def check_ranges(values: dict[str, Any], pipeline: str = "kubeflow") -> None:
     defaults = {name: known.default for name, known in pipeline_parameters(pipeline).items()}
     complete = {"run_id": "-", **defaults, **values}
     complete = {name: "-" if value is None else value for name, value in complete.items()}
-    settings = [
-        kind(**{field.name: complete[field.name] for field in inputs_of(kind)}) for kind in PIPELINES[pipeline].settings
-    ]
+    settings = [kind.of(complete) for kind in PIPELINES[pipeline].settings]
     if pipeline == "vertex":
         check_together(settings[-1], complete["model_name"], complete["base_model"], complete["deploy"])
         return

@@ -3,7 +3,6 @@
 What only asks for that does not import the graph, of which kfp makes the pipeline, as that takes seconds.
 """
 
-from dataclasses import fields
 from typing import Any
 
 from nlp_pipeline.deploy.deployment import resources_of
@@ -41,6 +40,6 @@ def requests_of(values: dict[str, Any]) -> dict[str, dict[str, str]]:
     nodes = values["train_nodes"]
     requests = {"a step": STEP, "training" if nodes == 1 else f"training and each of its {nodes} nodes": training}
     if values["deploy"]:
-        settings = DeploySettings(**{item.name: values[item.name] for item in fields(DeploySettings)})
+        settings = DeploySettings.of(values)
         requests["serving"] = resources_of(settings)[0]
     return requests
