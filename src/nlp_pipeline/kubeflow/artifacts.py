@@ -46,20 +46,14 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
         raise UsageError(f"{run_id!r} is no id of a run: --runs lists them")
     run = get_run(connection, run_id)
-    roots = possible_roots(run, connection.namespace if connection.multi_user else "")
+    own = run.runtime_config.pipeline_root if run.runtime_config else ""
+    of_namespace = [NAMESPACE_ROOT.format(connection.namespace)] if connection.multi_user else []
+    roots = [own] if own else [*of_namespace, DEFAULT_ROOT]  # the likeliest first
     parse_root(roots[0])
     store = open_store(settings, amazon=roots[0].startswith("s3://"))
     bucket, prefix, objects = _find_objects(store, run_id, roots)
     about = {"run_id": run_id, "state": run.state or "", "source": f"s3://{bucket}/{prefix}"}
     return fetch_missing(about, plan_files(prefix, objects), folder, partial(_receive, store, bucket), dry_run)
-
-
-def possible_roots(run: Any, namespace: str) -> list[str]:
-    """Returns the pipeline roots that a run, None for any, may have had in a namespace, the likeliest first."""
-    root = run.runtime_config.pipeline_root if run and run.runtime_config else ""
-    if root:
-        return [root]
-    return [*([NAMESPACE_ROOT.format(namespace)] if namespace else []), DEFAULT_ROOT]
 
 
 def parse_root(root: str) -> tuple[str, str]:

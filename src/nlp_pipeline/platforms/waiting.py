@@ -69,7 +69,7 @@ class Display:
         self.live = live if self._console.is_terminal else None
         self._states: dict[str, str] = {}
         self._notes: set[str] = set()
-        self._quiet_since: float | None = time.monotonic()
+        self._quiet_since = time.monotonic()
 
     def show(self, progress: Progress) -> None:
         """Shows how far the run is."""
@@ -86,16 +86,12 @@ class Display:
             if note not in self._notes:
                 self._notes.add(note)
                 self.note(note)
-        self._hint(bool(changes), progress.look)
-
-    def _hint(self, has_changed: bool, look: str) -> None:
-        """Says how to look, once in a silence."""
         now = time.monotonic()
-        if has_changed:
+        if changes:
             self._quiet_since = now
-        elif look and self._quiet_since is not None and now - self._quiet_since >= QUIET_SECONDS:
-            self._quiet_since = None
-            self.note(f"nothing has changed for {QUIET_SECONDS / 60:.0f} minutes; {look}")
+        elif progress.look and now - self._quiet_since >= QUIET_SECONDS:
+            self._quiet_since = math.inf  # it is said once in a silence
+            self.note(f"nothing has changed for {QUIET_SECONDS / 60:.0f} minutes; {progress.look}")
 
     def note(self, text: str) -> None:
         """Shows a line besides."""

@@ -20,8 +20,12 @@ def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> di
     run = get_run(connection, run_id)
     objects = []
     for place, uri in artifacts_of(run):
-        for blob in list_blobs(connection, uri):
-            key = f"gs://{blob.bucket.name}/{blob.name}"
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        listing = partial(connection.storage.list_blobs, bucket, prefix=name, retry=None)
+        for blob in connection.call(f"listing {uri}", listing):
+            if blob.name != name and not blob.name.startswith(f"{name}/"):
+                continue  # it only begins alike
+            key = f"gs://{bucket}/{blob.name}"
             # One that was put together of others has no MD5.
             etag = base64.b64decode(blob.md5_hash).hex() if blob.md5_hash else str(blob.generation)
             objects.append(Item(key, place + key.removeprefix(uri), blob.size or 0, etag))
@@ -38,14 +42,6 @@ def artifacts_of(run: Any) -> Iterator[tuple[str, str]]:
                 if artifact.uri.startswith("gs://") and artifact.uri not in known:
                     known.add(artifact.uri)
                     yield f"{task}/{output}" + (f"-{at + 1}" if at else ""), artifact.uri.rstrip("/")
-
-
-def list_blobs(connection: Connection, uri: str) -> list[Any]:
-    """Returns the objects of an artifact: of its very name, or below it."""
-    bucket, _, name = uri.removeprefix("gs://").partition("/")
-    listing = partial(connection.storage.list_blobs, bucket, prefix=name, retry=None)
-    blobs = connection.call(f"listing {uri}", listing)
-    return [blob for blob in blobs if blob.name == name or blob.name.startswith(f"{name}/")]
 
 
 def receive(connection: Connection, item: Item, part: Path, show: Callable[[int], None]) -> bool:
