@@ -2,7 +2,7 @@
 
 PipelineError                 1  a run failed
 ├── UsageError                2  bad usage or configuration
-├── GateNotPassedError        3  the model did not pass the gate
+├── GateNotPassedError        3  the model did not pass the gate, or data have moved
 ├── TimedOutError             4  it was not ready in time
 └── RolledBackError           5  the new release failed; what was there before serves again
 """

@@ -9,6 +9,7 @@ makes new pods: nothing is noted that differs where the request is the same):
     nlp-pipeline/applied    digest of what was asked for, by which the same deployment is known again
     nlp-pipeline/again      the run that asked for it again, where someone had edited it since: tells its pods apart
     nlp-pipeline/replaces   the Knative revision that was the newest before
+    nlp-pipeline/rolled-back  on what was rolled back to: one that was interrupted is known again by it
     nlp-pipeline/former     the objects before this one, newest first, as JSON; first itself while it is put back
     canaryTrafficPercent    in the spec while the deployment has not ended. KServe obeys it on Knative and ignores it on
                             Standard; an annotation can't serve, as changing one makes a new revision

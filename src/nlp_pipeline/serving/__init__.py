@@ -1,1 +1,1 @@
-"""What goes into the archive, what boots TorchServe, and what asks it."""
+"""The model as every server runs it, the servers, what boots them, and what asks them."""
