@@ -19,7 +19,7 @@ from nlp_pipeline.errors import PipelineError
 from nlp_pipeline.serving.client import ask, replay
 from nlp_pipeline.serving.endpoint import predict_at
 from nlp_pipeline.serving.local_server import served
-from nlp_pipeline.serving.torchserve import release_config
+from nlp_pipeline.serving.torchserve import ServerProcess, release_config
 from tests.serving import bodies
 from tests.serving.bodies import ASKED, BODY, FORM, labels, post, sent
 from tests.serving.conftest import before_it_loads, changed_release, load_handler
@@ -40,9 +40,22 @@ FOREIGN = {
 
 
 @pytest.fixture(scope="module")
-def address(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that all tests here may ask: in odd places, of which it leaves nothing."""
-    moved = changed_release(release, tmp_path_factory.mktemp("moved") / "a folder, näher [x]")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that makes the server slow while it exists."""
+    return tmp_path_factory.mktemp("slow") / "now"
+
+
+@pytest.fixture(scope="module")
+def server(release: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that all tests here may ask: in odd places, of which it leaves nothing. It logs its batches' sizes."""
+    first = b"        answers = self.outcomes(data)"
+    sleep = f"time.sleep(Path({str(slow)!r}).exists() / 10)"
+    report = f'        import time; {sleep}; logger.info("a batch of %d", len(data))\n'
+    moved = changed_release(
+        release,
+        tmp_path_factory.mktemp("moved") / "a folder, näher [x]",
+        {"handler.py": lambda source: source.replace(first, report.encode() + first)},
+    )
     temporary = tmp_path_factory.mktemp("tmp é")
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
@@ -54,10 +67,15 @@ def address(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             predictions = predict_at(server.address, ["superb", "awful \udcff"])
         assert [(each["text"], each["label"]) for each in predictions] == [("superb", "4"), ("awful ?", "0")]
         assert len(group_members(server.process.pid)) == 4  # the launcher, Java, two workers
-        yield server.address
+        yield server
     while group_members(server.process.pid):
         time.sleep(0.02)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def address(server: ServerProcess) -> str:
+    return server.address
 
 
 def test_it_answers_over_http_as_the_offline_model_does(address: str, release: Path, rows: Any) -> None:
@@ -105,26 +123,20 @@ def test_requests_that_are_too_large_harm_none_beside_them(address: str) -> None
 
 
 def test_150_requests_at_once_get_the_answers_they_would_get_alone(
-    address: str, release: Path, tmp_path: Path, rows: Any
+    server: ServerProcess, slow: Path, release: Path, rows: Any
 ) -> None:
     """Batched or not, beside malformed ones, and though all wait in the server's queue, which by default takes 100."""
-    first = b"        answers = self.outcomes(data)"
-    report = b'        import time; time.sleep(0.1); logger.info("a batch of %d", len(data))\n'
-    slow = changed_release(
-        release, tmp_path / "slow", {"handler.py": lambda source: source.replace(first, report + first)}
-    )
     texts = [text for text, _ in rows(140, seed=13)] + ["", " ", "🙂", "文本", "superb " * 300] * 2
     requests: list[list[Any]] = [texts[at : at + 1 + at % 3 * 2] for at in range(150)]  # of one, three and five texts
     for request in requests[::10]:
         request.append(1)
     alone = dict(zip(texts, load_handler(release).classify(texts), strict=True))
 
-    with served(slow) as server, ThreadPoolExecutor(150) as pool:
+    slow.touch()
+    with ThreadPoolExecutor(150) as pool:
         responses = list(pool.map(lambda request: post(server.address, json={"instances": request}), requests))
-        log = server.log.read_text()
-        # Another server goes on meanwhile.
-        assert server.address != address
-        assert labels(post(address, json={"instances": ["awful"]})) == ["0"]
+    slow.unlink()
+    log = server.log.read_text()
     assert Counter(response.status_code for response in responses) == {200: 135, 400: 15}
     assert any(f"a batch of {size}" in log for size in range(2, 9)), "no requests were batched"
     for request, response in zip(requests, responses, strict=True):
@@ -143,13 +155,14 @@ def refusal(release: Path, port: int = 0) -> str:
 
 
 def test_a_broken_archive_fails_fast_and_shows_why(
-    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    address: str, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = before_it_loads("raise ValueError('no luck today')")
     broken = changed_release(release, tmp_path / "broken", {"handler.py": change})
     assert refusal(broken) == "PipelineError: TorchServe could not load the model"
     shown = capsys.readouterr().err
     assert shown.startswith("the end of TorchServe's log:\n") and "ValueError: no luck today" in shown
+    assert labels(post(address, json={"instances": ["awful"]})) == ["0"]  # another server goes on meanwhile
 
 
 def test_a_taken_port_is_one_line(release: Path) -> None:

@@ -82,6 +82,7 @@ class ServerProcess:
     """
 
     title: str
+    address: str
 
     def start(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         """Starts the server, whose output goes to a file in the folder."""
