@@ -1,6 +1,7 @@
 """Several processes that train one model, as several GPUs do: here two of them on the CPU, which gloo connects."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -29,11 +30,10 @@ pytestmark = pytest.mark.slow
 
 ROWS, STEPS = 410, 77  # the last step has 14 rows
 SCRIPT = """
-import sys
+import pickle, sys
 from pathlib import Path
 from nlp_pipeline.steps.train_model.processes import fine_tune_in_processes
-from tests.steps.train_model.test_processes import arguments
-fine_tune_in_processes(2, *arguments(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=int(sys.argv[3])))
+fine_tune_in_processes(2, *pickle.loads(Path(sys.argv[1]).read_bytes()))
 """
 
 
@@ -78,7 +78,9 @@ def stop_one(folder: Path, encoder: Path, step: int) -> None:
 
 def kill_one_of_two(folder: Path, encoder: Path) -> int:
     """Trains by two processes, of which one is killed after a checkpoint, and returns its step; a line says why."""
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(encoder), "17"]  # rows a batch: two take 16
+    given = arguments(folder, encoder, batch_size=17)  # of which two take 16
+    (folder / "arguments").write_bytes(pickle.dumps(given))
+    command = [sys.executable, "-c", SCRIPT, str(folder / "arguments")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         lines: list[str] = []
