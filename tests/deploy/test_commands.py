@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from nlp_pipeline.cli import main
+from nlp_pipeline.serving.torchserve import free_ports
 from nlp_pipeline.settings import settings
 from tests.deploy.scene import HOSTS, LABELS, Clock, predict
 from tests.deploy.site import Result, Site
 from tests.fakes.httpd import Host, Request, Response
 from tests.fakes.kubernetes.emulator import Fate
-from tests.fakes.s3 import free_ports
 
 HOST = HOSTS["Knative"]
 BROKEN = Fate(failure="ModelLoadFailed", message="no such file: model.onnx")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 import minio
 import pytest
 import urllib3
+
+from nlp_pipeline.serving.torchserve import free_ports
 
 
 @dataclass
@@ -58,13 +59,6 @@ def forget_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"AWS_{name}", raising=False)
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports on which nothing listens."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [opened.getsockname()[1] for opened in sockets]
 
 
 @contextlib.contextmanager

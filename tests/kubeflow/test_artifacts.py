@@ -16,9 +16,10 @@ from nlp_pipeline.errors import PipelineError, UsageError
 from nlp_pipeline.kubeflow.artifacts import download, parse_root, plan_files
 from nlp_pipeline.kubeflow.pipelines import get_experiment, start_run, upload_version
 from nlp_pipeline.platforms.calls import NotFoundError
+from nlp_pipeline.serving.torchserve import free_ports
 from nlp_pipeline.settings import Settings
 from tests.fakes.kfp import Fate, Kubeflow, kubeflow
-from tests.fakes.s3 import S3Server, free_ports, s3_server
+from tests.fakes.s3 import S3Server, s3_server
 from tests.fakes.s3_proxy import S3Proxy, s3_proxy
 from tests.kubeflow.test_pipelines import SMALL
 from tests.kubeflow.users import connected, settings_of

@@ -15,10 +15,10 @@ import pytest
 from nlp_pipeline.errors import UsageError
 from nlp_pipeline.kubeflow.doctor import doctor
 from nlp_pipeline.platforms.doctor import Finding, missing, print_findings
+from nlp_pipeline.serving.torchserve import free_ports
 from nlp_pipeline.settings import Settings
 from tests.fakes.kfp import Kubeflow, kubeflow
 from tests.fakes.kubernetes.emulator import Cluster, emulated_cluster
-from tests.fakes.s3 import free_ports
 from tests.fakes.tls import Authority
 from tests.kubeflow.users import node
 

@@ -10,9 +10,10 @@ from werkzeug import Request, Response
 
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.torchserve import free_ports
 from nlp_pipeline.steps.load_data import fetch
 from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources, without_secrets
-from tests.fakes.s3 import forget_environment, free_ports, s3_server
+from tests.fakes.s3 import forget_environment, s3_server
 from tests.messages import one_line
 
 CONTENT = b"text,label\n" + b"a film,1\n" * 10_000

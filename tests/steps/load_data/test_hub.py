@@ -10,10 +10,10 @@ from werkzeug import Request, Response
 
 from nlp_pipeline import storage
 from nlp_pipeline.errors import PipelineError, UsageError
+from nlp_pipeline.serving.torchserve import free_ports
 from nlp_pipeline.steps.load_data.fetch import fetch_source, list_sources
 from nlp_pipeline.steps.load_data.settings import LoadSettings
 from tests.conftest import make_rows
-from tests.fakes.s3 import free_ports
 from tests.messages import one_line
 from tests.steps.load_data.test_load import Loaded, write
 
