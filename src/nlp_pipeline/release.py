@@ -133,10 +133,11 @@ def publish(folder: Path, model_folder: Path | None, digest: str) -> Path:
 
 
 def _copy_durably(folder: Path, target: Path) -> None:
-    for name in [*hash_files(folder), RECORD]:
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, path)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path == folder / RECORD):  # which comes last
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     for path in [target, *target.rglob("*")]:
         # KServe reads as another user, and mkdtemp makes folders for the owner only; some volumes have fixed modes.
         with contextlib.suppress(OSError):

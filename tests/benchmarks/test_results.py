@@ -77,13 +77,6 @@ def test_the_summary_names_the_processor_and_the_best_peer() -> None:
     assert summary(results()) == "Not measured yet."
 
 
-def test_the_table_is_followed_by_where_the_time_goes() -> None:
-    parts = [Figure(name, "ms", {"ours": [each]}, False, exact=True) for name, each in (("model", 5.04), ("rest", 3.0))]
-    whole = Figure("round trip", "ms", {"ours": [8.0]}, False, exact=True, note="the operators: Gelu 0.5 ms")
-    told = table(results(serving=FIGURES, profile=[*parts, whole])).splitlines()[-1]
-    assert told.endswith("go, one client at a time, in ms: model 5.04, rest 3; the operators: Gelu 0.5 ms.")
-
-
 def test_the_text_tells_no_refused_ratio() -> None:
     text = show("serving", [record(one) for one in FIGURES])
     assert re.search(r"eager fp32 +50 requests/s, ±0% +4\.04 \(4\.00 to 4\.08\)\n    4: met\n", text)
