@@ -22,8 +22,8 @@ from nlp_pipeline.pipeline.parameters import (
     check_ranges,
     find_pipeline,
     parse_settings,
-    pipeline_parameters,
     refuse_passwords,
+    with_defaults,
 )
 from nlp_pipeline.platforms import find_verb
 from nlp_pipeline.platforms.output import print_result, print_rows
@@ -340,7 +340,7 @@ def manifests(arguments: argparse.Namespace) -> None:
     for flag, image in zip(("--server-image", "--runtime-image"), images.values(), strict=True):
         if image is not None:
             compiling.check_image(image, flag)
-    values = {name: parameter.default for name, parameter in pipeline_parameters().items()} | values
+    values = with_defaults(values)
     values["namespace"] = values["namespace"] or arguments.settings.namespace
     if values["deploy"] and not values["namespace"]:
         raise UsageError("--manifests needs a namespace, as a RoleBinding names it: add --set namespace=NAME")

@@ -7,7 +7,7 @@ import sys
 
 from nlp_pipeline.commands import chosen_release, parameters_of
 from nlp_pipeline.errors import GateNotPassedError, UsageError
-from nlp_pipeline.pipeline.parameters import check_ranges, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import check_ranges, with_defaults
 from nlp_pipeline.platforms.output import print_result, print_rows
 
 
@@ -25,7 +25,7 @@ def drift(arguments: argparse.Namespace) -> int:
                 f"{name}={values[name]} is for --pipeline drift; --drift takes --release DIR, and starts no training"
             )
     release = chosen_release(arguments)
-    complete = {name: item.default for name, item in pipeline_parameters("drift").items()} | values
+    complete = with_defaults(values, "drift")
     with contextlib.redirect_stdout(sys.stderr):
         columns = complete["text_column"], complete["label_column"]
         result = detect_drift(release, complete["data"], columns, complete["label_separator"], complete["threshold"])
@@ -50,7 +50,7 @@ def batch(arguments: argparse.Namespace) -> None:
         if name in values:
             raise UsageError(f"{name}={values[name]} is for --pipeline batch; --batch takes --release DIR, and no pods")
     release = chosen_release(arguments)
-    complete = {name: item.default for name, item in pipeline_parameters("batch").items()} | values
+    complete = with_defaults(values, "batch")
     settings = BatchSettings.of(complete)
     with contextlib.redirect_stdout(sys.stderr):
         manifest = predict_all(settings, complete["text_column"], release)

@@ -9,7 +9,7 @@ from kfp import dsl
 
 from nlp_pipeline.errors import PipelineError, RolledBackError, UsageError
 from nlp_pipeline.pipeline.components import deploy_model
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.parameters import with_defaults
 from nlp_pipeline.processes import environment
 from nlp_pipeline.volume import VARIABLE
 from tests.conftest import write_parquet
@@ -28,9 +28,8 @@ def digest_in(volume: Path) -> str:
 
 def parameters(scene: Scene, **changed: Any) -> Json:
     """Returns the component's parameters."""
-    defaults = {name: item.default for name, item in pipeline_parameters().items()}
     own = {"run_id": "run", "model_name": NAME, "volume_claim": "data", "endpoint_rows": 6}
-    known = {**defaults, **own, "gateway": scene.cluster.gateway_url, "deploy_timeout": 30, **changed}
+    known = {**with_defaults(own), "gateway": scene.cluster.gateway_url, "deploy_timeout": 30, **changed}
     return {name: known[name] for name in deploy_model.component_spec.inputs if name in known}
 
 

@@ -8,7 +8,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from nlp_pipeline.pipeline.budget import Workflow
 from nlp_pipeline.pipeline.compiling import compile_pipeline
-from nlp_pipeline.pipeline.parameters import pipeline_parameters
+from nlp_pipeline.pipeline.parameters import with_defaults
 from nlp_pipeline.pipeline.pods import requests_of
 from tests.fakes.kubernetes.pod_security import violations
 
@@ -22,7 +22,7 @@ CONTAINER = {**POD, "allowPrivilegeEscalation": False, "capabilities": {"drop": 
 def pods(**options: Any) -> dict[str, Json]:
     """Returns each step's pod, with the parameters' defaults."""
     pipeline, platform = yaml.safe_load_all(compile_pipeline(**options))
-    values = {name: item.default for name, item in pipeline_parameters().items()} | {"train_data": "s3://b/x.csv"}
+    values = with_defaults({"train_data": "s3://b/x.csv"})
     workflow = Workflow(pipeline, platform["platforms"] and platform, values)
     dags = [pipeline["root"], *(component for component in pipeline["components"].values() if "dag" in component)]
     tasks = {name: task for dag in dags for name, task in dag["dag"]["tasks"].items()}
@@ -60,7 +60,7 @@ def test_each_starts_on_a_node_of_two_cpus_and_eight_gibibytes() -> None:
 
 
 def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
-    values = {name: item.default for name, item in pipeline_parameters().items()}
+    values = with_defaults({})
     said = requests_of(values)
     for name, spec in pods().items():
         resources = spec["containers"][0]["resources"]
@@ -69,7 +69,7 @@ def test_what_they_ask_for_is_what_the_doctor_and_dry_runs_say() -> None:
     assert said["serving"] == {"cpu": "250m", "memory": "2Gi"}
     assert requests_of({**values, "train_gpus": "4"})["training"]["nvidia.com/gpu"] == "4"
     assert "training and each of its 2 nodes" in requests_of({**values, "train_nodes": 2})
-    batch = {name: item.default for name, item in pipeline_parameters("batch").items()}
+    batch = with_defaults({}, "batch")
     assert "nvidia.com/gpu" not in requests_of(batch)["each of 4 that classify"]
     assert requests_of({**batch, "pod_gpus": "1"})["each of 4 that classify"]["nvidia.com/gpu"] == "1"
     assert "serving" not in requests_of({**values, "deploy": False})

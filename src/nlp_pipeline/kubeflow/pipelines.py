@@ -17,7 +17,7 @@ from nlp_pipeline.kubeflow.costs import describe_costs
 from nlp_pipeline.kubeflow.nodes import check_nodes, describe
 from nlp_pipeline.local import local_volume
 from nlp_pipeline.pipeline.compiling import compile_pipeline, version_name
-from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import PIPELINES, check_run, find_pipeline, with_defaults
 from nlp_pipeline.pipeline.pods import requests_of
 from nlp_pipeline.settings import Settings
 from nlp_pipeline.steps.load_data.settings import split_addresses
@@ -91,7 +91,7 @@ def describe_version(settings: Settings, ir: str) -> dict[str, str]:
 
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
     """Returns what a run's pods ask for and cost, and, where there is a kubeconfig, whether a node has it."""
-    complete = {name: item.default for name, item in pipeline_parameters(pipeline_of(settings)).items()} | values
+    complete = with_defaults(values, pipeline_of(settings))
     about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
     if "train_gpus" in complete:
         about["costs"] = describe_costs(complete, local_volume())

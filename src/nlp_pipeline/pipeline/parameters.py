@@ -169,6 +169,11 @@ def pipeline_parameters(pipeline: str = "kubeflow") -> dict[str, Parameter]:
     }
 
 
+def with_defaults(values: dict[str, Any], pipeline: str = "kubeflow") -> dict[str, Any]:
+    """Returns all parameters of one of PIPELINES: these values, and the others' defaults."""
+    return {name: declared.default for name, declared in pipeline_parameters(pipeline).items()} | values
+
+
 def parse_settings(settings: list[str], pipeline: str = "kubeflow") -> dict[str, Any]:
     """Returns what `--set NAME=VALUE` was given, in the types of the parameters of one of PIPELINES.
 
@@ -228,8 +233,7 @@ def check_ranges(values: dict[str, Any], pipeline: str = "kubeflow") -> None:
         if "{{" in str(value):
             raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")
     # What is no parameter is put in when the pipeline runs; what must be given is asked for elsewhere.
-    defaults = {name: known.default for name, known in pipeline_parameters(pipeline).items()}
-    complete = {"run_id": "-", **defaults, **values}
+    complete = {"run_id": "-", **with_defaults(values, pipeline)}
     complete = {name: "-" if value is None else value for name, value in complete.items()}
     settings = [kind.of(complete) for kind in PIPELINES[pipeline].settings]
     if pipeline == "vertex":

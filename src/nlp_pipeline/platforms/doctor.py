@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nlp_pipeline.deploy.cluster import NotThereError
 from nlp_pipeline.errors import PipelineError
-from nlp_pipeline.pipeline.parameters import find_pipeline, pipeline_parameters
+from nlp_pipeline.pipeline.parameters import find_pipeline, with_defaults
 from nlp_pipeline.platforms.calls import NotFoundError
 from nlp_pipeline.settings import Settings
 
@@ -39,7 +39,7 @@ class Doctor(ABC):
     def __init__(self, settings: Settings, chosen: dict[str, Any]) -> None:
         self.settings, self.chosen = settings, chosen
         pipeline = find_pipeline(self.platform, settings.pipeline)
-        self.values = {name: item.default for name, item in pipeline_parameters(pipeline).items()} | chosen
+        self.values = with_defaults(chosen, pipeline)
         self.findings: list[Finding] = []
 
     @abstractmethod
