@@ -17,8 +17,8 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 @cache
 def make_key() -> rsa.RSAPrivateKey:
-    """Returns a private key, which takes a while to make."""
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    """Returns a private key: a short one, since to make it takes a while, and to read it each time."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=1024)
 
 
 class Identity:
