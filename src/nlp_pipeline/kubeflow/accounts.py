@@ -31,7 +31,11 @@ class Account:
     def refusals(self, namespace: str, is_own: bool, access: dict[tuple[str, str], list[str]]) -> Iterator[str]:
         """Yields what it may not do in a namespace, as "create inferenceservices", of verbs by API group and resource.
 
-        Who asks may ask that of its own account; where it may not of another, that is a UsageError.
+        Any account may ask that of itself, which `is_own` says it does.
+
+        Raises:
+            UsageError: Who asks may not ask that.
+            PipelineError: The cluster can't be reached, or fails.
         """
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{self.namespace}", "system:authenticated"]
         who = {} if is_own else {"user": self.username, "groups": groups}

@@ -41,7 +41,20 @@ ENCRYPTED = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-e
 
 
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
-    """Downloads a run's artifacts; returns what `fetch_missing` does."""
+    """Downloads a run's artifacts.
+
+    A file that is there whole is not fetched again; one that is not whole is continued where it ended, unless its
+    object was altered meanwhile.
+
+    Returns:
+        What `fetch_missing` does.
+
+    Raises:
+        NotFoundError: The run has no artifacts yet, or the object store does not know their bucket.
+        UsageError: There is no such run; its root is neither minio:// nor s3://; the object store is not set, or
+            refuses; or a file is in the way.
+        PipelineError: Kubeflow or the object store can't be reached, or fails; or a file can't be written.
+    """
     connection = connect(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", run_id):
         raise UsageError(f"{run_id!r} is no id of a run: --runs lists them")

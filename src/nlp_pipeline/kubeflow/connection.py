@@ -42,6 +42,10 @@ class Connection:
         url: The API's address.
         health: What the API's server, or its user interface, says of itself.
         namespace: The user's namespace, in a pod its own unless set; empty where there is but one user.
+
+    Raises:
+        UsageError: The settings lead nowhere: there is no Kubeflow Pipelines, or it lets no one in by them.
+        PipelineError: Kubeflow can't be reached, or it fails.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -108,9 +112,17 @@ class Connection:
         return SimpleNamespace(data=answer.content, getheader=answer.headers.get)
 
     def call(self, doing: str, method: Call, *values: Any, repeat: bool = True, **named: Any) -> Any:
-        """Calls a method of one of the services with arguments; an answer that says no is raised by ERRORS.
+        """Calls a method of one of the services with arguments; signs in again where the session has expired.
 
-        Messages say what it was doing, as in "starting the run". Only what may be done twice is tried again.
+        Messages say what it was doing, as in "starting the run". Only what may be done twice is tried again, where it
+        fails for a moment.
+
+        Raises:
+            NotFoundError: The API answers 404.
+            ConflictError: It answers 409.
+            UnansweredError: It does not answer in time, or what is in between says so (504).
+            UsageError: The user may not do that, or is asked to sign in; or it is refused as wrong (400).
+            PipelineError: Kubeflow can't be reached, or fails.
         """
 
         def attempt() -> Any:

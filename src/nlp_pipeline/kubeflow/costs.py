@@ -21,9 +21,15 @@ SPREAD = 2
 
 
 def describe_costs(values: dict[str, Any], volume: Path) -> dict[str, str]:
-    """Returns what a run of the whole pipeline with these parameters, all of them, asks of a cluster.
+    """Returns what a run of the whole pipeline asks of a cluster.
 
-    The volume is that of local runs, one of which may have recorded how fast the base model is trained.
+    Args:
+        values: All parameters.
+        volume: The folder of local runs, one of which may have recorded how fast the base model is trained.
+
+    Returns:
+        Texts for people: `pods` (how many), `at once` (the most that they ask for at a time), `storage` (on the volume)
+        and `time` (that training takes).
     """
     return {
         "pods": count_pods(values),

@@ -42,7 +42,11 @@ def http_client(settings: Settings, **options: Any) -> httpx.Client:
 
 
 def trusted(settings: Settings) -> ssl.SSLContext:
-    """Returns how servers are verified: by the known authorities and those of a file, or, where asked, not at all."""
+    """Returns how servers are verified: by the known authorities and those of a file, or, where asked, not at all.
+
+    Raises:
+        UsageError: The file can't be read as certificates in PEM form.
+    """
     if settings.insecure:
         return httpx.create_ssl_context(verify=False)
     context = httpx.create_ssl_context()

@@ -19,7 +19,15 @@ STATUS = "cluster-autoscaler-status"
 
 
 def check_nodes(values: dict[str, Any]) -> Finding:
-    """Looks for a node for each pod of a run; what other pods ask for there is not counted."""
+    """Looks for a node for each pod of a run, by all parameters; what other pods ask for there is not counted.
+
+    Returns:
+        `ok` is False where there is none for a pod: the run can't go well. It is None where an autoscaler may add one.
+
+    Raises:
+        UsageError: The nodes may not be listed.
+        PipelineError: The cluster can't be reached, or fails.
+    """
     nodes = call("listing the nodes", api("CoreV1Api").list_node).items
     for what, requests in requests_of(values).items():
         obstacles = [find_obstacle(node, requests, values["node_selector"], values["tolerations"]) for node in nodes]

@@ -68,7 +68,18 @@ def compiled(settings: Settings) -> str:
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Runs the pipeline, and returns what is known of the run; of a dry run, which asks no server, what it would be."""
+    """Runs the pipeline; for a dry run Kubeflow is not asked.
+
+    Returns:
+        `run_id`, `name`, `url` (the dashboard's), `version`, and `new_version` (whether that was uploaded now). Of a
+        dry run what would be sent: `host`, `namespace`, `pipeline`, `version`, `experiment`, `image` and `parameters`;
+        and what `describe_pods` returns.
+
+    Raises:
+        UsageError: A parameter or a setting is wrong, or the user may not do that.
+        UnansweredError: No answer came, and whether the run was started is not known.
+        PipelineError: Kubeflow can't be reached, or fails.
+    """
     check_parameters(settings, values)
     ir = compiled(settings)
     if dry_run:
@@ -90,7 +101,15 @@ def describe_version(settings: Settings, ir: str) -> dict[str, str]:
 
 
 def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a run's pods ask for and cost, and, where there is a kubeconfig, whether a node has it."""
+    """Returns what a dry run says of a run's pods, by the parameters that the user set.
+
+    The cluster is asked where there is a kubeconfig.
+
+    Returns:
+        `requests` (of a node, by what a pod does); `costs` (what `describe_costs` returns; of the pipeline that
+        trains); `nodes` (whether each pod has one, or why that is not known); and `packages` (where they are larger
+        than needed).
+    """
     complete = with_defaults(values, pipeline_of(settings))
     about: dict[str, Any] = {"requests": {what: describe(asked) for what, asked in requests_of(complete).items()}}
     if "train_gpus" in complete:
@@ -107,7 +126,16 @@ def describe_pods(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def upload(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    """Uploads the pipeline, where this content of it is not there yet, and returns its version."""
+    """Uploads the pipeline, where this content of it is not there yet.
+
+    Returns:
+        `pipeline_id`, `version_id`, `version` (its name), and `new_version` (whether it was uploaded now); of a dry
+        run, for which no one is asked, `host`, `pipeline` and `version`.
+
+    Raises:
+        UsageError: A setting is wrong, or the user may not do that.
+        PipelineError: Kubeflow can't be reached, or fails.
+    """
     ir = compiled(settings)
     if dry_run:
         return {"host": settings.host, **describe_version(settings, ir)}

@@ -25,9 +25,13 @@ NOT_ARCHIVED = {"key": "storage_state", "operation": "NOT_EQUALS", "string_value
 
 
 def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
-    """Returns so many runs that were made last in the user's namespace, newest first; `only` is a filter of the API's.
+    """Returns so many runs that were made last in the user's namespace.
 
-    Their `seconds` are None while they are not over.
+    `only` is a predicate of the API's filters; without one, it is those that are not archived.
+
+    Returns:
+        Newest first, each with `id`, `name`, `state` (as KFP calls it), `created` (ISO 8601, UTC), `seconds` (None
+        while it is not over), `experiment_id`, and `version_id` (of the pipeline; None where it has none).
     """
     connection = connect(settings)
     query = {"sort_by": "created_at desc", "filter": json.dumps({"predicates": [only or NOT_ARCHIVED]})}

@@ -33,9 +33,13 @@ ADVICE = {
 
 @dataclass
 class SignIn:
-    """How requests are signed in, what to do where the server lets no one in so, and each request's headers.
+    """How requests are signed in.
 
-    `renew` signs in again where the session has expired; it is None where that would change nothing.
+    Attributes:
+        how: The way, as the user is told it.
+        advice: What to do where the server lets no one in by it.
+        headers: Headers of each request; not shown, as they are secrets.
+        renew: Signs in again where the session has expired; None where that would change nothing.
     """
 
     how: str
@@ -45,7 +49,13 @@ class SignIn:
 
 
 def choose_sign_in(settings: Settings, host: str, browser: Callable[[], httpx.Client]) -> SignIn:
-    """Signs in, by what is given; `browser` makes clients that follow redirects and keep cookies."""
+    """Signs in, by what is given; `browser` makes clients that follow redirects and keep cookies.
+
+    Raises:
+        UsageError: Part of what is needed is missing, the password is wrong, or a token or cookies can't be sent.
+        PipelineError: Signing in by password did not work, or would have sent it elsewhere or in the clear.
+        httpx.RequestError: The host can't be reached; see `explained`.
+    """
     username, password = settings.username, settings.password.get_secret_value()
 
     def by_password() -> SignIn:

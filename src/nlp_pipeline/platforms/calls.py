@@ -55,7 +55,19 @@ ERRORS: dict[int, type[PipelineError]] = {
 def make_once(doing: str, send: Callable[[], Any], find: Callable[[], Any], unique: bool) -> Any:
     """Makes something, once: where an answer is lost, it is looked for before it is sent again.
 
-    Of what is not `unique` there could be two: it is not sent again after a silence, as the server may still be at it.
+    Args:
+        doing: What is made, for messages.
+        send: Asks for it to be made, one time.
+        find: Looks for it; returns None where it is not there.
+        unique: Whether there can't be two of it. What is not so is not sent again after a silence, as the server may
+            still be at it.
+
+    Returns:
+        What `send` or `find` returned.
+
+    Raises:
+        UnansweredError: It is not known whether it was made: looking for it failed, or no answer came in time.
+        PipelineError: What `send` raised, where it is not there.
     """
 
     def attempt() -> Any:

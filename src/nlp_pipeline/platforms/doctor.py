@@ -28,7 +28,9 @@ class Finding:
 class Doctor(ABC):
     """The checks of a platform. Each finds something, or raises why it can't be known, and may hand on what it knows.
 
-    `chosen` are the parameters that the user set; `values` are all, the others with their defaults.
+    Attributes:
+        chosen: The parameters that the user set.
+        values: All parameters, the others with their defaults.
     """
 
     platform: ClassVar[str]

@@ -46,8 +46,17 @@ def fetch_missing(
 ) -> dict[str, Any]:
     """Fetches the files of a run that are not whole in a folder yet; those that can't be files here are left out.
 
-    `about` has the run's `run_id`, `state` and `source`. It is returned with what is there, what this call fetched, or
-    would in a dry run, the paths of the artifacts that people want, by kind, and which of these are missing.
+    `about` has the run's `run_id`, `state` and `source` (where its files lie); `objects` are the files there.
+
+    Returns:
+        `about`, and `folder`, `files` and `bytes` (of all of them), `fetched_files` and `fetched_bytes` (what this call
+        fetched, or would in a dry run), `artifacts` (paths by kind, one of KINDS), `missing` (the kinds that there are
+        not), and `left_out` (keys, as text to show).
+
+    Raises:
+        NotFoundError: There are no files.
+        UsageError: A file is in the way.
+        PipelineError: A file could not be written, or came otherwise than its size and ETag say.
     """
     if not objects:
         raise NotFoundError("run {run_id} has no artifacts (yet) in {source}: it is {state}".format(**about))

@@ -151,8 +151,19 @@ class Schedules(ABC):
     def schedule(self, options: ScheduleOptions, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         """Schedules the pipeline: makes, updates or replaces the schedule of a name, where it is not as desired.
 
-        One that was paused stays so. None is lost: where a new one was made, and the former could not be removed, both
-        are there, until the next call removes the former.
+        One that was paused stays so.
+
+        Returns:
+            `name`, `action` ("created", "updated", "replaced" or "unchanged"), `dry_run`, `id` (None where a dry run
+            makes none), `status`, `became` (whether five fields became six), `next` (its next times, in UTC; none while
+            it is paused), `replaced` (the ids of those that were removed, or would be), `note`, `start`, `end`, and
+            what `describe` returns.
+
+        Raises:
+            UsageError: It can't be as desired, or the platform refuses that.
+            PipelineError: The platform fails. No schedule is lost: where a new one was made, and the former could not
+                be removed, both are there, until the next call removes the former; `facts` has the `id` of the new one,
+                and in `left` those of the others.
         """
         timing = self.read(options, values)
         older = self.named(timing.name)  # whether that is allowed shows before anything is made
@@ -199,7 +210,12 @@ class Schedules(ABC):
                 raise type(error)(f"{kept.name!r} {done}, but {more}: {error}", facts) from None
 
     def schedules(self) -> list[dict[str, Any]]:
-        """Returns the schedules, of any pipeline, by name; what is not there or can't be known is None."""
+        """Returns the schedules, of any pipeline, by name.
+
+        Returns:
+            Each with `name`, `id`, `status`, `next`, `created`, what `describe` and `look_up` return, `last_run` (its
+            id), `last_state` and `last_time`. What is not there, or can't be known, is None; times are in UTC.
+        """
         return [self._row(schedule) for schedule in sorted(self.list_schedules(), key=lambda schedule: schedule.name)]
 
     def _known_runs(self, schedule: Schedule, count: int) -> list[dict[str, Any]]:

@@ -126,9 +126,14 @@ def follow(
         timeout: Seconds to wait at most; None for no limit.
         server: Who is asked, as the user knows it.
 
+    Returns:
+        `run_id`, `name`, `url`, `state`, `seconds`, and `steps` (`state` and `seconds` of those that have begun, by
+        name). The error of a run that has ended has them as `facts`, and `failed_step` where it failed.
+
     Raises:
         TimedOutError: It has not ended in time; it goes on.
         GateNotPassedError: The gate was not passed.
+        UsageError: There is no such run, or the server refuses to tell.
         PipelineError: It failed, or was canceled; or the server has been away for too long.
         StoppedWaitingError: The user has pressed Ctrl-C; the run goes on.
     """

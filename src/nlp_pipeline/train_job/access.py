@@ -15,7 +15,11 @@ NODES = "or set train_nodes=1"
 
 
 def find_runtime(name: str, namespace: str) -> tuple[str, str]:
-    """Returns the kind of a training runtime, and its name; a namespace's own comes before the cluster's."""
+    """Returns the kind of a training runtime, and its name; a namespace's own comes before the cluster's.
+
+    Raises:
+        NotThereError: There is none, or the cluster has no Kubeflow Trainer.
+    """
     custom = api("CustomObjectsApi")
     asking = "looking for Kubeflow Trainer"
     if call(asking, custom.get_api_resources, GROUP, VERSION, expected=(404,)) == 404:

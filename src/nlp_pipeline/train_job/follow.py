@@ -38,6 +38,10 @@ def train_on_nodes(
 
     A run that is tried again takes up its job, where that has not failed. A job that succeeded is deleted; one that
     failed is kept, unless it would go on in vain. The folder `model` gets a copy of what the nodes leave on the volume.
+
+    Raises:
+        UsageError: There is no volume, or the cluster lacks what it takes, or does not take the job.
+        PipelineError: The training failed, or could not go on, or the run was terminated.
     """
     if run.folder is None:
         raise UsageError(f"train_nodes={nodes} needs the volume, which the nodes share: name one as volume_claim")
@@ -135,7 +139,11 @@ class TrainJob:
         self._said = text
 
     def follow(self, nodes: int) -> None:
-        """Waits until the job is complete; meanwhile prints the first node's log, and what holds the job up."""
+        """Waits until the job is complete; meanwhile prints the first node's log, and what holds the job up.
+
+        Raises:
+            PipelineError: It failed, was deleted, or could not go on for half an hour, after which it is deleted.
+        """
         going_since = time.monotonic()
         while True:
             body = self.read()

@@ -15,7 +15,16 @@ from nlp_pipeline.vertex.runs import state_of, task_details
 
 
 def download(settings: Settings, run_id: str, folder: Path, dry_run: bool) -> dict[str, Any]:
-    """Downloads a run's artifacts; returns what `fetch_missing` does."""
+    """Downloads a run's artifacts; files that are there already, and whole, are not fetched again.
+
+    Returns:
+        What `fetch_missing` does.
+
+    Raises:
+        NotFoundError: The run has no artifacts yet, or Cloud Storage does not know their bucket.
+        UsageError: There is no such run, Google refuses, or a file is in the way.
+        PipelineError: Google can't be reached, or fails; or a file can't be written.
+    """
     connection = connect(settings)
     run = get_run(connection, run_id)
     objects = []

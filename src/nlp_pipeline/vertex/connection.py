@@ -44,7 +44,11 @@ def bucket_of(settings: Settings) -> str:
 
 
 def find_credentials() -> tuple[Any, str]:
-    """Returns the Application Default Credentials, and the project that they name, which may be empty."""
+    """Returns the Application Default Credentials, and the project that they name, which may be empty.
+
+    Raises:
+        UsageError: There are none.
+    """
     import google.auth
     from google.auth.exceptions import GoogleAuthError
 
@@ -59,7 +63,12 @@ def find_credentials() -> tuple[Any, str]:
 
 
 class Connection(Api):
-    """Google's APIs, as the user who is signed in; `project` is the settings', or else the credentials'."""
+    """Google's APIs, as the user who is signed in; `project` is the settings', or else the credentials'.
+
+    Raises:
+        UsageError: The settings are wrong, there are no credentials or no project, or Google's libraries are not
+            installed.
+    """
 
     kinds = ERRORS
     denied = "; --doctor shows what is missing"
@@ -90,7 +99,14 @@ class Connection(Api):
         return storage.Client(self.project, self.credentials, client_options=options)
 
     def ask(self, doing: str, service: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Asks an API of which no client library is installed, as in "iam"; posts where there is a body. See `call`."""
+        """Asks an API of which no client library is installed, as in "iam", for a path; posts, where there is a body.
+
+        Returns:
+            What it answers in JSON.
+
+        Raises:
+            PipelineError: As `call` does.
+        """
         from google.api_core.exceptions import from_http_response
         from google.auth.transport.requests import AuthorizedSession
 

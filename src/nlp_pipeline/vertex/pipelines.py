@@ -32,7 +32,13 @@ def with_place(values: dict[str, Any], settings: Settings, project: str) -> dict
 
 
 def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: dict[str, str], name: str = "") -> Any:
-    """Returns a run, not sent yet, with labels besides those that each has; by default it is named as its version."""
+    """Returns a run, not sent yet, of a pipeline's IR with the parameters that the user set.
+
+    Its labels are these besides those that every run has; its display name is by default the pipeline's version.
+
+    Raises:
+        UsageError: Vertex AI is not in the region, or there is no bucket.
+    """
     import yaml
     from google.cloud import aiplatform_v1
 
@@ -51,7 +57,17 @@ def build_run(connection: Connection, ir: str, values: dict[str, Any], labels: d
 
 
 def submit(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Runs the pipeline, and returns what is known of the run; of a dry run, which asks no server, what it would be."""
+    """Runs the pipeline.
+
+    Returns:
+        `run_id`, `name`, `url` (the console's) and `version`. Of a dry run, which asks no one, what would be sent:
+        `project`, `region`, `experiment`, `service_account`, `image`, `bucket`, `version` and `parameters`.
+
+    Raises:
+        UsageError: A parameter or a setting is wrong, there is no such bucket, or the user may not do that.
+        UnansweredError: No answer came, and whether the run was started is not known.
+        PipelineError: Google can't be reached, or fails.
+    """
     check_parameters(values)
     check_settings(settings)
     bucket, ir = bucket_of(settings), compile_pipeline(settings.image or None, "vertex")

@@ -30,9 +30,11 @@ def state_of(run: Any) -> str:
 
 
 def runs(settings: Settings, count: int, only: Any = None) -> list[dict[str, Any]]:
-    """Returns so many runs that were made last in a project and region, newest first; `only` is a filter of the API's.
+    """Returns so many runs that were made last in a project and region; `only` is a filter of the API's.
 
-    Their `seconds` are None while they are not over; `experiment` and `version` are empty for runs of others.
+    Returns:
+        Newest first, each with `id`, `name`, `state` (as KFP calls it), `created` (ISO 8601, UTC), `seconds` (None
+        while it is not over), `experiment` and `version` (of the pipeline; both empty for runs of others).
     """
     connection = connect(settings)
     request: dict[str, Any] = {"parent": connection.parent, "filter": only or "", "order_by": "create_time desc"}

@@ -30,7 +30,11 @@ ZONED = re.compile(r"\s*(?:(?:CRON_)?TZ=(\S*)\s+)?(.*)", re.DOTALL)
 
 
 def read_cron(text: str) -> cron.Cron:
-    """Reads a cron expression as Kubeflow's is read, whose first field must be 0; a time zone may stand before it."""
+    """Reads a cron expression as Kubeflow's is read, whose first field must be 0; a time zone may stand before it.
+
+    Raises:
+        UsageError: It can't be read, the first of six fields is not 0, or there is no such time zone.
+    """
     match = ZONED.fullmatch(text)
     zone, fields = match.groups("UTC") if match else ("UTC", text)
     read = cron.read_cron(fields)

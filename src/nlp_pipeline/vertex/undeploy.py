@@ -19,8 +19,18 @@ from nlp_pipeline.vertex.steps.plan import find_endpoint, list_named, scale_traf
 def undeploy(settings: Settings, values: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Takes a model's versions off its endpoint, and deletes the endpoint unless it has versions of other models.
 
-    Of the parameters these count: `model_name`, and `endpoint` where that is not of the same name. What is returned
-    has in `undeployed` the models' versions by deployed models' ids, what is left, and what that costs.
+    Of the parameters these count: `model_name`, and `endpoint` where that is not of the same name.
+
+    Returns:
+        `action` ("removed"), `dry_run`, `endpoint` (its resource name), `undeployed` (models' versions by deployed
+        models' ids), `deleted` (whether the endpoint itself is, or would be), `left` (what stays, with what removes
+        it), and `costs` (what that costs).
+
+    Raises:
+        UsageError: A parameter or a setting is wrong, or the model is not named; or it has no endpoint, and `facts` has
+            `left` and `costs`.
+        PipelineError: Google refuses or fails. While versions are taken off, `facts` has `endpoint`, `undeployed` and
+            `still_deployed` (ids of deployed models).
     """
     check_ranges({"deploy": False, **values}, "vertex")
     if "model_name" not in values:

@@ -48,8 +48,16 @@ class Api:
     def call(self, doing: str, method: Callable[..., Any], repeat: bool = True, **arguments: Any) -> Any:
         """Calls the API, and returns its answer: the whole list where that comes in pages, the result of an operation.
 
-        Messages say what it was doing, as in "starting the run". Only what may be done twice is tried again. An answer
-        that says no is raised by `kinds`.
+        Args:
+            doing: What is done, for messages, as in "starting the run".
+            method: A method of a client, which takes `timeout`.
+            repeat: Whether it may be done twice: what fails for a moment is tried again only then.
+            **arguments: Its arguments.
+
+        Raises:
+            TimedOutError: An operation has not ended in half an hour; it goes on.
+            UsageError: Google gives no token for the credentials, or its certificate can't be verified.
+            PipelineError: The API refuses (which kind of it, `kinds` says), or it can't be reached.
         """
         from google.api_core.operation import Operation
 

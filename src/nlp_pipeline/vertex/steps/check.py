@@ -45,6 +45,15 @@ def check_endpoint(
         rows: How many of them it is asked for.
         timeout: Seconds within which it must have answered all of them.
         limits: How far its answers may differ.
+
+    Returns:
+        For the run's metrics: `endpoint`, `version`, `deployed_model` (its id there), what `compare_answers` returns,
+        and `p50_ms` (the median time of its answers, each to at most BATCH texts, in milliseconds).
+
+    Raises:
+        RolledBackError: Its answers differ too much or did not come in time, Google refused, or the run was cancelled;
+            the message says what was put back.
+        PipelineError: The new version is not there; or it serves, and a former one could not be undeployed.
     """
     # A run that is cancelled ends its steps so; without this, the new version would stay where it is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the run was cancelled"))

@@ -62,7 +62,11 @@ def list_named(api: Api, kind: str, name: str) -> list[Any]:
 
 
 def find_endpoint(api: Api, name: str, chosen: str) -> Any:
-    """Returns the endpoint that is chosen by id or resource name, or else the one of a display name; None without."""
+    """Returns the endpoint that is chosen by id or resource name, or else the one of a display name; None without one.
+
+    Raises:
+        UsageError: The chosen one is not there, or is of another region; or several have the name.
+    """
     if not chosen:
         named = list_named(api, "endpoint", name)
         if len(named) > 1:
