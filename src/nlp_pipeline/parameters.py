@@ -91,15 +91,12 @@ def flatten(function: Callable[..., Any]) -> Callable[..., Any]:
     types = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     settings = {name: types.pop(name) for name, kind in signature.parameters.items() if is_settings(kind.annotation)}
 
-    own = list(types)
-
     def call(**values: Any) -> Any:
-        arguments = {name: values[name] for name in own}
         with contextlib.ExitStack() as stack:
             for name, kind in settings.items():
-                arguments[name] = kind.of(values)
-                stack.enter_context(arguments[name].during(function.__name__))
-            return function(**arguments)
+                values[name] = kind.of(values)
+                stack.enter_context(values[name].during(function.__name__))
+            return function(**{name: values[name] for name in signature.parameters})
 
     types = {item.name: item.type for kind in settings.values() for item in inputs_of(kind)} | types
     call.__annotations__ = types

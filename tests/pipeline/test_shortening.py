@@ -42,8 +42,8 @@ def test_comments_docstrings_and_descriptions_stay_behind() -> None:
     ("text", "left"),
     [
         (
-            "def f(a: int, *b: str, c: list[int] = [], **d: Any) -> dict[str, int]:\n    x: int = 0\n",
-            "def f(a, *b, c=[], **d):\n    x = 0\n",
+            "def f(a: int, *b: str, c: list[int] = [], **d: Any) -> T:\n    x: int = 0\n    return x, (a, b)\n",
+            "def f(a, *b, c=[], **d):\n    x = 0\n    return x, (a, b)\n",
         ),
         # Of settings, which have a base, kfp has the types of the fields.
         (

@@ -109,14 +109,19 @@ class WithoutImports(ast.NodeTransformer):
 def write(tree: ast.Module) -> str:
     """Returns the source of a syntax tree, each statement on the line that the tree says."""
     text = ast.unparse(tree)
+    written, places = text.encode().split(b"\n"), dict[int, int]()  # a syntax tree counts columns in bytes
     statements = [[node for node in ast.walk(root) if isinstance(node, ast.stmt)] for root in (ast.parse(text), tree)]
-    places = {new.lineno: former.lineno for new, former in zip(*statements, strict=True)}
-    lines: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for new, former in zip(*statements, strict=True):
+        places[new.lineno] = former.lineno
+        if isinstance(new, ast.Assign | ast.Return) and isinstance(new.value, ast.Tuple) and new.value.elts:
+            line, start = written[new.lineno - 1], new.value.col_offset
+            written[new.lineno - 1] = line[:start] + line[start + 1 : -1]  # a tuple needs no brackets there
+    lines: list[bytes] = []
+    for number, line in enumerate(written, 1):
         if line:
-            lines += [""] * (places.get(number, 0) - len(lines) - 1)
+            lines += [b""] * (places.get(number, 0) - len(lines) - 1)
             lines.append(line)
-    return "\n".join(lines) + "\n"
+    return b"\n".join(lines).decode() + "\n"
 
 
 def shorten_locals(tree: ast.Module, shared: set[str]) -> None:
