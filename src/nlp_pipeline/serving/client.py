@@ -78,9 +78,10 @@ def ask(client: httpx.Client, url: str, instances: list[Any], labels: list[str])
 
 
 def replay(url: str, texts: list[str], clients: int) -> tuple[list[Any], list[float], float]:
-    """Asks a server on this machine for texts, one a request, so many at once.
+    """Asks a server on this machine for texts, one a request, so many at once; for what may go wrong, see `ask`.
 
-    Returns the labels in the texts' order; each request's seconds; the seconds of all of them together.
+    Returns:
+        The labels in the texts' order; each request's seconds; the seconds of all of them together.
     """
 
     def timed_label(text: str) -> tuple[Any, float]:

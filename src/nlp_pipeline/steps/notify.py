@@ -17,7 +17,10 @@ FIGURES = ("accuracy", "release", "url")
 def notify(run: Run, state: str, workflow: str) -> None:
     """Tells the webhooks and the namespace how a run ended; what can't be told is printed, and fails nothing.
 
-    `state` is FAILED, or how KFP calls the run's end otherwise; `workflow` the name of the run's Workflow.
+    Args:
+        run: The run.
+        state: FAILED, or how KFP calls the run's end otherwise.
+        workflow: The name of the run's Workflow.
     """
     notice = make_notice(run, state == "FAILED")
     print(notice["text"], flush=True)
@@ -33,7 +36,12 @@ def notify(run: Run, state: str, workflow: str) -> None:
 
 
 def make_notice(run: Run, has_failed: bool) -> dict[str, Any]:
-    """Returns what is told of a run that has ended, by what its steps left in its folder."""
+    """Returns what is told of a run that has ended, by what its steps left in its folder.
+
+    Returns:
+        `outcome` (succeeded, gate not passed, failed or rolled back), `model_name`, `run_id`, `text` (a line); and
+        where they are known, `step` and `reason` of a failure, `accuracy`, `release` and `url`.
+    """
     step, gate, metrics, endpoint = (read(run, name) for name in (STEP, GATE, "metrics.json", "endpoint.json"))
     notice: dict[str, Any] = {"outcome": "succeeded", "model_name": run.model_name, "run_id": run.run_id}
     if metrics:

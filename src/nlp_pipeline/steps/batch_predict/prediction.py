@@ -79,9 +79,15 @@ def output_schema(schema: pyarrow.Schema, several: bool) -> pyarrow.Schema:
 
 
 def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan:
-    """Writes a plan to the destination, and returns it; a UsageError where that holds something else.
+    """Writes a plan to the destination, and returns it.
 
-    `folder` is the release's, which must be whole; all rows are read, to count them.
+    Args:
+        settings: What is to be done.
+        text_column: The column of texts.
+        folder: The release's.
+
+    Raises:
+        UsageError: The rows can't be read, the release is not whole, or the destination holds something else.
     """
     release = verify(folder)
     destination = open_destination(settings.to)

@@ -38,10 +38,16 @@ class Texts:
 
 
 def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: str, threshold: float) -> dict[str, Any]:
-    """Compares texts with those that the release in a folder was trained on; says whether they have `moved`, and how.
+    """Compares texts with those that the release in a folder was trained on.
 
-    The columns are those of texts and of labels, between which, where a text has several, a separator stands. A
-    UsageError says that the texts can't be read, or are too few to tell, or that the release has no profile.
+    The columns are those of texts and of labels, between which, where a text has several, a separator stands.
+
+    Returns:
+        Whether they have `moved`; the `figures`, each as FIGURES; the `release`, its `model_name` and `digest`, the
+        `source`, its `rows`, how many are `missing` a text, and why they are `unlabelled`, empty where they are not.
+
+    Raises:
+        UsageError: The texts can't be read, or are too few to tell; or the release has no profile.
     """
     release = verify(folder)
     path = folder / "huggingface" / PROFILE

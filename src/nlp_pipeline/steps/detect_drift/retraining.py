@@ -21,7 +21,13 @@ COPIED = ("experiment_id", "pipeline_version_reference", "pipeline_spec", "runti
 def start_run_of(schedule: str, run_id: str) -> str:
     """Starts a run with the version and the parameters of a schedule, unless one goes on; returns the id of either.
 
-    The schedule is a recurring run in the pod's namespace, which may be paused; `run_id` is the run's that asks.
+    Args:
+        schedule: The name of a recurring run in the pod's namespace, which may be paused; of several the newest counts.
+        run_id: The id of the run that asks for it, which the new one's name has.
+
+    Raises:
+        UsageError: There is no such schedule, or the pod is not let in.
+        PipelineError: The API can't be reached, or refuses.
     """
     has_users = call("GET", "/healthz").get("multi_user")
     namespace = POD_NAMESPACE.read_text(encoding="utf-8").strip() if has_users else ""

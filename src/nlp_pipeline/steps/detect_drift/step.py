@@ -18,7 +18,10 @@ def check_drift(
     """Compares texts with a release's training data; where they have moved, a run of the schedule `retrain` is started.
 
     `drift` becomes JSON of all that `detect_drift` returns, `report` a page in Markdown; copies go to the run's folder.
-    What is returned has the index of each figure, and the id of the run that was `started`, now or before.
+
+    Returns:
+        1 or 0 for whether they have `moved`, the index of each figure, and the id of the run that was `started`, now or
+        before.
     """
     folder = find_release(settings.release, run)
     result = detect_drift(folder, settings.data, columns, separator, settings.threshold)

@@ -58,7 +58,14 @@ def compare_with(
 ) -> dict[str, Any]:
     """Compares a new model with a release, on the rows that the release has not been trained on, of labels it knows.
 
-    `truth` has the rows' labels, as the new model's `classes` encode them; `probabilities` are the new model's.
+    Args:
+        folder: The release.
+        model: The new model's folder.
+        texts: The evaluation rows'.
+        truth: Their labels, as `classes` encodes them.
+        probabilities: The new model's, of shape (rows, classes).
+        classes: Its labels.
+        metric: What decides, as `ChampionSettings` has it.
 
     Returns:
         The `digest`; how many `rows` were compared, and left out as `seen` or `unknown`; the labels that are `new` or

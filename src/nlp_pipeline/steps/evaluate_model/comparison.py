@@ -14,13 +14,17 @@ CHUNK = 10_000_000
 def compare_models(truth: Any, answers: list[Any], losses: list[Any], number: int | None = None) -> dict[str, Any]:
     """Compares two models by a paired bootstrap: both are measured on the same 10,000 resamples of the rows.
 
-    `truth` and the `answers`, of two models or of one, are as `Classes` encodes them; `losses` those of each row;
-    `number` is the id of a class whose recall is compared too, which is NaN where no row has it.
+    Args:
+        truth: The rows' labels, as `Classes` encodes them.
+        answers: The two models' answers, or those of one.
+        losses: The models' losses, of shape (rows).
+        number: The id of a class whose recall is compared too.
 
     Returns:
         For accuracy, macro_f1, micro_f1, log_loss and recall each `challenger` and, of two models, `champion` and
         `difference`, as the value and the ends of its 95 % percentile interval (Efron and Tibshirani 1993, "An
-        Introduction to the Bootstrap", chapter 13). A difference is above 0 where the challenger is better.
+        Introduction to the Bootstrap", chapter 13). A difference is above 0 where the challenger is better; the recall
+        of a class without rows is NaN.
     """
     # Rows that are alike in truth and answers count together: there are few such cells, however many rows.
     cells, counts = numpy.unique(numpy.stack([truth, *answers]), axis=1, return_counts=True)
@@ -42,8 +46,11 @@ def score_cells(counts: Any, cells: Any, number: int | None = None) -> Any:
 
     The accuracy is the share of rows whose answer is right as a whole. Macro F1 is the mean over the classes that
     occur, in truth or in answers; micro F1, of all labels of all rows together, is the accuracy where each row has one.
-    `counts` says how many rows each cell has, of shape (resamples, cells); `cells` has their truth, and the models'
-    answers, of shape (1 + models, cells, classes).
+
+    Args:
+        counts: How many rows each cell has, of shape (resamples, cells).
+        cells: The cells' truth, and the models' answers, of shape (1 + models, cells, classes).
+        number: The class, or None.
     """
     figures = []
     truth = counts @ cells[0]

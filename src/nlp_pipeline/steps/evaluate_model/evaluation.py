@@ -37,8 +37,9 @@ def evaluate(
     the two are compared, labels as the data has them; its schema's metadata has as `metrics` the JSON of those metrics
     that are numbers, and `champion`.
 
-    Returns the metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which
-    is empty where it is too large to show.
+    Returns:
+        The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
+        empty where it is too large to show.
     """
     import transformers
 

@@ -28,8 +28,11 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
     """Writes rows to train on and to evaluate on, and a summary; copies of them go to the run's folder.
 
     `train` and `evaluation` become Parquet with the columns `text` and `label`, of strings or, where a text has several
-    labels, of lists of them; `summary` Markdown. Of both what is returned has `rows`, `source` and `source_sha256`, and
-    what `Reader` counts where they have a source of their own.
+    labels, of lists of them; `summary` Markdown.
+
+    Returns:
+        Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and what `Reader`
+        counts where they have a source of their own.
     """
     run.prepare_folder()
     with tempfile.TemporaryDirectory() as folder:
