@@ -102,7 +102,7 @@ def sent(draw: st.DrawFn, limit: int) -> tuple[bytes, str, int]:
         # No number, word or list of them is a request.
         body, status = draw(st.binary(max_size=9)), 400
     elif kind == "bomb":
-        body, status = gzip.compress(json.dumps(value).encode() + b" " * SIZE, mtime=0), 413
+        body, status = gzip.compress(json.dumps(value).encode() + b" " * SIZE, 1, mtime=0), 413
     else:
         body, status = draw(st.sampled_from(ENCODINGS))(json.dumps(value)), right_status(value, limit)
     return body, content_type, 400 if content_type == FORM else status
