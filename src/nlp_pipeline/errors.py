@@ -11,7 +11,12 @@ from typing import Any
 
 
 class PipelineError(Exception):
-    """A run failed; its message is one line, and its facts are what `--json` has besides."""
+    """A run failed.
+
+    Args:
+        message: One line: what is wrong, the offending value, what to do.
+        facts: What `--json` has besides.
+    """
 
     exit_code = 1
 

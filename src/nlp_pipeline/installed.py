@@ -10,7 +10,11 @@ from nlp_pipeline.errors import UsageError
 
 
 def import_installed(module: str, parameter: str) -> Any:
-    """Returns a module of the package that embedding does not follow; it is needed where a parameter is set."""
+    """Returns a module of the package that embedding does not follow; it is needed where a parameter is set.
+
+    Raises:
+        UsageError: The package is not installed, as where the step carries its code; the message names the parameter.
+    """
     try:
         return importlib.import_module(f"nlp_pipeline.{module}")
     except ModuleNotFoundError:

@@ -34,8 +34,20 @@ STEPS = ("load_data", "train_model", "evaluate_model", "archive_model", "validat
 def run_locally(values: dict[str, Any], texts: list[str], debug: bool = False) -> dict[str, Any]:
     """Runs the pipeline on this machine, serves its release and asks it for a handful of texts.
 
-    Without texts it is asked for the demo's, or for rows of one's own evaluation data; `debug` shows the steps'
-    tracebacks. Returns what `--json` prints.
+    Args:
+        values: The parameters that the user set.
+        texts: Texts to ask the served model for; empty for the demo's, or for rows of one's own evaluation data.
+        debug: Whether to show the steps' tracebacks.
+
+    Returns:
+        What `--json` prints: `run_dir`, `report`, `release`, `archive`, `datasets` and `log` (paths), `archive_bytes`,
+        `precision`, `data` (how many rows to train and to evaluate on), `training`, `metrics` and `validation` (what
+        these steps measured), `predictions`, and `seconds` (by step, and `total`).
+
+    Raises:
+        UsageError: A package is missing, a parameter is wrong, or the folders can't be made.
+        GateNotPassedError: The gate was not passed.
+        PipelineError: A step failed, or did not run.
     """
     began = time.monotonic()
     check_packages()

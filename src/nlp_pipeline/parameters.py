@@ -54,7 +54,11 @@ def parameter(default: Any, description: str, allowed: Range = ANYTHING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The base of a step's settings; a UsageError names a value that is not in its range, and what it may be."""
+    """The base of a step's settings.
+
+    Raises:
+        UsageError: A value is not in its range; the message names it, and what it may be.
+    """
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -125,7 +125,15 @@ def read_file(path: Path) -> dict[str, str]:
 
 
 def load_settings(flags: dict[str, Any], file: Path | None) -> tuple[Settings, dict[str, str]]:
-    """Returns the settings, from flags and a file (None for `.env`, if it is there), and where each came from."""
+    """Returns the settings, and where each of them came from.
+
+    Args:
+        flags: What flags set, by the settings' names; None and False for those that are not given.
+        file: A file of NAME=VALUE lines; None for `.env` in the working folder, which need not be there.
+
+    Raises:
+        UsageError: The file is not there or can't be read, or a value is wrong.
+    """
     if file is not None and not file.is_file():
         raise UsageError(f"--config {file}: there is no such file")
     path = file or Path(".env")

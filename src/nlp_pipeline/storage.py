@@ -69,9 +69,17 @@ def s3_client(
 ) -> Any:
     """Returns a `minio.Minio`; nothing is sent yet.
 
-    Without a key, credentials and region are the environment's, by the names that AWS's own tools use, or access is
-    anonymous. Without `tls` the public authorities are trusted, or those of the file `SSL_CERT_FILE`. `names` are what
-    errors call the settings of endpoint and region.
+    Args:
+        endpoint: The object store's address, `http://host:port` or `https://host`; None for `s3_endpoint`.
+        access_key: None to take credentials and region from the environment, by the names that AWS's own tools use.
+            Access is anonymous where there are none either.
+        secret_key: Belongs to `access_key`.
+        region: The bucket's; None to have the object store asked.
+        tls: Whose certificates are trusted; None for the public authorities', or those of the file `SSL_CERT_FILE`.
+        names: What errors call the settings of endpoint and region.
+
+    Raises:
+        UsageError: The address is none, or it, the region or a key is wrong.
     """
     import certifi
     import minio
@@ -118,8 +126,11 @@ def _read_variable(name: str) -> str | None:
 def s3_call(call: Callable[[], T], shown: str, task: str) -> T:
     """Does something with an object, with retries, and makes one line of what fails for good.
 
-    `shown` is the object, as messages show it, and `task` what shall be done, as in "downloaded". That there is no such
-    bucket or object is a UsageError, all else a PipelineError.
+    `shown` is the object, as messages show it, and `task` what shall be done, as in "downloaded".
+
+    Raises:
+        UsageError: There is no such bucket or object.
+        PipelineError: The object store refuses, or no attempt succeeded.
     """
     import minio
     import urllib3

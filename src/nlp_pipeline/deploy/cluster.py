@@ -76,8 +76,11 @@ def call(doing: str, function: Callable[..., Any], *values: Any, expected: tuple
     """Calls a method of a client of `kubernetes`; what may pass by itself is tried again.
 
     Messages say what it was doing, as in "reading InferenceService x". Statuses that are expected are an answer, not an
-    error: they are returned. It is a UsageError where the server does not take the object (400, 422), the credentials
-    (401), or either (403).
+    error: they are returned.
+
+    Raises:
+        UsageError: The server does not take the object (400, 422), the credentials (401), or either (403).
+        PipelineError: Any other status that is not expected, or the cluster can't be reached.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError

@@ -41,10 +41,16 @@ The bucket's credentials. Put yours in the places of {PLACEHOLDER} (better, in a
 def manifests(
     values: dict[str, Any], secret_keys: Sequence[str], images: dict[str, str | None], steps_account: str
 ) -> str:
-    """Returns what a namespace needs, by all of the pipeline's parameters, as YAML documents with a comment each.
+    """Returns what a namespace needs, as YAML documents with a comment each.
 
-    The images are those of the project's runtimes, by what `serving_runtime` calls them, where they are given; the
-    account is what the steps run as: NAME, or NAMESPACE/NAME.
+    Args:
+        values: The pipeline's parameters, all of them.
+        secret_keys: The keys of the Secret with the bucket's credentials.
+        images: The images of the project's runtimes, by what `serving_runtime` calls them; None for those of IMAGES.
+        steps_account: The service account that the steps run as: NAME, or NAMESPACE/NAME.
+
+    Raises:
+        UsageError: The account's name can't be one.
     """
     import yaml
 

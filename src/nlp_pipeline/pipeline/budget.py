@@ -76,7 +76,11 @@ class Budget:
         return next((step for step, size in self.growth.items() if size > UNCOMPRESSED), "")
 
     def excess(self, embedded: bool = False) -> str:
-        """Returns what is over the budget, as a list; where the code is embedded, not the size uncompressed, an aim."""
+        """Returns what is over the budget, as a list in words; empty where nothing is.
+
+        Args:
+            embedded: Whether the steps' code is in the file: then the size uncompressed is an aim, not a limit.
+        """
         sizes = {
             "template": (self.template, TEMPLATE),
             "uncompressed": (0 if embedded else self.uncompressed, UNCOMPRESSED),
@@ -98,7 +102,12 @@ class Budget:
 
 
 def weigh(ir: str, values: dict[str, Any] | None = None) -> Budget:
-    """Returns what a run of a compiled file takes, by default with texts as long as the budget provides for."""
+    """Returns what a run of a compiled file takes.
+
+    Args:
+        ir: The file's text: two documents for Kubeflow, one for Vertex AI.
+        values: The run's parameters; None for texts as long as the budget provides for.
+    """
     pipeline, *platform = load_ir(ir)
     programs = {step_name(container): str(container["command"][-1]) for container in step_containers(pipeline)}
     code = {step: len(program) for step, program in programs.items()}

@@ -50,10 +50,16 @@ def check_vertex_installed() -> None:
 
 
 def compile_pipeline(image: str | None = None, pipeline: str = "kubeflow", run_as_user: int | None = None) -> str:
-    """Returns the IR of one of PIPELINES: a YAML document; for Kubeflow a second, the Kubernetes platform spec.
+    """Returns a pipeline's IR: for Vertex AI one YAML document; for Kubeflow a second, the Kubernetes platform spec.
 
-    Without an image that holds this package and those of all steps, they install their packages on a plain Python
-    image, and carry their code.
+    Args:
+        image: An image that holds this package and those of all steps; None for steps that install their packages on a
+            plain Python image, and carry their code.
+        pipeline: One of PIPELINES.
+        run_as_user: On Kubeflow, the number of the user that the steps run as; None for their image's.
+
+    Raises:
+        UsageError: The user's number can't be one, or what the platform needs is not installed.
     """
     import yaml
     from kfp import compiler
@@ -118,7 +124,11 @@ def find_targets(platform: str | None, output: str | None, pipeline: str | None 
     """Returns the compiled files that are meant, by PIPELINES: all where nothing is named, so that none goes stale.
 
     `output` is the file of one pipeline, by default the one that trains, or a folder: one that is there, or that ends
-    in a slash. What a platform needs and is not installed is a UsageError, before anything is written.
+    in a slash.
+
+    Raises:
+        UsageError: The pipeline is none of the platform, or what a platform needs is not installed; nothing has been
+            written then.
     """
     names = [
         name

@@ -73,7 +73,15 @@ def add_pipeline(platform: Platform, values: Values) -> None:
 def make_pipeline(
     add: Callable[[Values], None], name: str, constants: dict[str, Any], display_name: str, does: str
 ) -> Any:
-    """Returns one of PIPELINES, as kfp makes it; `constants` are what its steps take besides its parameters."""
+    """Returns a pipeline, as kfp makes it.
+
+    Args:
+        add: Adds its steps.
+        name: Its key in PIPELINES.
+        constants: Values that the steps take besides the pipeline's parameters.
+        display_name: Its name in the dashboard.
+        does: What it does, a sentence.
+    """
     parameters = pipeline_parameters(name)
 
     def pipeline(*values: Any) -> None:

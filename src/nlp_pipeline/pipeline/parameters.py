@@ -175,9 +175,14 @@ def with_defaults(values: dict[str, Any], pipeline: str = "kubeflow") -> dict[st
 
 
 def parse_settings(settings: list[str], pipeline: str = "kubeflow") -> dict[str, Any]:
-    """Returns what `--set NAME=VALUE` was given, in the types of the parameters of one of PIPELINES.
+    """Returns what `--set` was given, in the parameters' types.
 
-    Of a name that stands twice the last counts. A UsageError names what is no parameter, or not of its type.
+    Args:
+        settings: `NAME=VALUE` each; of a name that stands twice the last counts.
+        pipeline: One of PIPELINES.
+
+    Raises:
+        UsageError: There is no "=", no such parameter, or the value is not of its type.
     """
     parameters = pipeline_parameters(pipeline)
     values: dict[str, Any] = {}
@@ -217,7 +222,11 @@ def check_run(values: dict[str, Any], pipeline: str, paths: str, example: str) -
 
 
 def refuse_passwords(values: dict[str, Any]) -> None:
-    """Raises UsageError, without showing it, where an address among the parameters holds a password."""
+    """Makes sure that no address among the parameters holds a password: parameters are stored and shown.
+
+    Raises:
+        UsageError: One does; the message does not show it.
+    """
     for name, value in values.items():
         addresses = split_addresses(value) if isinstance(value, str) else []
         if any("@" in address.partition("://")[2].partition("/")[0] for address in addresses):
@@ -228,7 +237,13 @@ def refuse_passwords(values: dict[str, Any]) -> None:
 
 
 def check_ranges(values: dict[str, Any], pipeline: str = "kubeflow") -> None:
-    """Raises UsageError where a parameter is not in its range; a step would find out too, but maybe an hour later."""
+    """Makes sure that the parameters of one of PIPELINES are in their ranges, the others having their defaults.
+
+    A step would find out too, but maybe an hour later.
+
+    Raises:
+        UsageError: One is not in its range, or does not go with another.
+    """
     for name, value in values.items():
         if "{{" in str(value):
             raise UsageError(f"{name} is {value!r}: it must be without '{{{{', which begins a placeholder of KFP")

@@ -46,7 +46,11 @@ hashlib.sha256(code).hexdigest()[:32] in path or exit(f'error: {{path}} was alte
 
 
 def share_code(pipeline: dict[str, Any]) -> None:
-    """Lets the first step of a pipeline, the first document of an IR, carry the code of all."""
+    """Lets the first step of a pipeline carry the code of all.
+
+    Args:
+        pipeline: The first document of its IR, which is changed.
+    """
     containers = {step_name(container): container for container in step_containers(pipeline)}
     files = {path: text for name in containers for path, text in FILES[name].items()}
     archive = pack(PUT + startup_source(), files, {name: requirements_of(name) for name in containers})

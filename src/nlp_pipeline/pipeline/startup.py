@@ -21,9 +21,12 @@ MEMORY = 8 << 20
 
 
 def start(packed: bytes, order: int, requirements: dict[str, list[str]]) -> None:
-    """Runs a component that stands among packed files: their paths, each followed by its text, by PPMd of an order.
+    """Runs a component that stands among packed files.
 
-    The requirements are those of the steps, as pip has them, by their names; none where all is installed.
+    Args:
+        packed: The paths that the files get in a temporary folder, each followed by its text, packed by PPMd.
+        order: The order by which PPMd has packed them.
+        requirements: What the steps need, as pip has it, by their names; nothing where all is installed.
     """
     logging.basicConfig(stream=sys.stdout)  # and thereby for kfp too, which would log at INFO
     folder, name = prepare(), sys.argv[4]

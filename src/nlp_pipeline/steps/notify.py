@@ -39,8 +39,8 @@ def make_notice(run: Run, has_failed: bool) -> dict[str, Any]:
     """Returns what is told of a run that has ended, by what its steps left in its folder.
 
     Returns:
-        `outcome` (succeeded, gate not passed, failed or rolled back), `model_name`, `run_id`, `text` (a line); and
-        where they are known, `step` and `reason` of a failure, `accuracy`, `release` and `url`.
+        `outcome` ("succeeded", "gate not passed", "failed" or "rolled back"), `model_name`, `run_id`, `text` (a line);
+        and where they are known, `step` and `reason` of a failure, `accuracy`, `release` and `url`.
     """
     step, gate, metrics, endpoint = (read(run, name) for name in (STEP, GATE, "metrics.json", "endpoint.json"))
     notice: dict[str, Any] = {"outcome": "succeeded", "model_name": run.model_name, "run_id": run.run_id}

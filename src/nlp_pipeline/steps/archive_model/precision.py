@@ -24,7 +24,10 @@ HEAD = "<!DOCTYPE html><style>body { font: 15px system-ui } th, td { padding: 4p
 
 
 def ask_archive(folder: Path, texts: list[str]) -> tuple[list[Any], float]:
-    """Returns the labels that an archive's handler gives in the folder that is to be packed, and how many a second."""
+    """Returns the labels that an archive's handler gives, as TorchServe would ask it, and how many texts a second.
+
+    It is asked in the folder that is to be packed.
+    """
     from nlp_pipeline.serving.handler import TextClassificationHandler
 
     handler = TextClassificationHandler()
@@ -37,7 +40,17 @@ def ask_archive(folder: Path, texts: list[str]) -> tuple[list[Any], float]:
 
 
 def compare(labels: list[Any], rows: dict[str, list[Any]], others: list[Any]) -> dict[str, Any]:
-    """Holds an archive's labels against the offline model's: accuracy is that of rows, agreement of `others` too."""
+    """Holds an archive's labels of labelled rows, and of other texts, against the offline model's.
+
+    Args:
+        labels: The archive's, of the rows and then of the other texts.
+        rows: The labelled rows: `text`, `label`, and `predicted` by the offline model.
+        others: The labels of the other texts that the archive in fp32 gives.
+
+    Returns:
+        What `compare_answers` returns of the rows; the `drop` in accuracy, as a share, and its `drop_interval`; how
+        many `texts` there are in all, their `agreement`, and its `agreement_interval`. The intervals are those of 95 %.
+    """
     count = len(rows["text"])
     compared: dict[str, Any] = compare_answers(labels[:count], rows["predicted"], rows["label"])
     agreement = agreement_of(labels, rows["predicted"] + others)

@@ -79,7 +79,7 @@ def output_schema(schema: pyarrow.Schema, several: bool) -> pyarrow.Schema:
 
 
 def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan:
-    """Writes a plan to the destination, and returns it.
+    """Writes a plan to the destination, and returns it; all rows are read, to count them.
 
     Args:
         settings: What is to be done.
@@ -87,7 +87,8 @@ def plan_shards(settings: BatchSettings, text_column: str, folder: Path) -> Plan
         folder: The release's.
 
     Raises:
-        UsageError: The rows can't be read, the release is not whole, or the destination holds something else.
+        UsageError: The rows can't be read, the files differ in their columns, the release is not whole, or the
+            destination holds something else.
     """
     release = verify(folder)
     destination = open_destination(settings.to)
@@ -149,7 +150,18 @@ def write_json(destination: Folder | Bucket, name: str, value: Any) -> None:
 
 
 def predict_shards(plan: Plan, to: str, folder: Path, pod: int = 0, pods: int = 1) -> None:
-    """Classifies the shards that are not there yet; of several pods, each, by its number from 0, has a part of them."""
+    """Classifies the shards that are not there yet; of several pods, each has a part of them.
+
+    Args:
+        plan: What is to be done.
+        to: The destination.
+        folder: The release's.
+        pod: The number of this pod, from 0.
+        pods: How many there are.
+
+    Raises:
+        PipelineError: A file has changed since it was planned.
+    """
     destination, shards = open_destination(to), plan.shards(to)
     mine = {name for number, name in enumerate(shards) if number % pods == pod}
     missing = mine - destination.names()

@@ -40,14 +40,16 @@ class Texts:
 def detect_drift(folder: Path, data: str, columns: tuple[str, str], separator: str, threshold: float) -> dict[str, Any]:
     """Compares texts with those that the release in a folder was trained on.
 
-    The columns are those of texts and of labels, between which, where a text has several, a separator stands.
+    The columns are those of texts and of labels, between which, where a text has several, a separator stands. Above the
+    threshold of the population stability index they have moved.
 
     Returns:
-        Whether they have `moved`; the `figures`, each as FIGURES; the `release`, its `model_name` and `digest`, the
-        `source`, its `rows`, how many are `missing` a text, and why they are `unlabelled`, empty where they are not.
+        Whether they have `moved`; the `figures`, each as FIGURES; the `release`'s folder, its `model_name` and
+        `digest`; the `source`, its `rows`, how many more are `missing` a text, and why they are `unlabelled`, empty
+        where they are not.
 
     Raises:
-        UsageError: The texts can't be read, or are too few to tell; or the release has no profile.
+        UsageError: The texts can't be read, or are too few to tell; or the release is not whole, or has no profile.
     """
     release = verify(folder)
     path = folder / "huggingface" / PROFILE
@@ -128,10 +130,11 @@ def collect_texts(sources: list[Source], columns: tuple[str, str], separator: st
 
 
 def compare_counts(what: str, former: Any, later: Any, threshold: float) -> dict[str, Any]:
-    """Compares two histograms, each as counts by name, or of the spans of lengths, and returns FIGURES.
+    """Compares two histograms, each as counts by name, or of the spans of lengths.
 
-    The population stability index is up to `by_chance` 19 times of 20 where nothing has moved; `formerly` and `now` is
-    the share that has moved most.
+    Returns:
+        FIGURES: the population stability index, which is up to `by_chance` 19 times of 20 where nothing has moved; the
+        verdict ("moved", "moved a little", "stable" or TOO_FEW); and what share has moved most, `formerly` and `now`.
     """
     if isinstance(former, list):
         former, later = (dict(zip(span_names(), counts, strict=True)) for counts in (former, later))

@@ -23,7 +23,7 @@ def start_run_of(schedule: str, run_id: str) -> str:
 
     Args:
         schedule: The name of a recurring run in the pod's namespace, which may be paused; of several the newest counts.
-        run_id: The id of the run that asks for it, which the new one's name has.
+        run_id: The id of the run that asks for it, of which the new one's name has the first eight digits.
 
     Raises:
         UsageError: There is no such schedule, or the pod is not let in.

@@ -20,8 +20,8 @@ def check_drift(
     `drift` becomes JSON of all that `detect_drift` returns, `report` a page in Markdown; copies go to the run's folder.
 
     Returns:
-        1 or 0 for whether they have `moved`, the index of each figure, and the id of the run that was `started`, now or
-        before.
+        1 or 0 for whether they have `moved`; each index, by what it is of; and the id of the run that was `started`,
+        now or before, where there is one.
     """
     folder = find_release(settings.release, run)
     result = detect_drift(folder, settings.data, columns, separator, settings.threshold)

@@ -62,7 +62,7 @@ def compare_with(
         folder: The release.
         model: The new model's folder.
         texts: The evaluation rows'.
-        truth: Their labels, as `classes` encodes them.
+        truth: Their labels, as `classes` encodes them, of shape (rows, classes).
         probabilities: The new model's, of shape (rows, classes).
         classes: Its labels.
         metric: What decides, as `ChampionSettings` has it.

@@ -15,9 +15,9 @@ def compare_models(truth: Any, answers: list[Any], losses: list[Any], number: in
     """Compares two models by a paired bootstrap: both are measured on the same 10,000 resamples of the rows.
 
     Args:
-        truth: The rows' labels, as `Classes` encodes them.
-        answers: The two models' answers, or those of one.
-        losses: The models' losses, of shape (rows).
+        truth: The rows' labels, as `Classes` encodes them, of shape (rows, classes).
+        answers: The two models' answers, of the same shape, or those of one.
+        losses: The models' losses, each of shape (rows).
         number: The id of a class whose recall is compared too.
 
     Returns:
@@ -50,7 +50,7 @@ def score_cells(counts: Any, cells: Any, number: int | None = None) -> Any:
     Args:
         counts: How many rows each cell has, of shape (resamples, cells).
         cells: The cells' truth, and the models' answers, of shape (1 + models, cells, classes).
-        number: The class, or None.
+        number: The class's id; None for no recall.
     """
     figures = []
     truth = counts @ cells[0]

@@ -38,8 +38,8 @@ def evaluate(
     that are numbers, and `champion`.
 
     Returns:
-        The metrics that are single numbers, and where to read the report; the labels; their confusion matrix, which is
-        empty where it is too large to show.
+        The metrics that are single numbers, and as `report` where to read it; the labels; their confusion matrix, of
+        rows by label and then by answer, which is empty where it is too large to show, or a text has several labels.
     """
     import transformers
 

@@ -32,7 +32,10 @@ def load_datasets(settings: LoadSettings, run: Run, train: str, evaluation: str,
 
     Returns:
         Of the rows to train on, and of those to evaluate on: `rows`, `source` and `source_sha256`; and what `Reader`
-        counts where they have a source of their own.
+        counts where they have a source of their own: `bad`, `leaked`, `duplicates` and `conflicts`.
+
+    Raises:
+        UsageError: The rows can't be read, or a classifier can't be trained and evaluated on them.
     """
     run.prepare_folder()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +82,10 @@ def _require_classes(name: str, train: Counter[str], evaluation: Counter[str]) -
 
 
 def summarise(datasets: list[Dataset], names: list[str], notes: list[str]) -> str:
-    """Renders what was loaded as Markdown; `notes` say what was done in reading it, and what may be wrong."""
+    """Renders as Markdown what was loaded to train on and to evaluate on: rows, what was dropped, classes, lengths.
+
+    `notes` say what was done in reading them, and what may be wrong.
+    """
     counts = [
         (meaning, *(f"{data.counts[key]:,}" if key in data.counts else "" for data in datasets))
         for key, meaning in COUNTS.items()

@@ -86,7 +86,10 @@ def require_whole(base_model: str, model: Any, tokenizer: Any, new: set[str]) ->
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:
-    """Returns how many tokens a model reads at most; a tokenizer may say less: how many a former training read."""
+    """Returns how many tokens a model reads at most, as far as it is known.
+
+    A tokenizer may say less: how many a former training read. It counts where the model has no number of positions.
+    """
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     # RoBERTa and its kin count positions from behind the padding's, so that 514 are good for 512 tokens.
     padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
