@@ -52,8 +52,11 @@ FILLER = [
 ]  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, so that a mistake shows soon; then the slow ones, the longest of them first in each process."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first, so that a mistake shows soon; then the slow ones, the longest first.
+
+    Of several processes, of which each is given a stretch of the tests, all but the last begin with one of the longest.
+    """
     longest = [
         "test_the_demo", "test_from_an_empty_namespace", "test_ones_own_data", "test_whole_run.py",
         "train_model/test_processes.py", "test_export.py", "test_docs_commands.py", "test_nodes.py",
@@ -61,7 +64,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ]  # fmt: skip
     slow = [item for item in items if item.get_closest_marker("slow")]
     slow.sort(key=lambda item: next(at for at, part in enumerate(longest) if part in item.nodeid))
-    items[:] = [item for item in items if not item.get_closest_marker("slow")] + deal(slow)
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    count, first = len(items), slow[: processes - 1]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")] + deal(slow[len(first) :])
+    for number, item in enumerate(first):
+        items.insert(number * count // processes, item)
 
 
 def deal(items: list[pytest.Item]) -> list[pytest.Item]:
